@@ -1,1 +1,76 @@
-//! (header)
+//! The engine: a tape of fused ops over one pool of memory, the same on two devices.
+//!
+//! ```text
+//! Model -> Tape::{linear, attention, ...} -> Tensor -> Tape::backward -> ParamStore::{put_grad, reduce}
+//!            on Cpu: numbers        on Meta: shapes, FLOPs, bytes, peak memory, no numbers
+//! ```
+//! Start at [`Tape`]. An op is one file under `ops/` and one line in `ops/mod.rs`.
+//!
+//! **Invariant:** what an op allocates follows from shapes alone, so both devices take the same buffers in the same order.
+//! **Absent on purpose:** ranks (a strategy stands behind [`ParamStore`]), knowledge of any model, time.
+
+pub mod check;
+mod inputs;
+pub mod ops;
+mod pool;
+mod shape;
+mod store;
+mod tape;
+
+pub use inputs::{Array, Inputs};
+pub use kernels::{attention::Mask, gemm::Precision};
+pub use pool::{Buffer, Pool, PoolUse};
+pub use shape::{Shape, ShapeError};
+pub use store::{BlockId, Form, Init, NoParams, ParamId, ParamKind, ParamSpec, ParamStore, ParamTable, Weight};
+pub use tape::{Event, Options, Pass, Tape, Tensor};
+
+/// Where the numbers are: in memory, or nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    Cpu,
+    /// Shapes, costs and memory without numbers.
+    Meta,
+}
+
+/// What can go wrong while a tape runs.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum EngineError {
+    #[error(transparent)]
+    #[diagnostic(code(engine::shape), help("check the model's sizes in the recipe: `hairpin plan RECIPE` runs the same shape rules"))]
+    Shape(#[from] ShapeError),
+
+    #[error("the step needs {wanted_bytes} bytes more, and {live_bytes} of {capacity_bytes} bytes are in use")]
+    #[diagnostic(code(engine::pool_full), help("use a smaller `batch.micro_batch`, or `train.recompute = true`"))]
+    PoolFull { wanted_bytes: u64, live_bytes: u64, capacity_bytes: u64 },
+
+    #[error("the model asks for input `{name}`, and the batch has {have}")]
+    #[diagnostic(code(engine::input), help("the model kind and the data kind of the recipe do not go together"))]
+    Input { name: &'static str, have: String },
+
+    #[error("{op}: {problem}")]
+    #[diagnostic(code(engine::misuse))]
+    Misuse { op: &'static str, problem: String },
+
+    #[error("a rank did not answer: {0}")]
+    #[diagnostic(code(engine::rank))]
+    Rank(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// A key for counter-based randomness, from a seed and the name of what is drawn.
+#[must_use]
+pub fn key(seed: u64, name: &str) -> u64 {
+    // FNV-1a over the name, then two rounds of a finaliser, so that close seeds give far keys.
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64 ^ seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    for byte in name.bytes() {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    mix(mix(hash))
+}
+
+/// The finaliser of SplitMix64: every bit of the input moves half the bits of the output.
+#[must_use]
+pub fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

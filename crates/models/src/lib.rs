@@ -1,1 +1,119 @@
-//! (header)
+//! Models: what is computed, written once over [`Tape`], for training on `Cpu` and for planning on `Meta`.
+//!
+//! A model declares its parameters ([`Model::params`]) and runs ([`Model::loss`]). To add one: a file with a type that
+//! implements [`Model`], and a line in [`KINDS`].
+//!
+//! **Invariant:** a model names no rank and no machine. **Absent on purpose:** optimisers, data, time.
+
+pub mod decoder;
+
+use engine::{EngineError, Inputs, ParamTable, Tape, Tensor};
+
+/// Something that can be trained.
+pub trait Model: Send + Sync {
+    /// Every size written out, as a recipe's `[model]` table that builds this model again.
+    fn config(&self) -> toml::Table;
+
+    fn params(&self) -> &ParamTable;
+
+    /// The loss of one micro-batch times `scale`: one number, whose gradient must be one.
+    /// # Errors
+    /// When an input is missing or of another shape, or memory is short.
+    fn loss<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs, scale: f32) -> Result<Tensor, EngineError>;
+
+    /// Inputs of the right shapes for `batch` samples of `length`, without data: what `Meta` is fed.
+    fn shapes(&self, batch: usize, length: usize) -> Inputs;
+
+    /// The same model as one of text, if it is.
+    fn language(&self) -> Option<&dyn LanguageModel> {
+        None
+    }
+}
+
+/// A model of text: it can be asked for the probability of tokens.
+pub trait LanguageModel: Model {
+    fn vocab(&self) -> usize;
+
+    /// The longest sequence that it can read.
+    fn context(&self) -> usize;
+
+    /// `-ln p` of each target: `tokens` and `targets` `[batch, seq]` to `[batch, seq]`.
+    /// # Errors
+    /// As [`Model::loss`].
+    fn token_nll<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs) -> Result<Tensor, EngineError>;
+
+    /// Logits `[batch, seq, vocab]` of the token after each of `tokens` `[batch, seq]`. With a cache (one sequence),
+    /// the tokens follow those that it holds, and it takes them in.
+    /// # Errors
+    /// As [`Model::loss`].
+    fn logits<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs, cache: Option<&Cache>) -> Result<Tensor, EngineError>;
+
+    /// An empty cache.
+    fn cache(&self) -> Cache;
+
+    /// The decoder behind it, for export to formats that name its parts.
+    fn decoder(&self) -> Option<&decoder::DecoderConfig> {
+        None
+    }
+}
+
+/// Keys and values of every layer for one sequence.
+#[derive(Debug, Default)]
+pub struct Cache {
+    pub layers: Vec<std::rc::Rc<std::cell::RefCell<engine::ops::KvCache>>>,
+}
+
+impl Cache {
+    /// How many tokens it holds.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.layers.first().map_or(0, |layer| layer.borrow().len())
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+type Build = fn(toml::Table) -> Result<Box<dyn Model>, ModelError>;
+
+/// Every kind of model, by the name that recipes use.
+pub const KINDS: &[(&str, Build)] = &[("decoder", decoder::build)];
+
+/// Build a model from a recipe's `[model]` table: its `kind` (default `decoder`) and that kind's options.
+/// # Errors
+/// An unknown kind or key, or sizes that cannot be.
+pub fn build(table: &toml::Table) -> Result<Box<dyn Model>, ModelError> {
+    let mut table = table.clone();
+    let kind = match table.remove("kind") {
+        None => "decoder".to_owned(),
+        Some(toml::Value::String(kind)) => kind,
+        Some(other) => return Err(ModelError::key("kind", format!("{other} is not a string"), "write `kind = \"decoder\"`")),
+    };
+    match KINDS.iter().find(|(name, _)| *name == kind) {
+        Some((_, build)) => build(table),
+        None => {
+            let known = KINDS.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+            Err(ModelError::key("kind", format!("there is no model kind `{kind}`"), format!("use one of {known}")))
+        }
+    }
+}
+
+/// A model that cannot be.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum ModelError {
+    #[error("model.{key}: {problem}")]
+    #[diagnostic(code(models::key), help("{help}"))]
+    Key { key: String, problem: String, help: String },
+
+    #[error("model: {0}")]
+    #[diagnostic(code(models::table), help("`hairpin plan --help` shows a recipe with every key of `[model]`"))]
+    Table(String),
+}
+
+impl ModelError {
+    pub(crate) fn key(key: &str, problem: impl Into<String>, help: impl Into<String>) -> Self {
+        Self::Key { key: key.to_owned(), problem: problem.into(), help: help.into() }
+    }
+}

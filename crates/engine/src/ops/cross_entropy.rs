@@ -1,0 +1,246 @@
+//! Cross-entropy fused with the logits' GEMM, in chunks of rows: never a `[rows, vocab]` matrix.
+//!
+//! Two ops share the chunk. [`Tape::cross_entropy`] gives the scaled sum as one number. It computes its gradients in
+//! the forward pass, while the logits of a chunk are at hand, which saves a third of the head's work; the price is that
+//! nothing may scale its output afterwards, so the scale goes in. [`Tape::token_nll`] gives each token's negative
+//! log-likelihood, takes any gradient, and computes logits again for it: evaluation and policy gradients use it.
+
+use kernels::gemm::{Gemm, Mat, Rhs};
+
+use super::{Backward, Cost, Forward, Gradient, Input, Op, Saves, linear::rhs};
+use crate::{EngineError, Form, Precision, Shape, ShapeError, Tape, Tensor, tape::Pass};
+
+/// A target that counts for nothing: padding.
+pub const IGNORE: u32 = u32::MAX;
+
+/// Rows whose logits are in memory at one time.
+const CHUNK: usize = 256;
+
+struct CrossEntropy {
+    scale: f32,
+}
+
+struct TokenNll;
+
+impl Op for CrossEntropy {
+    fn name(&self) -> &'static str {
+        "cross_entropy"
+    }
+    fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
+        fit(x)?;
+        Ok(Shape::new(&[1]))
+    }
+    fn cost(&self, x: &[Shape]) -> Cost {
+        // Counted where the field counts it, though the work of both passes is done in the forward one.
+        head_cost(x)
+    }
+    fn saves(&self, _x: &[Shape]) -> Saves {
+        Saves::default()
+    }
+    fn scratch(&self, x: &[Shape], pass: Pass) -> usize {
+        if pass == Pass::Forward { CHUNK.min(x[0].rows()) * (x[1].rows() + 1) } else { 0 }
+    }
+    fn gradient(&self, input: usize) -> Gradient {
+        if input == 2 { Gradient::None } else { Gradient::Early }
+    }
+    fn packed_input(&self) -> Option<usize> {
+        Some(1)
+    }
+    fn forward(&self, f: &mut Forward<'_>) {
+        let [x, w, targets] = f.inputs else { unreachable!("three inputs") };
+        let (mut dx, mut dw) = (f.early[0].take(), f.early[1].take());
+        let want_grad = dx.is_some() || dw.is_some();
+        if let Some(dw) = dw.as_mut().filter(|dw| !dw.accumulate) {
+            dw.data.fill(0.0);
+        }
+        let mut sum = 0.0_f64;
+        for chunk in Chunk::of(x, w, f.precision) {
+            let targets = &targets.u32s()[chunk.start..chunk.start + chunk.rows];
+            let (logits, nll) = chunk.split(f.scratch);
+            chunk.logits(logits);
+            kernels::loss::cross_entropy(logits, targets, chunk.vocab, self.scale, nll, want_grad);
+            sum += nll.iter().map(|v| f64::from(*v)).sum::<f64>();
+            chunk.gradients(logits, dx.as_mut().map(|g| &mut *g.data), dw.as_mut().map(|g| &mut *g.data), false);
+        }
+        f.output[0] = (sum * f64::from(self.scale)) as f32;
+    }
+    fn backward(&self, b: &mut Backward<'_>) {
+        assert!(b.dy[0] == 1.0, "cross_entropy: its gradient is {}, not 1: give `scale` to the op itself", b.dy[0]);
+    }
+}
+
+impl Op for TokenNll {
+    fn name(&self) -> &'static str {
+        "token_nll"
+    }
+    fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
+        fit(x)?;
+        Ok(x[2])
+    }
+    fn cost(&self, x: &[Shape]) -> Cost {
+        let cost = head_cost(x);
+        Cost { backward_flops: cost.backward_flops + cost.forward_flops, ..cost }
+    }
+    fn saves(&self, _x: &[Shape]) -> Saves {
+        Saves { inputs: &[0, 1, 2], ..Saves::default() }
+    }
+    fn scratch(&self, x: &[Shape], _pass: Pass) -> usize {
+        CHUNK.min(x[0].rows()) * (x[1].rows() + 1)
+    }
+    fn gradient(&self, input: usize) -> Gradient {
+        if input == 2 { Gradient::None } else { Gradient::Computed }
+    }
+    fn packed_input(&self) -> Option<usize> {
+        Some(1)
+    }
+    fn forward(&self, f: &mut Forward<'_>) {
+        let [x, w, targets] = f.inputs else { unreachable!("three inputs") };
+        for chunk in Chunk::of(x, w, f.precision) {
+            let rows = chunk.start..chunk.start + chunk.rows;
+            let (logits, _) = chunk.split(f.scratch);
+            chunk.logits(logits);
+            kernels::loss::cross_entropy(logits, &targets.u32s()[rows.clone()], chunk.vocab, 1.0, &mut f.output[rows], false);
+        }
+    }
+    fn backward(&self, b: &mut Backward<'_>) {
+        let [x, w, targets] = b.inputs else { unreachable!("three inputs") };
+        let [mut dx, mut dw] = b.take_grads();
+        if let Some(dw) = dw.as_mut().filter(|dw| !dw.accumulate) {
+            dw.data.fill(0.0);
+        }
+        let accumulate = dx.as_ref().is_some_and(|dx| dx.accumulate);
+        for chunk in Chunk::of(x, w, b.precision) {
+            let rows = chunk.start..chunk.start + chunk.rows;
+            let (logits, nll) = chunk.split(b.scratch);
+            chunk.logits(logits);
+            kernels::loss::cross_entropy(logits, &targets.u32s()[rows.clone()], chunk.vocab, 1.0, nll, true);
+            for (row, dy) in logits.chunks_exact_mut(chunk.vocab).zip(&b.dy[rows]) {
+                row.iter_mut().for_each(|v| *v *= dy);
+            }
+            chunk.gradients(logits, dx.as_mut().map(|g| &mut *g.data), dw.as_mut().map(|g| &mut *g.data), accumulate);
+        }
+    }
+}
+
+/// Some rows of `x` against the whole of `w`.
+struct Chunk<'a> {
+    x: Input<'a>,
+    w: Input<'a>,
+    precision: Precision,
+    start: usize,
+    rows: usize,
+    model: usize,
+    vocab: usize,
+}
+
+impl<'a> Chunk<'a> {
+    fn of(x: &Input<'a>, w: &Input<'a>, precision: Precision) -> impl Iterator<Item = Self> + use<'a> {
+        let (x, w) = (*x, *w);
+        let (total, model, vocab) = (x.shape.rows(), x.shape.last(), w.shape.rows());
+        (0..total.div_ceil(CHUNK)).map(move |i| {
+            let start = i * CHUNK;
+            Chunk { x, w, precision, start, rows: CHUNK.min(total - start), model, vocab }
+        })
+    }
+
+    /// Space for logits `[rows, vocab]` and losses `[rows]`.
+    fn split<'s>(&self, scratch: &'s mut [f32]) -> (&'s mut [f32], &'s mut [f32]) {
+        let (logits, rest) = scratch.split_at_mut(self.rows * self.vocab);
+        (logits, &mut rest[..self.rows])
+    }
+
+    fn x_rows(&self) -> Mat<'a> {
+        Mat::rows(&self.x.f32s()[self.start * self.model..][..self.rows * self.model], self.model)
+    }
+
+    fn logits(&self, logits: &mut [f32]) {
+        let gemm = Gemm { m: self.rows, n: self.vocab, k: self.model, precision: self.precision, accumulate: false };
+        gemm.run(self.x_rows(), rhs(&self.w, Form::Forward, self.precision), None, logits);
+    }
+
+    /// From the gradient of the logits: `dx = dlogits W`, `dw += dlogits^T x`.
+    fn gradients(&self, dlogits: &[f32], dx: Option<&mut [f32]>, dw: Option<&mut [f32]>, accumulate_dx: bool) {
+        let dlogits = Mat::rows(dlogits, self.vocab);
+        if let Some(dx) = dx {
+            let gemm =
+                Gemm { m: self.rows, n: self.model, k: self.vocab, precision: self.precision, accumulate: accumulate_dx };
+            let dx = &mut dx[self.start * self.model..][..self.rows * self.model];
+            gemm.run(dlogits, rhs(&self.w, Form::Backward, self.precision), None, dx);
+        }
+        if let Some(dw) = dw {
+            let gemm = Gemm { m: self.vocab, n: self.model, k: self.rows, precision: self.precision, accumulate: true };
+            gemm.run(dlogits.transposed(), Rhs::Plain(self.x_rows()), None, dw);
+        }
+    }
+}
+
+fn fit(x: &[Shape]) -> Result<(), ShapeError> {
+    ShapeError::check("cross_entropy", "model", ("x", x[0].last()), ("w", x[1].last()))?;
+    ShapeError::check("cross_entropy", "rows", ("x", x[0].rows()), ("targets", x[2].elements()))
+}
+
+fn head_cost(x: &[Shape]) -> Cost {
+    let (rows, model, vocab) = (x[0].rows() as u64, x[0].last() as u64, x[1].rows() as u64);
+    let flops = 2 * rows * model * vocab;
+    let bytes = x[0].bytes() + x[1].bytes() + 8 * rows * vocab;
+    Cost { forward_flops: flops, backward_flops: 2 * flops, forward_bytes: bytes, backward_bytes: 2 * bytes }
+}
+
+impl Tape<'_> {
+    /// `scale` times the sum over rows of `-log softmax(x W^T)[target]`: one number. `x` `[.., model]`, `w` `[vocab,
+    /// model]`, `targets` below `vocab` or [`IGNORE`]. Its own gradient must be one.
+    /// # Errors
+    /// When `model` or the number of rows differ.
+    pub fn cross_entropy(&mut self, x: &Tensor, w: &Tensor, targets: &Tensor, scale: f32) -> Result<Tensor, EngineError> {
+        self.apply(CrossEntropy { scale }, &[x, w, targets])
+    }
+
+    /// `-log softmax(x W^T)[target]` of each row, in the shape of `targets`; 0 where the target is [`IGNORE`].
+    /// # Errors
+    /// When `model` or the number of rows differ.
+    pub fn token_nll(&mut self, x: &Tensor, w: &Tensor, targets: &Tensor) -> Result<Tensor, EngineError> {
+        self.apply(TokenNll, &[x, w, targets])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check;
+
+    fn twin(x: &[f64], w: &[f64], targets: &[u32], model: usize) -> Vec<f64> {
+        let nll = |(x, target): (&[f64], &u32)| {
+            let logit = |w: &[f64]| x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>();
+            let total: f64 = w.chunks(model).map(|w| logit(w).exp()).sum();
+            if *target == IGNORE { 0.0 } else { total.ln() - logit(&w[*target as usize * model..][..model]) }
+        };
+        x.chunks(model).zip(targets).map(nll).collect()
+    }
+
+    #[test]
+    fn both_agree_with_their_differences_and_ignore_padding() {
+        for (rows, model, vocab) in [(1, 1, 2), (3, 5, 7), (19, 8, 33), (CHUNK + 3, 2, 5)] {
+            let targets: Vec<u32> = (0..rows as u32).map(|r| if r == 1 { IGNORE } else { r * 7 % vocab as u32 }).collect();
+            let shapes = [Shape::new(&[rows, model]), Shape::new(&[vocab, model])];
+            let on_tape = |tape: &mut Tape<'_>| tape.tokens(Shape::new(&[targets.len()]), &targets);
+            check::gradients(
+                &shapes,
+                |tape, [x, w]| {
+                    let targets = on_tape(tape)?;
+                    tape.token_nll(x, w, &targets)
+                },
+                |[x, w]| twin(x, w, &targets, model),
+                1e-4,
+            );
+            check::gradients_of_loss(
+                &shapes,
+                |tape, [x, w]| {
+                    let targets = on_tape(tape)?;
+                    tape.cross_entropy(x, w, &targets, 0.25)
+                },
+                |[x, w]| 0.25 * twin(x, w, &targets, model).iter().sum::<f64>(),
+                1e-4,
+            );
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Dropout: each number is zeroed with probability `rate`, the rest divided by `1 - rate`; arXiv:1207.0580.
+//! The mask is a function of a key and the position, so nothing is saved and a second run draws the same.
+
+use super::{Backward, Cost, Forward, Op, Saves};
+use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
+
+struct Dropout {
+    rate: f32,
+    key: u64,
+}
+
+impl Op for Dropout {
+    fn name(&self) -> &'static str {
+        "dropout"
+    }
+    fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
+        if (0.0..1.0).contains(&self.rate) {
+            Ok(x[0])
+        } else {
+            Err(ShapeError::new("dropout", format!("the rate is {}, not in 0..1", self.rate)))
+        }
+    }
+    fn cost(&self, x: &[Shape]) -> Cost {
+        Cost::elementwise(x[0].elements(), 2, 2)
+    }
+    fn saves(&self, _x: &[Shape]) -> Saves {
+        Saves::default()
+    }
+    fn forward(&self, f: &mut Forward<'_>) {
+        kernels::dropout::dropout(f.inputs[0].f32s(), f.output, self.rate, self.key);
+    }
+    fn backward(&self, b: &mut Backward<'_>) {
+        if let [Some(dx)] = b.take_grads() {
+            kernels::dropout::backward(b.dy, dx.data, self.rate, self.key, dx.accumulate);
+        }
+    }
+}
+
+impl Tape<'_> {
+    /// Zero a share `rate` of `x` while training; `x` itself otherwise, and when the rate is zero.
+    /// # Errors
+    /// When the rate is not in `0..1`.
+    pub fn dropout(&mut self, x: &Tensor, rate: f32) -> Result<Tensor, EngineError> {
+        if !self.is_training() || rate == 0.0 {
+            return Ok(x.clone());
+        }
+        let key = self.draw();
+        self.apply(Dropout { rate, key }, &[x])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Shape, check};
+
+    #[test]
+    fn keeps_the_mean_and_sends_the_gradient_where_the_number_went() {
+        let n = 20_000;
+        let (y, dx) = check::run_one(&[1.0; 20_000], Shape::new(&[n]), |tape, x| tape.dropout(x, 0.25));
+        let kept = y.iter().filter(|y| **y != 0.0).count() as f64 / n as f64;
+        assert!((kept - 0.75).abs() < 0.015, "kept {kept}");
+        assert!(y.iter().all(|y| *y == 0.0 || (*y - 1.0 / 0.75).abs() < 1e-6));
+        assert_eq!(y, dx, "with ones for input and dy, the gradient is the mask");
+    }
+}

@@ -1,0 +1,119 @@
+//! Linear: `y = x W^T + b`, `W` `[out, in]`. With bf16, a parameter's packed copies are read, made once a step.
+//! Backward: `dx = dy W`, `dW += dy^T x`, `db += sum over rows of dy`; the transposes are read in place.
+
+use kernels::gemm::{Gemm, Mat, Precision, Rhs};
+use rayon::prelude::*;
+
+use super::{Backward, Cost, Forward, Input, Op, Saves};
+use crate::{EngineError, Form, Shape, ShapeError, Tape, Tensor};
+
+struct Linear;
+
+impl Op for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+    fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
+        let [out, inner] = *x[1].dims() else {
+            return Err(ShapeError::new("linear", format!("w is {}, not [out, in]", x[1])));
+        };
+        ShapeError::check("linear", "in", ("x", x[0].last()), ("w", inner))?;
+        if let Some(b) = x.get(2) {
+            ShapeError::check("linear", "out", ("w", out), ("b", b.elements()))?;
+        }
+        Ok(x[0].with_last(out))
+    }
+    fn cost(&self, x: &[Shape]) -> Cost {
+        let (m, k, n) = (x[0].rows() as u64, x[0].last() as u64, x[1].rows() as u64);
+        let bytes = 4 * (m * k + k * n + m * n);
+        Cost { forward_flops: 2 * m * n * k, backward_flops: 4 * m * n * k, forward_bytes: bytes, backward_bytes: 2 * bytes }
+    }
+    fn saves(&self, _x: &[Shape]) -> Saves {
+        Saves { inputs: &[0, 1], ..Saves::default() }
+    }
+    fn packed_input(&self) -> Option<usize> {
+        Some(1)
+    }
+    fn forward(&self, f: &mut Forward<'_>) {
+        let [x, w, ..] = f.inputs else { unreachable!("at least two inputs") };
+        let gemm = Gemm { m: x.shape.rows(), n: w.shape.rows(), k: x.shape.last(), precision: f.precision, accumulate: false };
+        let bias = f.inputs.get(2).map(|b| b.f32s());
+        gemm.run(Mat::rows(x.f32s(), gemm.k), rhs(w, Form::Forward, f.precision), bias, f.output);
+    }
+    fn backward(&self, b: &mut Backward<'_>) {
+        let [x, w, ..] = b.inputs else { unreachable!("at least two inputs") };
+        let (rows, inner, out) = (x.shape.rows(), x.shape.last(), w.shape.rows());
+        let dy = Mat::rows(b.dy, out);
+        if let Some(dx) = b.grads[0].take() {
+            let gemm = Gemm { m: rows, n: inner, k: out, precision: b.precision, accumulate: dx.accumulate };
+            gemm.run(dy, rhs(w, Form::Backward, b.precision), None, dx.data);
+        }
+        if let Some(dw) = b.grads[1].take() {
+            let gemm = Gemm { m: out, n: inner, k: rows, precision: b.precision, accumulate: dw.accumulate };
+            gemm.run(dy.transposed(), Rhs::Plain(Mat::rows(x.f32s(), inner)), None, dw.data);
+        }
+        if let Some(db) = b.grads.get_mut(2).and_then(Option::take) {
+            if !db.accumulate {
+                db.data.fill(0.0);
+            }
+            add_rows(b.dy, db.data);
+        }
+    }
+}
+
+/// A parameter's packed copy in bf16; the numbers themselves otherwise.
+pub(super) fn rhs<'a>(w: &Input<'a>, form: Form, precision: Precision) -> Rhs<'a> {
+    match (precision, w.weight(), form) {
+        (Precision::Bf16, Some(weight), _) => Rhs::Packed(weight.packed(form)),
+        (_, _, Form::Forward) => Rhs::Plain(Mat::rows(w.f32s(), w.shape.last()).transposed()),
+        (_, _, Form::Backward) => Rhs::Plain(Mat::rows(w.f32s(), w.shape.last())),
+    }
+}
+
+/// `sum[j] += sum over r of rows[r][j]`, in the order of the rows, in parallel over strips of columns.
+fn add_rows(rows: &[f32], sum: &mut [f32]) {
+    const STRIP: usize = 64;
+    let width = sum.len();
+    sum.par_chunks_mut(STRIP).enumerate().for_each(|(strip, sum)| {
+        for row in rows.chunks_exact(width) {
+            for (sum, v) in sum.iter_mut().zip(&row[strip * STRIP..]) {
+                *sum += v;
+            }
+        }
+    });
+}
+
+impl Tape<'_> {
+    /// `x` `[.., in]` times `w` `[out, in]` transposed, plus `b` `[out]`: `[.., out]`.
+    /// # Errors
+    /// When `in` or `out` differ.
+    pub fn linear(&mut self, x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor, EngineError> {
+        match b {
+            Some(b) => self.apply(Linear, &[x, w, b]),
+            None => self.apply(Linear, &[x, w]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Shape, check};
+
+    #[test]
+    fn agrees_with_its_differences_with_and_without_bias() {
+        for (rows, inner, out) in [(1, 1, 1), (3, 5, 7), (2, 16, 33), (17, 67, 70)] {
+            let twin = move |x: &[f64], w: &[f64], b: &[f64]| -> Vec<f64> {
+                let cell = |r: usize, o: usize| (0..inner).map(|i| x[r * inner + i] * w[o * inner + i]).sum::<f64>() + b[o];
+                (0..rows * out).map(|at| cell(at / out, at % out)).collect()
+            };
+            let shapes = [Shape::new(&[rows, inner]), Shape::new(&[out, inner]), Shape::new(&[out])];
+            check::gradients(&shapes, |tape, [x, w, b]| tape.linear(x, w, Some(b)), |[x, w, b]| twin(x, w, b), 1e-4);
+            check::gradients(
+                &[shapes[0], shapes[1]],
+                |tape, [x, w]| tape.linear(x, w, None),
+                |[x, w]| twin(x, w, &vec![0.0; out]),
+                1e-4,
+            );
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Ops: one file each, with its shape rule, cost, forward and backward pass, and tests against its naive twin.
+//!
+//! To add one: write `ops/name.rs` with a type that implements [`Op`] and a method on [`crate::Tape`] that applies it,
+//! and add `name` to the line below.
+
+use crate::{Buffer, Precision, Shape, ShapeError, Weight, tape::Pass};
+
+macro_rules! ops {
+    ($($name:ident),* $(,)?) => {
+        $(mod $name;)*
+        /// The names of all ops, as their files are called.
+        pub const NAMES: &[&str] = &[$(stringify!($name)),*];
+    };
+}
+
+ops! { activation, add, attention, cross_entropy, dropout, embedding, layer_norm, linear, rms_norm, rope, swiglu }
+
+pub use activation::Activation;
+pub use attention::{AttentionOptions, KvCache};
+pub use cross_entropy::IGNORE;
+
+/// One fused operation. Everything that a plan needs follows from shapes; only the last two methods touch numbers.
+pub trait Op: 'static {
+    fn name(&self) -> &'static str;
+
+    /// The shape rule: of inputs, to that of the one output.
+    /// # Errors
+    /// Names the axis that does not fit.
+    fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError>;
+
+    /// Floating-point operations and bytes to and from memory.
+    fn cost(&self, x: &[Shape]) -> Cost;
+
+    /// What the backward pass reads.
+    fn saves(&self, x: &[Shape]) -> Saves;
+
+    /// Numbers of working space during one pass.
+    fn scratch(&self, _x: &[Shape], _pass: Pass) -> usize {
+        0
+    }
+
+    /// How the gradient of one input comes about.
+    fn gradient(&self, _input: usize) -> Gradient {
+        Gradient::Computed
+    }
+
+    /// The input that a GEMM reads as its right side: a parameter there has packed copies in bf16.
+    fn packed_input(&self) -> Option<usize> {
+        None
+    }
+
+    fn forward(&self, f: &mut Forward<'_>);
+
+    fn backward(&self, b: &mut Backward<'_>);
+}
+
+/// See [`Op::cost`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cost {
+    pub forward_flops: u64,
+    pub backward_flops: u64,
+    pub forward_bytes: u64,
+    pub backward_bytes: u64,
+}
+
+impl Cost {
+    /// Of an op that does `flops` per element and streams `reads` and `writes` arrays of that length.
+    #[must_use]
+    pub fn elementwise(elements: usize, flops: u64, arrays: u64) -> Self {
+        let n = elements as u64;
+        Self { forward_flops: flops * n, backward_flops: 2 * flops * n, forward_bytes: 4 * arrays * n, backward_bytes: 4 * (arrays + 1) * n }
+    }
+}
+
+/// See [`Op::saves`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Saves {
+    /// Inputs that the backward pass reads.
+    pub inputs: &'static [usize],
+    /// Whether it reads the output.
+    pub output: bool,
+    /// Lengths of further arrays that the forward pass leaves for it.
+    pub extras: Vec<usize>,
+}
+
+/// See [`Op::gradient`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gradient {
+    /// The input takes none (tokens).
+    None,
+    /// `backward` computes it.
+    Computed,
+    /// It is the output's, unchanged: the buffer is passed on.
+    Same,
+    /// `forward` computes it, on the promise that the output's gradient is one.
+    Early,
+}
+
+/// An input's shape and numbers.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    pub shape: Shape,
+    buffer: Option<&'a Buffer>,
+    weight: Option<&'a Weight>,
+}
+
+impl<'a> Input<'a> {
+    pub(crate) fn new(shape: Shape, buffer: Option<&'a Buffer>, weight: Option<&'a Weight>) -> Self {
+        Self { shape, buffer, weight }
+    }
+
+    /// The numbers; empty if the op did not ask for them in [`Op::saves`].
+    #[must_use]
+    pub fn f32s(&self) -> &'a [f32] {
+        match (self.weight, self.buffer) {
+            (Some(weight), _) => weight.values(),
+            (None, Some(buffer)) => buffer.f32s(),
+            (None, None) => &[],
+        }
+    }
+
+    #[must_use]
+    pub fn u32s(&self) -> &'a [u32] {
+        self.buffer.map_or(&[], Buffer::u32s)
+    }
+
+    /// The parameter behind this input, with its packed copies.
+    #[must_use]
+    pub fn weight(&self) -> Option<&'a Weight> {
+        self.weight
+    }
+}
+
+/// A gradient to write, or to add to.
+pub struct GradOut<'a> {
+    pub data: &'a mut [f32],
+    pub accumulate: bool,
+}
+
+/// What a forward pass reads and writes.
+pub struct Forward<'a> {
+    pub inputs: &'a [Input<'a>],
+    pub output: &'a mut [f32],
+    pub extras: &'a mut [Buffer],
+    pub scratch: &'a mut [f32],
+    /// Targets of [`Gradient::Early`]; `None` where no gradient is wanted.
+    pub early: Vec<Option<GradOut<'a>>>,
+    pub precision: Precision,
+}
+
+/// What a backward pass reads and writes.
+pub struct Backward<'a> {
+    pub inputs: &'a [Input<'a>],
+    pub output: &'a [f32],
+    pub extras: &'a [Buffer],
+    pub dy: &'a [f32],
+    pub scratch: &'a mut [f32],
+    /// One per input; `None` where no gradient is wanted.
+    pub grads: Vec<Option<GradOut<'a>>>,
+    pub precision: Precision,
+}
+
+impl<'a> Backward<'a> {
+    /// The gradient targets of the first `N` inputs.
+    pub fn take_grads<const N: usize>(&mut self) -> [Option<GradOut<'a>>; N] {
+        std::array::from_fn(|i| self.grads[i].take())
+    }
+}

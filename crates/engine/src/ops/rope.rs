@@ -1,0 +1,91 @@
+//! Rotary positions: pairs `(i, i + head_dim / 2)` of each head turn by `position * theta^(-2i / head_dim)`;
+//! *RoFormer*, arXiv:2104.09864, in the half-split order of Llama. The backward pass turns the other way; nothing is saved.
+
+use super::{Backward, Cost, Forward, Op, Saves};
+use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
+
+struct Rope {
+    head_dim: usize,
+    offset: usize,
+    theta: f32,
+}
+
+impl Rope {
+    fn kernel(&self, x: Shape) -> kernels::rope::Rope {
+        let [_, seq, width] = *x.dims() else { unreachable!("the shape rule wants three axes") };
+        let (heads, head_dim) = (width / self.head_dim, self.head_dim);
+        kernels::rope::Rope { seq, heads, head_dim, offset: self.offset, theta: self.theta }
+    }
+}
+
+impl Op for Rope {
+    fn name(&self) -> &'static str {
+        "rope"
+    }
+    fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
+        match *x[0].dims() {
+            _ if !self.head_dim.is_multiple_of(2) => {
+                Err(ShapeError::new("rope", format!("`head_dim` is {}, and pairs need an even number", self.head_dim)))
+            }
+            [_, _, width] if width % self.head_dim == 0 => Ok(x[0]),
+            _ => Err(ShapeError::new("rope", format!("x is {}, not [batch, seq, heads * {}]", x[0], self.head_dim))),
+        }
+    }
+    fn cost(&self, x: &[Shape]) -> Cost {
+        let n = x[0].elements() as u64;
+        Cost { forward_flops: 3 * n, backward_flops: 3 * n, forward_bytes: 8 * n, backward_bytes: 8 * n }
+    }
+    fn saves(&self, _x: &[Shape]) -> Saves {
+        Saves::default()
+    }
+    fn forward(&self, f: &mut Forward<'_>) {
+        self.kernel(f.inputs[0].shape).run(f.inputs[0].f32s(), f.output, false, false);
+    }
+    fn backward(&self, b: &mut Backward<'_>) {
+        if let [Some(dx)] = b.take_grads() {
+            self.kernel(b.inputs[0].shape).run(b.dy, dx.data, true, dx.accumulate);
+        }
+    }
+}
+
+impl Tape<'_> {
+    /// Turn `x` `[batch, seq, heads * head_dim]`; its first row stands at position `offset`.
+    /// # Errors
+    /// When `head_dim` is odd or does not divide the last axis.
+    pub fn rope(&mut self, x: &Tensor, head_dim: usize, offset: usize, theta: f32) -> Result<Tensor, EngineError> {
+        self.apply(Rope { head_dim, offset, theta }, &[x])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Shape, check};
+
+    #[test]
+    fn agrees_with_its_differences() {
+        for (batch, seq, heads, head_dim, offset) in [(1, 1, 1, 2, 0), (2, 5, 3, 6, 0), (1, 3, 2, 16, 7)] {
+            check::gradients(
+                &[Shape::new(&[batch, seq, heads * head_dim])],
+                move |tape, [x]| tape.rope(x, head_dim, offset, 100.0),
+                |[x]| {
+                    let mut y = x.clone();
+                    for (r, row) in x.chunks(heads * head_dim).enumerate() {
+                        let position = (r % seq + offset) as f64;
+                        for h in 0..heads {
+                            for i in 0..head_dim / 2 {
+                                let angle = position * 100f64.powf(-2.0 * i as f64 / head_dim as f64);
+                                let at = h * head_dim + i;
+                                let (a, b) = (row[at], row[at + head_dim / 2]);
+                                let out = &mut y[r * heads * head_dim..];
+                                out[at] = a * angle.cos() - b * angle.sin();
+                                out[at + head_dim / 2] = b * angle.cos() + a * angle.sin();
+                            }
+                        }
+                    }
+                    y
+                },
+                1e-4,
+            );
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The pool: one block of memory from which every activation, gradient and scratch of a step is cut.
+//!
+//! Allocation is best fit over a list of free ranges that merge when neighbours are freed, in whole 64-byte lines. The
+//! same list runs on both devices; on [`Device::Meta`] there is just no memory behind it. So the high-water mark of a
+//! step on `Meta` *is* the size of the block that the step on `Cpu` needs, to the byte, and nothing is allocated from
+//! the system once the block is there.
+//!
+//! **Invariant:** live buffers never overlap; each is owned by one [`Buffer`], which returns its range when dropped.
+#![allow(unsafe_code)]
+
+use std::{
+    alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    ptr::NonNull,
+    rc::Rc,
+};
+
+use crate::{Device, EngineError};
+
+const LINE_BYTES: usize = 64;
+/// Aligned to huge pages, so that the kernel may back the block with them.
+const BLOCK_ALIGN: usize = 2 << 20;
+
+/// A handle to one block of memory; cheap to clone, not shared between threads (each rank has its own).
+#[derive(Clone)]
+pub struct Pool(Rc<RefCell<Arena>>);
+
+/// What a pool has handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolUse {
+    /// In use now.
+    pub live_bytes: u64,
+    /// Most ever in use at one time.
+    pub peak_live_bytes: u64,
+    /// The end of the highest range ever handed out: live bytes and the holes between them.
+    pub high_water_bytes: u64,
+}
+
+impl Pool {
+    /// A pool of `capacity_bytes`. On `Cpu` the block is taken at once, but the system backs it only where it is touched.
+    #[must_use]
+    pub fn new(device: Device, capacity_bytes: u64) -> Self {
+        Self(Rc::new(RefCell::new(Arena::new(device, capacity_bytes as usize))))
+    }
+
+    /// A pool on `Meta`, where there is no end of memory.
+    #[must_use]
+    pub fn meta() -> Self {
+        Self::new(Device::Meta, 1 << 62)
+    }
+
+    #[must_use]
+    pub fn device(&self) -> Device {
+        if self.0.borrow().memory.is_some() { Device::Cpu } else { Device::Meta }
+    }
+
+    #[must_use]
+    pub fn usage(&self) -> PoolUse {
+        self.0.borrow().usage
+    }
+
+    /// Start the high-water mark anew; to be called between steps, when nothing is live.
+    pub fn reset_peaks(&self) {
+        let mut arena = self.0.borrow_mut();
+        let live_bytes = arena.usage.live_bytes;
+        arena.usage = PoolUse { live_bytes, peak_live_bytes: live_bytes, high_water_bytes: live_bytes };
+    }
+
+    /// A buffer of `elements` numbers of four bytes each, with whatever was there before.
+    /// # Errors
+    /// [`EngineError::PoolFull`] when no free range is long enough.
+    pub fn take(&self, elements: usize) -> Result<Buffer, EngineError> {
+        let mut arena = self.0.borrow_mut();
+        let (offset, bytes) = arena.take(4 * elements)?;
+        let data = arena.memory.as_ref().map_or(NonNull::dangling(), |block| {
+            // SAFETY: `take` returned a range inside the block, so the offset stays within one allocation.
+            unsafe { block.start.add(offset) }.cast()
+        });
+        let elements_here = if arena.memory.is_some() { elements } else { 0 };
+        drop(arena);
+        Ok(Buffer { pool: self.clone(), offset, bytes, elements, elements_here, data, is_kept: Cell::new(false) })
+    }
+}
+
+/// A range of the pool, owned; goes back when dropped.
+pub struct Buffer {
+    pool: Pool,
+    offset: usize,
+    bytes: usize,
+    elements: usize,
+    /// 0 on `Meta`, where slices are empty.
+    elements_here: usize,
+    data: NonNull<f32>,
+    /// Some node's backward pass reads it: counted once in `Event::saved_bytes`.
+    pub(crate) is_kept: Cell<bool>,
+}
+
+impl Buffer {
+    #[must_use]
+    pub fn elements(&self) -> usize {
+        self.elements
+    }
+
+    /// The numbers; empty on `Meta`.
+    #[must_use]
+    pub fn f32s(&self) -> &[f32] {
+        // SAFETY: `data` points to `elements_here` initialised numbers (the block was zeroed) that only this buffer owns.
+        unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.elements_here) }
+    }
+
+    #[must_use]
+    pub fn f32s_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as in `f32s`, and `&mut self` makes the borrow unique.
+        unsafe { std::slice::from_raw_parts_mut(self.data.as_ptr(), self.elements_here) }
+    }
+
+    /// The same bytes as whole numbers (tokens); empty on `Meta`.
+    #[must_use]
+    pub fn u32s(&self) -> &[u32] {
+        bytemuck::cast_slice(self.f32s())
+    }
+
+    #[must_use]
+    pub fn u32s_mut(&mut self) -> &mut [u32] {
+        bytemuck::cast_slice_mut(self.f32s_mut())
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.pool.0.borrow_mut().give(self.offset, self.bytes);
+    }
+}
+
+/// The block itself, freed with the last handle.
+struct Block {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+impl Block {
+    fn new(bytes: usize) -> Self {
+        let layout = Layout::from_size_align(bytes.max(LINE_BYTES), BLOCK_ALIGN).expect("a pool is smaller than memory");
+        // SAFETY: the layout has a size above zero.
+        let start = unsafe { alloc_zeroed(layout) };
+        let start = NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout));
+        Self { start, layout }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: `start` came from `alloc_zeroed` with this layout and is freed once, here.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) };
+    }
+}
+
+struct Arena {
+    memory: Option<Block>,
+    capacity_bytes: usize,
+    /// Offset -> length of each free range; no two touch.
+    free: BTreeMap<usize, usize>,
+    usage: PoolUse,
+}
+
+impl Arena {
+    fn new(device: Device, capacity_bytes: usize) -> Self {
+        let capacity_bytes = capacity_bytes.next_multiple_of(LINE_BYTES);
+        Self {
+            memory: (device == Device::Cpu).then(|| Block::new(capacity_bytes)),
+            capacity_bytes,
+            free: BTreeMap::from([(0, capacity_bytes)]),
+            usage: PoolUse { live_bytes: 0, peak_live_bytes: 0, high_water_bytes: 0 },
+        }
+    }
+
+    fn take(&mut self, bytes: usize) -> Result<(usize, usize), EngineError> {
+        let bytes = bytes.max(1).next_multiple_of(LINE_BYTES);
+        let best = self.free.iter().filter(|(_, len)| **len >= bytes).min_by_key(|(_, len)| **len);
+        let Some((&offset, &len)) = best else {
+            return Err(EngineError::PoolFull {
+                wanted_bytes: bytes as u64,
+                live_bytes: self.usage.live_bytes,
+                capacity_bytes: self.capacity_bytes as u64,
+            });
+        };
+        self.free.remove(&offset);
+        if len > bytes {
+            self.free.insert(offset + bytes, len - bytes);
+        }
+        let usage = &mut self.usage;
+        usage.live_bytes += bytes as u64;
+        usage.peak_live_bytes = usage.peak_live_bytes.max(usage.live_bytes);
+        usage.high_water_bytes = usage.high_water_bytes.max((offset + bytes) as u64);
+        Ok((offset, bytes))
+    }
+
+    fn give(&mut self, offset: usize, bytes: usize) {
+        self.usage.live_bytes -= bytes as u64;
+        let (mut start, mut len) = (offset, bytes);
+        if let Some((&before, &before_len)) = self.free.range(..offset).next_back()
+            && before + before_len == offset
+        {
+            self.free.remove(&before);
+            (start, len) = (before, before_len + len);
+        }
+        if let Some(after_len) = self.free.remove(&(offset + bytes)) {
+            len += after_len;
+        }
+        self.free.insert(start, len);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_devices_hand_out_the_same_ranges() {
+        let (cpu, meta) = (Pool::new(Device::Cpu, 1 << 20), Pool::meta());
+        let mut live = Vec::new();
+        for i in 0..200_usize {
+            let elements = (i * 7919) % 301;
+            let pair = (cpu.take(elements).unwrap(), meta.take(elements).unwrap());
+            assert_eq!(pair.0.offset, pair.1.offset);
+            live.push(pair);
+            if i % 3 == 0 {
+                live.swap_remove(i % live.len());
+            }
+        }
+        assert_eq!(cpu.usage(), meta.usage());
+        drop(live);
+        assert_eq!(cpu.usage().live_bytes, 0);
+        assert_eq!(cpu.0.borrow().free.len(), 1, "freed neighbours merge into one range");
+    }
+
+    #[test]
+    fn a_full_pool_says_how_much_was_wanted() {
+        let pool = Pool::new(Device::Cpu, 128);
+        let _held = pool.take(16).unwrap();
+        let error = pool.take(17).err().unwrap().to_string();
+        assert!(error.contains("128"), "{error}");
+    }
+
+    #[test]
+    fn live_buffers_do_not_overlap() {
+        let pool = Pool::new(Device::Cpu, 1 << 16);
+        let mut buffers: Vec<_> = (1..20).map(|n| pool.take(n).unwrap()).collect();
+        for (i, buffer) in buffers.iter_mut().enumerate() {
+            buffer.f32s_mut().fill(i as f32);
+        }
+        for (i, buffer) in buffers.iter().enumerate() {
+            assert!(buffer.f32s().iter().all(|v| *v == i as f32));
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Parameters: what a model declares, and the seam behind which a strategy decides who holds them.
+//!
+//! ```text
+//! Model -> ParamTable (names, shapes, starts) -> ParamStore (values, gradients) <- Tape
+//! ```
+//! A model names parameters and never ranks. The tape asks the store to `gather` a block before it runs and to
+//! `release` it after, reads weights, adds to gradients, and says `reduce` as soon as a gradient is final. The trait
+//! stands here, below the strategies that implement it, because the tape is its caller.
+
+use std::sync::Arc;
+
+use kernels::gemm::{Mat, PackedRhs, Precision};
+
+use crate::{EngineError, Shape};
+
+/// The place of a parameter in its [`ParamTable`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ParamId(pub usize);
+
+/// The place of a block (`layers.3`) in its [`ParamTable`]: the unit of gathering, recomputation and pipeline cuts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlockId(pub usize);
+
+/// How a parameter starts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Init {
+    Normal { std: f32 },
+    Ones,
+    Zeros,
+}
+
+/// What an optimiser may want to know: Muon takes matrices, weight decay spares vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParamKind {
+    Matrix,
+    Embedding,
+    Head,
+    Vector,
+}
+
+/// One parameter as declared: `layers.3.attn.q.weight` `[heads * head_dim, model]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ParamSpec {
+    pub name: String,
+    pub shape: Shape,
+    pub init: Init,
+    pub kind: ParamKind,
+    pub block: BlockId,
+}
+
+/// Every parameter of a model, in a fixed order.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ParamTable {
+    specs: Vec<ParamSpec>,
+    blocks: Vec<String>,
+}
+
+impl ParamTable {
+    /// Begin a block; parameters declared from here on belong to it.
+    pub fn block(&mut self, name: impl Into<String>) -> BlockId {
+        self.blocks.push(name.into());
+        BlockId(self.blocks.len() - 1)
+    }
+
+    /// Declare a parameter of the current block. The name is completed with the block's: `attn.q.weight` in block
+    /// `layers.3` is `layers.3.attn.q.weight`; in the block named "" it stays as it is.
+    pub fn add(&mut self, name: &str, dims: &[usize], init: Init, kind: ParamKind) -> ParamId {
+        if self.blocks.is_empty() {
+            self.block("");
+        }
+        let block = BlockId(self.blocks.len() - 1);
+        let prefix = &self.blocks[block.0];
+        let name = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };
+        debug_assert!(self.find(&name).is_none(), "parameter `{name}` is declared twice");
+        self.specs.push(ParamSpec { name, shape: Shape::new(dims), init, kind, block });
+        ParamId(self.specs.len() - 1)
+    }
+
+    #[must_use]
+    pub fn specs(&self) -> &[ParamSpec] {
+        &self.specs
+    }
+
+    #[must_use]
+    pub fn spec(&self, id: ParamId) -> &ParamSpec {
+        &self.specs[id.0]
+    }
+
+    #[must_use]
+    pub fn ids(&self) -> impl Iterator<Item = ParamId> + use<> {
+        (0..self.specs.len()).map(ParamId)
+    }
+
+    /// Block names in the order in which they run; index with [`BlockId`].
+    #[must_use]
+    pub fn blocks(&self) -> &[String] {
+        &self.blocks
+    }
+
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<ParamId> {
+        self.specs.iter().position(|spec| spec.name == name).map(ParamId)
+    }
+
+    /// How many numbers there are in all parameters together.
+    #[must_use]
+    pub fn elements(&self) -> u64 {
+        self.specs.iter().map(|spec| spec.shape.elements() as u64).sum()
+    }
+
+    /// Starting values of one parameter: a function of `seed` and its name alone, whoever computes them.
+    #[must_use]
+    pub fn initial(&self, id: ParamId, seed: u64) -> Vec<f32> {
+        let spec = self.spec(id);
+        let mut values = vec![0.0; spec.shape.elements()];
+        match spec.init {
+            Init::Zeros => {}
+            Init::Ones => values.fill(1.0),
+            Init::Normal { std } => kernels::rng::fill_normal(crate::key(seed, &spec.name), std, &mut values),
+        }
+        values
+    }
+}
+
+/// The values of one parameter and the copies that GEMMs read.
+pub struct Weight {
+    values: Vec<f32>,
+    rows: usize,
+    cols: usize,
+    /// For `x W^T` (forward) and `dy W` (backward), packed when first asked for after a change.
+    packed: [std::sync::OnceLock<PackedRhs>; 2],
+    /// Memory of stale copies, to be packed into again.
+    spare: [std::sync::Mutex<Option<PackedRhs>>; 2],
+}
+
+/// Which product a packed copy serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// `y = x W^T`: inner axis `in`, outer axis `out`.
+    Forward = 0,
+    /// `dx = dy W`: inner axis `out`, outer axis `in`.
+    Backward = 1,
+}
+
+impl Weight {
+    /// `values` of a parameter of `shape`; a vector counts as one row.
+    #[must_use]
+    pub fn new(values: Vec<f32>, shape: Shape) -> Self {
+        assert_eq!(values.len(), shape.elements(), "values and shape of a parameter agree");
+        Self { values, rows: shape.rows(), cols: shape.last(), packed: Default::default(), spare: Default::default() }
+    }
+
+    #[must_use]
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// The values to change; packed copies are packed anew when next asked for.
+    pub fn values_mut(&mut self) -> &mut [f32] {
+        for (packed, spare) in self.packed.iter_mut().zip(&mut self.spare) {
+            if let Some(stale) = packed.take() {
+                *spare.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(stale);
+            }
+        }
+        &mut self.values
+    }
+
+    /// The bf16 copy for one product, packed once after each change.
+    #[must_use]
+    pub fn packed(&self, form: Form) -> &PackedRhs {
+        self.packed[form as usize].get_or_init(|| {
+            let weight = Mat::rows(&self.values, self.cols);
+            let (k, n, b) = match form {
+                Form::Forward => (self.cols, self.rows, weight.transposed()),
+                Form::Backward => (self.rows, self.cols, weight),
+            };
+            let spare = self.spare[form as usize].lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+            let mut packed = spare.unwrap_or_else(|| PackedRhs::new(Precision::Bf16, k, n));
+            packed.pack(b);
+            packed
+        })
+    }
+
+    /// Bytes of both packed copies of a matrix of `shape`.
+    #[must_use]
+    pub fn packed_bytes(shape: Shape) -> u64 {
+        let (rows, cols) = (shape.rows(), shape.last());
+        (PackedRhs::bytes(Precision::Bf16, cols, rows) + PackedRhs::bytes(Precision::Bf16, rows, cols)) as u64
+    }
+}
+
+/// Who holds a parameter, when it is gathered, where its gradient goes. A strategy is one file that implements this.
+pub trait ParamStore {
+    /// Make the parameters of `block` readable.
+    /// # Errors
+    /// When a rank that holds a part of them does not answer.
+    fn gather(&mut self, block: BlockId) -> Result<(), EngineError>;
+
+    /// The parameters of `block` are not read until the next `gather`.
+    fn release(&mut self, block: BlockId);
+
+    /// The values of a gathered parameter.
+    fn weight(&self, param: ParamId) -> Arc<Weight>;
+
+    /// The gradient accumulator of the lane at work, taken out while an op adds to it.
+    fn take_grad(&mut self, param: ParamId) -> Vec<f32>;
+
+    /// Put back what [`ParamStore::take_grad`] took.
+    fn put_grad(&mut self, param: ParamId, grad: Vec<f32>);
+
+    /// This backward pass adds no more to the gradient of `param`.
+    /// # Errors
+    /// When the gradient has to go to a rank that does not answer.
+    fn reduce(&mut self, param: ParamId) -> Result<(), EngineError>;
+}
+
+/// A store with nothing in it, for `Meta`.
+pub struct NoParams;
+
+impl ParamStore for NoParams {
+    fn gather(&mut self, _block: BlockId) -> Result<(), EngineError> {
+        Ok(())
+    }
+    fn release(&mut self, _block: BlockId) {}
+    fn weight(&self, param: ParamId) -> Arc<Weight> {
+        unreachable!("no op reads parameter {} on Meta", param.0)
+    }
+    fn take_grad(&mut self, _param: ParamId) -> Vec<f32> {
+        Vec::new()
+    }
+    fn put_grad(&mut self, _param: ParamId, _grad: Vec<f32>) {}
+    fn reduce(&mut self, _param: ParamId) -> Result<(), EngineError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,680 @@
+//! The tape: runs each op as it is called, keeps what its backward pass will read, then walks back.
+//!
+//! ```text
+//! forward:  apply(op, inputs) -> output          keeps inputs, output or extras, as the op's `saves` says
+//! backward: pop nodes; op.backward(dy) -> dx     what a node kept goes back to the pool at once
+//! ```
+//! A tensor is a counted handle: when the model drops its last one and no node keeps it, its memory is free again.
+//! `block` marks where parameters are gathered and released. It is also the unit of recomputation: with
+//! `recompute`, a block keeps only its inputs and runs once more when the backward pass reaches it.
+//!
+//! **Invariant:** every buffer follows from shapes, on both devices alike; only the calls into `Op::forward` and
+//! `Op::backward` are left out on `Meta`.
+
+use std::{rc::Rc, sync::Arc};
+
+use crate::{
+    Array, BlockId, Buffer, Device, EngineError, Inputs, ParamId, ParamStore, ParamTable, Pool, Precision, Shape, Weight,
+    ops::{Backward, Forward, GradOut, Gradient, Input, Op, Saves},
+};
+
+/// How a tape runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    pub precision: Precision,
+    /// Keep only the inputs of each block and run it again in the backward pass.
+    pub recompute: bool,
+    /// False: nothing is kept, `backward` has nothing to do.
+    pub train: bool,
+    /// Key of this pass's randomness (dropout): from seed, step and lane.
+    pub key: u64,
+    /// Write down an [`Event`] for each op.
+    pub trace: bool,
+}
+
+/// Which pass an [`Event`] belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Pass {
+    Forward,
+    Recompute,
+    Backward,
+}
+
+/// One op as it ran: what it cost and what was in use when it was done.
+#[derive(Debug, Clone, Copy)]
+pub struct Event {
+    pub block: Option<BlockId>,
+    pub op: &'static str,
+    pub pass: Pass,
+    pub flops: u64,
+    pub moved_bytes: u64,
+    /// Bytes that only this op's backward pass keeps alive.
+    pub saved_bytes: u64,
+    pub live_bytes: u64,
+}
+
+/// A dense array on the tape: a counted handle to a buffer, or a parameter of the store.
+#[derive(Clone)]
+pub struct Tensor {
+    shape: Shape,
+    storage: Storage,
+    value: usize,
+    needs_grad: bool,
+}
+
+#[derive(Clone)]
+enum Storage {
+    Buffer(Rc<Buffer>),
+    Param(ParamId),
+}
+
+impl Tensor {
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The numbers; empty on `Meta` and for parameters, which the store holds.
+    #[must_use]
+    pub fn f32s(&self) -> &[f32] {
+        match &self.storage {
+            Storage::Buffer(buffer) => buffer.f32s(),
+            Storage::Param(_) => &[],
+        }
+    }
+
+    /// The same numbers in the same order under another shape.
+    /// # Errors
+    /// When the number of elements differs.
+    pub fn reshape(&self, dims: &[usize]) -> Result<Self, EngineError> {
+        let shape = Shape::new(dims);
+        if shape.elements() != self.shape.elements() {
+            return Err(crate::ShapeError::new("reshape", format!("{} does not fill {shape}", self.shape)).into());
+        }
+        Ok(Self { shape, ..self.clone() })
+    }
+}
+
+/// See the head of this file.
+pub struct Tape<'m> {
+    pool: Pool,
+    device: Device,
+    store: &'m mut (dyn ParamStore + 'm),
+    table: &'m ParamTable,
+    options: Options,
+    mode: Mode,
+    nodes: Vec<Node<'m>>,
+    /// Gradient of each value, while some op still adds to it or its producer has yet to read it.
+    grads: Vec<Option<Rc<Buffer>>>,
+    /// How many recorded ops still have to add to each parameter's gradient.
+    uses: Vec<u32>,
+    /// Parameters that a bf16 GEMM has read.
+    packed: Vec<bool>,
+    draws: u64,
+    block: Option<BlockId>,
+    events: Vec<Event>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Nothing is kept.
+    Inference,
+    /// Nodes are recorded.
+    Record,
+    /// Inside a block that will be run again: parameters' uses are counted, nothing is kept.
+    Forecast,
+    /// The second run of such a block: recorded, its uses already counted.
+    Replay,
+}
+
+enum Node<'m> {
+    Op(OpNode),
+    Enter(BlockId),
+    Leave(BlockId),
+    Recompute(Recompute<'m>),
+}
+
+struct OpNode {
+    op: Box<dyn Op>,
+    inputs: Vec<Kept>,
+    output: usize,
+    output_data: Option<Rc<Buffer>>,
+    extras: Vec<Buffer>,
+    /// Gradients that the forward pass already computed.
+    early: Vec<Option<Rc<Buffer>>>,
+}
+
+/// An input as a node remembers it; `storage` only if the backward pass reads it.
+struct Kept {
+    shape: Shape,
+    storage: Option<Storage>,
+    param: Option<ParamId>,
+    value: usize,
+    needs_grad: bool,
+}
+
+type BlockFn<'m> = Box<dyn Fn(&mut Tape<'m>, &[Tensor]) -> Result<Vec<Tensor>, EngineError> + 'm>;
+
+struct Recompute<'m> {
+    block: BlockId,
+    inputs: Vec<Tensor>,
+    outputs: Vec<usize>,
+    run: BlockFn<'m>,
+    draws: u64,
+}
+
+impl<'m> Tape<'m> {
+    /// A tape over `pool` (whose device is the tape's) and the parameters of `table` that `store` holds.
+    pub fn new(pool: &Pool, store: &'m mut (dyn ParamStore + 'm), table: &'m ParamTable, options: Options) -> Self {
+        Self {
+            pool: pool.clone(),
+            device: pool.device(),
+            store,
+            table,
+            options,
+            mode: if options.train { Mode::Record } else { Mode::Inference },
+            nodes: Vec::new(),
+            grads: Vec::new(),
+            uses: vec![0; table.specs().len()],
+            packed: vec![false; table.specs().len()],
+            draws: 0,
+            block: None,
+            events: Vec::new(),
+        }
+    }
+
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    #[must_use]
+    pub fn is_training(&self) -> bool {
+        self.options.train
+    }
+
+    /// What ran so far, when `trace` is on.
+    #[must_use]
+    pub fn events(&self) -> &[Event] {
+        &self.events
+    }
+
+    /// Bytes of the packed copies that the ops so far make a store keep.
+    #[must_use]
+    pub fn packed_bytes(&self) -> u64 {
+        let packed = self.table.specs().iter().zip(&self.packed).filter(|(_, packed)| **packed);
+        packed.map(|(spec, _)| Weight::packed_bytes(spec.shape)).sum()
+    }
+
+    /// A fresh key for one random op; the same again when a block is run a second time.
+    pub fn draw(&mut self) -> u64 {
+        self.draws += 1;
+        crate::mix(self.options.key ^ crate::mix(self.draws))
+    }
+
+    /// A parameter as a tensor.
+    #[must_use]
+    pub fn param(&self, param: ParamId) -> Tensor {
+        let shape = self.table.spec(param).shape;
+        Tensor { shape, storage: Storage::Param(param), value: usize::MAX, needs_grad: self.options.train }
+    }
+
+    /// Put the input called `name` on the tape.
+    /// # Errors
+    /// [`EngineError::Input`] when the batch lacks it, [`EngineError::PoolFull`].
+    pub fn input(&mut self, inputs: &Inputs, name: &'static str) -> Result<Tensor, EngineError> {
+        match inputs.get(name)? {
+            Array::U32(shape, data) => self.tokens(*shape, data),
+            Array::F32(shape, data) => self.constant(*shape, data),
+        }
+    }
+
+    /// Whole numbers (tokens, positions) on the tape.
+    /// # Errors
+    /// [`EngineError::PoolFull`].
+    pub fn tokens(&mut self, shape: Shape, data: &[u32]) -> Result<Tensor, EngineError> {
+        let mut buffer = self.pool.take(shape.elements())?;
+        if self.device == Device::Cpu {
+            fits("tokens", shape, data.len())?;
+            buffer.u32s_mut().copy_from_slice(data);
+        }
+        Ok(self.tensor(shape, buffer, false))
+    }
+
+    /// Numbers that take no gradient.
+    /// # Errors
+    /// [`EngineError::PoolFull`].
+    pub fn constant(&mut self, shape: Shape, data: &[f32]) -> Result<Tensor, EngineError> {
+        self.leaf(shape, data, false)
+    }
+
+    /// Numbers whose gradient can be read with [`Tape::grad`] after the backward pass.
+    /// # Errors
+    /// [`EngineError::PoolFull`].
+    pub fn leaf(&mut self, shape: Shape, data: &[f32], needs_grad: bool) -> Result<Tensor, EngineError> {
+        let mut buffer = self.pool.take(shape.elements())?;
+        if self.device == Device::Cpu {
+            fits("input", shape, data.len())?;
+            buffer.f32s_mut().copy_from_slice(data);
+        }
+        Ok(self.tensor(shape, buffer, needs_grad))
+    }
+
+    /// The gradient that reached a leaf.
+    #[must_use]
+    pub fn grad(&self, tensor: &Tensor) -> Option<&[f32]> {
+        self.grads.get(tensor.value)?.as_ref().map(|buffer| buffer.f32s())
+    }
+
+    /// Run a part of the model whose parameters are gathered before and released after, and which may be run again
+    /// in the backward pass instead of keeping what it computed.
+    /// # Errors
+    /// Those of the ops inside, and of the store.
+    pub fn block<const I: usize, const O: usize>(
+        &mut self,
+        block: BlockId,
+        inputs: [&Tensor; I],
+        run: impl Fn(&mut Self, [&Tensor; I]) -> Result<[Tensor; O], EngineError> + 'm,
+    ) -> Result<[Tensor; O], EngineError> {
+        self.run_block(block, inputs, self.options.recompute, run)
+    }
+
+    /// A block that is never run again: the last one, of which nothing outlives the loss.
+    /// # Errors
+    /// As [`Tape::block`].
+    pub fn kept_block<const I: usize, const O: usize>(
+        &mut self,
+        block: BlockId,
+        inputs: [&Tensor; I],
+        run: impl Fn(&mut Self, [&Tensor; I]) -> Result<[Tensor; O], EngineError> + 'm,
+    ) -> Result<[Tensor; O], EngineError> {
+        self.run_block(block, inputs, false, run)
+    }
+
+    fn run_block<const I: usize, const O: usize>(
+        &mut self,
+        block: BlockId,
+        inputs: [&Tensor; I],
+        recompute: bool,
+        run: impl Fn(&mut Self, [&Tensor; I]) -> Result<[Tensor; O], EngineError> + 'm,
+    ) -> Result<[Tensor; O], EngineError> {
+        let outer = self.block.replace(block);
+        self.store.gather(block)?;
+        let outputs = if recompute && self.mode == Mode::Record {
+            let draws = self.draws;
+            self.mode = Mode::Forecast;
+            let outputs = run(self, inputs);
+            self.mode = Mode::Record;
+            let outputs = outputs?;
+            self.nodes.push(Node::Recompute(Recompute {
+                block,
+                inputs: inputs.into_iter().cloned().collect(),
+                outputs: outputs.iter().map(|t| t.value).collect(),
+                run: Box::new(move |tape, inputs| {
+                    run(tape, std::array::from_fn(|i| &inputs[i])).map(|outputs| outputs.into_iter().collect())
+                }),
+                draws,
+            }));
+            outputs
+        } else {
+            let records = self.mode == Mode::Record;
+            if records {
+                self.nodes.push(Node::Enter(block));
+            }
+            let outputs = run(self, inputs)?;
+            if records {
+                self.nodes.push(Node::Leave(block));
+            }
+            outputs
+        };
+        self.store.release(block);
+        self.block = outer;
+        Ok(outputs)
+    }
+
+    /// Run one op. The methods of [`crate::ops`] call this; a model calls those.
+    /// # Errors
+    /// A shape that does not fit, or no memory.
+    pub fn apply(&mut self, op: impl Op, inputs: &[&Tensor]) -> Result<Tensor, EngineError> {
+        let shapes: Vec<Shape> = inputs.iter().map(|t| t.shape).collect();
+        let shape = op.shape(&shapes)?;
+        let needs_grad = self.mode != Mode::Inference && inputs.iter().any(|t| t.needs_grad);
+        let records = needs_grad && matches!(self.mode, Mode::Record | Mode::Replay);
+        let saves = op.saves(&shapes);
+
+        let mut output = self.pool.take(shape.elements())?;
+        let mut extras = saves.extras.iter().map(|n| self.pool.take(*n)).collect::<Result<Vec<_>, _>>()?;
+        let mut scratch = self.pool.take(op.scratch(&shapes, Pass::Forward))?;
+        let mut early = Vec::with_capacity(inputs.len());
+        for (i, input) in inputs.iter().enumerate() {
+            let wanted = records && input.needs_grad && op.gradient(i) == Gradient::Early;
+            early.push(if wanted { Some(self.grad_target(input.param_id(), usize::MAX, input.shape)?) } else { None });
+        }
+
+        if self.options.precision == Precision::Bf16
+            && let Some(param) = op.packed_input().and_then(|i| inputs[i].param_id())
+        {
+            self.packed[param.0] = true;
+        }
+
+        if self.device == Device::Cpu {
+            let weights: Vec<Option<Arc<Weight>>> =
+                inputs.iter().map(|t| t.param_id().map(|id| self.store.weight(id))).collect();
+            let views: Vec<Input<'_>> =
+                inputs.iter().zip(&weights).map(|(t, w)| Input::new(t.shape, t.buffer(), w.as_deref())).collect();
+            op.forward(&mut Forward {
+                inputs: &views,
+                output: output.f32s_mut(),
+                extras: &mut extras,
+                scratch: scratch.f32s_mut(),
+                early: early.iter_mut().map(|t| t.as_mut().map(Target::out)).collect(),
+                precision: self.options.precision,
+            });
+        }
+        drop(scratch);
+
+        if self.mode == Mode::Record || self.mode == Mode::Forecast {
+            for (i, input) in inputs.iter().enumerate() {
+                if let Some(param) = input.param_id()
+                    && op.gradient(i) != Gradient::None
+                {
+                    self.uses[param.0] += 1;
+                }
+            }
+        }
+        let early = early.into_iter().map(|t| t.and_then(|t| self.keep_early(t))).collect();
+        let output = self.tensor(shape, output, needs_grad);
+        let (name, cost) = (op.name(), op.cost(&shapes));
+        let saved_bytes = if records { self.record(Box::new(op), inputs, &output, extras, early, &saves) } else { 0 };
+        let pass = if self.mode == Mode::Replay { Pass::Recompute } else { Pass::Forward };
+        self.trace(name, pass, cost.forward_flops, cost.forward_bytes, saved_bytes);
+        Ok(output)
+    }
+
+    /// Walk back from `loss`, whose gradient is one, and send every parameter's gradient to the store.
+    /// # Errors
+    /// No memory, or a strategy that could not send a gradient.
+    pub fn backward(&mut self, loss: &Tensor) -> Result<(), EngineError> {
+        let mut one = self.pool.take(loss.shape.elements())?;
+        one.f32s_mut().fill(1.0);
+        self.grads[loss.value] = Some(Rc::new(one));
+        self.walk_back(0)
+    }
+
+    /// Walk back from `y`, whose gradient `dy` comes from elsewhere (a later pipeline stage, a check).
+    /// # Errors
+    /// As [`Tape::backward`].
+    pub fn backward_with(&mut self, y: &Tensor, dy: &[f32]) -> Result<(), EngineError> {
+        let mut seed = self.pool.take(y.shape.elements())?;
+        if self.device == Device::Cpu {
+            fits("dy", y.shape, dy.len())?;
+            seed.f32s_mut().copy_from_slice(dy);
+        }
+        self.grads[y.value] = Some(Rc::new(seed));
+        self.walk_back(0)
+    }
+
+    fn walk_back(&mut self, from: usize) -> Result<(), EngineError> {
+        while self.nodes.len() > from {
+            match self.nodes.pop() {
+                Some(Node::Op(node)) => self.op_backward(node)?,
+                Some(Node::Leave(block)) => {
+                    self.block = Some(block);
+                    self.store.gather(block)?;
+                }
+                Some(Node::Enter(block)) => {
+                    self.store.release(block);
+                    self.block = None;
+                }
+                Some(Node::Recompute(node)) => self.recompute(node)?,
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn recompute(&mut self, node: Recompute<'m>) -> Result<(), EngineError> {
+        self.block = Some(node.block);
+        self.store.gather(node.block)?;
+        let draws = std::mem::replace(&mut self.draws, node.draws);
+        let from = self.nodes.len();
+        self.mode = Mode::Replay;
+        let outputs = (node.run)(self, &node.inputs)?;
+        self.mode = Mode::Record;
+        self.draws = draws;
+        drop(node.inputs);
+        for (output, before) in outputs.into_iter().zip(node.outputs) {
+            self.grads[output.value] = self.grads[before].take();
+        }
+        self.walk_back(from)?;
+        self.store.release(node.block);
+        self.block = None;
+        Ok(())
+    }
+
+    fn op_backward(&mut self, node: OpNode) -> Result<(), EngineError> {
+        let dy = self.grads[node.output].take();
+        if let Some(dy) = dy {
+            self.op_gradients(&node, dy)?;
+        }
+        for (i, input) in node.inputs.iter().enumerate() {
+            if let Some(param) = input.param
+                && node.op.gradient(i) != Gradient::None
+            {
+                self.uses[param.0] -= 1;
+                if self.uses[param.0] == 0 {
+                    self.store.reduce(param)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn op_gradients(&mut self, node: &OpNode, dy: Rc<Buffer>) -> Result<(), EngineError> {
+        let shapes: Vec<Shape> = node.inputs.iter().map(|k| k.shape).collect();
+        let mut targets: Vec<Option<Target>> = Vec::with_capacity(node.inputs.len());
+        for (i, input) in node.inputs.iter().enumerate() {
+            let computed = input.needs_grad && node.op.gradient(i) == Gradient::Computed;
+            targets.push(if computed { Some(self.grad_target(input.param, input.value, input.shape)?) } else { None });
+        }
+        let mut scratch = self.pool.take(node.op.scratch(&shapes, Pass::Backward))?;
+        if self.device == Device::Cpu {
+            let weights: Vec<Option<Arc<Weight>>> =
+                node.inputs.iter().map(|k| k.param.map(|id| self.store.weight(id))).collect();
+            let views: Vec<Input<'_>> = (node.inputs.iter().zip(&weights))
+                .map(|(k, w)| Input::new(k.shape, k.buffer(), w.as_deref()))
+                .collect();
+            node.op.backward(&mut Backward {
+                inputs: &views,
+                output: node.output_data.as_deref().map_or(&[], Buffer::f32s),
+                extras: &node.extras,
+                dy: dy.f32s(),
+                scratch: scratch.f32s_mut(),
+                grads: targets.iter_mut().map(|t| t.as_mut().map(Target::out)).collect(),
+                precision: self.options.precision,
+            });
+        }
+        drop(scratch);
+        for (input, target) in node.inputs.iter().zip(targets) {
+            if let Some(target) = target {
+                self.give_back(target, input.value)?;
+            }
+        }
+        for (i, input) in node.inputs.iter().enumerate() {
+            match (input.needs_grad, node.op.gradient(i)) {
+                (true, Gradient::Same) => self.merge(input.value, dy.clone())?,
+                (true, Gradient::Early) => {
+                    if let Some(buffer) = &node.early[i] {
+                        self.merge(input.value, buffer.clone())?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        let cost = node.op.cost(&shapes);
+        self.trace(node.op.name(), Pass::Backward, cost.backward_flops, cost.backward_bytes, 0);
+        Ok(())
+    }
+
+    /// Where an op writes or adds a gradient: the store's accumulator of a parameter, or a buffer of a value's own.
+    fn grad_target(&mut self, param: Option<ParamId>, value: usize, shape: Shape) -> Result<Target, EngineError> {
+        if let Some(param) = param {
+            return Ok(Target::Param(param, self.store.take_grad(param)));
+        }
+        match self.grads.get_mut(value).and_then(Option::take) {
+            Some(buffer) => Ok(Target::Value { buffer: self.unique(buffer)?, accumulate: true }),
+            None => Ok(Target::Value { buffer: Rc::new(self.pool.take(shape.elements())?), accumulate: false }),
+        }
+    }
+
+    fn give_back(&mut self, target: Target, value: usize) -> Result<(), EngineError> {
+        match target {
+            Target::Param(param, grad) => {
+                self.store.put_grad(param, grad);
+                Ok(())
+            }
+            Target::Value { buffer, .. } => self.merge(value, buffer),
+        }
+    }
+
+    /// A parameter's early gradient is in the store already; a value's waits in the node for the backward pass.
+    fn keep_early(&mut self, target: Target) -> Option<Rc<Buffer>> {
+        match target {
+            Target::Param(param, grad) => {
+                self.store.put_grad(param, grad);
+                None
+            }
+            Target::Value { buffer, .. } => Some(buffer),
+        }
+    }
+
+    /// Add `part` to the gradient of `value`.
+    fn merge(&mut self, value: usize, part: Rc<Buffer>) -> Result<(), EngineError> {
+        let sum = match self.grads[value].take() {
+            None => part,
+            Some(sum) => {
+                let mut sum = self.unique(sum)?;
+                if self.device == Device::Cpu
+                    && let Some(sum) = Rc::get_mut(&mut sum)
+                {
+                    kernels::elementwise::add_assign(part.f32s(), sum.f32s_mut());
+                }
+                sum
+            }
+        };
+        self.grads[value] = Some(sum);
+        Ok(())
+    }
+
+    /// The buffer itself if nobody else holds it, or a copy.
+    fn unique(&mut self, buffer: Rc<Buffer>) -> Result<Rc<Buffer>, EngineError> {
+        if Rc::strong_count(&buffer) == 1 {
+            return Ok(buffer);
+        }
+        let mut copy = self.pool.take(buffer.elements())?;
+        copy.f32s_mut().copy_from_slice(buffer.f32s());
+        Ok(Rc::new(copy))
+    }
+
+    /// Push the node of an op and return the bytes that it alone keeps.
+    fn record(
+        &mut self,
+        op: Box<dyn Op>,
+        inputs: &[&Tensor],
+        output: &Tensor,
+        extras: Vec<Buffer>,
+        early: Vec<Option<Rc<Buffer>>>,
+        saves: &Saves,
+    ) -> u64 {
+        let mut saved_bytes = 0;
+        for buffer in extras.iter().chain(early.iter().flatten().map(|b| &**b)) {
+            saved_bytes += 4 * buffer.elements() as u64;
+        }
+        let mut keep = |tensor: &Tensor| -> Storage {
+            if let Storage::Buffer(buffer) = &tensor.storage
+                && !buffer.is_kept.replace(true)
+            {
+                saved_bytes += 4 * buffer.elements() as u64;
+            }
+            tensor.storage.clone()
+        };
+        let kept = inputs
+            .iter()
+            .enumerate()
+            .map(|(i, t)| Kept {
+                shape: t.shape,
+                storage: saves.inputs.contains(&i).then(|| keep(t)),
+                param: t.param_id(),
+                value: t.value,
+                needs_grad: t.needs_grad,
+            })
+            .collect();
+        let output_data = match saves.output.then(|| keep(output)) {
+            Some(Storage::Buffer(buffer)) => Some(buffer),
+            _ => None,
+        };
+        self.nodes.push(Node::Op(OpNode { op, inputs: kept, output: output.value, output_data, extras, early }));
+        saved_bytes
+    }
+
+    fn tensor(&mut self, shape: Shape, buffer: Buffer, needs_grad: bool) -> Tensor {
+        self.grads.push(None);
+        Tensor { shape, storage: Storage::Buffer(Rc::new(buffer)), value: self.grads.len() - 1, needs_grad }
+    }
+
+    fn trace(&mut self, op: &'static str, pass: Pass, flops: u64, moved_bytes: u64, saved_bytes: u64) {
+        if self.options.trace {
+            let live_bytes = self.pool.usage().live_bytes;
+            self.events.push(Event { block: self.block, op, pass, flops, moved_bytes, saved_bytes, live_bytes });
+        }
+    }
+}
+
+impl Tensor {
+    fn buffer(&self) -> Option<&Buffer> {
+        match &self.storage {
+            Storage::Buffer(buffer) => Some(buffer),
+            Storage::Param(_) => None,
+        }
+    }
+
+    fn param_id(&self) -> Option<ParamId> {
+        match self.storage {
+            Storage::Param(param) => Some(param),
+            Storage::Buffer(_) => None,
+        }
+    }
+}
+
+impl Kept {
+    fn buffer(&self) -> Option<&Buffer> {
+        match &self.storage {
+            Some(Storage::Buffer(buffer)) => Some(buffer),
+            _ => None,
+        }
+    }
+}
+
+enum Target {
+    Param(ParamId, Vec<f32>),
+    Value { buffer: Rc<Buffer>, accumulate: bool },
+}
+
+impl Target {
+    fn out(&mut self) -> GradOut<'_> {
+        match self {
+            Self::Param(_, grad) => GradOut { data: grad, accumulate: true },
+            Self::Value { buffer, accumulate } => {
+                let buffer = Rc::get_mut(buffer).expect("a gradient being written has one owner");
+                GradOut { data: buffer.f32s_mut(), accumulate: *accumulate }
+            }
+        }
+    }
+}
+
+fn fits(op: &'static str, shape: Shape, len: usize) -> Result<(), EngineError> {
+    if shape.elements() == len {
+        return Ok(());
+    }
+    Err(crate::ShapeError::new(op, format!("{len} numbers do not fill {shape}")).into())
+}

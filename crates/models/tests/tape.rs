@@ -1,0 +1,145 @@
+//! The tape and the decoder together: what `Meta` says is what `Cpu` does, and running a block twice changes nothing.
+
+use comm::Solo;
+use engine::{Device, Inputs, NoParams, Options, Pass, Pool, Precision, Tape, check::noise};
+use models::{Model, build};
+use parallel::Replicated;
+
+fn model(text: &str) -> Box<dyn Model> {
+    build(&text.parse().unwrap()).unwrap()
+}
+
+/// Models of every shape that a decoder takes, small enough to run.
+const SMALL: &[&str] = &[
+    "depth = 2\nvocab = 97\ncontext = 32",
+    "depth = 2\nvocab = 97\ncontext = 32\nkv_heads = 1\nqk_norm = true\ntied = true",
+    "preset = \"gpt2-124m\"\nlayers = 2\nmodel = 48\nheads = 3\nvocab = 97\ncontext = 32\ndropout = 0.1",
+    "preset = \"falcon-40b\"\nlayers = 2\nmodel = 64\nheads = 4\nkv_heads = 2\nhead_dim = 16\nffn = 96\nvocab = 97\ncontext = 32",
+    "preset = \"bloomberggpt-50b\"\nlayers = 2\nmodel = 48\nheads = 3\nvocab = 97\ncontext = 32",
+    "depth = 2\nvocab = 97\ncontext = 32\nwindow = 5\nmlp = \"relu2\"\nparallel_block = true\nshared_norm = true",
+];
+
+fn inputs(batch: usize, seq: usize, vocab: u32) -> Inputs {
+    let tokens: Vec<u32> =
+        noise(5, batch * (seq + 1)).iter().map(|v| ((v + 1.0) * 0.5 * vocab as f32) as u32 % vocab).collect();
+    let column = |shift: usize| (0..batch).flat_map(|b| tokens[b * (seq + 1) + shift..][..seq].to_vec()).collect();
+    Inputs::new().with_u32("tokens", &[batch, seq], column(0)).with_u32("targets", &[batch, seq], column(1))
+}
+
+fn options(precision: Precision, recompute: bool) -> Options {
+    Options { precision, recompute, train: true, key: 3, trace: true }
+}
+
+/// Loss and all gradients of one step on `pool`.
+fn step(model: &dyn Model, pool: &Pool, inputs: &Inputs, options: Options) -> (f32, Vec<Vec<f32>>) {
+    let mut store = Replicated::new(model.params(), 1, Solo);
+    store.begin_step();
+    store.begin_pass(true);
+    let mut tape = Tape::new(pool, &mut store, model.params(), options);
+    let loss = model.loss(&mut tape, inputs, 1.0 / 40.0).unwrap();
+    tape.backward(&loss).unwrap();
+    let value = loss.f32s()[0];
+    drop((loss, tape));
+    store.end_step().unwrap();
+    (value, model.params().ids().map(|id| store.grad(id).to_vec()).collect())
+}
+
+#[test]
+fn meta_predicts_the_pool_of_the_cpu_to_the_byte() {
+    for text in SMALL {
+        for (precision, recompute) in [(Precision::F32, false), (Precision::F32, true), (Precision::Bf16, false)] {
+            let model = model(text);
+            let meta = Pool::meta();
+            let mut store = NoParams;
+            let mut tape = Tape::new(&meta, &mut store, model.params(), options(precision, recompute));
+            let loss = model.loss(&mut tape, &model.shapes(2, 20), 1.0).unwrap();
+            tape.backward(&loss).unwrap();
+            drop((loss, tape));
+            let predicted = meta.usage();
+            assert_eq!(predicted.live_bytes, 0, "all is given back");
+
+            // A pool of exactly that size is enough, and one line less is not.
+            let pool = Pool::new(Device::Cpu, predicted.high_water_bytes);
+            step(&*model, &pool, &inputs(2, 20, 97), options(precision, recompute));
+            assert_eq!(pool.usage(), predicted, "{text}");
+            step(&*model, &pool, &inputs(2, 20, 97), options(precision, recompute));
+            assert_eq!(pool.usage(), predicted, "a second step takes no more");
+
+            let short = Pool::new(Device::Cpu, predicted.high_water_bytes - 64);
+            let mut store = Replicated::new(model.params(), 1, Solo);
+            let mut tape = Tape::new(&short, &mut store, model.params(), options(precision, recompute));
+            let batch = inputs(2, 20, 97);
+            let full = model.loss(&mut tape, &batch, 1.0).and_then(|loss| tape.backward(&loss));
+            assert!(full.is_err(), "{text}: a smaller pool is refused");
+        }
+    }
+}
+
+#[test]
+fn recomputing_blocks_saves_memory_and_changes_no_bit() {
+    for text in SMALL {
+        let model = model(text);
+        let batch = inputs(2, 20, 97);
+        let (kept, again) = (Pool::new(Device::Cpu, 1 << 26), Pool::new(Device::Cpu, 1 << 26));
+        let one = step(&*model, &kept, &batch, options(Precision::F32, false));
+        let two = step(&*model, &again, &batch, options(Precision::F32, true));
+        assert!(one == two, "{text}");
+        assert!(again.usage().peak_live_bytes < kept.usage().peak_live_bytes, "{text}");
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    for text in SMALL {
+        let run = |threads: usize| {
+            let threads = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            threads.install(|| {
+                let pool = Pool::new(Device::Cpu, 1 << 26);
+                step(&*model(text), &pool, &inputs(3, 32, 97), options(Precision::F32, false))
+            })
+        };
+        let one = run(1);
+        assert!(one == run(2) && one == run(8), "{text}");
+    }
+}
+
+#[test]
+fn flops_on_meta_are_six_per_parameter_and_token_plus_attention() {
+    let model = model("preset = \"gpt2-124m\"");
+    let (meta, mut store) = (Pool::meta(), NoParams);
+    let mut tape = Tape::new(&meta, &mut store, model.params(), options(Precision::F32, false));
+    let (batch, seq) = (2, 1024);
+    let loss = model.loss(&mut tape, &model.shapes(batch, seq), 1.0).unwrap();
+    tape.backward(&loss).unwrap();
+    let gemms: u64 =
+        tape.events().iter().filter(|e| ["linear", "cross_entropy"].contains(&e.op)).map(|e| e.flops).sum();
+    let matrices = 12 * 12 * 768 * 768 + 50_257 * 768;
+    assert_eq!(gemms, 6 * matrices * (batch * seq) as u64);
+    assert!(tape.events().iter().all(|e| e.pass != Pass::Recompute));
+}
+
+#[test]
+fn a_cache_gives_the_logits_of_the_whole_sequence() {
+    for text in SMALL {
+        let model = model(&text.replace("dropout = 0.1", ""));
+        let language = model.language().unwrap();
+        let tokens: Vec<u32> = (0..17).map(|i| i * 31 % 97).collect();
+        let pool = Pool::new(Device::Cpu, 1 << 24);
+        let options = Options { train: false, ..options(Precision::F32, false) };
+        let run = |tokens: &[u32], cache: Option<&models::Cache>| {
+            let mut store = Replicated::new(model.params(), 1, Solo);
+            let mut tape = Tape::new(&pool, &mut store, model.params(), options);
+            let inputs = Inputs::new().with_u32("tokens", &[1, tokens.len()], tokens.to_vec());
+            language.logits(&mut tape, &inputs, cache).unwrap().f32s().to_vec()
+        };
+        let whole = run(&tokens, None);
+        let cache = language.cache();
+        let mut parts = run(&tokens[..9], Some(&cache));
+        for token in &tokens[9..] {
+            parts.extend(run(&[*token], Some(&cache)));
+        }
+        for (i, (a, b)) in whole.iter().zip(&parts).enumerate() {
+            assert!((a - b).abs() < 1e-4, "{text}: logit {i} is {a} and {b}");
+        }
+    }
+}

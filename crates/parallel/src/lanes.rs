@@ -1,0 +1,109 @@
+//! Lanes: virtual shards of the global batch, and the one fixed tree in which their gradients are added.
+//!
+//! ```text
+//! lane   0   1   2   3        a lane's gradient is summed over its micro-batches, in order;
+//!         \ /     \ /         then pairs, pairs of pairs, ...
+//!          +       +
+//!            \   /
+//!              +
+//! ```
+//! Whoever computes a lane, the additions are the same, so the sum has the same bits at any number of ranks that
+//! divides the lanes. Lanes come one after another and are added like the digits of a binary counter, so at most
+//! `log2(lanes) + 1` gradients are held.
+
+/// The gradient of one parameter over the lanes of one step.
+#[derive(Debug, Default)]
+pub(crate) struct LaneSum {
+    /// The lane at work; empty until first asked for.
+    current: Vec<f32>,
+    /// Sums of `2^level` lanes, largest first.
+    sums: Vec<(u32, Vec<f32>)>,
+    spare: Vec<Vec<f32>>,
+}
+
+impl LaneSum {
+    /// Forget the last step's sum.
+    pub fn clear(&mut self) {
+        self.spare.extend(self.sums.drain(..).map(|(_, sum)| sum));
+        if !self.current.is_empty() {
+            self.spare.push(std::mem::take(&mut self.current));
+        }
+    }
+
+    /// The accumulator of the lane at work, zero at its start.
+    pub fn take(&mut self, elements: usize) -> Vec<f32> {
+        if !self.current.is_empty() {
+            return std::mem::take(&mut self.current);
+        }
+        let mut fresh = self.spare.pop().unwrap_or_default();
+        fresh.clear();
+        fresh.resize(elements, 0.0);
+        fresh
+    }
+
+    pub fn put(&mut self, grad: Vec<f32>) {
+        self.current = grad;
+    }
+
+    /// The lane at work is complete: add it to the tree.
+    pub fn end_lane(&mut self, elements: usize) {
+        let mut sum = self.take(elements);
+        let mut level = 0;
+        while let Some((_, mut left)) = self.sums.pop_if(|(l, _)| *l == level) {
+            kernels::elementwise::add_assign(&sum, &mut left);
+            self.spare.push(std::mem::replace(&mut sum, left));
+            level += 1;
+        }
+        self.sums.push((level, sum));
+    }
+
+    /// The sum of all lanes, once their number is a power of two and all are complete.
+    pub fn total(&self) -> &[f32] {
+        debug_assert!(self.sums.len() <= 1, "the number of lanes is a power of two");
+        self.sums.first().map_or(&[], |(_, sum)| sum)
+    }
+
+    pub fn total_mut(&mut self) -> &mut [f32] {
+        self.sums.first_mut().map_or(&mut [], |(_, sum)| sum)
+    }
+}
+
+/// How many copies of a gradient the tree holds at most.
+#[must_use]
+pub fn copies(lanes: usize) -> u64 {
+    u64::from(lanes.max(1).ilog2()) + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sum_of(values: &[f32]) -> (f32, usize) {
+        let mut lanes = LaneSum::default();
+        let mut most = 0;
+        for value in values {
+            let mut grad = lanes.take(1);
+            grad[0] += value;
+            lanes.put(grad);
+            most = most.max(lanes.sums.len() + 1);
+            lanes.end_lane(1);
+        }
+        (lanes.total()[0], most)
+    }
+
+    #[test]
+    fn lanes_are_added_in_pairs_and_pairs_of_pairs() {
+        // With 1e8 in f32, adding 3 is lost and adding 4 is not: the order shows.
+        let (sum, most) = sum_of(&[1e8, 3.0, 3.0, 3.0]);
+        assert_eq!(sum, (1e8 + 3.0) + (3.0 + 3.0));
+        assert_ne!(sum, ((1e8_f32 + 3.0) + 3.0) + 3.0);
+        assert_eq!(most as u64, copies(4));
+    }
+
+    #[test]
+    fn the_sum_of_halves_is_the_sum_of_the_whole() {
+        let values: Vec<f32> = (0..8).map(|i| 1.0 / (i as f32 + 0.3)).collect();
+        let (left, right) = (sum_of(&values[..4]).0, sum_of(&values[4..]).0);
+        assert_eq!((left + right).to_bits(), sum_of(&values).0.to_bits());
+    }
+}
