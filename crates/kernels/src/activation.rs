@@ -1,0 +1,211 @@
+//! Pointwise activations and SwiGLU, forward and backward.
+
+use rayon::prelude::*;
+
+use crate::{
+    elementwise::CHUNK,
+    simd::{Vector, simd_fn},
+};
+
+/// Which function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x Phi(x)`, with the error function; arXiv:1606.08415.
+    Gelu,
+    /// Its tanh approximation, GPT-2's.
+    GeluTanh,
+    /// `max(x, 0)^2`; arXiv:2109.08668.
+    Relu2,
+    /// `x sigmoid(x)`
+    Silu,
+}
+
+impl Activation {
+    /// `y = f(x)`
+    pub fn forward(self, x: &[f32], y: &mut [f32]) {
+        y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| forward_chunk(self, x, y));
+    }
+
+    /// `dx = f'(x) dy`, added to what `dx` holds with `accumulate`.
+    pub fn backward(self, x: &[f32], dy: &[f32], dx: &mut [f32], accumulate: bool) {
+        let chunks = dx.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK));
+        chunks.for_each(|((dx, x), dy)| backward_chunk(self, x, dy, dx, accumulate));
+    }
+
+    /// `(f(x), f'(x))`
+    #[inline(always)]
+    fn both<V: Vector>(self, x: V) -> (V, V) {
+        let (half, one) = (V::splat(0.5), V::splat(1.0));
+        match self {
+            Self::Gelu => {
+                let phi = erf(x.mul(V::splat(std::f32::consts::FRAC_1_SQRT_2))).fma(half, half);
+                let density = x.mul(x).mul(V::splat(-0.5)).exp().mul(V::splat(0.398_942_3));
+                (x.mul(phi), x.fma(density, phi))
+            }
+            Self::GeluTanh => {
+                const ROOT: f32 = 0.797_884_6; // sqrt(2 / pi)
+                let square = x.mul(x);
+                let inner = x.mul(square.fma(V::splat(ROOT * 0.044_715), V::splat(ROOT)));
+                let t = inner.tanh();
+                let slope = square.fma(V::splat(3.0 * ROOT * 0.044_715), V::splat(ROOT));
+                let sech2 = one.sub(t.mul(t));
+                let gate = t.fma(half, half);
+                (x.mul(gate), x.mul(half).mul(sech2).fma(slope, gate))
+            }
+            Self::Relu2 => {
+                let r = x.max(V::splat(0.0));
+                (r.mul(r), r.add(r))
+            }
+            Self::Silu => {
+                let s = x.sigmoid();
+                let y = x.mul(s);
+                (y, y.fma(one.sub(s), s))
+            }
+        }
+    }
+}
+
+/// The error function to 1.2e-7: Abramowitz and Stegun 7.1.26 is not enough, so the rational form of Numerical Recipes'
+/// `erfcc` for `|x|`, with the sign put back.
+#[inline(always)]
+fn erf<V: Vector>(x: V) -> V {
+    let one = V::splat(1.0);
+    let a = x.max(V::splat(0.0).sub(x));
+    let t = one.div(a.fma(V::splat(0.5), one));
+    let mut p = V::splat(0.170_872_77);
+    for c in [-0.822_152_23, 1.488_515_87, -1.135_203_98, 0.278_868_07, -0.186_288_06, 0.096_784_18, 0.374_091_96, 1.000_023_68, -1.265_512_23] {
+        p = p.fma(t, V::splat(c));
+    }
+    let erfc = t.mul(p.sub(a.mul(a)).exp());
+    // x / |x|, and 0 at 0, without a branch.
+    let sign = x.div(a.max(V::splat(1e-30)));
+    one.sub(erfc).mul(sign)
+}
+
+/// Run `f` over whole vectors of up to three inputs and one output, the tail through a padded copy.
+#[inline(always)]
+fn each<V: Vector, const I: usize, const O: usize>(x: [&[f32]; I], y: [&mut [f32]; O], f: impl Fn([V; I], [V; O]) -> [V; O]) {
+    let n = y[0].len();
+    let whole = n - n % V::N;
+    for i in (0..whole).step_by(V::N) {
+        // SAFETY: a whole vector starts at `i` in each array; callers pass arrays of one length.
+        unsafe {
+            let old: [V; O] = std::array::from_fn(|o| V::load(y[o].as_ptr().add(i)));
+            let new = f(std::array::from_fn(|k| V::load(x[k].as_ptr().add(i))), old);
+            for o in 0..O {
+                new[o].store(y[o].as_mut_ptr().add(i));
+            }
+        }
+    }
+    if whole < n {
+        let rest = n - whole;
+        let pad = |s: &[f32]| {
+            let mut padded = [0.0_f32; 16];
+            padded[..rest].copy_from_slice(&s[whole..]);
+            padded
+        };
+        let (px, mut py) = (x.map(pad), std::array::from_fn::<_, O, _>(|o| pad(y[o])));
+        // SAFETY: a padded array holds sixteen numbers, at least one vector.
+        unsafe {
+            let old: [V; O] = std::array::from_fn(|o| V::load(py[o].as_ptr()));
+            let new = f(std::array::from_fn(|k| V::load(px[k].as_ptr())), old);
+            for o in 0..O {
+                new[o].store(py[o].as_mut_ptr());
+                y[o][whole..].copy_from_slice(&py[o][..rest]);
+            }
+        }
+    }
+}
+
+simd_fn! { fn forward_chunk(f: Activation, x: &[f32], y: &mut [f32]) = forward_body; }
+
+#[inline(always)]
+fn forward_body<V: Vector>(f: Activation, x: &[f32], y: &mut [f32]) {
+    // The choice is outside the loop, so that each loop is straight.
+    match f {
+        Activation::Gelu => each::<V, 1, 1>([x], [y], |[x], _| [Activation::Gelu.both(x).0]),
+        Activation::GeluTanh => each::<V, 1, 1>([x], [y], |[x], _| [Activation::GeluTanh.both(x).0]),
+        Activation::Relu2 => each::<V, 1, 1>([x], [y], |[x], _| [Activation::Relu2.both(x).0]),
+        Activation::Silu => each::<V, 1, 1>([x], [y], |[x], _| [Activation::Silu.both(x).0]),
+    }
+}
+
+simd_fn! { fn backward_chunk(f: Activation, x: &[f32], dy: &[f32], dx: &mut [f32], accumulate: bool) = backward_body; }
+
+#[inline(always)]
+fn backward_body<V: Vector>(f: Activation, x: &[f32], dy: &[f32], dx: &mut [f32], accumulate: bool) {
+    let keep = V::splat(if accumulate { 1.0 } else { 0.0 });
+    let slope = |f: Activation, [x, dy]: [V; 2], old: V| {
+        let new = f.both(x).1.mul(dy);
+        // What is not to be kept may be anything, even NaN: it is left out, not multiplied away.
+        [if accumulate { old.fma(keep, new) } else { new }]
+    };
+    match f {
+        Activation::Gelu => each::<V, 2, 1>([x, dy], [dx], |x, [old]| slope(Activation::Gelu, x, old)),
+        Activation::GeluTanh => each::<V, 2, 1>([x, dy], [dx], |x, [old]| slope(Activation::GeluTanh, x, old)),
+        Activation::Relu2 => each::<V, 2, 1>([x, dy], [dx], |x, [old]| slope(Activation::Relu2, x, old)),
+        Activation::Silu => each::<V, 2, 1>([x, dy], [dx], |x, [old]| slope(Activation::Silu, x, old)),
+    }
+}
+
+/// `y = silu(gate) up`; arXiv:2002.05202.
+pub fn swiglu(gate: &[f32], up: &[f32], y: &mut [f32]) {
+    let chunks = y.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK)).zip(up.par_chunks(CHUNK));
+    chunks.for_each(|((y, gate), up)| swiglu_chunk(gate, up, y));
+}
+
+simd_fn! { fn swiglu_chunk(gate: &[f32], up: &[f32], y: &mut [f32]) = swiglu_body; }
+
+#[inline(always)]
+fn swiglu_body<V: Vector>(gate: &[f32], up: &[f32], y: &mut [f32]) {
+    each::<V, 2, 1>([gate, up], [y], |[gate, up], _| [gate.mul(gate.sigmoid()).mul(up)]);
+}
+
+/// `dgate = dy up silu'(gate)`, `dup = dy silu(gate)`.
+pub fn swiglu_backward(gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32], accumulate: [bool; 2]) {
+    let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK));
+    let outputs = dgate.par_chunks_mut(CHUNK).zip(dup.par_chunks_mut(CHUNK));
+    inputs.zip(outputs).for_each(|(((gate, up), dy), (dgate, dup))| swiglu_backward_chunk(gate, up, dy, dgate, dup, accumulate));
+}
+
+simd_fn! {
+    fn swiglu_backward_chunk(
+        gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32], accumulate: [bool; 2],
+    ) = swiglu_backward_body;
+}
+
+#[inline(always)]
+fn swiglu_backward_body<V: Vector>(
+    gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32], accumulate: [bool; 2],
+) {
+    each::<V, 3, 2>([gate, up, dy], [dgate, dup], |[gate, up, dy], old| {
+        let (silu, slope) = Activation::Silu.both(gate);
+        let new = [dy.mul(up).mul(slope), dy.mul(silu)];
+        std::array::from_fn(|i| if accumulate[i] { old[i].add(new[i]) } else { new[i] })
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_far_out_neither_overflow_nor_lose_their_limits() {
+        for f in [Activation::Gelu, Activation::GeluTanh, Activation::Silu] {
+            let x = [-1e4, -100.0, -20.0, 0.0, 20.0, 100.0, 1e4, 1e-40];
+            let mut y = [0.0; 8];
+            f.forward(&x, &mut y);
+            for (x, y) in x.iter().zip(y) {
+                assert!((y - x.max(0.0)).abs() < 1e-5 * x.abs().max(1.0), "{f:?}({x}) = {y}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_to_be_kept_may_be_nan() {
+        let (x, dy) = ([0.5; 21], [1.0; 21]);
+        let mut dx = [f32::NAN; 21];
+        Activation::Gelu.backward(&x, &dy, &mut dx, false);
+        assert!(dx.iter().all(|v| v.is_finite()));
+    }
+}

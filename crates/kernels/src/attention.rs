@@ -1,0 +1,337 @@
+//! Attention over blocks of queries and keys with online softmax; *FlashAttention-2*, arXiv:2307.08691, algorithms 1, 2.
+//!
+//! ```text
+//! forward task  (sequence, head, 64 queries):   for each 64 keys that they may see: S = Q K^T, P = exp(S - max), O += P V
+//! backward task (sequence, key head):           for each 64 keys, each query head of the group, each 64 queries:
+//!                                               P again from lse; dV += P^T dO, dS = P (dO V^T - delta), dK, dQ
+//! ```
+//! A task owns all that it writes, so nothing is shared and the bits are fixed. Blocks that the mask hides are skipped.
+
+use std::cell::RefCell;
+
+use rayon::prelude::*;
+
+use crate::{
+    SharedMut,
+    gemm::{Gemm, Mat, Precision},
+    simd::{Vector, simd_fn, stride},
+};
+
+/// Which keys a query sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mask {
+    Full,
+    /// Those at its place and before.
+    Causal,
+    /// The last so many of those, its own place counted.
+    Window(usize),
+}
+
+/// Sizes and choices. `q`, `out` `[batch, q_len, heads, head_dim]`; `k`, `v` `[batch, kv_len, kv_heads, head_dim]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Attention {
+    pub batch: usize,
+    pub q_len: usize,
+    pub kv_len: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    /// The place of query 0 among the keys.
+    pub q_offset: usize,
+    pub mask: Mask,
+    pub scale: f32,
+    /// Add `slope * (key place - query place)` to scores.
+    pub alibi: bool,
+    pub precision: Precision,
+}
+
+const BLOCK: usize = 64;
+
+/// Slope of one head; *Train Short, Test Long*, arXiv:2108.12409, and its code for heads that are no power of two.
+#[must_use]
+pub fn alibi_slope(head: usize, heads: usize) -> f32 {
+    let power = 1_usize << heads.max(1).ilog2();
+    let of = |heads: usize, i: usize| 2_f32.powf(-8.0 * (i as f32 + 1.0) / heads as f32);
+    if head < power { of(power, head) } else { of(2 * power, 2 * (head - power)) }
+}
+
+/// Working space of one thread.
+#[derive(Default)]
+struct Scratch {
+    scores: Vec<f32>,
+    other: Vec<f32>,
+    rows: Vec<f32>,
+    packed: Vec<f32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+impl Attention {
+    /// `out = softmax(scale q k^T + mask) v`; `lse` `[batch, heads, q_len]` is the log of each row's denominator.
+    pub fn forward(&self, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32], lse: &mut [f32]) {
+        self.check(q, k, v, out);
+        let (out, lse) = (SharedMut::new(out), SharedMut::new(lse));
+        let blocks = self.q_len.div_ceil(BLOCK);
+        let tasks = self.batch * self.heads * blocks;
+        let task = |t: usize| {
+            // Later blocks see more keys: they go first, so that the last task to end is a short one.
+            let (block, head, b) = (blocks - 1 - t % blocks, t / blocks % self.heads, t / blocks / self.heads);
+            SCRATCH.with_borrow_mut(|s| self.forward_block(b, head, block * BLOCK, [q, k, v], out, lse, s));
+        };
+        if self.q_len == 1 { (0..tasks).for_each(task) } else { (0..tasks).into_par_iter().with_max_len(1).for_each(task) }
+    }
+
+    fn forward_block(&self, b: usize, head: usize, start: usize, [q, k, v]: [&[f32]; 3], out: SharedMut, lse: SharedMut, s: &mut Scratch) {
+        let (d, rows) = (self.head_dim, BLOCK.min(self.q_len - start));
+        let (q_width, q_at) = (self.heads * d, self.q_at(b, head, start));
+        s.scores.resize(BLOCK * BLOCK, 0.0);
+        s.rows.clear();
+        s.rows.resize(3 * BLOCK, 0.0);
+        let (most, rest) = s.rows.split_at_mut(BLOCK);
+        let (total, factor) = rest.split_at_mut(BLOCK);
+        most.fill(f32::NEG_INFINITY);
+        // SAFETY: rows `start..start + rows` of this head of `out` and `lse` are this task's alone.
+        let (out, lse) = unsafe { (out.at(q_at), lse.at((b * self.heads + head) * self.q_len + start)) };
+        for r in 0..rows {
+            // SAFETY: as above.
+            unsafe { std::slice::from_raw_parts_mut(out.add(r * q_width), d) }.fill(0.0);
+        }
+        for j in self.key_blocks(start, rows) {
+            let cols = BLOCK.min(self.kv_len - j);
+            let (keys, values) = (self.kv(k, b, head, j), self.kv(v, b, head, j));
+            // SAFETY: `scores` holds a block.
+            unsafe {
+                let gemm = self.gemm(rows, cols, d, false);
+                gemm.small(self.q(q, b, head, start), keys.transposed(), s.scores.as_mut_ptr(), BLOCK, &mut s.packed);
+            }
+            for r in 0..rows {
+                let row = &mut s.scores[r * BLOCK..][..cols];
+                self.mask_row(row, head, start + r, j);
+                factor[r] = online_softmax(row, &mut most[r], &mut total[r]);
+                if factor[r] != 1.0 {
+                    // SAFETY: as above.
+                    let out = unsafe { std::slice::from_raw_parts_mut(out.add(r * q_width), d) };
+                    out.iter_mut().for_each(|o| *o *= factor[r]);
+                }
+            }
+            let gemm = self.gemm(rows, d, cols, true);
+            // SAFETY: as above.
+            unsafe { gemm.small(Mat::rows(&s.scores, BLOCK), values, out, q_width, &mut s.packed) };
+        }
+        for r in 0..rows {
+            // SAFETY: as above.
+            unsafe {
+                *lse.add(r) = most[r] + total[r].ln();
+                let inverse = if total[r] > 0.0 { 1.0 / total[r] } else { 0.0 };
+                std::slice::from_raw_parts_mut(out.add(r * q_width), d).iter_mut().for_each(|o| *o *= inverse);
+            }
+        }
+    }
+
+    /// Gradients of all three, each added to what it holds where `accumulate` says so. `delta` `[batch, heads, q_len]`
+    /// is working space.
+    pub fn backward(
+        &self, q: &[f32], k: &[f32], v: &[f32], out: &[f32], lse: &[f32], dout: &[f32], dq: &mut [f32], dk: &mut [f32],
+        dv: &mut [f32], delta: &mut [f32], accumulate: [bool; 3],
+    ) {
+        self.check(q, k, v, out);
+        for (grad, keep) in [&mut *dq, &mut *dk, &mut *dv].into_iter().zip(accumulate) {
+            if !keep {
+                grad.par_chunks_mut(1 << 14).for_each(|g| g.fill(0.0));
+            }
+        }
+        // delta = sum over head_dim of out * dout
+        delta.par_chunks_mut(self.q_len).enumerate().for_each(|(t, delta)| {
+            let (b, head) = (t / self.heads, t % self.heads);
+            for (r, delta) in delta.iter_mut().enumerate() {
+                let at = self.q_at(b, head, r);
+                *delta = crate::gemm::dot(&out[at..at + self.head_dim], &dout[at..at + self.head_dim]);
+            }
+        });
+        let (dq, dk, dv) = (SharedMut::new(dq), SharedMut::new(dk), SharedMut::new(dv));
+        let delta = &*delta;
+        (0..self.batch * self.kv_heads).into_par_iter().with_max_len(1).for_each(|t| {
+            let (b, kv_head) = (t / self.kv_heads, t % self.kv_heads);
+            SCRATCH.with_borrow_mut(|s| self.backward_head(b, kv_head, [q, k, v, lse, dout, delta], [dq, dk, dv], s));
+        });
+    }
+
+    fn backward_head(&self, b: usize, kv_head: usize, [q, k, v, lse, dout, delta]: [&[f32]; 6], [dq, dk, dv]: [SharedMut; 3], s: &mut Scratch) {
+        let (d, group) = (self.head_dim, self.heads / self.kv_heads);
+        let (q_width, kv_width) = (self.heads * d, self.kv_heads * d);
+        s.scores.resize(BLOCK * BLOCK, 0.0);
+        s.other.resize(BLOCK * BLOCK, 0.0);
+        for head in kv_head * group..(kv_head + 1) * group {
+            for start in (0..self.q_len).step_by(BLOCK) {
+                let rows = BLOCK.min(self.q_len - start);
+                let stat = (b * self.heads + head) * self.q_len + start;
+                let (queries, grads) = (self.q(q, b, head, start), self.q(dout, b, head, start));
+                for j in self.key_blocks(start, rows) {
+                    let cols = BLOCK.min(self.kv_len - j);
+                    let (keys, values) = (self.kv(k, b, head, j), self.kv(v, b, head, j));
+                    let kv_at = ((b * self.kv_len + j) * self.kv_heads + kv_head) * d;
+                    // SAFETY: this task alone writes this key head of `dk`, `dv` and its query heads of `dq`; the two
+                    // blocks of scores are this thread's.
+                    unsafe {
+                        let (p, ds) = (s.scores.as_mut_ptr(), s.other.as_mut_ptr());
+                        self.gemm(rows, cols, d, false).small(queries, keys.transposed(), p, BLOCK, &mut s.packed);
+                        self.gemm(rows, cols, d, false).small(grads, values.transposed(), ds, BLOCK, &mut s.packed);
+                        for r in 0..rows {
+                            let row = &mut s.scores[r * BLOCK..][..cols];
+                            self.mask_row(row, head, start + r, j);
+                            let other = &mut s.other[r * BLOCK..][..cols];
+                            backward_row(row, other, lse[stat + r], delta[stat + r], self.scale);
+                        }
+                        let (p, ds) = (Mat::rows(&s.scores, BLOCK), Mat::rows(&s.other, BLOCK));
+                        self.gemm(cols, d, rows, true).small(p.transposed(), grads, dv.at(kv_at), kv_width, &mut s.packed);
+                        self.gemm(cols, d, rows, true).small(ds.transposed(), queries, dk.at(kv_at), kv_width, &mut s.packed);
+                        let dq = dq.at(self.q_at(b, head, start));
+                        self.gemm(rows, d, cols, true).small(ds, keys, dq, q_width, &mut s.packed);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Multiplications and additions of the pairs that the mask lets through.
+    #[must_use]
+    pub fn forward_flops(&self) -> u64 {
+        let seen = |i: usize| -> u64 {
+            let causal = (i + self.q_offset + 1).min(self.kv_len);
+            (match self.mask {
+                Mask::Full => self.kv_len,
+                Mask::Causal => causal,
+                Mask::Window(w) => causal.min(w),
+            }) as u64
+        };
+        let pairs: u64 = (0..self.q_len).map(seen).sum();
+        4 * pairs * (self.batch * self.heads * self.head_dim) as u64
+    }
+
+    fn check(&self, q: &[f32], k: &[f32], v: &[f32], out: &[f32]) {
+        let (q_len, kv_len) = (self.batch * self.q_len * self.heads * self.head_dim, self.batch * self.kv_len * self.kv_heads * self.head_dim);
+        assert!(q.len() == q_len && out.len() == q_len && k.len() == kv_len && v.len() == kv_len, "attention: {self:?}");
+        assert!(self.heads.is_multiple_of(self.kv_heads), "attention: whole groups");
+    }
+
+    fn gemm(&self, m: usize, n: usize, k: usize, accumulate: bool) -> Gemm {
+        Gemm { m, n, k, precision: self.precision, accumulate }
+    }
+
+    fn q_at(&self, b: usize, head: usize, row: usize) -> usize {
+        ((b * self.q_len + row) * self.heads + head) * self.head_dim
+    }
+
+    fn q<'a>(&self, x: &'a [f32], b: usize, head: usize, row: usize) -> Mat<'a> {
+        Mat::rows(&x[self.q_at(b, head, row)..], self.heads * self.head_dim)
+    }
+
+    fn kv<'a>(&self, x: &'a [f32], b: usize, head: usize, row: usize) -> Mat<'a> {
+        let kv_head = head / (self.heads / self.kv_heads);
+        Mat::rows(&x[((b * self.kv_len + row) * self.kv_heads + kv_head) * self.head_dim..], self.kv_heads * self.head_dim)
+    }
+
+    /// Starts of the blocks of keys that some query of `start..start + rows` sees.
+    fn key_blocks(&self, start: usize, rows: usize) -> impl Iterator<Item = usize> + use<> {
+        let (first_query, last_query) = (start + self.q_offset, start + rows - 1 + self.q_offset);
+        let (first, end) = match self.mask {
+            Mask::Full => (0, self.kv_len),
+            Mask::Causal => (0, (last_query + 1).min(self.kv_len)),
+            Mask::Window(w) => ((first_query + 1).saturating_sub(w), (last_query + 1).min(self.kv_len)),
+        };
+        (first / BLOCK * BLOCK..end).step_by(BLOCK)
+    }
+
+    /// Scale scores of query `i` with keys from `j` on, add the slope, hide what the mask hides.
+    fn mask_row(&self, row: &mut [f32], head: usize, i: usize, j: usize) {
+        let place = i + self.q_offset;
+        row.iter_mut().for_each(|x| *x *= self.scale);
+        if self.alibi {
+            let slope = alibi_slope(head, self.heads);
+            for (c, x) in row.iter_mut().enumerate() {
+                *x += slope * ((j + c) as f32 - place as f32);
+            }
+        }
+        let (first, end) = match self.mask {
+            Mask::Full => return,
+            Mask::Causal => (0, place + 1),
+            Mask::Window(w) => ((place + 1).saturating_sub(w), place + 1),
+        };
+        let hide = |from: usize, to: usize, row: &mut [f32]| {
+            let clamp = |at: usize, len: usize| at.saturating_sub(j).min(len);
+            let (from, to) = (clamp(from, row.len()), clamp(to, row.len()));
+            row[from..to.max(from)].fill(f32::NEG_INFINITY);
+        };
+        hide(0, first, row);
+        hide(end, usize::MAX, row);
+    }
+}
+
+simd_fn! {
+    /// `row = e^(row - max)` with the running maximum and total brought up to date; returns the factor for what was
+    /// summed under the old maximum.
+    fn online_softmax(row: &mut [f32], most: &mut f32, total: &mut f32) -> f32 = online_softmax_body;
+}
+
+#[inline(always)]
+fn online_softmax_body<V: Vector>(row: &mut [f32], most: &mut f32, total: &mut f32) -> f32 {
+    let (n, at) = (row.len(), row.as_mut_ptr());
+    let (mut top, mut single) = (V::splat(f32::NEG_INFINITY), *most);
+    // SAFETY of all closures: a whole vector starts at `i`, or `i < n`.
+    #[allow(clippy::undocumented_unsafe_blocks)]
+    stride::<V>(n, |i| top = top.max(unsafe { V::load(at.add(i)) }), |i| single = single.max(unsafe { *at.add(i) }));
+    let new = top.largest().max(single);
+    if new == f32::NEG_INFINITY {
+        // Nothing seen yet.
+        row.fill(0.0);
+        return 1.0;
+    }
+    let factor = (*most - new).exp();
+    let (mut sums, mut sum) = (V::splat(0.0), 0.0);
+    // `exp` of a hidden score is its smallest, 1e-38, not 0: harmless in a sum whose largest term is 1.
+    #[allow(clippy::undocumented_unsafe_blocks)]
+    stride::<V>(
+        n,
+        |i| unsafe {
+            let e = V::load(at.add(i)).sub(V::splat(new)).exp();
+            sums = sums.add(e);
+            e.store(at.add(i));
+        },
+        |i| unsafe {
+            let e = (*at.add(i) - new).exp();
+            sum += e;
+            *at.add(i) = e;
+        },
+    );
+    *total = *total * factor + sums.sum() + sum;
+    *most = new;
+    factor
+}
+
+simd_fn! {
+    /// `p = e^(score - lse)` in the first row, `ds = p (dp - delta) scale` in the second.
+    fn backward_row(scores: &mut [f32], dp: &mut [f32], lse: f32, delta: f32, scale: f32) = backward_row_body;
+}
+
+#[inline(always)]
+fn backward_row_body<V: Vector>(scores: &mut [f32], dp: &mut [f32], lse: f32, delta: f32, scale: f32) {
+    let n = scores.len().min(dp.len());
+    let (p_at, ds_at) = (scores.as_mut_ptr(), dp.as_mut_ptr());
+    // SAFETY of both closures: a whole vector starts at `i`, or `i < n`.
+    #[allow(clippy::undocumented_unsafe_blocks)]
+    stride::<V>(
+        n,
+        |i| unsafe {
+            let p = V::load(p_at.add(i)).sub(V::splat(lse)).exp();
+            p.store(p_at.add(i));
+            p.mul(V::load(ds_at.add(i)).sub(V::splat(delta))).mul(V::splat(scale)).store(ds_at.add(i));
+        },
+        |i| unsafe {
+            let p = (*p_at.add(i) - lse).exp();
+            *p_at.add(i) = p;
+            *ds_at.add(i) = p * (*ds_at.add(i) - delta) * scale;
+        },
+    );
+}

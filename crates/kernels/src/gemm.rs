@@ -1,0 +1,539 @@
+//! Matrix products: `C = A B (+ C) (+ bias)`, A and B with any strides, so that transposes are read in place.
+//!
+//! ```text
+//! pack all of B once:  [n / 32 panels][k words][32]          one word = an f32, or two neighbouring k in bf16
+//! tasks: tiles of C, 96 rows by 512 columns
+//!   for each 256 words of k: pack A [rows / MR panels][words][MR]; panel by panel, MR x 32 of C in registers
+//! ```
+//! The two precisions share everything but the meaning of a word and the instruction that multiplies two. Blocking
+//! after Goto and van de Geijn, *Anatomy of High-Performance Matrix Multiplication*, 2008.
+
+use std::cell::RefCell;
+
+use half::bf16;
+use rayon::prelude::*;
+
+use crate::{
+    SharedMut,
+    simd::{Vector, simd_fn},
+};
+
+/// What operands are rounded to; sums are always f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    F32,
+    /// Nearest even. Where the CPU has no instruction for it, slower than f32 and as exact.
+    Bf16,
+}
+
+impl Precision {
+    /// How many words `k` numbers take.
+    fn words(self, k: usize) -> usize {
+        match self {
+            Self::F32 => k,
+            Self::Bf16 => k.div_ceil(2),
+        }
+    }
+}
+
+/// A matrix somewhere in a slice: element `(i, j)` is at `i * row_stride + j * col_stride`.
+#[derive(Clone, Copy)]
+pub struct Mat<'a> {
+    pub data: &'a [f32],
+    pub row_stride: usize,
+    pub col_stride: usize,
+}
+
+impl<'a> Mat<'a> {
+    /// Row-major, `cols` to a row.
+    #[must_use]
+    pub fn rows(data: &'a [f32], cols: usize) -> Self {
+        Self { data, row_stride: cols, col_stride: 1 }
+    }
+
+    #[must_use]
+    pub fn transposed(self) -> Self {
+        Self { data: self.data, row_stride: self.col_stride, col_stride: self.row_stride }
+    }
+
+    fn holds(&self, rows: usize, cols: usize) -> bool {
+        rows == 0 || cols == 0 || (rows - 1) * self.row_stride + (cols - 1) * self.col_stride < self.data.len()
+    }
+}
+
+/// The right side: as it lies, or packed before.
+pub enum Rhs<'a> {
+    Plain(Mat<'a>),
+    Packed(&'a PackedRhs),
+}
+
+/// Width of a panel of B, in numbers; the same at every level, so that sizes can be told without a CPU.
+const NR: usize = 32;
+/// Words of k in one pass: a panel of B of that depth is 32 KiB and stays in the first cache.
+const KC: usize = 256;
+/// Rows and columns of C in one task.
+const MC: usize = 96;
+const NC: usize = 512;
+
+/// All of B `[k, n]` in panels.
+pub struct PackedRhs {
+    words: Vec<f32>,
+    precision: Precision,
+    k: usize,
+    n: usize,
+}
+
+impl PackedRhs {
+    #[must_use]
+    pub fn new(precision: Precision, k: usize, n: usize) -> Self {
+        Self { words: vec![0.0; Self::bytes(precision, k, n) / 4], precision, k, n }
+    }
+
+    /// Bytes that a packed `[k, n]` takes.
+    #[must_use]
+    pub fn bytes(precision: Precision, k: usize, n: usize) -> usize {
+        4 * precision.words(k) * n.next_multiple_of(NR)
+    }
+
+    /// Pack `b` `[k, n]`.
+    pub fn pack(&mut self, b: Mat<'_>) {
+        pack_rhs(self.precision, b, self.k, self.n, &mut self.words);
+    }
+}
+
+/// One product's sizes and how to do it: `A` `[m, k]`, `B` `[k, n]`, `C` `[m, n]` row-major.
+#[derive(Debug, Clone, Copy)]
+pub struct Gemm {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub precision: Precision,
+    /// Add to what C holds.
+    pub accumulate: bool,
+}
+
+impl Gemm {
+    /// # Panics
+    /// When a slice is too short for the sizes, or a packed side was packed for others.
+    pub fn run(&self, a: Mat<'_>, b: Rhs<'_>, bias: Option<&[f32]>, c: &mut [f32]) {
+        assert!(a.holds(self.m, self.k) && c.len() >= self.m * self.n, "gemm: slices fit the sizes {self:?}");
+        assert!(bias.is_none_or(|bias| bias.len() == self.n), "gemm: one bias a column");
+        match b {
+            Rhs::Packed(packed) => {
+                assert!((packed.k, packed.n, packed.precision) == (self.k, self.n, self.precision), "gemm: packed for {self:?}");
+                self.tiles(a, &packed.words, bias, c);
+            }
+            Rhs::Plain(b) => {
+                assert!(b.holds(self.k, self.n), "gemm: slices fit the sizes {self:?}");
+                if self.m <= 4 && b.row_stride == 1 && a.col_stride == 1 && self.precision == Precision::F32 {
+                    return self.few_rows(a, b, bias, c);
+                }
+                let mut words = PACKED_B.take();
+                words.resize(PackedRhs::bytes(self.precision, self.k, self.n) / 4, 0.0);
+                pack_rhs(self.precision, b, self.k, self.n, &mut words);
+                self.tiles(a, &words, bias, c);
+                PACKED_B.set(words);
+            }
+        }
+    }
+
+    /// Each output is a dot product of two runs of memory; packing would cost more than it saves.
+    fn few_rows(&self, a: Mat<'_>, b: Mat<'_>, bias: Option<&[f32]>, c: &mut [f32]) {
+        for (i, c) in c.chunks_exact_mut(self.n).take(self.m).enumerate() {
+            let row = &a.data[i * a.row_stride..][..self.k];
+            c.par_chunks_mut(64).enumerate().for_each(|(chunk, c)| {
+                for (j, c) in c.iter_mut().enumerate() {
+                    let j = chunk * 64 + j;
+                    let sum = dot(row, &b.data[j * b.col_stride..][..self.k]) + bias.map_or(0.0, |bias| bias[j]);
+                    *c = if self.accumulate { *c + sum } else { sum };
+                }
+            });
+        }
+    }
+
+    fn tiles(&self, a: Mat<'_>, b: &[f32], bias: Option<&[f32]>, c: &mut [f32]) {
+        if self.m == 0 || self.n == 0 {
+            return;
+        }
+        // Few rows: narrower tiles, so that there are enough of them.
+        let nc = if self.m <= MC { 128 } else { NC };
+        let (down, across) = (self.m.div_ceil(MC), self.n.div_ceil(nc));
+        let ldc = self.n;
+        let shared = SharedMut::new(c);
+        let task = |tile: usize| {
+            let (i, j) = (tile / across * MC, tile % across * nc);
+            let (rows, cols) = (MC.min(self.m - i), nc.min(self.n - j));
+            let a = Mat { data: &a.data[i * a.row_stride..], ..a };
+            let b = &b[j * self.precision.words(self.k)..];
+            // SAFETY: tiles of C do not overlap, and (i, j) is inside it.
+            let c = unsafe { shared.at(i * ldc + j) };
+            let bias = bias.map(|bias| &bias[j..j + cols]);
+            let gemm = Gemm { m: rows, n: cols, ..*self };
+            // SAFETY: `c` points to `rows` rows of `ldc` numbers, less the first `j`, that no other task touches.
+            unsafe { gemm.tile(a, b, bias, c, ldc) };
+        };
+        if self.m * self.n * self.k < 1 << 16 {
+            (0..down * across).for_each(task);
+        } else {
+            (0..down * across).into_par_iter().with_max_len(1).for_each(task);
+        }
+    }
+
+    /// One tile of C from packed B, on this thread.
+    /// # Safety
+    /// `c` points to `m` rows of `n` numbers, `ldc` apart, that are this call's alone.
+    pub(crate) unsafe fn tile(&self, a: Mat<'_>, b: &[f32], bias: Option<&[f32]>, c: *mut f32, ldc: usize) {
+        PACKED_A.with_borrow_mut(|packed| tile(*self, a, b, bias, c, ldc, packed));
+    }
+
+    /// The whole of a small product on this thread, packing B into `scratch`.
+    /// # Safety
+    /// As [`Gemm::tile`].
+    pub(crate) unsafe fn small(&self, a: Mat<'_>, b: Mat<'_>, c: *mut f32, ldc: usize, scratch: &mut Vec<f32>) {
+        let words = self.precision.words(self.k);
+        scratch.resize(scratch.len().max(words * self.n.next_multiple_of(NR)), 0.0);
+        for (p, panel) in scratch.chunks_exact_mut((words * NR).max(1)).take(self.n.div_ceil(NR)).enumerate() {
+            pack_panel(self.precision, b, self.k, p * NR, NR.min(self.n - p * NR), panel);
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.tile(a, scratch, None, c, ldc) };
+    }
+}
+
+thread_local! {
+    static PACKED_A: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static PACKED_B: std::cell::Cell<Vec<f32>> = const { std::cell::Cell::new(Vec::new()) };
+}
+
+fn pack_rhs(precision: Precision, b: Mat<'_>, k: usize, n: usize, words: &mut [f32]) {
+    let panel_words = precision.words(k) * NR;
+    if panel_words == 0 {
+        return;
+    }
+    let pack = |(p, panel): (usize, &mut [f32])| pack_panel(precision, b, k, p * NR, NR.min(n - p * NR), panel);
+    if n * k < 1 << 14 {
+        words.chunks_exact_mut(panel_words).enumerate().for_each(pack);
+    } else {
+        words.par_chunks_exact_mut(panel_words).enumerate().for_each(pack);
+    }
+}
+
+simd_fn! {
+    /// Columns `j..j + cols` of B, `[words][NR]`, zeros in the columns beyond.
+    fn pack_panel(precision: Precision, b: Mat<'_>, k: usize, j: usize, cols: usize, panel: &mut [f32]) = pack_panel_body;
+}
+
+#[inline(always)]
+fn pack_panel_body<V: Vector>(precision: Precision, b: Mat<'_>, k: usize, j: usize, cols: usize, panel: &mut [f32]) {
+    let data = &b.data[j * b.col_stride..];
+    if cols < NR {
+        panel.fill(0.0);
+    }
+    match precision {
+        Precision::F32 if b.col_stride == 1 => {
+            for (p, words) in panel.chunks_exact_mut(NR).enumerate().take(k) {
+                words[..cols].copy_from_slice(&data[p * b.row_stride..][..cols]);
+            }
+        }
+        Precision::F32 => {
+            // Sixteen rows of B at a time, so that both sides are walked in whole lines.
+            for p in (0..k).step_by(16) {
+                for c in 0..cols {
+                    let column = &data[c * b.col_stride + p * b.row_stride..];
+                    for q in 0..16.min(k - p) {
+                        panel[(p + q) * NR + c] = column[q * b.row_stride];
+                    }
+                }
+            }
+        }
+        Precision::Bf16 if b.col_stride == 1 => {
+            for (p, words) in panel.chunks_exact_mut(NR).enumerate() {
+                let low = &data[2 * p * b.row_stride..][..cols];
+                if 2 * p + 1 < k {
+                    let high = &data[(2 * p + 1) * b.row_stride..][..cols];
+                    for c in 0..cols {
+                        words[c] = pair(low[c], high[c]);
+                    }
+                } else {
+                    for c in 0..cols {
+                        words[c] = pair(low[c], 0.0);
+                    }
+                }
+            }
+        }
+        Precision::Bf16 => {
+            for p in (0..k).step_by(16) {
+                for c in 0..cols {
+                    let column = &data[c * b.col_stride + p * b.row_stride..];
+                    for q in (0..16.min(k - p)).step_by(2) {
+                        let high = if p + q + 1 < k { column[(q + 1) * b.row_stride] } else { 0.0 };
+                        panel[(p + q) / 2 * NR + c] = pair(column[q * b.row_stride], high);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Two numbers rounded to bf16, nearest even, in one word.
+#[inline(always)]
+fn pair(low: f32, high: f32) -> f32 {
+    f32::from_bits((round_bf16(high) & 0xffff_0000) | (round_bf16(low) >> 16))
+}
+
+/// The bits of `x` with bf16's in the upper half; a NaN stays one.
+#[inline(always)]
+fn round_bf16(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+    if x.is_nan() { bits | 0x0040_0000 } else { rounded }
+}
+
+simd_fn! {
+    fn tile(g: Gemm, a: Mat<'_>, b: &[f32], bias: Option<&[f32]>, c: *mut f32, ldc: usize, packed: &mut Vec<f32>) = tile_body;
+}
+
+#[inline(always)]
+fn tile_body<V: Vector>(g: Gemm, a: Mat<'_>, b: &[f32], bias: Option<&[f32]>, c: *mut f32, ldc: usize, packed: &mut Vec<f32>) {
+    // Registers: 32 of 16 lanes hold 12 x 32 sums, 16 of 8 lanes hold 6 x 16.
+    if V::N == 16 { blocks::<V, 12>(g, a, b, bias, c, ldc, packed) } else { blocks::<V, 6>(g, a, b, bias, c, ldc, packed) }
+}
+
+#[inline(always)]
+fn blocks<V: Vector, const MR: usize>(
+    g: Gemm, a: Mat<'_>, b: &[f32], bias: Option<&[f32]>, c: *mut f32, ldc: usize, packed: &mut Vec<f32>,
+) {
+    let words = g.precision.words(g.k);
+    let panels = g.m.div_ceil(MR);
+    packed.resize(packed.len().max(panels * MR * KC), 0.0);
+    // A product over nothing still writes its zeros and bias.
+    let mut start = 0;
+    loop {
+        let depth = KC.min(words - start);
+        for (p, panel) in packed.chunks_exact_mut((MR * depth).max(1)).take(panels).enumerate() {
+            pack_lhs::<MR>(g.precision, a, p * MR, MR.min(g.m - p * MR), start, depth, g.k, panel);
+        }
+        let first = start == 0;
+        for j in (0..g.n).step_by(NR) {
+            let b = &b[j * words + start * NR..];
+            for p in 0..panels {
+                let a = &packed[p * MR * depth..];
+                let (rows, cols) = (MR.min(g.m - p * MR), NR.min(g.n - j));
+                let width = 2 * V::N;
+                for half in (0..NR).step_by(width).filter(|half| *half < cols) {
+                    let mut sums = [[0.0_f32; NR]; MR];
+                    let whole = rows == MR && cols >= half + width;
+                    let adds = g.accumulate || !first;
+                    // SAFETY: the panels hold `depth` words of MR and NR numbers; where the block is not whole, it goes
+                    // through `sums` and only what is inside C is copied.
+                    unsafe {
+                        let at = c.add(p * MR * ldc + j + half);
+                        if whole && (bias.is_none() || !first) {
+                            micro::<V, MR>(g.precision, depth, a.as_ptr(), b.as_ptr().add(half), at, ldc, adds);
+                            continue;
+                        }
+                        micro::<V, MR>(g.precision, depth, a.as_ptr(), b.as_ptr().add(half), sums.as_mut_ptr().cast(), NR, false);
+                        for (r, sums) in sums.iter().enumerate().take(rows) {
+                            for (s, sum) in sums[..width.min(cols - half)].iter().enumerate() {
+                                let c = at.add(r * ldc + s);
+                                let bias = bias.filter(|_| first).map_or(0.0, |bias| bias[j + half + s]);
+                                *c = if adds { *c + sum + bias } else { sum + bias };
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        start += depth;
+        if start >= words {
+            break;
+        }
+    }
+}
+
+/// MR rows by two vectors of C, in registers over `depth` words.
+/// # Safety
+/// `a` holds `depth * MR` words, `b` `depth` rows of NR that start at this block's columns, `c` MR rows `ldc` apart.
+#[inline(always)]
+unsafe fn micro<V: Vector, const MR: usize>(
+    precision: Precision, depth: usize, a: *const f32, b: *const f32, c: *mut f32, ldc: usize, adds: bool,
+) {
+    let mut sums = [[V::splat(0.0); 2]; MR];
+    // SAFETY: the caller's promise.
+    unsafe {
+        match precision {
+            Precision::F32 => {
+                for p in 0..depth {
+                    let (b0, b1) = (V::load(b.add(p * NR)), V::load(b.add(p * NR + V::N)));
+                    for r in 0..MR {
+                        let a = V::splat(*a.add(p * MR + r));
+                        sums[r] = [a.fma(b0, sums[r][0]), a.fma(b1, sums[r][1])];
+                    }
+                }
+            }
+            Precision::Bf16 => {
+                for p in 0..depth {
+                    let (b0, b1) = (V::load(b.add(p * NR)), V::load(b.add(p * NR + V::N)));
+                    for r in 0..MR {
+                        let a = V::splat(*a.add(p * MR + r));
+                        sums[r] = [V::dot_bf16(a, b0, sums[r][0]), V::dot_bf16(a, b1, sums[r][1])];
+                    }
+                }
+            }
+        }
+        for r in 0..MR {
+            for (half, sum) in sums[r].into_iter().enumerate() {
+                let at = c.add(r * ldc + half * V::N);
+                let sum = if adds { V::load(at).add(sum) } else { sum };
+                sum.store(at);
+            }
+        }
+    }
+}
+
+/// Rows `i..i + rows` of A, words `start..start + depth`, as `[depth][MR]`, zeros in the rows beyond.
+#[inline(always)]
+fn pack_lhs<const MR: usize>(
+    precision: Precision, a: Mat<'_>, i: usize, rows: usize, start: usize, depth: usize, k: usize, panel: &mut [f32],
+) {
+    if rows < MR {
+        panel.fill(0.0);
+    }
+    let data = &a.data[i * a.row_stride..];
+    match precision {
+        Precision::F32 if a.row_stride == 1 => {
+            for p in 0..depth {
+                panel[p * MR..p * MR + rows].copy_from_slice(&data[(start + p) * a.col_stride..][..rows]);
+            }
+        }
+        Precision::F32 => {
+            for r in 0..rows {
+                let row = &data[r * a.row_stride + start * a.col_stride..];
+                for p in 0..depth {
+                    panel[p * MR + r] = row[p * a.col_stride];
+                }
+            }
+        }
+        Precision::Bf16 if a.row_stride == 1 => {
+            for p in 0..depth {
+                let at = 2 * (start + p);
+                let low = &data[at * a.col_stride..][..rows];
+                if at + 1 < k {
+                    let high = &data[(at + 1) * a.col_stride..][..rows];
+                    for r in 0..rows {
+                        panel[p * MR + r] = pair(low[r], high[r]);
+                    }
+                } else {
+                    for r in 0..rows {
+                        panel[p * MR + r] = pair(low[r], 0.0);
+                    }
+                }
+            }
+        }
+        Precision::Bf16 => {
+            for r in 0..rows {
+                let row = &data[r * a.row_stride + 2 * start * a.col_stride..];
+                for p in 0..depth {
+                    let high = if 2 * (start + p) + 1 < k { row[(2 * p + 1) * a.col_stride] } else { 0.0 };
+                    panel[p * MR + r] = pair(row[2 * p * a.col_stride], high);
+                }
+            }
+        }
+    }
+}
+
+simd_fn! {
+    /// `sum a[i] b[i]`
+    pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 = dot_body;
+}
+
+#[inline(always)]
+fn dot_body<V: Vector>(a: &[f32], b: &[f32]) -> f32 {
+    let n = a.len().min(b.len());
+    let mut sums = [V::splat(0.0); 4];
+    let step = 4 * V::N;
+    let end = n - n % step;
+    for i in (0..end).step_by(step) {
+        for (s, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: `i + step <= n`.
+            *sum = unsafe { V::load(a.as_ptr().add(i + s * V::N)).fma(V::load(b.as_ptr().add(i + s * V::N)), *sum) };
+        }
+    }
+    let sum = sums[0].add(sums[1]).add(sums[2].add(sums[3])).sum();
+    (end..n).fold(sum, |sum, i| sum + a[i] * b[i])
+}
+
+/// `x` rounded to bf16 and back.
+#[must_use]
+pub fn rounded(x: f32) -> f32 {
+    bf16::from_f32(x).to_f32()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::naive::{self, noise};
+
+    fn check(m: usize, n: usize, k: usize, precision: Precision, accumulate: bool, turned: [bool; 2], scale: f32) {
+        let values = |seed, len| noise(seed, len).iter().map(|v| v * scale).collect::<Vec<f32>>();
+        let (a, b, bias) = (values(1, m * k), values(2, k * n), values(3, n));
+        let mut c = values(4, m * n);
+        let round = |x: &[f32]| x.iter().map(|x| f64::from(if precision == Precision::Bf16 { rounded(*x) } else { *x })).collect::<Vec<_>>();
+        let mat = |x, rows, cols, turned: bool| if turned { Mat::rows(x, rows).transposed() } else { Mat::rows(x, cols) };
+        let (at, bt) = (mat(&a, m, k, turned[0]), mat(&b, k, n, turned[1]));
+        let strides = |m: Mat<'_>| (m.row_stride, m.col_stride);
+        let want = naive::gemm(m, n, k, (&round(&a), strides(at)), (&round(&b), strides(bt)));
+        let want: Vec<f64> =
+            (0..m * n).map(|i| want[i] + f64::from(bias[i % n]) + if accumulate { f64::from(c[i]) } else { 0.0 }).collect();
+        let gemm = Gemm { m, n, k, precision, accumulate };
+        let mut packed = PackedRhs::new(precision, k, n);
+        packed.pack(bt);
+        let mut again = c.clone();
+        gemm.run(at, Rhs::Plain(bt), Some(&bias), &mut c);
+        gemm.run(at, Rhs::Packed(&packed), Some(&bias), &mut again);
+        let bound = 1e-6 * f64::from(scale) * f64::from(scale) * (k as f64 + 4.0) + 1e-30;
+        for i in 0..m * n {
+            assert!((f64::from(c[i]) - want[i]).abs() <= bound, "{gemm:?} {turned:?} at {i}: {} for {}", c[i], want[i]);
+            assert!((f64::from(again[i]) - want[i]).abs() <= bound, "packed {gemm:?} {turned:?} at {i}");
+        }
+    }
+
+    #[test]
+    fn agrees_with_the_twin_at_the_sizes_where_kernels_break() {
+        for precision in [Precision::F32, Precision::Bf16] {
+            for (m, n, k) in [(1, 1, 1), (3, 5, 7), (12, 32, 2), (13, 33, 65), (97, 130, 31), (6, 515, 600), (5, 7, 0)] {
+                for turned in [[false, false], [false, true], [true, false], [true, true]] {
+                    check(m, n, k, precision, turned[0], turned, 1.0);
+                }
+            }
+            for scale in [1e4, 1e-20] {
+                check(14, 34, 9, precision, false, [false, true], scale);
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn agrees_with_the_twin_at_any_size(m in 1..120_usize, n in 1..80_usize, k in 1..300_usize, flags in 0..16_u8) {
+            let precision = if flags & 1 == 0 { Precision::F32 } else { Precision::Bf16 };
+            check(m, n, k, precision, flags & 2 == 0, [flags & 4 == 0, flags & 8 == 0], 1.0);
+        }
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_no_bit() {
+        let (m, n, k) = (200, 600, 300);
+        let (a, b) = (noise(1, m * k), noise(2, k * n));
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let mut c = vec![0.0; m * n];
+            let gemm = Gemm { m, n, k, precision: Precision::Bf16, accumulate: false };
+            pool.install(|| gemm.run(Mat::rows(&a, k), Rhs::Plain(Mat::rows(&b, n)), None, &mut c));
+            c
+        };
+        assert!(run(1) == run(2) && run(1) == run(8));
+    }
+}

@@ -1,0 +1,174 @@
+//! RMSNorm and LayerNorm over rows. Sums over rows (`dw`, `db`) are made per block of rows and added in order.
+
+use rayon::prelude::*;
+
+use crate::simd::{Vector, simd_fn, stride};
+
+/// Rows in one task, and in one partial sum of `dw`.
+const ROWS: usize = 64;
+
+/// `y = w x inv_rms`, `inv_rms = 1 / sqrt(mean(x^2) + eps)` `[rows]`.
+pub fn rms_norm(x: &[f32], w: &[f32], eps: f32, y: &mut [f32], inv_rms: &mut [f32]) {
+    let n = w.len();
+    let blocks = y.par_chunks_mut(ROWS * n).zip(x.par_chunks(ROWS * n)).zip(inv_rms.par_chunks_mut(ROWS));
+    blocks.for_each(|((y, x), inv_rms)| rms_rows(x, w, eps, y, inv_rms));
+}
+
+simd_fn! { fn rms_rows(x: &[f32], w: &[f32], eps: f32, y: &mut [f32], inv_rms: &mut [f32]) = rms_rows_body; }
+
+#[inline(always)]
+fn rms_rows_body<V: Vector>(x: &[f32], w: &[f32], eps: f32, y: &mut [f32], inv_rms: &mut [f32]) {
+    let n = w.len();
+    for ((x, y), s) in x.chunks_exact(n).zip(y.chunks_exact_mut(n)).zip(inv_rms) {
+        *s = 1.0 / (sum_of::<V>(n, |v, i| (v(x, i), v(x, i))) / n as f32 + eps).sqrt();
+        scale_into::<V>(x, w, *s, y);
+    }
+}
+
+/// `sum a b` over `0..n`, the two factors given by place.
+#[inline(always)]
+fn sum_of<V: Vector>(n: usize, factors: impl Fn(&dyn Fn(&[f32], usize) -> V, usize) -> (V, V)) -> f32 {
+    let whole = |s: &[f32], i: usize| {
+        assert!(i + V::N <= s.len());
+        // SAFETY: checked on the line above.
+        unsafe { V::load(s.as_ptr().add(i)) }
+    };
+    let single = |s: &[f32], i: usize| V::splat(s[i]);
+    let mut sum = V::splat(0.0);
+    let mut rest = 0.0;
+    let end = n - n % V::N;
+    for i in (0..end).step_by(V::N) {
+        let (a, b) = factors(&whole, i);
+        sum = a.fma(b, sum);
+    }
+    for i in end..n {
+        let (a, b) = factors(&single, i);
+        rest += a.mul(b).largest();
+    }
+    sum.sum() + rest
+}
+
+#[inline(always)]
+fn scale_into<V: Vector>(x: &[f32], w: &[f32], s: f32, y: &mut [f32]) {
+    let (n, scale) = (w.len(), V::splat(s));
+    assert!(x.len() == n && y.len() == n);
+    let out = y.as_mut_ptr();
+    stride::<V>(
+        n,
+        // SAFETY: a whole vector starts at `i`; lengths are checked above.
+        |i| unsafe { V::load(x.as_ptr().add(i)).mul(scale).mul(V::load(w.as_ptr().add(i))).store(out.add(i)) },
+        // SAFETY: `i < n`.
+        |i| unsafe { *out.add(i) = x[i] * s * w[i] },
+    );
+}
+
+/// `dx = s w dy - x s^3 mean(x w dy)`, `dw += sum over rows of x s dy`, with `s = inv_rms`.
+pub fn rms_norm_backward(
+    x: &[f32], w: &[f32], inv_rms: &[f32], dy: &[f32], dx: &mut [f32], dw: &mut [f32], accumulate_dx: bool,
+) {
+    backward(Rows { x, w, mean: &[], inv: inv_rms, dy }, dx, dw, None, accumulate_dx);
+}
+
+/// `y = w (x - mean) inv_std + b`, with mean and `inv_std` `[rows]` kept.
+pub fn layer_norm(x: &[f32], w: &[f32], b: Option<&[f32]>, eps: f32, y: &mut [f32], mean: &mut [f32], inv_std: &mut [f32]) {
+    let n = w.len();
+    let stats = mean.par_chunks_mut(ROWS).zip(inv_std.par_chunks_mut(ROWS));
+    let blocks = y.par_chunks_mut(ROWS * n).zip(x.par_chunks(ROWS * n)).zip(stats);
+    blocks.for_each(|((y, x), (mean, inv_std))| layer_rows(x, w, b, eps, y, mean, inv_std));
+}
+
+simd_fn! {
+    fn layer_rows(
+        x: &[f32], w: &[f32], b: Option<&[f32]>, eps: f32, y: &mut [f32], mean: &mut [f32], inv_std: &mut [f32],
+    ) = layer_rows_body;
+}
+
+#[inline(always)]
+fn layer_rows_body<V: Vector>(
+    x: &[f32], w: &[f32], b: Option<&[f32]>, eps: f32, y: &mut [f32], mean: &mut [f32], inv_std: &mut [f32],
+) {
+    let n = w.len();
+    for (r, (x, y)) in x.chunks_exact(n).zip(y.chunks_exact_mut(n)).enumerate() {
+        let m = sum_of::<V>(n, |v, i| (v(x, i), V::splat(1.0))) / n as f32;
+        let centred = |v: &dyn Fn(&[f32], usize) -> V, i| v(x, i).sub(V::splat(m));
+        let s = 1.0 / (sum_of::<V>(n, |v, i| (centred(v, i), centred(v, i))) / n as f32 + eps).sqrt();
+        (mean[r], inv_std[r]) = (m, s);
+        for i in 0..n {
+            y[i] = (x[i] - m) * s * w[i] + b.map_or(0.0, |b| b[i]);
+        }
+    }
+}
+
+/// With `h = (x - mean) s` and `g = w dy`: `dx = s (g - mean(g) - h mean(g h))`, `dw += h dy`, `db += dy`.
+pub fn layer_norm_backward(
+    x: &[f32], w: &[f32], mean: &[f32], inv_std: &[f32], dy: &[f32], dx: &mut [f32], dw: &mut [f32],
+    db: Option<&mut [f32]>, accumulate_dx: bool,
+) {
+    backward(Rows { x, w, mean, inv: inv_std, dy }, dx, dw, db, accumulate_dx);
+}
+
+/// Rows of either norm; `mean` is empty for RMSNorm, whose mean is taken as zero.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    x: &'a [f32],
+    w: &'a [f32],
+    mean: &'a [f32],
+    inv: &'a [f32],
+    dy: &'a [f32],
+}
+
+fn backward(all: Rows<'_>, dx: &mut [f32], dw: &mut [f32], db: Option<&mut [f32]>, accumulate: bool) {
+    let n = all.w.len();
+    let block = |i: usize| {
+        let rows = i * ROWS..((i + 1) * ROWS).min(all.inv.len());
+        let span = rows.start * n..rows.end * n;
+        let mean = if all.mean.is_empty() { all.mean } else { &all.mean[rows.clone()] };
+        Rows { x: &all.x[span.clone()], dy: &all.dy[span], inv: &all.inv[rows], mean, w: all.w }
+    };
+    let partial = |(i, dx): (usize, &mut [f32])| {
+        let mut sums = vec![0.0; 2 * n];
+        backward_rows(block(i), dx, &mut sums, accumulate);
+        sums
+    };
+    let partials: Vec<Vec<f32>> = if dx.is_empty() {
+        // Only the weight's gradient is wanted.
+        let mut unused = vec![0.0; ROWS * n];
+        (0..all.inv.len().div_ceil(ROWS)).map(|i| partial((i, &mut unused))).collect()
+    } else {
+        dx.par_chunks_mut(ROWS * n).enumerate().map(partial).collect()
+    };
+    for sums in &partials {
+        for (dw, sum) in dw.iter_mut().zip(&sums[..n]) {
+            *dw += sum;
+        }
+    }
+    if let Some(db) = db {
+        for sums in &partials {
+            for (db, sum) in db.iter_mut().zip(&sums[n..]) {
+                *db += sum;
+            }
+        }
+    }
+}
+
+simd_fn! { fn backward_rows(rows: Rows<'_>, dx: &mut [f32], sums: &mut [f32], accumulate: bool) = backward_rows_body; }
+
+#[inline(always)]
+fn backward_rows_body<V: Vector>(rows: Rows<'_>, dx: &mut [f32], sums: &mut [f32], accumulate: bool) {
+    let (w, n) = (rows.w, rows.w.len());
+    let is_layer = !rows.mean.is_empty();
+    let (dw, db) = sums.split_at_mut(n);
+    for (r, ((x, dy), dx)) in rows.x.chunks_exact(n).zip(rows.dy.chunks_exact(n)).zip(dx.chunks_exact_mut(n)).enumerate() {
+        let (m, s) = (if is_layer { rows.mean[r] } else { 0.0 }, rows.inv[r]);
+        let scaled = |v: &dyn Fn(&[f32], usize) -> V, i| v(x, i).sub(V::splat(m)).mul(V::splat(s));
+        let g_h = sum_of::<V>(n, |v, i| (v(w, i).mul(v(dy, i)), scaled(v, i))) / n as f32;
+        let g = if is_layer { sum_of::<V>(n, |v, i| (v(w, i), v(dy, i))) / n as f32 } else { 0.0 };
+        for i in 0..n {
+            let h = (x[i] - m) * s;
+            let new = s * (w[i] * dy[i] - g - h * g_h);
+            dx[i] = if accumulate { dx[i] + new } else { new };
+            dw[i] += h * dy[i];
+            db[i] += dy[i];
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! Vectors: the few operations that kernels are written in, once, and the widths that they are compiled for.
+//!
+//! A kernel's body is a function generic over [`Vector`], always inlined; `simd_fn!` compiles it once for each level
+//! under that level's CPU features and picks one at run time. The portable width is a plain array, which compilers turn
+//! into whatever the target has (on aarch64 that is NEON).
+
+/// `N` lanes of f32. All operations are lane by lane.
+pub(crate) trait Vector: Copy {
+    const N: usize;
+    fn splat(x: f32) -> Self;
+    /// # Safety
+    /// `N` numbers can be read at `p`.
+    unsafe fn load(p: *const f32) -> Self;
+    /// # Safety
+    /// `N` numbers can be written at `p`.
+    unsafe fn store(self, p: *mut f32);
+    fn add(self, o: Self) -> Self;
+    fn sub(self, o: Self) -> Self;
+    fn mul(self, o: Self) -> Self;
+    fn div(self, o: Self) -> Self;
+    fn max(self, o: Self) -> Self;
+    fn min(self, o: Self) -> Self;
+    fn sqrt(self) -> Self;
+    /// `self * a + b`, rounded once where the CPU can.
+    fn fma(self, a: Self, b: Self) -> Self;
+    fn round(self) -> Self;
+    /// `2^self` for whole numbers in -126..=127.
+    fn exp2_whole(self) -> Self;
+    /// Each lane holds two bf16, low half first: both as f32.
+    fn bf16_pair(self) -> (Self, Self);
+    fn sum(self) -> f32;
+    fn largest(self) -> f32;
+
+    /// `acc + a.lo * b.lo + a.hi * b.hi` over lanes that hold pairs of bf16.
+    #[inline(always)]
+    fn dot_bf16(a: Self, b: Self, acc: Self) -> Self {
+        let ((a0, a1), (b0, b1)) = (a.bf16_pair(), b.bf16_pair());
+        a1.fma(b1, a0.fma(b0, acc))
+    }
+
+    /// `e^self`, within 2 units in the last place; 0 below -87, as large as f32 gets above 88.
+    /// Cody-Waite reduction and a polynomial of degree 6 (Cephes `expf`).
+    #[inline(always)]
+    fn exp(self) -> Self {
+        let x = self.max(Self::splat(-87.3)).min(Self::splat(88.37));
+        let n = x.mul(Self::splat(std::f32::consts::LOG2_E)).round();
+        let r = n.fma(Self::splat(-0.693_359_4), x);
+        let r = n.fma(Self::splat(2.121_944_4e-4), r);
+        let mut p = Self::splat(1.987_569_1e-4);
+        for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5] {
+            p = p.fma(r, Self::splat(c));
+        }
+        let p = p.fma(r.mul(r), r.add(Self::splat(1.0)));
+        // 2^127 is the largest power; 2^128 * p is reached in two steps.
+        let half = n.mul(Self::splat(0.5)).round();
+        p.mul(half.exp2_whole()).mul(n.sub(half).exp2_whole())
+    }
+
+    /// `1 / (1 + e^-self)`
+    #[inline(always)]
+    fn sigmoid(self) -> Self {
+        let one = Self::splat(1.0);
+        one.div(one.add(Self::splat(0.0).sub(self).exp()))
+    }
+
+    /// `tanh(self) = 2 sigmoid(2 self) - 1`
+    #[inline(always)]
+    fn tanh(self) -> Self {
+        self.add(self).sigmoid().fma(Self::splat(2.0), Self::splat(-1.0))
+    }
+}
+
+/// Eight lanes that any CPU has.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable([f32; 8]);
+
+impl Portable {
+    #[inline(always)]
+    fn zip(self, o: Self, f: impl Fn(f32, f32) -> f32) -> Self {
+        Self(std::array::from_fn(|i| f(self.0[i], o.0[i])))
+    }
+    #[inline(always)]
+    fn map(self, f: impl Fn(f32) -> f32) -> Self {
+        Self(std::array::from_fn(|i| f(self.0[i])))
+    }
+}
+
+impl Vector for Portable {
+    const N: usize = 8;
+    #[inline(always)]
+    fn splat(x: f32) -> Self {
+        Self([x; 8])
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        // SAFETY: the caller vouches for eight numbers; an unaligned read asks no more.
+        Self(unsafe { p.cast::<[f32; 8]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        // SAFETY: as in `load`.
+        unsafe { p.cast::<[f32; 8]>().write_unaligned(self.0) }
+    }
+    #[inline(always)]
+    fn add(self, o: Self) -> Self {
+        self.zip(o, |a, b| a + b)
+    }
+    #[inline(always)]
+    fn sub(self, o: Self) -> Self {
+        self.zip(o, |a, b| a - b)
+    }
+    #[inline(always)]
+    fn mul(self, o: Self) -> Self {
+        self.zip(o, |a, b| a * b)
+    }
+    #[inline(always)]
+    fn div(self, o: Self) -> Self {
+        self.zip(o, |a, b| a / b)
+    }
+    #[inline(always)]
+    fn max(self, o: Self) -> Self {
+        self.zip(o, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    fn min(self, o: Self) -> Self {
+        self.zip(o, |a, b| if a < b { a } else { b })
+    }
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        self.map(f32::sqrt)
+    }
+    #[inline(always)]
+    fn fma(self, a: Self, b: Self) -> Self {
+        // Rounded twice: a fused one is a slow call where the CPU lacks it, and bits must be the same everywhere.
+        self.mul(a).add(b)
+    }
+    #[inline(always)]
+    fn round(self) -> Self {
+        // Adding and taking away 1.5 * 2^23 rounds to nearest even; |x| is below 2^22 wherever this is used.
+        const MAGIC: f32 = 12_582_912.0;
+        self.map(|x| (x + MAGIC) - MAGIC)
+    }
+    #[inline(always)]
+    fn exp2_whole(self) -> Self {
+        self.map(|x| f32::from_bits(((x as i32 + 127) as u32) << 23))
+    }
+    #[inline(always)]
+    fn bf16_pair(self) -> (Self, Self) {
+        (self.map(|x| f32::from_bits(x.to_bits() << 16)), self.map(|x| f32::from_bits(x.to_bits() & 0xffff_0000)))
+    }
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        let [a, b, c, d, e, f, g, h] = self.0;
+        ((a + e) + (c + g)) + ((b + f) + (d + h))
+    }
+    #[inline(always)]
+    fn largest(self) -> f32 {
+        self.0.into_iter().fold(f32::NEG_INFINITY, |a, b| if a > b { a } else { b })
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::Vector;
+
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx2(__m256);
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx512(__m512);
+    /// AVX-512 whose bf16 dot product is one instruction.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx512Bf16(Avx512);
+
+    macro_rules! two {
+        ($($name:ident = $intrinsic:ident),*) => {$(
+            #[inline(always)]
+            fn $name(self, o: Self) -> Self {
+                // SAFETY: this width is only used inside functions compiled for its CPU features.
+                Self(unsafe { $intrinsic(self.0, o.0) })
+            }
+        )*};
+    }
+
+    // SAFETY of every block below: this width is only used inside functions compiled for its CPU features, which
+    // `simd_fn!` calls after detecting them; pointers are vouched for by the callers of `load` and `store`.
+    #[allow(clippy::undocumented_unsafe_blocks)]
+    impl Vector for Avx2 {
+        const N: usize = 8;
+        two!(add = _mm256_add_ps, sub = _mm256_sub_ps, mul = _mm256_mul_ps, div = _mm256_div_ps);
+        two!(max = _mm256_max_ps, min = _mm256_min_ps);
+        #[inline(always)]
+        fn splat(x: f32) -> Self {
+            Self(unsafe { _mm256_set1_ps(x) })
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> Self {
+            Self(unsafe { _mm256_loadu_ps(p) })
+        }
+        #[inline(always)]
+        unsafe fn store(self, p: *mut f32) {
+            unsafe { _mm256_storeu_ps(p, self.0) }
+        }
+        #[inline(always)]
+        fn sqrt(self) -> Self {
+            Self(unsafe { _mm256_sqrt_ps(self.0) })
+        }
+        #[inline(always)]
+        fn fma(self, a: Self, b: Self) -> Self {
+            Self(unsafe { _mm256_fmadd_ps(self.0, a.0, b.0) })
+        }
+        #[inline(always)]
+        fn round(self) -> Self {
+            Self(unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0) })
+        }
+        #[inline(always)]
+        fn exp2_whole(self) -> Self {
+            unsafe {
+                let n = _mm256_add_epi32(_mm256_cvtps_epi32(self.0), _mm256_set1_epi32(127));
+                Self(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(n)))
+            }
+        }
+        #[inline(always)]
+        fn bf16_pair(self) -> (Self, Self) {
+            unsafe {
+                let bits = _mm256_castps_si256(self.0);
+                let low = _mm256_slli_epi32::<16>(bits);
+                let high = _mm256_and_si256(bits, _mm256_set1_epi32(0xffff_0000_u32 as i32));
+                (Self(_mm256_castsi256_ps(low)), Self(_mm256_castsi256_ps(high)))
+            }
+        }
+        #[inline(always)]
+        fn sum(self) -> f32 {
+            unsafe {
+                let four = _mm_add_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
+                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+                _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+            }
+        }
+        #[inline(always)]
+        fn largest(self) -> f32 {
+            unsafe {
+                let four = _mm_max_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
+                let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+                _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+            }
+        }
+    }
+
+    // SAFETY: as above.
+    #[allow(clippy::undocumented_unsafe_blocks)]
+    impl Vector for Avx512 {
+        const N: usize = 16;
+        two!(add = _mm512_add_ps, sub = _mm512_sub_ps, mul = _mm512_mul_ps, div = _mm512_div_ps);
+        two!(max = _mm512_max_ps, min = _mm512_min_ps);
+        #[inline(always)]
+        fn splat(x: f32) -> Self {
+            Self(unsafe { _mm512_set1_ps(x) })
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> Self {
+            Self(unsafe { _mm512_loadu_ps(p) })
+        }
+        #[inline(always)]
+        unsafe fn store(self, p: *mut f32) {
+            unsafe { _mm512_storeu_ps(p, self.0) }
+        }
+        #[inline(always)]
+        fn sqrt(self) -> Self {
+            Self(unsafe { _mm512_sqrt_ps(self.0) })
+        }
+        #[inline(always)]
+        fn fma(self, a: Self, b: Self) -> Self {
+            Self(unsafe { _mm512_fmadd_ps(self.0, a.0, b.0) })
+        }
+        #[inline(always)]
+        fn round(self) -> Self {
+            Self(unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0) })
+        }
+        #[inline(always)]
+        fn exp2_whole(self) -> Self {
+            unsafe {
+                let n = _mm512_add_epi32(_mm512_cvtps_epi32(self.0), _mm512_set1_epi32(127));
+                Self(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(n)))
+            }
+        }
+        #[inline(always)]
+        fn bf16_pair(self) -> (Self, Self) {
+            unsafe {
+                let bits = _mm512_castps_si512(self.0);
+                let low = _mm512_slli_epi32::<16>(bits);
+                let high = _mm512_and_si512(bits, _mm512_set1_epi32(0xffff_0000_u32 as i32));
+                (Self(_mm512_castsi512_ps(low)), Self(_mm512_castsi512_ps(high)))
+            }
+        }
+        #[inline(always)]
+        fn sum(self) -> f32 {
+            unsafe { _mm512_reduce_add_ps(self.0) }
+        }
+        #[inline(always)]
+        fn largest(self) -> f32 {
+            unsafe { _mm512_reduce_max_ps(self.0) }
+        }
+    }
+
+    macro_rules! same_as_avx512 {
+        ($($name:ident),*) => {$(
+            #[inline(always)]
+            fn $name(self, o: Self) -> Self {
+                Self(self.0.$name(o.0))
+            }
+        )*};
+    }
+
+    impl Vector for Avx512Bf16 {
+        const N: usize = 16;
+        same_as_avx512!(add, sub, mul, div, max, min);
+        #[inline(always)]
+        fn splat(x: f32) -> Self {
+            Self(Avx512::splat(x))
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> Self {
+            // SAFETY: the caller vouches for sixteen numbers.
+            Self(unsafe { Avx512::load(p) })
+        }
+        #[inline(always)]
+        unsafe fn store(self, p: *mut f32) {
+            // SAFETY: the caller vouches for sixteen numbers.
+            unsafe { self.0.store(p) }
+        }
+        #[inline(always)]
+        fn sqrt(self) -> Self {
+            Self(self.0.sqrt())
+        }
+        #[inline(always)]
+        fn fma(self, a: Self, b: Self) -> Self {
+            Self(self.0.fma(a.0, b.0))
+        }
+        #[inline(always)]
+        fn round(self) -> Self {
+            Self(self.0.round())
+        }
+        #[inline(always)]
+        fn exp2_whole(self) -> Self {
+            Self(self.0.exp2_whole())
+        }
+        #[inline(always)]
+        fn bf16_pair(self) -> (Self, Self) {
+            let (low, high) = self.0.bf16_pair();
+            (Self(low), Self(high))
+        }
+        #[inline(always)]
+        fn sum(self) -> f32 {
+            self.0.sum()
+        }
+        #[inline(always)]
+        fn largest(self) -> f32 {
+            self.0.largest()
+        }
+        #[inline(always)]
+        fn dot_bf16(a: Self, b: Self, acc: Self) -> Self {
+            // SAFETY: used only inside functions compiled for AVX-512 BF16; the types are 64 bytes of plain bits.
+            unsafe {
+                let (a, b) = (std::mem::transmute::<__m512, __m512bh>(a.0.0), std::mem::transmute::<__m512, __m512bh>(b.0.0));
+                Self(Avx512(_mm512_dpbf16_ps(acc.0.0, a, b)))
+            }
+        }
+    }
+}
+
+/// `pub fn name(args) = body;` where `body<V: Vector>` is always inlined: compiled for each level, chosen at run time.
+macro_rules! simd_fn {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:ident;) => {
+        $(#[$meta])*
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[cfg(target_arch = "x86_64")]
+            {
+                use $crate::simd::x86;
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2($($arg: $ty),*) $(-> $ret)? {
+                    $body::<x86::Avx2>($($arg),*)
+                }
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+                fn avx512($($arg: $ty),*) $(-> $ret)? {
+                    $body::<x86::Avx512>($($arg),*)
+                }
+                #[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+                fn avx512bf16($($arg: $ty),*) $(-> $ret)? {
+                    $body::<x86::Avx512Bf16>($($arg),*)
+                }
+                match $crate::level() {
+                    // SAFETY: `level()` only names what was detected on this CPU.
+                    $crate::Level::Avx512Bf16 => return unsafe { avx512bf16($($arg),*) },
+                    // SAFETY: as above.
+                    $crate::Level::Avx512 => return unsafe { avx512($($arg),*) },
+                    // SAFETY: as above.
+                    $crate::Level::Avx2 => return unsafe { avx2($($arg),*) },
+                    $crate::Level::Portable => {}
+                }
+            }
+            $body::<$crate::simd::Portable>($($arg),*)
+        }
+    };
+}
+pub(crate) use simd_fn;
+
+/// Call `whole(i)` for each `i` where a whole vector starts in `0..n`, then `rest(i)` for each number left over.
+#[inline(always)]
+pub(crate) fn stride<V: Vector>(n: usize, mut whole: impl FnMut(usize), mut rest: impl FnMut(usize)) {
+    let end = n - n % V::N;
+    let mut i = 0;
+    while i < end {
+        whole(i);
+        i += V::N;
+    }
+    for i in end..n {
+        rest(i);
+    }
+}
