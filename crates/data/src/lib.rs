@@ -1,1 +1,29 @@
-//! (header)
+//! Data: from files of text to shards of tokens, and from a seed to the windows that a step trains on.
+//!
+//! ```text
+//! files -> readers -> clean -> dedup -> split -> tokenizer -> shards -> Split::window <- Sampler(seed, epoch, position)
+//! ```
+//! Start at [`prepare`] and [`Dataset::open`].
+//!
+//! **Invariant:** what is prepared depends on the documents, the options and the seed: not on the order in which files
+//! are found, the machine's paths or the number of threads. **Absent on purpose:** knowledge of models.
+
+mod clean;
+mod dedup;
+mod error;
+mod ngram;
+mod prepare;
+mod readers;
+mod sampler;
+mod shards;
+mod tokenizer;
+
+pub use clean::{CleanOptions, Rule};
+pub use dedup::DedupOptions;
+pub use error::DataError;
+pub use ngram::Ngram;
+pub use prepare::{PrepareOptions, Progress, Quiet, Stats, prepare};
+pub use readers::{CorpusOptions, Document, Fault, Faults, Format, OnBad, cargo_sources};
+pub use sampler::Sampler;
+pub use shards::{Dataset, DocumentEntry, Split};
+pub use tokenizer::{Tokenizer, TokenizerOptions};

@@ -1,1 +1,91 @@
-//! (header)
+//! Training: from a recipe to a checkpoint that can be trusted.
+//!
+//! ```text
+//! Recipe -> Run: windows -> Trainer::step (lanes x micro-batches -> tree -> clip -> optimiser) -> metrics
+//!                -> [eval] -> [checkpoint] -> gate -> ledger
+//! ```
+//! Start at [`run::train`]. One whole step is [`step::Trainer`], which planning and benchmarks run too.
+//!
+//! **Invariant:** the bits after step `n` depend on the recipe, the data and the seed; not on threads, crashes or
+//! resumes. **Absent on purpose:** scaling laws (a gate is handed its interval), launching, printing.
+
+pub mod checkpoint;
+pub mod clock;
+pub mod eval;
+pub mod gate;
+pub mod generate;
+pub mod guard;
+pub mod hf;
+pub mod ledger;
+pub mod metrics;
+pub mod optim;
+pub mod recipe;
+pub mod run;
+pub mod schedule;
+pub mod step;
+pub mod tensorboard;
+
+use std::path::{Path, PathBuf};
+
+/// What can go wrong while training, with what to do about it.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum TrainError {
+    #[error("cannot {action} `{}`", path.display())]
+    #[diagnostic(code(train::io), help("check that the path exists, that you may use it, and that the disk has room"))]
+    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+
+    #[error("{origin}: {problem}")]
+    #[diagnostic(code(train::recipe), help("correct the recipe; `hairpin init --help` shows one with every table"))]
+    Recipe { origin: String, problem: String },
+
+    #[error("{key}: {problem}")]
+    #[diagnostic(code(train::value), help("{help}"))]
+    Value { key: &'static str, problem: String, help: String },
+
+    #[error("the data holds {have} windows of {context} tokens in its first {percent}%, and one batch takes {need}")]
+    #[diagnostic(code(train::small_corpus), help("give more text, a larger `data.fraction`, or a smaller `batch.sequences` or `batch.context`"))]
+    SmallCorpus { have: u64, need: u64, context: usize, percent: f64 },
+
+    #[error("another run is at work in `{}`", folder.display())]
+    #[diagnostic(code(train::locked), help("wait for it to end, or give another `--out`"))]
+    Locked { folder: PathBuf },
+
+    #[error("`{}` already holds a run at step {step}", folder.display())]
+    #[diagnostic(code(train::exists), help("continue it with `--resume`, or give another `--out`"))]
+    Exists { folder: PathBuf, step: u64 },
+
+    #[error("`{}` holds a run of another recipe: {difference}", folder.display())]
+    #[diagnostic(code(train::other_recipe), help("resume with the recipe that is kept beside it, or give another `--out`"))]
+    OtherRecipe { folder: PathBuf, difference: String },
+
+    #[error("loss at step {step} is {loss}; the batch holds {}", documents.join(", "))]
+    #[diagnostic(code(train::diverged), help("lower `optim.lr`, lengthen `schedule.warmup_steps`, or look at those documents"))]
+    Diverged { step: u64, loss: f32, documents: Vec<String> },
+
+    #[error("the model is no language model")]
+    #[diagnostic(code(train::no_language), help("this command works on models of text"))]
+    NotLanguage,
+
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Checkpoint(#[from] checkpoint::CheckpointError),
+
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Data(#[from] data::DataError),
+
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Model(#[from] models::ModelError),
+
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Engine(#[from] engine::EngineError),
+}
+
+impl TrainError {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+}

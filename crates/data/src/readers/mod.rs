@@ -1,0 +1,266 @@
+//! Readers: from a path, glob or URL to documents; one file each, named in [`READERS`].
+//!
+//! Bad input is a [`Fault`]: named, counted, and skipped or refused as the options say. No input makes a reader panic.
+
+mod jsonl;
+mod parquet;
+mod remote;
+mod text;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::DataError;
+
+/// One text with the name by which it can be found again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    pub name: String,
+    pub text: String,
+}
+
+/// Which files, and what to do with bad ones.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CorpusOptions {
+    /// Folders, files, globs, or URLs (`s3://bucket/prefix`).
+    pub paths: Vec<String>,
+    pub format: Format,
+    /// Endings of the files taken from folders; empty: all that a reader knows.
+    pub extensions: Vec<String>,
+    /// Where jsonl and parquet keep the text.
+    pub text_column: String,
+    pub on_bad: OnBad,
+    /// A longer line of jsonl is a fault.
+    pub max_line_bytes: u64,
+    /// A longer document is a fault.
+    pub max_document_bytes: u64,
+    /// Take no more files once this much is read; which ones is a matter of their names alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_total_bytes: Option<u64>,
+}
+
+impl Default for CorpusOptions {
+    fn default() -> Self {
+        Self {
+            paths: Vec::new(),
+            format: Format::Auto,
+            extensions: Vec::new(),
+            text_column: "text".into(),
+            on_bad: OnBad::Skip,
+            max_line_bytes: 64 << 20,
+            max_document_bytes: 16 << 20,
+            max_total_bytes: None,
+        }
+    }
+}
+
+/// How files are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// By the ending of the name.
+    Auto,
+    Text,
+    Jsonl,
+    Parquet,
+}
+
+/// What to do with bad input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnBad {
+    Skip,
+    Refuse,
+}
+
+/// Something wrong with one piece of input.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    #[error("invalid UTF-8")]
+    InvalidUtf8,
+    #[error("not text: it holds NUL bytes")]
+    Binary,
+    #[error("unreadable: {0}")]
+    Unreadable(String),
+    #[error("torn: {0}")]
+    Torn(String),
+    #[error("line {line} is longer than `max_line_bytes`")]
+    LongLine { line: u64 },
+    #[error("longer than `max_document_bytes`")]
+    LongDocument,
+    #[error("line {line} is not JSON")]
+    NotJson { line: u64 },
+    #[error("no text in column `{column}`")]
+    NoColumn { column: String },
+}
+
+impl Fault {
+    /// The name under which faults of this kind are counted.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::InvalidUtf8 => "invalid_utf8",
+            Self::Binary => "binary",
+            Self::Unreadable(_) => "unreadable",
+            Self::Torn(_) => "torn",
+            Self::LongLine { .. } => "long_line",
+            Self::LongDocument => "long_document",
+            Self::NotJson { .. } => "not_json",
+            Self::NoColumn { .. } => "no_column",
+        }
+    }
+}
+
+/// Faults by kind, with the first few named.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Faults {
+    pub counts: BTreeMap<String, u64>,
+    pub first: Vec<String>,
+}
+
+impl Faults {
+    const NAMED: usize = 8;
+
+    fn add(&mut self, name: &str, fault: &Fault) {
+        *self.counts.entry(fault.kind().to_owned()).or_default() += 1;
+        if self.first.len() < Self::NAMED {
+            self.first.push(format!("{name}: {fault}"));
+        }
+    }
+
+    pub(crate) fn merge(&mut self, other: Self) {
+        for (kind, count) in other.counts {
+            *self.counts.entry(kind).or_default() += count;
+        }
+        let room = Self::NAMED.saturating_sub(self.first.len());
+        self.first.extend(other.first.into_iter().take(room));
+    }
+}
+
+/// What a reader hands its findings to.
+pub(crate) struct Sink<'a> {
+    pub options: &'a CorpusOptions,
+    pub documents: Vec<Document>,
+    pub faults: Faults,
+}
+
+impl Sink<'_> {
+    fn document(&mut self, name: String, text: String) -> Result<(), DataError> {
+        if text.len() as u64 > self.options.max_document_bytes {
+            return self.fault(&name, Fault::LongDocument);
+        }
+        self.documents.push(Document { name, text });
+        Ok(())
+    }
+
+    /// Count a fault, or refuse.
+    fn fault(&mut self, name: &str, fault: Fault) -> Result<(), DataError> {
+        if self.options.on_bad == OnBad::Refuse {
+            return Err(DataError::Refused { name: name.to_owned(), fault: fault.to_string() });
+        }
+        self.faults.add(name, &fault);
+        Ok(())
+    }
+}
+
+type Read = fn(&Source, &mut Sink<'_>) -> Result<(), DataError>;
+
+/// Every reader: its format, the endings that it knows, and itself.
+const READERS: &[(Format, &[&str], Read)] = &[
+    (Format::Jsonl, &["jsonl", "ndjson", "jsonl.gz", "jsonl.zst", "ndjson.gz", "ndjson.zst"], jsonl::read),
+    (Format::Parquet, &["parquet"], parquet::read),
+    (Format::Text, TEXT_ENDINGS, text::read),
+];
+
+const TEXT_ENDINGS: &[&str] = &[
+    "txt", "md", "markdown", "rst", "org", "tex", "html", "rs", "py", "c", "h", "cc", "cpp", "hpp", "go", "java", "js",
+    "ts", "jsx", "tsx", "rb", "sh", "toml", "yaml", "yml", "json", "sql", "swift", "kt", "scala", "hs", "ml", "lua", "pl", "r",
+    "txt.gz", "md.gz", "txt.zst",
+];
+
+/// One file to read.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Source {
+    /// Name below the path that was given: the same on every machine.
+    pub name: String,
+    pub path: PathBuf,
+    pub bytes: u64,
+}
+
+/// Read one file through the reader of its format.
+pub(crate) fn read(source: &Source, options: &CorpusOptions) -> Result<(Vec<Document>, Faults), DataError> {
+    let mut sink = Sink { options, documents: Vec::new(), faults: Faults::default() };
+    let reader = READERS.iter().find(|(format, endings, _)| match options.format {
+        Format::Auto => has_ending(&source.name, endings),
+        wanted => wanted == *format,
+    });
+    let read = reader.map_or(text::read as Read, |(.., read)| *read);
+    read(source, &mut sink)?;
+    Ok((sink.documents, sink.faults))
+}
+
+fn has_ending(name: &str, endings: &[&str]) -> bool {
+    endings.iter().any(|e| name.len() > e.len() && name.ends_with(e) && name[..name.len() - e.len()].ends_with('.'))
+}
+
+/// Every file that the options name, in order of names, each once.
+pub(crate) fn sources(options: &CorpusOptions, scratch: &Path) -> Result<Vec<Source>, DataError> {
+    let mut found = Vec::new();
+    for pattern in &options.paths {
+        let before = found.len();
+        if pattern.contains("://") {
+            remote::fetch(pattern, options, scratch, &mut found)?;
+        } else if Path::new(pattern).is_dir() {
+            walk(Path::new(pattern), options, &mut found);
+        } else if Path::new(pattern).is_file() {
+            let path = Path::new(pattern);
+            push(path, path.parent().unwrap_or(Path::new("")), &mut found);
+        } else {
+            let bad = |e: glob::PatternError| DataError::Pattern { pattern: pattern.clone(), problem: e.to_string() };
+            for path in glob::glob(pattern).map_err(bad)?.flatten().filter(|path| path.is_file()) {
+                push(&path, Path::new(""), &mut found);
+            }
+        }
+        if found.len() == before {
+            return Err(DataError::NoFiles { pattern: pattern.clone() });
+        }
+    }
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
+fn walk(root: &Path, options: &CorpusOptions, found: &mut Vec<Source>) {
+    let wanted = |name: &str| {
+        if options.extensions.is_empty() {
+            options.format != Format::Auto || READERS.iter().any(|(_, endings, _)| has_ending(name, endings))
+        } else {
+            options.extensions.iter().any(|e| has_ending(name, &[e.as_str()]))
+        }
+    };
+    for entry in walkdir::WalkDir::new(root).sort_by_file_name().into_iter().flatten() {
+        if entry.file_type().is_file() && wanted(&entry.file_name().to_string_lossy()) {
+            push(entry.path(), root, found);
+        }
+    }
+}
+
+fn push(path: &Path, root: &Path, found: &mut Vec<Source>) {
+    let name = path.strip_prefix(root).unwrap_or(path).to_string_lossy().replace('\\', "/");
+    let bytes = path.metadata().map_or(0, |m| m.len());
+    found.push(Source { name, path: path.to_owned(), bytes });
+}
+
+/// The sources of the crates that cargo fetched: real text that every machine with Rust has.
+#[must_use]
+pub fn cargo_sources() -> Option<PathBuf> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")))?;
+    let registries = std::fs::read_dir(home.join("registry").join("src")).ok()?;
+    registries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).max()
+}

@@ -1,0 +1,326 @@
+//! Shards: the tokens of a corpus on disk, and how a window of them is read.
+//!
+//! ```text
+//! train-00000.tok ...      64-byte header, then u16 or u32 tokens; documents one after another, an end between them
+//! train.documents.jsonl    name and first token of each document
+//! manifest.json            sizes, and a hash of every file; manifest.blake3 holds its own
+//! ```
+//! Hashes are checked after writing and when a dataset is opened. Documents lie in the order of a keyed hash, so that a
+//! fraction of the data is a prefix: 1% is contained in 5%.
+//!
+//! **Invariant:** reading depends on the window's number alone. **Absent on purpose:** shuffling, which is the sampler's.
+
+use std::{
+    fs::File,
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use memmap2::Mmap;
+use serde::{Deserialize, Serialize};
+
+use crate::{DataError, Tokenizer};
+
+const HEADER_BYTES: usize = 64;
+const MAGIC: &[u8; 8] = b"HAIRPIN1";
+
+/// One document's place in its split.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DocumentEntry {
+    pub name: String,
+    /// Its first token.
+    pub start: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Manifest {
+    pub version: u32,
+    /// Of the options and the input that the data was made from.
+    pub options_blake3: String,
+    pub vocab: usize,
+    pub tokenizer_blake3: String,
+    pub train: SplitManifest,
+    pub held_out: SplitManifest,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SplitManifest {
+    pub tokens: u64,
+    pub bytes: u64,
+    pub documents: u64,
+    pub documents_blake3: String,
+    pub shards: Vec<ShardManifest>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ShardManifest {
+    pub file: String,
+    pub tokens: u64,
+    pub blake3: String,
+}
+
+/// Write one split: `documents` as (name, tokens, bytes of text), in order.
+pub(crate) fn write_split(
+    folder: &Path, split: &str, vocab: usize, shard_tokens: u64, documents: impl Iterator<Item = (String, Vec<u32>, u64)>,
+) -> Result<SplitManifest, DataError> {
+    let mut manifest = SplitManifest { tokens: 0, bytes: 0, documents: 0, documents_blake3: String::new(), shards: Vec::new() };
+    let width = if vocab <= 1 << 16 { 2 } else { 4 };
+    let mut shard: Vec<u8> = Vec::new();
+    let mut index = Vec::new();
+    let flush = |shard: &mut Vec<u8>, manifest: &mut SplitManifest| -> Result<(), DataError> {
+        let tokens = (shard.len() / width) as u64;
+        let file = format!("{split}-{:05}.tok", manifest.shards.len());
+        let mut header = [0; HEADER_BYTES];
+        header[..8].copy_from_slice(MAGIC);
+        header[8..12].copy_from_slice(&(width as u32).to_le_bytes());
+        header[16..24].copy_from_slice(&tokens.to_le_bytes());
+        let blake3 = write(&folder.join(&file), &[&header, shard])?;
+        manifest.shards.push(ShardManifest { file, tokens, blake3 });
+        shard.clear();
+        Ok(())
+    };
+    for (name, tokens, bytes) in documents {
+        let entry = DocumentEntry { name, start: manifest.tokens };
+        serde_json::to_writer(&mut index, &entry).map_err(|e| DataError::io("write", folder)(e.into()))?;
+        index.push(b'\n');
+        manifest.documents += 1;
+        manifest.tokens += tokens.len() as u64;
+        manifest.bytes += bytes;
+        for token in tokens {
+            let bytes = token.to_le_bytes();
+            shard.extend_from_slice(&bytes[..width]);
+            if (shard.len() / width) as u64 == shard_tokens {
+                flush(&mut shard, &mut manifest)?;
+            }
+        }
+    }
+    if !shard.is_empty() || manifest.shards.is_empty() {
+        flush(&mut shard, &mut manifest)?;
+    }
+    manifest.documents_blake3 = write(&folder.join(format!("{split}.documents.jsonl")), &[&index])?;
+    Ok(manifest)
+}
+
+/// Write a file, read it back, and give its hash.
+pub(crate) fn write(path: &Path, parts: &[&[u8]]) -> Result<String, DataError> {
+    let error = || DataError::io("write", path);
+    let mut hasher = blake3::Hasher::new();
+    let mut file = BufWriter::new(File::create(path).map_err(error())?);
+    for part in parts {
+        hasher.update(part);
+        file.write_all(part).map_err(error())?;
+    }
+    let file = file.into_inner().map_err(|e| error()(e.into_error()))?;
+    file.sync_all().map_err(error())?;
+    let hash = hasher.finalize().to_hex().to_string();
+    check(path, &hash)?;
+    Ok(hash)
+}
+
+fn check(path: &Path, want: &str) -> Result<(), DataError> {
+    let bytes = std::fs::read(path).map_err(DataError::io("read", path))?;
+    let got = blake3::hash(&bytes).to_hex();
+    if got.as_str() == want {
+        return Ok(());
+    }
+    Err(DataError::Damaged { path: path.to_owned(), problem: format!("its hash is {got}, the manifest says {want}") })
+}
+
+pub(crate) fn write_manifest(folder: &Path, manifest: &Manifest) -> Result<(), DataError> {
+    let path = folder.join("manifest.json");
+    let text = serde_json::to_string_pretty(manifest).map_err(|e| DataError::io("write", &path)(e.into()))?;
+    let hash = write(&path, &[text.as_bytes()])?;
+    write(&folder.join("manifest.blake3"), &[hash.as_bytes()])?;
+    Ok(())
+}
+
+pub(crate) fn read_manifest(folder: &Path) -> Result<Manifest, DataError> {
+    let path = folder.join("manifest.json");
+    if !path.is_file() {
+        return Err(DataError::NotPrepared { path: folder.to_owned(), problem: "it has no `manifest.json`".into() });
+    }
+    let hash_path = folder.join("manifest.blake3");
+    let hash = std::fs::read_to_string(&hash_path).map_err(DataError::io("read", &hash_path))?;
+    check(&path, &hash)?;
+    let text = std::fs::read_to_string(&path).map_err(DataError::io("read", &path))?;
+    serde_json::from_str(&text).map_err(|e| DataError::Damaged { path, problem: e.to_string() })
+}
+
+/// Prepared data: two splits and the tokenizer that made them.
+pub struct Dataset {
+    train: Split,
+    held_out: Split,
+    tokenizer: Tokenizer,
+    folder: PathBuf,
+}
+
+impl Dataset {
+    /// Open a folder that [`crate::prepare`] made, checking every hash.
+    /// # Errors
+    /// When it is none, or any byte of it has changed.
+    pub fn open(folder: &Path) -> Result<Self, DataError> {
+        let manifest = read_manifest(folder)?;
+        check(&folder.join("tokenizer.json"), &manifest.tokenizer_blake3)?;
+        let tokenizer = Tokenizer::load(&folder.join("tokenizer.json"))?;
+        let split = |name, m: &SplitManifest| Split::open(folder, name, m, manifest.vocab);
+        let (train, held_out) = (split("train", &manifest.train)?, split("held_out", &manifest.held_out)?);
+        Ok(Self { train, held_out, tokenizer, folder: folder.to_owned() })
+    }
+
+    #[must_use]
+    pub fn vocab(&self) -> usize {
+        self.tokenizer.vocab()
+    }
+
+    #[must_use]
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Where its `tokenizer.json` is.
+    #[must_use]
+    pub fn tokenizer_path(&self) -> PathBuf {
+        self.folder.join("tokenizer.json")
+    }
+
+    #[must_use]
+    pub fn train(&self) -> &Split {
+        &self.train
+    }
+
+    #[must_use]
+    pub fn held_out(&self) -> &Split {
+        &self.held_out
+    }
+
+    /// Bytes of text that the targets of a window stand for.
+    #[must_use]
+    pub fn target_bytes(&self, window: &[u32]) -> u64 {
+        window.iter().skip(1).map(|t| u64::from(self.tokenizer.byte_length(*t))).sum()
+    }
+}
+
+/// The tokens of one split, mapped from disk.
+pub struct Split {
+    shards: Vec<Shard>,
+    documents: Vec<DocumentEntry>,
+    tokens: u64,
+    bytes: u64,
+}
+
+struct Shard {
+    start: u64,
+    tokens: u64,
+    width: usize,
+    map: Mmap,
+}
+
+impl Split {
+    fn open(folder: &Path, name: &str, manifest: &SplitManifest, vocab: usize) -> Result<Self, DataError> {
+        let index = folder.join(format!("{name}.documents.jsonl"));
+        check(&index, &manifest.documents_blake3)?;
+        let text = std::fs::read_to_string(&index).map_err(DataError::io("read", &index))?;
+        let entry = |line: &str| serde_json::from_str(line);
+        let documents = text.lines().map(entry).collect::<Result<_, _>>();
+        let documents = documents.map_err(|e| DataError::Damaged { path: index, problem: e.to_string() })?;
+        let mut start = 0;
+        let mut shards = Vec::new();
+        for shard in &manifest.shards {
+            shards.push(Shard::open(&folder.join(&shard.file), shard, start, vocab)?);
+            start += shard.tokens;
+        }
+        Ok(Self { shards, documents, tokens: start, bytes: manifest.bytes })
+    }
+
+    #[must_use]
+    pub fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    /// Bytes of the text behind the tokens.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// How many windows of `seq` targets the first `fraction` of the tokens holds; neighbours share one token.
+    #[must_use]
+    pub fn windows(&self, seq: usize, fraction: f64) -> u64 {
+        ((self.tokens as f64 * fraction.clamp(0.0, 1.0)) as u64).saturating_sub(1) / seq.max(1) as u64
+    }
+
+    /// Tokens `[seq + 1]` of window `index`.
+    /// # Panics
+    /// When there is no such window.
+    #[must_use]
+    pub fn window(&self, index: u64, seq: usize) -> Vec<u32> {
+        self.read(index * seq as u64, seq + 1)
+    }
+
+    /// `len` tokens from token `start` on.
+    /// # Panics
+    /// When they are not all there.
+    #[must_use]
+    pub fn read(&self, start: u64, len: usize) -> Vec<u32> {
+        assert!(start + len as u64 <= self.tokens, "tokens {start}..+{len} of {}", self.tokens);
+        let mut out = Vec::with_capacity(len);
+        let mut at = self.shards.partition_point(|shard| shard.start + shard.tokens <= start);
+        while out.len() < len {
+            let shard = &self.shards[at];
+            let from = (start + out.len() as u64 - shard.start) as usize;
+            let count = (len - out.len()).min(shard.tokens as usize - from);
+            shard.extend(from, count, &mut out);
+            at += 1;
+        }
+        out
+    }
+
+    #[must_use]
+    pub fn documents(&self) -> &[DocumentEntry] {
+        &self.documents
+    }
+
+    /// The document that a token belongs to.
+    #[must_use]
+    pub fn document_at(&self, token: u64) -> Option<&DocumentEntry> {
+        let after = self.documents.partition_point(|entry| entry.start <= token);
+        (token < self.tokens).then(|| after.checked_sub(1).and_then(|at| self.documents.get(at)))?
+    }
+}
+
+impl Shard {
+    #[expect(unsafe_code, reason = "a file is mapped")]
+    fn open(path: &Path, manifest: &ShardManifest, start: u64, vocab: usize) -> Result<Self, DataError> {
+        let damaged = |problem: &str| DataError::Damaged { path: path.to_owned(), problem: problem.into() };
+        let file = File::open(path).map_err(DataError::io("open", path))?;
+        // SAFETY: shards are written once, under another name, and never changed; the hash is checked right below.
+        let map = unsafe { Mmap::map(&file) }.map_err(DataError::io("map", path))?;
+        let got = blake3::hash(&map).to_hex();
+        if got.as_str() != manifest.blake3 {
+            return Err(damaged(&format!("its hash is {got}, the manifest says {}", manifest.blake3)));
+        }
+        let width = map.get(8).map_or(0, |w| usize::from(*w));
+        let whole = map.len() as u64 == HEADER_BYTES as u64 + manifest.tokens * width as u64;
+        if !map.starts_with(MAGIC) || !matches!(width, 2 | 4) || !whole {
+            return Err(damaged("its header is not that of a shard"));
+        }
+        let shard = Self { start, tokens: manifest.tokens, width, map };
+        let mut tokens = Vec::new();
+        shard.extend(0, shard.tokens as usize, &mut tokens);
+        if tokens.iter().any(|token| *token as usize >= vocab) {
+            return Err(damaged("it holds tokens beyond the vocabulary"));
+        }
+        Ok(shard)
+    }
+
+    fn extend(&self, from: usize, count: usize, out: &mut Vec<u32>) {
+        let bytes = &self.map[HEADER_BYTES + from * self.width..][..count * self.width];
+        match self.width {
+            2 => out.extend(bytes.as_chunks().0.iter().map(|b| u32::from(u16::from_le_bytes(*b)))),
+            _ => out.extend(bytes.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b))),
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Tokenizers: a byte-level BPE trained here, bytes alone, or any `tokenizer.json`; all through the `tokenizers` crate.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tokenizers::{
+    AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerBuilder,
+    models::bpe::{BPE, BpeTrainerBuilder},
+    pre_tokenizers::byte_level::ByteLevel,
+};
+
+use crate::DataError;
+
+/// Which tokenizer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum TokenizerOptions {
+    /// Train a byte-level BPE of `vocab` tokens on the first `sample_bytes` of the training text.
+    Train {
+        #[serde(default = "default_vocab")]
+        vocab: usize,
+        #[serde(default = "default_sample_bytes")]
+        sample_bytes: u64,
+    },
+    /// A `tokenizer.json`.
+    Load { path: PathBuf },
+    /// 256 bytes and the end of text.
+    Bytes,
+}
+
+fn default_vocab() -> usize {
+    4096
+}
+
+fn default_sample_bytes() -> u64 {
+    4 << 20
+}
+
+impl Default for TokenizerOptions {
+    fn default() -> Self {
+        Self::Train { vocab: default_vocab(), sample_bytes: default_sample_bytes() }
+    }
+}
+
+/// What stands between documents.
+const END_OF_TEXT: &str = "<|endoftext|>";
+/// What other tokenizers call it.
+const ENDS: &[&str] = &[END_OF_TEXT, "<|end_of_text|>", "</s>", "<|im_end|>", "<eos>", "<|endofdocument|>"];
+
+/// Text to tokens and back.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    end_of_text: u32,
+    /// Bytes of text that each token stands for.
+    byte_lengths: Vec<u32>,
+}
+
+impl Tokenizer {
+    /// Train on `texts`.
+    pub(crate) fn train<'a>(vocab: usize, texts: impl Iterator<Item = &'a str> + Send) -> Result<Self, DataError> {
+        let what = || "trained here".to_owned();
+        let failed = |e: tokenizers::Error| DataError::Tokenizer { what: what(), problem: e.to_string() };
+        if !(257..=1 << 20).contains(&vocab) {
+            let problem = format!("`vocab` is {vocab}, not in 257..=1048576 (256 bytes and the end of text are always there)");
+            return Err(DataError::Tokenizer { what: what(), problem });
+        }
+        let mut trainer = BpeTrainerBuilder::new()
+            .show_progress(false)
+            .vocab_size(vocab)
+            .min_frequency(2)
+            .special_tokens(vec![AddedToken::from(END_OF_TEXT, true)])
+            .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+            .build();
+        let byte_level = ByteLevel::new(false, true, true);
+        let mut tokenizer = TokenizerBuilder::<BPE, NormalizerWrapper, ByteLevel, PostProcessorWrapper, ByteLevel>::new()
+            .with_model(BPE::default())
+            .with_normalizer(None)
+            .with_pre_tokenizer(Some(byte_level))
+            .with_post_processor(None)
+            .with_decoder(Some(byte_level))
+            .build()
+            .map_err(failed)?;
+        tokenizer.train(&mut trainer, texts).map_err(failed)?;
+        let text = tokenizer.to_string(false).map_err(failed)?;
+        Self::parse(&text, &what())
+    }
+
+    /// Read a `tokenizer.json`.
+    /// # Errors
+    /// When it is none, or has no end-of-text token.
+    pub fn load(path: &Path) -> Result<Self, DataError> {
+        let text = std::fs::read_to_string(path).map_err(DataError::io("read", path))?;
+        Self::parse(&text, &path.display().to_string())
+    }
+
+    fn parse(text: &str, what: &str) -> Result<Self, DataError> {
+        let failed = |problem: String| DataError::Tokenizer { what: what.to_owned(), problem };
+        let inner: tokenizers::Tokenizer = text.parse().map_err(|e: tokenizers::Error| failed(e.to_string()))?;
+        let end = ENDS.iter().find_map(|end| inner.token_to_id(end));
+        let end_of_text = end.ok_or_else(|| failed(format!("it has none of the end-of-text tokens {}", ENDS.join(", "))))?;
+        let vocab = inner.get_vocab(true).values().max().map_or(0, |most| *most as usize + 1);
+        let is_byte_level = matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_)))
+            || matches!(inner.get_pre_tokenizer(), Some(PreTokenizerWrapper::ByteLevel(_)))
+            || text.contains("\"ByteLevel\"");
+        let special = inner.get_added_tokens_decoder();
+        let byte_lengths = (0..vocab as u32)
+            .map(|id| match inner.id_to_token(id) {
+                None => 0,
+                Some(_) if special.get(&id).is_some_and(|t| t.special) => 0,
+                // One character stands for one byte.
+                Some(token) if is_byte_level => token.chars().count() as u32,
+                Some(_) => inner.decode(&[id], false).map_or(1, |text| text.len() as u32),
+            })
+            .collect();
+        Ok(Self { inner, end_of_text, byte_lengths })
+    }
+
+    /// One more than the largest token.
+    #[must_use]
+    pub fn vocab(&self) -> usize {
+        self.byte_lengths.len()
+    }
+
+    #[must_use]
+    pub fn end_of_text(&self) -> u32 {
+        self.end_of_text
+    }
+
+    /// Bytes of text that `token` stands for; 0 for special ones.
+    #[must_use]
+    pub fn byte_length(&self, token: u32) -> u32 {
+        self.byte_lengths.get(token as usize).copied().unwrap_or(0)
+    }
+
+    /// # Errors
+    /// When the tokenizer cannot take the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        let encoding = self.inner.encode_fast(text, false);
+        let failed = |e: tokenizers::Error| DataError::Tokenizer { what: "encoding".into(), problem: e.to_string() };
+        encoding.map(|encoding| encoding.get_ids().to_vec()).map_err(failed)
+    }
+
+    /// Text of `tokens`, special ones left out; bytes that are no UTF-8 become replacement characters.
+    #[must_use]
+    pub fn decode(&self, tokens: &[u32]) -> String {
+        self.inner.decode(tokens, true).unwrap_or_default()
+    }
+
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<(), DataError> {
+        let text = self.inner.to_string(true).map_err(|e| DataError::Tokenizer { what: "saving".into(), problem: e.to_string() })?;
+        std::fs::write(path, text).map_err(DataError::io("write", path))
+    }
+
+    /// The model behind it, as its file names it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self.inner.get_model() {
+            ModelWrapper::BPE(_) => "BPE",
+            ModelWrapper::WordPiece(_) => "WordPiece",
+            ModelWrapper::WordLevel(_) => "WordLevel",
+            ModelWrapper::Unigram(_) => "Unigram",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_text_comes_back_and_its_bytes_are_counted() {
+        let texts = ["the road turns, and the road turns again", "fn main() { return; }"];
+        for vocab in [257, 300] {
+            let tokenizer = Tokenizer::train(vocab, texts.into_iter()).unwrap();
+            assert!(tokenizer.vocab() <= vocab);
+            for text in ["the road", "naïve café, 漢字, 🚲", "\r\n\t x  y", ""] {
+                let tokens = tokenizer.encode(text).unwrap();
+                assert_eq!(tokenizer.decode(&tokens), text);
+                assert_eq!(tokens.iter().map(|t| tokenizer.byte_length(*t) as usize).sum::<usize>(), text.len());
+            }
+        }
+    }
+
+    #[test]
+    fn a_tokenizer_without_an_end_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        for text in ["", "{}", "[1, 2]", "{\"model\": {\"type\": \"BPE\"}}"] {
+            std::fs::write(&path, text).unwrap();
+            assert!(Tokenizer::load(&path).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Checkpoints: a folder of logical tensors and a manifest, independent of ranks and strategy.
+//!
+//! ```text
+//! step-00000500/  tensors-00000.safetensors ...   parameters, optimiser state
+//!                 manifest.json                   step, recipe, a hash of each shard; manifest.blake3 holds its own
+//! ```
+//! Written to a temporary name on a thread of its own, hashed, synced, then made visible by one rename. A reader checks
+//! every hash, and on damage falls back to the newest whole one, saying so.
+
+mod read;
+mod write;
+
+use std::path::{Path, PathBuf};
+
+pub use read::{latest_whole, list, read};
+use serde::{Deserialize, Serialize};
+pub use write::{Writer, write};
+
+/// One named array.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NamedTensor {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub values: Vec<f32>,
+}
+
+/// All that a run needs to go on as if it had never stopped.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    /// Updates made so far; the next sample follows from it.
+    pub step: u64,
+    /// The resolved recipe.
+    pub recipe: String,
+    /// Held-out bits per byte when it was measured last.
+    pub bits_per_byte: Option<f64>,
+    /// State of the loop that is no tensor.
+    pub state: serde_json::Value,
+    pub tensors: Vec<NamedTensor>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Manifest {
+    version: u32,
+    step: u64,
+    recipe: String,
+    bits_per_byte: Option<f64>,
+    state: serde_json::Value,
+    shards: Vec<ShardEntry>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ShardEntry {
+    file: String,
+    bytes: u64,
+    blake3: String,
+}
+
+/// What can be wrong with a checkpoint.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum CheckpointError {
+    #[error("cannot {action} `{}`", path.display())]
+    #[diagnostic(code(checkpoint::io), help("check that the disk has room and that you may write there; earlier checkpoints are whole"))]
+    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+
+    #[error("checkpoint `{}` is damaged: {problem}", path.display())]
+    #[diagnostic(code(checkpoint::damaged), help("resume from an earlier one: `hairpin train RECIPE --resume` takes the newest that is whole"))]
+    Damaged { path: PathBuf, problem: String },
+
+    #[error("there is no whole checkpoint in `{}`", folder.display())]
+    #[diagnostic(code(checkpoint::none), help("train first: `hairpin train RECIPE --out {}`", folder.display()))]
+    None { folder: PathBuf },
+
+    #[error("checkpoint `{}` is of another model: {problem}", path.display())]
+    #[diagnostic(code(checkpoint::other_model), help("use the recipe that is written in its manifest"))]
+    OtherModel { path: PathBuf, problem: String },
+}
+
+impl CheckpointError {
+    fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+/// `step-00000500`
+fn folder_name(step: u64) -> String {
+    format!("step-{step:08}")
+}
+
+/// The step in a folder's name, if it is a checkpoint's.
+fn step_of(path: &Path) -> Option<u64> {
+    path.file_name()?.to_str()?.strip_prefix("step-").filter(|digits| digits.len() >= 8)?.parse().ok()
+}
+
+/// A run's own folder, held until dropped: a second run is refused.
+pub struct RunLock(#[expect(dead_code, reason = "held for its lock")] std::fs::File);
+
+impl RunLock {
+    /// # Errors
+    /// [`crate::TrainError::Locked`] when another run holds it.
+    pub fn acquire(folder: &Path) -> Result<Self, crate::TrainError> {
+        std::fs::create_dir_all(folder).map_err(crate::TrainError::io("create", folder))?;
+        let path = folder.join("run.lock");
+        let file = std::fs::File::create(&path).map_err(crate::TrainError::io("create", &path))?;
+        file.try_lock().map_err(|_| crate::TrainError::Locked { folder: folder.to_owned() })?;
+        Ok(Self(file))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(step: u64) -> Snapshot {
+        let tensor = |name: &str, n: usize| NamedTensor { name: name.into(), shape: vec![n, 2], values: (0..2 * n).map(|i| i as f32 + step as f32).collect() };
+        let tensors = vec![tensor("embed.weight", 5), tensor("optim/m/embed.weight", 5), tensor("norm.weight", 1)];
+        Snapshot { step, recipe: "seed = 1\n".into(), bits_per_byte: Some(2.5 / step as f64), state: serde_json::json!({"losses": [1.5, 2.0]}), tensors }
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_old_ones_go_but_the_best() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = Writer::new(folder.path(), 2);
+        for step in [1, 2, 3, 4] {
+            let mut snapshot = snapshot(step);
+            snapshot.bits_per_byte = Some(if step == 1 { 1.0 } else { 2.0 });
+            writer.submit(snapshot).unwrap();
+        }
+        writer.finish().unwrap();
+        let steps: Vec<u64> = list(folder.path()).iter().map(|(step, _)| *step).collect();
+        assert_eq!(steps, [1, 3, 4], "the last two and the best");
+        let (path, got, damaged) = latest_whole(folder.path()).unwrap().unwrap();
+        let mut want = snapshot(4);
+        want.bits_per_byte = Some(2.0);
+        want.tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        assert_eq!((got, damaged.len()), (want, 0));
+        assert!(path.ends_with("step-00000004"));
+    }
+
+    #[test]
+    fn every_flipped_byte_is_caught_and_the_one_before_is_used() {
+        let folder = tempfile::tempdir().unwrap();
+        for step in [1, 2] {
+            write(folder.path(), &snapshot(step)).unwrap();
+        }
+        let newest = folder.path().join(folder_name(2));
+        for entry in std::fs::read_dir(&newest).unwrap().flatten() {
+            let whole = std::fs::read(entry.path()).unwrap();
+            for at in 0..whole.len() {
+                let mut flipped = whole.clone();
+                flipped[at] ^= 1 << (at % 8);
+                std::fs::write(entry.path(), &flipped).unwrap();
+                assert!(read(&newest).is_err(), "{} byte {at}", entry.path().display());
+            }
+            for torn in [0, whole.len() / 2, whole.len() - 1] {
+                std::fs::write(entry.path(), &whole[..torn]).unwrap();
+                assert!(read(&newest).is_err(), "{} cut to {torn}", entry.path().display());
+            }
+            let (path, _, damaged) = latest_whole(folder.path()).unwrap().unwrap();
+            assert_eq!((step_of(&path), damaged.len()), (Some(1), 1));
+            std::fs::remove_file(entry.path()).unwrap();
+            assert!(read(&newest).is_err(), "a missing file");
+            std::fs::write(entry.path(), &whole).unwrap();
+            assert!(read(&newest).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_second_run_on_one_folder_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = RunLock::acquire(folder.path()).unwrap();
+        assert!(matches!(RunLock::acquire(folder.path()), Err(crate::TrainError::Locked { .. })));
+        drop(first);
+        assert!(RunLock::acquire(folder.path()).is_ok());
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_the_last_checkpoint_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), &snapshot(1)).unwrap();
+        // A file stands where the temporary folder would go.
+        std::fs::write(folder.path().join("step-00000002.tmp"), "in the way").unwrap();
+        std::fs::create_dir(folder.path().join("step-00000002")).unwrap();
+        std::fs::write(folder.path().join("step-00000002/keep"), "x").unwrap();
+        assert!(write(folder.path(), &snapshot(2)).is_err());
+        assert_eq!(latest_whole(folder.path()).unwrap().unwrap().1.step, 1);
+    }
+}

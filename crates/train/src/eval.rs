@@ -1,0 +1,67 @@
+//! Held-out loss in bits per byte: comparable between tokenizers, and with anything else that compresses text.
+
+use data::Dataset;
+use engine::{Device, Inputs, NoParams, Options, ParamStore, ParamTable, Pool, Precision, Tape};
+use models::{LanguageModel, Model};
+
+use crate::TrainError;
+
+/// Options of a pass that does not train.
+#[must_use]
+pub fn inference(precision: Precision) -> Options {
+    Options { precision, recompute: false, train: false, key: 0, trace: false }
+}
+
+/// Windows of held-out text, evenly spread, the same for every model of one context length.
+#[must_use]
+pub fn held_out_windows(data: &Dataset, context: usize, windows: u64) -> Vec<Vec<u32>> {
+    let all = data.held_out().windows(context, 1.0);
+    let count = windows.min(all);
+    (0..count).map(|i| data.held_out().window(i * all / count, context)).collect()
+}
+
+/// `tokens` and `targets` of windows of one length.
+#[must_use]
+pub fn inputs_of(windows: &[Vec<u32>]) -> Inputs {
+    let seq = windows.first().map_or(0, |w| w.len() - 1);
+    let column = |shift: usize| windows.iter().flat_map(|w| w[shift..shift + seq].to_vec()).collect::<Vec<u32>>();
+    let dims = [windows.len(), seq];
+    Inputs::new().with_u32("tokens", &dims, column(0)).with_u32("targets", &dims, column(1))
+}
+
+/// Runs passes without gradients over one pool, sized by `Meta`.
+pub struct Evaluator {
+    pool: Pool,
+    batch: usize,
+}
+
+impl Evaluator {
+    /// For passes of up to `batch` sequences of `context` tokens.
+    /// # Errors
+    /// When shapes do not fit, or the model is none of language.
+    pub fn new(model: &dyn Model, batch: usize, context: usize, precision: Precision) -> Result<Self, TrainError> {
+        let language = model.language().ok_or(TrainError::NotLanguage)?;
+        let (meta, mut store) = (Pool::meta(), NoParams);
+        let mut tape = Tape::new(&meta, &mut store, model.params(), inference(precision));
+        language.token_nll(&mut tape, &model.shapes(batch, context))?;
+        Ok(Self { pool: Pool::new(Device::Cpu, meta.usage().high_water_bytes), batch })
+    }
+
+    /// Bits per byte over `windows` of `data`.
+    /// # Errors
+    /// When shapes do not fit.
+    pub fn bits_per_byte(
+        &self, language: &dyn LanguageModel, table: &ParamTable, store: &mut dyn ParamStore, precision: Precision, data: &Dataset,
+        windows: &[Vec<u32>],
+    ) -> Result<f64, TrainError> {
+        let (mut nats, mut bytes) = (0.0, 0);
+        for batch in windows.chunks(self.batch) {
+            let mut tape = Tape::new(&self.pool, store, table, inference(precision));
+            let nll = language.token_nll(&mut tape, &inputs_of(batch))?;
+            // The end of a document stands for no bytes; it is counted all the same, as it has to be told.
+            nats += nll.f32s().iter().map(|v| f64::from(*v)).sum::<f64>();
+            bytes += batch.iter().map(|w| data.target_bytes(w)).sum::<u64>();
+        }
+        Ok(nats / std::f64::consts::LN_2 / bytes.max(1) as f64)
+    }
+}

@@ -1,0 +1,34 @@
+//! The model leaves and comes back: exported to a Hugging Face folder and imported again, it gives the same logits.
+
+use comm::Solo;
+use engine::{Device, Inputs, NoParams, Pool, Precision, Tape};
+use parallel::Replicated;
+
+use super::{GateResult, Subject, result};
+use crate::{TrainError, eval::inference, hf};
+
+pub(super) fn gate(s: &mut Subject<'_>) -> Result<GateResult, TrainError> {
+    let folder = s.folder.join("export");
+    hf::export(&s.loaded, &s.data.tokenizer_path(), &folder)?;
+    let imported = hf::import(&folder)?;
+    let model = models::build(&imported.model)?;
+    let mut tensors = imported.tensors;
+    let mut store = Replicated::with_values(model.params(), Solo, |id| tensors.remove(&model.params().spec(id).name).unwrap_or_default());
+    let context = s.loaded.recipe.batch.context.min(64);
+    let tokens = s.data.held_out().read(0, context.min(s.data.held_out().tokens() as usize));
+    let ours = logits(&*s.loaded.model, &mut s.loaded.store, &tokens)?;
+    let theirs = logits(&*model, &mut store, &tokens)?;
+    let worst = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let help = "the exported folder does not hold what was trained: report it, with the recipe";
+    Ok(result("exports", worst == 0.0, format!("logits within {worst:.1e}"), "equal logits".into(), help))
+}
+
+fn logits(model: &dyn models::Model, store: &mut Replicated<Solo>, tokens: &[u32]) -> Result<Vec<f32>, TrainError> {
+    let language = model.language().ok_or(TrainError::NotLanguage)?;
+    let inputs = Inputs::new().with_u32("tokens", &[1, tokens.len()], tokens.to_vec());
+    let meta = Pool::meta();
+    language.logits(&mut Tape::new(&meta, &mut NoParams, model.params(), inference(Precision::F32)), &inputs, None)?;
+    let pool = Pool::new(Device::Cpu, meta.usage().high_water_bytes);
+    let mut tape = Tape::new(&pool, store, model.params(), inference(Precision::F32));
+    Ok(language.logits(&mut tape, &inputs, None)?.f32s().to_vec())
+}

@@ -1,0 +1,34 @@
+//! It writes text, and the probabilities of what it wrote are those that training would have given.
+
+use engine::{Device, Inputs, NoParams, Pool, Tape};
+
+use super::{GateResult, Subject, result};
+use crate::{
+    TrainError,
+    eval::inference,
+    generate::{Sampling, generate},
+};
+
+/// Largest difference of a log-probability: rounding of the cached and the whole pass, in bf16 at worst.
+const TOLERANCE: f32 = 0.05;
+
+pub(super) fn gate(s: &mut Subject<'_>) -> Result<GateResult, TrainError> {
+    let loaded = &mut s.loaded;
+    let language = loaded.model.language().ok_or(TrainError::NotLanguage)?;
+    let table = loaded.model.params();
+    let prompt = vec![s.data.tokenizer().end_of_text()];
+    let count = 32.min(language.context() - 1);
+    let drawn = generate(language, table, &mut loaded.store, loaded.precision, &prompt, count, None, &Sampling::default(), |_| {})?;
+
+    let tokens: Vec<u32> = prompt.iter().copied().chain(drawn.iter().map(|d| d.token)).collect();
+    let seq = tokens.len() - 1;
+    let inputs = |data: &[u32]| Inputs::new().with_u32("tokens", &[1, seq], data[..data.len().min(seq)].to_vec()).with_u32("targets", &[1, seq], data.iter().skip(1).copied().collect());
+    let meta = Pool::meta();
+    language.token_nll(&mut Tape::new(&meta, &mut NoParams, table, inference(loaded.precision)), &inputs(&[]))?;
+    let pool = Pool::new(Device::Cpu, meta.usage().high_water_bytes);
+    let mut tape = Tape::new(&pool, &mut loaded.store, table, inference(loaded.precision));
+    let nll = language.token_nll(&mut tape, &inputs(&tokens))?;
+    let worst = nll.f32s().iter().zip(&drawn).map(|(nll, d)| (nll + d.log_prob).abs()).fold(0.0, f32::max);
+    let help = "the cached pass and the training pass disagree: report it, with the recipe";
+    Ok(result("generates", worst <= TOLERANCE, format!("log-probabilities within {worst:.1e}"), format!("within {TOLERANCE}"), help))
+}

@@ -1,0 +1,324 @@
+//! Hugging Face folders (`config.json`, `model.safetensors`, `tokenizer.json`): out and in, in the layouts of GPT-2, Llama
+//! and Qwen3 (which is Llama's with norms on queries and keys). Weights go as f32.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+use models::decoder::{DecoderConfig, Mlp, Norm, Position};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde_json::{Value, json};
+
+use crate::{TrainError, run::Loaded};
+
+/// A model from outside.
+pub struct Imported {
+    /// A recipe's `[model]` table.
+    pub model: toml::Table,
+    /// By our names.
+    pub tensors: HashMap<String, Vec<f32>>,
+    pub tokenizer: PathBuf,
+}
+
+/// Write `loaded` to `folder`.
+/// # Errors
+/// When no layout holds such a model, naming what stands in the way, or a file cannot be written.
+pub fn export(loaded: &Loaded, tokenizer: &Path, folder: &Path) -> Result<(), TrainError> {
+    let config = loaded.model.language().and_then(|l| l.decoder()).ok_or(TrainError::NotLanguage)?;
+    let layout = Layout::of(config)?;
+    std::fs::create_dir_all(folder).map_err(TrainError::io("create", folder))?;
+    let table = loaded.model.params();
+    let value = |name: &str| table.find(name).map_or(&[][..], |id| loaded.store.value(id));
+    let mut tensors: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
+    for part in layout.parts(config) {
+        let values: Vec<&[f32]> = part.ours.iter().map(|name| value(name)).collect();
+        let [rows, cols] = part.dims;
+        let joined = values.concat();
+        let (dims, joined) = match (part.is_turned, part.is_vector) {
+            (_, true) => (vec![cols], joined),
+            (true, _) => (vec![cols, rows], turned(&joined, rows, cols)),
+            _ => (vec![rows, cols], joined),
+        };
+        tensors.push((part.theirs, dims, joined));
+    }
+    let path = folder.join("model.safetensors");
+    let view = |(name, dims, values): &'_ (String, Vec<usize>, Vec<f32>)| -> Result<(String, Vec<u8>, Vec<usize>), TrainError> {
+        Ok((name.clone(), bytemuck::cast_slice(values).to_vec(), dims.clone()))
+    };
+    let owned = tensors.iter().map(view).collect::<Result<Vec<_>, _>>()?;
+    let wrong = |e: safetensors::SafeTensorError| refuse("model.safetensors", e.to_string());
+    let views = owned.iter().map(|(name, bytes, dims)| Ok((name.clone(), TensorView::new(Dtype::F32, dims.clone(), bytes).map_err(wrong)?)));
+    let views = views.collect::<Result<Vec<_>, TrainError>>()?;
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    safetensors::serialize_to_file(views, Some(metadata), &path).map_err(wrong)?;
+    let write = |name: &str, value: &Value| {
+        let path = folder.join(name);
+        std::fs::write(&path, format!("{value:#}\n")).map_err(TrainError::io("write", &path))
+    };
+    write("config.json", &layout.config(config))?;
+    write("generation_config.json", &json!({"_from_model_config": true}))?;
+    write("tokenizer_config.json", &json!({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>", "model_max_length": config.context}))?;
+    let path = folder.join("tokenizer.json");
+    std::fs::copy(tokenizer, &path).map_err(TrainError::io("write", &path))?;
+    Ok(())
+}
+
+/// Read a folder of one of the layouts, in f32, f16 or bf16, in one file or several.
+/// # Errors
+/// When it is of another architecture, or its config or tensors do not fit, naming the key.
+pub fn import(folder: &Path) -> Result<Imported, TrainError> {
+    let path = folder.join("config.json");
+    let text = std::fs::read_to_string(&path).map_err(TrainError::io("read", &path))?;
+    let json: Value = serde_json::from_str(&text).map_err(|e| refuse("config.json", e.to_string()))?;
+    let (layout, config) = Layout::read(&json)?;
+    config.check()?;
+    let mut theirs = read_tensors(folder)?;
+    let mut tensors = HashMap::new();
+    for part in layout.parts(&config) {
+        let short = part.theirs.strip_prefix("transformer.").unwrap_or(&part.theirs);
+        let found = theirs.remove(&part.theirs).or_else(|| theirs.remove(short));
+        let (dims, values) = found.ok_or_else(|| refuse("model.safetensors", format!("`{}` is missing", part.theirs)))?;
+        let [rows, cols] = part.dims;
+        let want = match (part.is_turned, part.is_vector) {
+            (_, true) => vec![cols],
+            (true, _) => vec![cols, rows],
+            _ => vec![rows, cols],
+        };
+        if dims != want {
+            return Err(refuse("model.safetensors", format!("`{}` is {dims:?}, and config.json wants {want:?}", part.theirs)));
+        }
+        let values = if part.is_turned && !part.is_vector { turned(&values, cols, rows) } else { values };
+        let each = values.len() / part.ours.len();
+        for (name, values) in part.ours.iter().zip(values.chunks(each.max(1))) {
+            tensors.insert(name.clone(), values.to_vec());
+        }
+    }
+    let mut model = toml::Table::try_from(&config).map_err(|e| refuse("config.json", e.to_string()))?;
+    model.insert("kind".into(), "decoder".into());
+    // A size that says nothing would be taken for the dial's.
+    Ok(Imported { model, tensors, tokenizer: folder.join("tokenizer.json") })
+}
+
+fn refuse(key: &'static str, problem: String) -> TrainError {
+    TrainError::Value { key, problem, help: "GPT-2, Llama and Qwen3 layouts are known".into() }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    Gpt2,
+    Llama,
+    Qwen3,
+}
+
+/// One tensor of theirs: the ours that it joins, and how it lies.
+struct Part {
+    theirs: String,
+    ours: Vec<String>,
+    /// `[out, in]`; a vector has its length last.
+    dims: [usize; 2],
+    is_vector: bool,
+    /// GPT-2 keeps linear layers as `[in, out]`.
+    is_turned: bool,
+}
+
+impl Layout {
+    fn of(c: &DecoderConfig) -> Result<Self, TrainError> {
+        let no = |what: &str| Err(refuse("model", format!("no Hugging Face layout has {what}")));
+        if c.parallel_block || c.embed_norm || c.window.is_some() {
+            return no("these blocks: sequential ones without embedding norm or window are needed");
+        }
+        match (c.norm, c.position, c.mlp) {
+            (Norm::RmsNorm, Position::Rope, Mlp::Swiglu) if !c.bias => Ok(if c.qk_norm { Self::Qwen3 } else { Self::Llama }),
+            (Norm::LayerNorm, Position::Learned, Mlp::GeluTanh)
+                if c.bias && c.norm_bias && c.tied && !c.qk_norm && c.kv_heads == c.heads && c.heads * c.head_dim == c.model =>
+            {
+                Ok(Self::Gpt2)
+            }
+            _ => no(&format!("{:?}, {:?} and {:?} together with these biases, heads and ties", c.norm, c.position, c.mlp)),
+        }
+    }
+
+    fn parts(self, c: &DecoderConfig) -> Vec<Part> {
+        let matrix = |theirs: String, ours: &[String], out: usize, inner: usize| Part {
+            theirs, ours: ours.to_vec(), dims: [out, inner], is_vector: false, is_turned: false,
+        };
+        let vector = |theirs: String, ours: &[String], len: usize| Part {
+            theirs, ours: ours.to_vec(), dims: [1, len], is_vector: true, is_turned: false,
+        };
+        let (q, kv, m) = (c.heads * c.head_dim, c.kv_heads * c.head_dim, c.model);
+        let mut parts = Vec::new();
+        if self == Self::Gpt2 {
+            parts.push(matrix("transformer.wte.weight".into(), &["embed.weight".into()], c.vocab, m));
+            parts.push(matrix("transformer.wpe.weight".into(), &["positions.weight".into()], c.context, m));
+            for i in 0..c.layers {
+                let ours = |names: &[&str], end: &str| names.iter().map(|n| format!("layers.{i}.{n}.{end}")).collect::<Vec<_>>();
+                let theirs = |n: &str, end: &str| format!("transformer.h.{i}.{n}.{end}");
+                let linears: [(&str, &[&str], usize, usize); 4] = [
+                    ("attn.c_attn", &["attn.q", "attn.k", "attn.v"], 3 * m, m), ("attn.c_proj", &["attn.out"], m, m),
+                    ("mlp.c_fc", &["mlp.up"], c.ffn, m), ("mlp.c_proj", &["mlp.down"], m, c.ffn),
+                ];
+                for (name, names, out, inner) in linears {
+                    parts.push(Part { is_turned: true, ..matrix(theirs(name, "weight"), &ours(names, "weight"), out, inner) });
+                    parts.push(vector(theirs(name, "bias"), &ours(names, "bias"), out));
+                }
+                for (name, norm) in [("ln_1", "attn.norm"), ("ln_2", "mlp.norm")] {
+                    for end in ["weight", "bias"] {
+                        parts.push(vector(theirs(name, end), &ours(&[norm], end), m));
+                    }
+                }
+            }
+            for end in ["weight", "bias"] {
+                parts.push(vector(format!("transformer.ln_f.{end}"), &[format!("norm.{end}")], m));
+            }
+            return parts;
+        }
+        parts.push(matrix("model.embed_tokens.weight".into(), &["embed.weight".into()], c.vocab, m));
+        for i in 0..c.layers {
+            let ours = |n: &str| [format!("layers.{i}.{n}.weight")];
+            let theirs = |n: &str| format!("model.layers.{i}.{n}.weight");
+            let linears = [
+                ("self_attn.q_proj", "attn.q", q, m), ("self_attn.k_proj", "attn.k", kv, m), ("self_attn.v_proj", "attn.v", kv, m),
+                ("self_attn.o_proj", "attn.out", m, q), ("mlp.gate_proj", "mlp.gate", c.ffn, m), ("mlp.up_proj", "mlp.up", c.ffn, m),
+                ("mlp.down_proj", "mlp.down", m, c.ffn),
+            ];
+            parts.extend(linears.map(|(t, o, out, inner)| matrix(theirs(t), &ours(o), out, inner)));
+            parts.extend([("input_layernorm", "attn.norm"), ("post_attention_layernorm", "mlp.norm")].map(|(t, o)| vector(theirs(t), &ours(o), m)));
+            if self == Self::Qwen3 {
+                parts.extend([("self_attn.q_norm", "attn.q_norm"), ("self_attn.k_norm", "attn.k_norm")].map(|(t, o)| vector(theirs(t), &ours(o), c.head_dim)));
+            }
+        }
+        parts.push(vector("model.norm.weight".into(), &["norm.weight".into()], m));
+        if !c.tied {
+            parts.push(matrix("lm_head.weight".into(), &["head.weight".into()], c.vocab, m));
+        }
+        parts
+    }
+
+    fn config(self, c: &DecoderConfig) -> Value {
+        if self == Self::Gpt2 {
+            return json!({
+                "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": c.vocab, "n_positions": c.context,
+                "n_embd": c.model, "n_layer": c.layers, "n_head": c.heads, "n_inner": c.ffn, "activation_function": "gelu_new",
+                "layer_norm_epsilon": c.eps, "resid_pdrop": c.dropout, "embd_pdrop": c.dropout, "attn_pdrop": 0.0,
+                "initializer_range": c.init_std, "tie_word_embeddings": true, "torch_dtype": "float32", "dtype": "float32",
+            });
+        }
+        let (architecture, kind) = if self == Self::Llama { ("LlamaForCausalLM", "llama") } else { ("Qwen3ForCausalLM", "qwen3") };
+        json!({
+            "architectures": [architecture], "model_type": kind, "vocab_size": c.vocab, "max_position_embeddings": c.context,
+            "hidden_size": c.model, "num_hidden_layers": c.layers, "num_attention_heads": c.heads, "num_key_value_heads": c.kv_heads,
+            "head_dim": c.head_dim, "intermediate_size": c.ffn, "hidden_act": "silu", "rms_norm_eps": c.eps, "rope_theta": c.theta,
+            "attention_bias": false, "mlp_bias": false, "attention_dropout": 0.0, "initializer_range": c.init_std,
+            "tie_word_embeddings": c.tied, "torch_dtype": "float32", "dtype": "float32",
+        })
+    }
+
+    fn read(json: &Value) -> Result<(Self, DecoderConfig), TrainError> {
+        let kind = json.get("model_type").and_then(Value::as_str).unwrap_or("");
+        let whole = |key: &str| {
+            let value = json.get(key).and_then(Value::as_u64).and_then(|v| usize::try_from(v).ok());
+            value.ok_or_else(|| refuse("config.json", format!("`{key}` is missing or no whole number")))
+        };
+        let real = |key: &str, default: f64| json.get(key).and_then(Value::as_f64).unwrap_or(default) as f32;
+        let given = |key: &str| json.get(key).is_some_and(|v| !v.is_null() && v != &Value::Bool(false));
+        let base = |model: usize, layers: usize, heads: usize| -> Result<DecoderConfig, TrainError> {
+            let options = models::decoder::DecoderOptions { layers: Some(layers), model: Some(model), heads: Some(heads), head_dim: Some(1), ..Default::default() };
+            Ok(options.resolve()?)
+        };
+        match kind {
+            "gpt2" => {
+                let activation = json.get("activation_function").and_then(Value::as_str).unwrap_or("gelu_new");
+                if !["gelu_new", "gelu_pytorch_tanh"].contains(&activation) {
+                    return Err(refuse("config.json", format!("`activation_function` is `{activation}`, not `gelu_new`")));
+                }
+                let (model, layers, heads) = (whole("n_embd")?, whole("n_layer")?, whole("n_head")?);
+                if heads == 0 || model % heads != 0 {
+                    return Err(refuse("config.json", format!("`n_head` is {heads}, which does not divide `n_embd` = {model}")));
+                }
+                let config = DecoderConfig {
+                    vocab: whole("vocab_size")?, context: whole("n_positions")?, head_dim: model / heads, kv_heads: heads,
+                    ffn: if given("n_inner") { whole("n_inner")? } else { 4 * model },
+                    norm: Norm::LayerNorm, norm_bias: true, eps: real("layer_norm_epsilon", 1e-5), position: Position::Learned,
+                    mlp: Mlp::GeluTanh, bias: true, tied: true, init_std: real("initializer_range", 0.02),
+                    ..base(model, layers, heads)?
+                };
+                Ok((Self::Gpt2, config))
+            }
+            "llama" | "qwen3" => {
+                for key in ["attention_bias", "mlp_bias", "use_sliding_window"] {
+                    if given(key) {
+                        return Err(refuse("config.json", format!("`{key}` is set, which this layout is read without")));
+                    }
+                }
+                // Newer folders keep the base of the angles in a table of its own.
+                let rope = json.get("rope_parameters").or(json.get("rope_scaling")).filter(|v| !v.is_null());
+                let scaling = rope.and_then(|r| r.get("rope_type").or(r.get("type"))).and_then(Value::as_str).unwrap_or("default");
+                if scaling != "default" {
+                    return Err(refuse("config.json", format!("rotary positions are scaled by `{scaling}`, which is not known here")));
+                }
+                let theta = rope.and_then(|r| r.get("rope_theta")).and_then(Value::as_f64).map_or(real("rope_theta", 10_000.0), |t| t as f32);
+                let activation = json.get("hidden_act").and_then(Value::as_str).unwrap_or("silu");
+                if activation != "silu" {
+                    return Err(refuse("config.json", format!("`hidden_act` is `{activation}`, not `silu`")));
+                }
+                let (model, layers, heads) = (whole("hidden_size")?, whole("num_hidden_layers")?, whole("num_attention_heads")?);
+                let head_dim = if given("head_dim") { whole("head_dim")? } else { model / heads.max(1) };
+                let layout = if kind == "llama" { Self::Llama } else { Self::Qwen3 };
+                let config = DecoderConfig {
+                    vocab: whole("vocab_size")?, context: whole("max_position_embeddings")?, head_dim,
+                    kv_heads: if given("num_key_value_heads") { whole("num_key_value_heads")? } else { heads },
+                    ffn: whole("intermediate_size")?, eps: real("rms_norm_eps", 1e-6), theta,
+                    tied: given("tie_word_embeddings"), qk_norm: layout == Self::Qwen3, init_std: real("initializer_range", 0.02),
+                    ..base(model, layers, heads)?
+                };
+                Ok((layout, config))
+            }
+            other => Err(refuse("config.json", format!("`model_type` is `{other}`"))),
+        }
+    }
+}
+
+/// `[rows, cols]` to `[cols, rows]`.
+fn turned(x: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(x.len());
+    for j in 0..cols {
+        out.extend((0..rows).map(|i| x[i * cols + j]));
+    }
+    out
+}
+
+/// All tensors of a folder's safetensors files.
+fn read_tensors(folder: &Path) -> Result<HashMap<String, (Vec<usize>, Vec<f32>)>, TrainError> {
+    let mut files = vec!["model.safetensors".to_owned()];
+    let index = folder.join("model.safetensors.index.json");
+    if let Ok(text) = std::fs::read_to_string(&index) {
+        let json: Value = serde_json::from_str(&text).map_err(|e| refuse("model.safetensors.index.json", e.to_string()))?;
+        let map = json.get("weight_map").and_then(Value::as_object);
+        let map = map.ok_or_else(|| refuse("model.safetensors.index.json", "`weight_map` is missing".into()))?;
+        files = map.values().filter_map(|v| v.as_str().map(str::to_owned)).collect();
+        files.sort();
+        files.dedup();
+    }
+    let mut all = HashMap::new();
+    for file in files {
+        if file.contains(['/', '\\']) {
+            return Err(refuse("model.safetensors.index.json", format!("`{file}` points outside the folder")));
+        }
+        let path = folder.join(&file);
+        let bytes = std::fs::read(&path).map_err(TrainError::io("read", &path))?;
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|e| refuse("model.safetensors", format!("`{file}`: {e}")))?;
+        for (name, view) in tensors.iter() {
+            let data = view.data();
+            let values: Vec<f32> = match view.dtype() {
+                Dtype::F32 => data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+                Dtype::BF16 => data.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
+                Dtype::F16 => data.as_chunks().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
+                // Masks and the like, which some folders carry along.
+                _ => continue,
+            };
+            all.insert(name.to_owned(), (view.shape().to_vec(), values));
+        }
+    }
+    Ok(all)
+}

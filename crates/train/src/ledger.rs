@@ -1,0 +1,93 @@
+//! The ledger: per phase what was predicted and what came, in one append-only file of JSON lines.
+
+use std::{
+    fs::OpenOptions,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{TrainError, gate::GateResult};
+
+/// Prediction or truth of one phase.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Figures {
+    /// Held-out bits per byte.
+    pub bits_per_byte: Option<f64>,
+    /// Where the prediction lies with nine chances in ten, as the law's own spread tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bits_per_byte_interval: Option<[f64; 2]>,
+    pub secs: f64,
+    pub memory_bytes: u64,
+    pub tokens: u64,
+    pub flops: f64,
+}
+
+/// One phase as planned, as it went, and whether it passed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// From 1.
+    pub phase: usize,
+    pub name: String,
+    pub folder: PathBuf,
+    pub params: u64,
+    pub unix_secs: f64,
+    pub predicted: Figures,
+    pub actual: Figures,
+    pub baseline_bits_per_byte: f64,
+    pub gates: Vec<GateResult>,
+    pub passed: bool,
+    /// A text by the model before it was trained, and after.
+    pub sample_before: String,
+    pub sample_after: String,
+}
+
+/// Add one entry at the end, synced.
+/// # Errors
+/// When the file cannot be written.
+pub fn append(path: &Path, entry: &Entry) -> Result<(), TrainError> {
+    let mut line = serde_json::to_vec(entry).map_err(|e| TrainError::io("write", path)(e.into()))?;
+    line.push(b'\n');
+    let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(TrainError::io("open", path))?;
+    // A line torn by a crash is ended first, so that this one stands alone.
+    if std::fs::read(path).is_ok_and(|text| text.last().is_some_and(|b| *b != b'\n')) {
+        line.insert(0, b'\n');
+    }
+    file.write_all(&line).and_then(|()| file.sync_all()).map_err(TrainError::io("write", path))
+}
+
+/// All whole entries, and how many lines were torn.
+#[must_use]
+pub fn read(path: &Path) -> (Vec<Entry>, usize) {
+    let text = std::fs::read(path).unwrap_or_default();
+    let (mut entries, mut torn) = (Vec::new(), 0);
+    for line in text.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
+        match serde_json::from_slice(line) {
+            Ok(entry) => entries.push(entry),
+            Err(_) => torn += 1,
+        }
+    }
+    (entries, torn)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_come_back_and_a_torn_line_costs_only_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.jsonl");
+        let entry = Entry {
+            phase: 1, name: "base".into(), folder: "phases/1".into(), params: 3, unix_secs: 0.0, predicted: Figures::default(),
+            actual: Figures { bits_per_byte: Some(2.0), ..Figures::default() }, baseline_bits_per_byte: 3.0, gates: vec![],
+            passed: true, sample_before: "<b>".into(), sample_after: "\u{1F6B2}".into(),
+        };
+        append(&path, &entry).unwrap();
+        OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"phase\": 2, \"na").unwrap();
+        append(&path, &entry).unwrap();
+        assert_eq!(read(&path), (vec![entry.clone(), entry], 1));
+        assert_eq!(read(Path::new("nowhere")), (vec![], 0));
+    }
+}

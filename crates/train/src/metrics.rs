@@ -1,0 +1,75 @@
+//! Metrics: one JSON object a step in `metrics.jsonl`, and the same in TensorBoard's event files.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{BufRead, BufReader, Write},
+    path::Path,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{TrainError, tensorboard::EventFile};
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepMetrics {
+    pub step: u64,
+    /// Mean over tokens, nats.
+    pub loss: f32,
+    pub grad_norm: f32,
+    pub lr: f32,
+    pub tokens_per_sec: f64,
+    /// Held-out bits per byte, on steps that measured it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bits_per_byte: Option<f64>,
+    /// True when the guard left the update out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_skipped: bool,
+}
+
+/// Both files of a run.
+pub struct Metrics {
+    lines: File,
+    events: EventFile,
+}
+
+impl Metrics {
+    /// Open for appending after `step`: lines of later steps, left by a run that was killed, are removed.
+    /// # Errors
+    /// When the files cannot be written.
+    pub fn open(folder: &Path, step: u64) -> Result<Self, TrainError> {
+        let path = folder.join("metrics.jsonl");
+        let kept: Vec<StepMetrics> = read(&path).into_iter().filter(|m| m.step <= step).collect();
+        let mut text = Vec::new();
+        for metrics in &kept {
+            serde_json::to_writer(&mut text, metrics).map_err(|e| TrainError::io("write", &path)(e.into()))?;
+            text.push(b'\n');
+        }
+        std::fs::write(&path, text).map_err(TrainError::io("write", &path))?;
+        let lines = OpenOptions::new().append(true).open(&path).map_err(TrainError::io("open", &path))?;
+        Ok(Self { lines, events: EventFile::create(folder).map_err(TrainError::io("create events in", folder))? })
+    }
+
+    /// Write one step to both.
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn write(&mut self, metrics: &StepMetrics) -> Result<(), TrainError> {
+        let path = Path::new("metrics.jsonl");
+        let mut line = serde_json::to_vec(metrics).map_err(|e| TrainError::io("write", path)(e.into()))?;
+        line.push(b'\n');
+        self.lines.write_all(&line).map_err(TrainError::io("write", path))?;
+        let mut scalars = vec![
+            ("loss", metrics.loss), ("grad_norm", metrics.grad_norm), ("lr", metrics.lr),
+            ("tokens_per_sec", metrics.tokens_per_sec as f32),
+        ];
+        scalars.extend(metrics.bits_per_byte.map(|b| ("bits_per_byte", b as f32)));
+        self.events.write(metrics.step, &scalars).map_err(TrainError::io("write events to", path))
+    }
+}
+
+/// All whole lines of a metrics file; none when there is no file.
+#[must_use]
+pub fn read(path: &Path) -> Vec<StepMetrics> {
+    let Ok(file) = File::open(path) else { return Vec::new() };
+    BufReader::new(file).lines().map_while(Result::ok).filter_map(|line| serde_json::from_str(&line).ok()).collect()
+}

@@ -1,0 +1,114 @@
+//! Optimisers: AdamW for all parameters, or Muon for matrices and AdamW for the rest. State is kept by parameter and
+//! named for checkpoints: `optim/m/...`, `optim/v/...`, `optim/momentum/...`.
+
+mod muon;
+
+use engine::{ParamId, ParamKind, ParamTable, Shape};
+
+use crate::recipe::{Optim, OptimKind};
+
+/// One step's constants.
+#[derive(Debug, Clone, Copy)]
+pub struct Update {
+    /// From 1.
+    pub step: u64,
+    /// Share of the peak learning rate.
+    pub lr_share: f32,
+    /// What gradients are multiplied by: the clip factor.
+    pub grad_scale: f32,
+}
+
+/// The state of every parameter.
+pub struct Optimiser {
+    options: Optim,
+    states: Vec<State>,
+}
+
+enum State {
+    AdamW { m: Vec<f32>, v: Vec<f32>, decays: bool },
+    Muon { momentum: Vec<f32>, shape: Shape },
+}
+
+impl Optimiser {
+    #[must_use]
+    pub fn new(options: &Optim, table: &ParamTable) -> Self {
+        let state = |id: ParamId| {
+            let spec = table.spec(id);
+            let zeros = || vec![0.0; spec.shape.elements()];
+            match (options.kind, spec.kind) {
+                (OptimKind::Muon, ParamKind::Matrix) => State::Muon { momentum: zeros(), shape: spec.shape },
+                (_, kind) => State::AdamW { m: zeros(), v: zeros(), decays: kind != ParamKind::Vector },
+            }
+        };
+        Self { options: options.clone(), states: table.ids().map(state).collect() }
+    }
+
+    /// Bytes of state for `table`.
+    #[must_use]
+    pub fn bytes(options: &Optim, table: &ParamTable) -> u64 {
+        let copies = |kind| if options.kind == OptimKind::Muon && kind == ParamKind::Matrix { 1 } else { 2 };
+        table.specs().iter().map(|spec| copies(spec.kind) * spec.shape.bytes()).sum()
+    }
+
+    /// Move one parameter by its gradient.
+    pub fn update(&mut self, id: ParamId, update: Update, w: &mut [f32], g: &mut [f32]) {
+        let o = &self.options;
+        match &mut self.states[id.0] {
+            State::AdamW { m, v, decays } => kernels::adamw::AdamW {
+                lr: o.lr * update.lr_share,
+                beta1: o.beta1,
+                beta2: o.beta2,
+                eps: o.eps,
+                weight_decay: if *decays { o.weight_decay } else { 0.0 },
+                step: update.step,
+                grad_scale: update.grad_scale,
+            }
+            .update(w, g, m, v),
+            State::Muon { momentum, shape } => {
+                let lr = o.muon_lr * update.lr_share;
+                muon::update(w, g, momentum, *shape, lr, o.momentum, o.weight_decay, update.grad_scale);
+            }
+        }
+    }
+
+    /// State as named arrays, in the order of the table.
+    #[must_use]
+    pub fn tensors(&self, table: &ParamTable) -> Vec<(String, Shape, Vec<f32>)> {
+        let mut all = Vec::new();
+        for (spec, state) in table.specs().iter().zip(&self.states) {
+            let mut add = |kind: &str, values: &Vec<f32>| all.push((format!("optim/{kind}/{}", spec.name), spec.shape, values.clone()));
+            match state {
+                State::AdamW { m, v, .. } => {
+                    add("m", m);
+                    add("v", v);
+                }
+                State::Muon { momentum, .. } => add("momentum", momentum),
+            }
+        }
+        all
+    }
+
+    /// Take state from named arrays; the name of the first that is missing or of another length.
+    pub fn restore(&mut self, table: &ParamTable, mut find: impl FnMut(&str) -> Option<Vec<f32>>) -> Result<(), String> {
+        for (spec, state) in table.specs().iter().zip(&mut self.states) {
+            let mut take = |kind: &str, into: &mut Vec<f32>| {
+                let name = format!("optim/{kind}/{}", spec.name);
+                match find(&name) {
+                    Some(values) if values.len() == into.len() => {
+                        *into = values;
+                        Ok(())
+                    }
+                    _ => Err(name),
+                }
+            };
+            match state {
+                State::AdamW { m, v, .. } => {
+                    take("m", m)?;
+                    take("v", v)?;
+                }
+                State::Muon { momentum, .. } => take("momentum", momentum)?,
+            }
+        }
+        Ok(())
+    }
+}

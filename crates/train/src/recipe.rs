@@ -1,0 +1,328 @@
+//! A recipe: everything that decides a run, as TOML. Unknown keys are errors; every default is written out next to the
+//! checkpoints ([`Recipe::to_toml`]), so that a run can be read later without knowing that day's defaults.
+
+use std::path::{Path, PathBuf};
+
+use engine::Precision;
+use serde::{Deserialize, Serialize};
+
+use crate::TrainError;
+
+/// See the head of this file. Every table may be left out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    #[serde(default = "default_name")]
+    pub name: String,
+    #[serde(default = "default_seed")]
+    pub seed: u64,
+    /// The model's own options: `depth = 4` or `preset = "gpt2-124m"`, see `models`.
+    pub model: toml::Table,
+    #[serde(default)]
+    pub data: DataTable,
+    #[serde(default)]
+    pub batch: Batch,
+    #[serde(default)]
+    pub train: Train,
+    #[serde(default)]
+    pub optim: Optim,
+    #[serde(default)]
+    pub schedule: Schedule,
+    #[serde(default)]
+    pub checkpoint: Checkpoint,
+    #[serde(default)]
+    pub eval: Eval,
+    #[serde(default)]
+    pub guard: Guard,
+}
+
+fn default_name() -> String {
+    "run".into()
+}
+
+fn default_seed() -> u64 {
+    1
+}
+
+macro_rules! table {
+    ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty = $default:expr),* $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name {
+            $($(#[$field_meta])* pub $field: $type,)*
+        }
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+    };
+}
+
+table! {
+    /// Which data.
+    DataTable {
+        /// A folder that `hairpin data` made.
+        path: PathBuf = "data".into(),
+        /// The first so much of it.
+        fraction: f64 = 1.0,
+    }
+}
+table! {
+    /// How many tokens make a step, and how they are cut.
+    Batch {
+        /// Sequences in a step, over all ranks.
+        sequences: usize = 16,
+        /// Sequences in one forward and backward pass.
+        micro_batch: usize = 16,
+        /// Virtual shards of the batch, a power of two: the bits are the same at any number of ranks that divides it.
+        lanes: usize = 1,
+        /// Tokens in a sequence.
+        context: usize = 256,
+    }
+}
+table! {
+    /// How long and how exactly.
+    Train {
+        steps: u64 = 500,
+        precision: PrecisionChoice = PrecisionChoice::Auto,
+        /// Largest norm of the gradient.
+        clip: f32 = 1.0,
+        /// Run blocks again in the backward pass instead of keeping them.
+        recompute: bool = false,
+        /// Threads; absent: all of the machine.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        threads: Option<usize> = None,
+    }
+}
+table! {
+    /// Which optimiser.
+    Optim {
+        kind: OptimKind = OptimKind::Adamw,
+        /// Peak learning rate of AdamW.
+        lr: f32 = 3e-3,
+        /// Peak learning rate of Muon's matrices.
+        muon_lr: f32 = 0.02,
+        momentum: f32 = 0.95,
+        beta1: f32 = 0.9,
+        beta2: f32 = 0.95,
+        eps: f32 = 1e-8,
+        weight_decay: f32 = 0.1,
+    }
+}
+table! {
+    /// How the learning rate goes: up over `warmup_steps`, then down to `floor_ratio` of its peak.
+    Schedule {
+        kind: ScheduleKind = ScheduleKind::Cosine,
+        warmup_steps: u64 = 50,
+        floor_ratio: f32 = 0.1,
+        /// Share of the steps over which `wsd` comes down.
+        decay_ratio: f32 = 0.3,
+    }
+}
+table! {
+    /// When checkpoints are written and which are kept; the best is always kept.
+    Checkpoint { every_steps: u64 = 250, keep_last: usize = 2 }
+}
+table! {
+    /// When held-out loss is measured, and on how many windows.
+    Eval { every_steps: u64 = 100, windows: u64 = 32 }
+}
+table! {
+    /// What to do when the loss jumps above the median of the last `window` steps by `threshold` deviations.
+    Guard { action: GuardAction = GuardAction::Skip, window: usize = 50, threshold: f32 = 8.0 }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PrecisionChoice {
+    /// bf16 where the CPU has instructions for it, f32 elsewhere.
+    Auto,
+    F32,
+    Bf16,
+}
+
+impl PrecisionChoice {
+    #[must_use]
+    pub fn resolve(self) -> Precision {
+        match self {
+            Self::F32 => Precision::F32,
+            Self::Bf16 => Precision::Bf16,
+            Self::Auto if kernels::level().has_bf16() => Precision::Bf16,
+            Self::Auto => Precision::F32,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OptimKind {
+    Adamw,
+    /// Muon for matrices, AdamW for the rest.
+    Muon,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScheduleKind {
+    Cosine,
+    /// Warm-up, stable, decay; arXiv:2404.06395.
+    Wsd,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GuardAction {
+    Off,
+    /// Leave the update out.
+    Skip,
+    /// Go back to the last checkpoint and leave the batch out.
+    Rollback,
+}
+
+impl Recipe {
+    /// Read a recipe file and apply `overrides` such as `optim.lr=3e-4`, through the same checks.
+    /// # Errors
+    /// [`TrainError::Recipe`] naming line or flag, [`TrainError::Value`] naming the key.
+    pub fn read(path: &Path, overrides: &[String]) -> Result<Self, TrainError> {
+        let text = std::fs::read_to_string(path).map_err(TrainError::io("read the recipe", path))?;
+        Self::parse(&text, &path.display().to_string(), overrides)
+    }
+
+    /// The same from a text; `origin` is named in errors.
+    /// # Errors
+    /// As [`Recipe::read`].
+    pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<Self, TrainError> {
+        let wrong = |origin: &str, problem: String| TrainError::Recipe { origin: origin.to_owned(), problem };
+        let mut recipe: Self = toml::from_str(text).map_err(|e| wrong(origin, e.to_string()))?;
+        for set in overrides {
+            let flag = format!("--set {set}");
+            let (key, value) = set.split_once('=').ok_or_else(|| wrong(&flag, "write `key=value`".into()))?;
+            let mut table = toml::Table::try_from(&recipe).map_err(|e| wrong(&flag, e.to_string()))?;
+            put(&mut table, key.trim(), value.trim()).map_err(|e| wrong(&flag, e))?;
+            recipe = table.try_into().map_err(|e: toml::de::Error| wrong(&flag, e.message().to_owned()))?;
+        }
+        recipe.check()?;
+        Ok(recipe)
+    }
+
+    /// With every default written out.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).unwrap_or_default()
+    }
+
+    /// Tokens that a step learns from.
+    #[must_use]
+    pub fn step_tokens(&self) -> u64 {
+        (self.batch.sequences * self.batch.context) as u64
+    }
+
+    fn check(&self) -> Result<(), TrainError> {
+        let b = &self.batch;
+        let wrong = |key, problem: String, help: &str| Err(TrainError::Value { key, problem, help: help.into() });
+        for (key, size) in [("batch.sequences", b.sequences), ("batch.micro_batch", b.micro_batch), ("batch.context", b.context), ("batch.lanes", b.lanes)] {
+            if !(1..=1 << 24).contains(&size) {
+                return wrong(key, format!("{size} is not in 1..={}", 1 << 24), "choose a size in that range");
+            }
+        }
+        if !b.lanes.is_power_of_two() || !b.sequences.is_multiple_of(b.lanes) {
+            let problem = format!("{} lanes are no power of two that divides {} sequences", b.lanes, b.sequences);
+            return wrong("batch.lanes", problem, "use 1, 2, 4 or 8 lanes, and a number of sequences that they divide");
+        }
+        if !(self.data.fraction > 0.0 && self.data.fraction <= 1.0) {
+            return wrong("data.fraction", format!("{} is not above 0 and at most 1", self.data.fraction), "1% is 0.01");
+        }
+        let o = &self.optim;
+        let positive = [
+            ("optim.lr", o.lr), ("optim.muon_lr", o.muon_lr), ("optim.eps", o.eps), ("train.clip", self.train.clip),
+            ("guard.threshold", self.guard.threshold),
+        ];
+        for (key, value) in positive {
+            if !(value > 0.0 && value.is_finite()) {
+                return wrong(key, format!("{value} is not above zero"), "leave the key out for its default");
+            }
+        }
+        let ratios = [("optim.beta1", o.beta1), ("optim.beta2", o.beta2), ("optim.momentum", o.momentum), ("optim.weight_decay", o.weight_decay), ("schedule.floor_ratio", self.schedule.floor_ratio), ("schedule.decay_ratio", self.schedule.decay_ratio)];
+        for (key, value) in ratios {
+            if !(0.0..=1.0).contains(&value) || key.starts_with("optim.beta") && value == 1.0 {
+                return wrong(key, format!("{value} is not in 0..1"), "leave the key out for its default");
+            }
+        }
+        let counts = [("train.steps", self.train.steps), ("checkpoint.every_steps", self.checkpoint.every_steps), ("eval.every_steps", self.eval.every_steps), ("eval.windows", self.eval.windows), ("checkpoint.keep_last", self.checkpoint.keep_last as u64)];
+        for (key, count) in counts {
+            if count == 0 {
+                return wrong(key, "0 is too few".into(), "use 1 or more");
+            }
+        }
+        if self.train.threads == Some(0) {
+            return wrong("train.threads", "0 threads do no work".into(), "leave the key out for all threads");
+        }
+        Ok(())
+    }
+}
+
+/// Put a value at a dotted key; what is no TOML value is taken as a string.
+fn put(table: &mut toml::Table, key: &str, value: &str) -> Result<(), String> {
+    let parsed = format!("v = {value}").parse::<toml::Table>().ok().and_then(|mut t| t.remove("v"));
+    let value = parsed.unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    let (path, last) = key.rsplit_once('.').map_or((None, key), |(path, last)| (Some(path), last));
+    let mut at = table;
+    for part in path.iter().flat_map(|path| path.split('.')) {
+        let next = at.entry(part).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        at = next.as_table_mut().ok_or_else(|| format!("`{part}` is no table"))?;
+    }
+    at.insert(last.to_owned(), value);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str, overrides: &[&str]) -> String {
+        let overrides: Vec<String> = overrides.iter().map(|s| (*s).to_owned()).collect();
+        Recipe::parse(text, "small.toml", &overrides).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_misspelt_key_is_named_with_its_line() {
+        let text = "[model]\ndepth = 2\n[optim]\nlr = 3e-4\nwarmup = 10\n";
+        expect_test::expect![[r#"
+            small.toml: TOML parse error at line 5, column 1
+              |
+            5 | warmup = 10
+              | ^^^^^^
+            unknown field `warmup`, expected one of `kind`, `lr`, `muon_lr`, `momentum`, `beta1`, `beta2`, `eps`, `weight_decay`
+        "#]]
+        .assert_eq(&error(text, &[]));
+    }
+
+    #[test]
+    fn an_override_goes_through_the_same_checks_and_is_named() {
+        let text = "[model]\ndepth = 2\n";
+        let ok = Recipe::parse(text, "x", &["optim.lr=1e-4".into(), "model.depth=3".into(), "name=other".into()]).unwrap();
+        assert_eq!((ok.optim.lr, ok.model["depth"].as_integer(), ok.name.as_str()), (1e-4, Some(3), "other"));
+        assert!(error(text, &["optim.speed=1"]).starts_with("--set optim.speed=1: unknown field `speed`"));
+        assert!(error(text, &["optim"]).starts_with("--set optim: write `key=value`"));
+    }
+
+    #[test]
+    fn values_that_cannot_be_are_refused_by_key() {
+        for (text, key) in [
+            ("[batch]\nlanes = 3", "batch.lanes"), ("[batch]\nsequences = 0", "batch.sequences"),
+            ("[data]\nfraction = 0.0", "data.fraction"), ("[optim]\nlr = -1.0", "optim.lr"), ("[optim]\nbeta1 = 1.0", "optim.beta1"),
+            ("[optim]\nlr = nan", "optim.lr"), ("[train]\nsteps = 0", "train.steps"), ("[train]\nthreads = 0", "train.threads"),
+        ] {
+            let message = error(&format!("[model]\ndepth = 2\n{text}"), &[]);
+            assert!(message.starts_with(key), "{message}");
+        }
+    }
+
+    #[test]
+    fn the_written_recipe_reads_back_the_same() {
+        let recipe = Recipe::parse("[model]\ndepth = 2\n", "x", &[]).unwrap();
+        assert_eq!(Recipe::parse(&recipe.to_toml(), "x", &[]).unwrap(), recipe);
+    }
+}

@@ -1,0 +1,376 @@
+//! The loop: windows to batches, step after step, with metrics, held-out loss, checkpoints and the spike guard; stopped
+//! and resumed without a trace in the bits.
+
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use comm::Solo;
+use data::{Dataset, Sampler};
+use engine::{Inputs, Precision};
+use models::Model;
+use parallel::Replicated;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    TrainError,
+    checkpoint::{self, NamedTensor, RunLock, Snapshot, Writer},
+    clock::Clock,
+    eval::{self, Evaluator},
+    guard::Guard,
+    metrics::{Metrics, StepMetrics},
+    recipe::{GuardAction, PrecisionChoice, Recipe},
+    schedule,
+    step::{StepCost, StepOptions, Trainer},
+};
+
+/// Told what happens.
+pub trait Observer {
+    fn step(&mut self, metrics: &StepMetrics, steps: u64);
+    /// Something that a person should read.
+    fn note(&mut self, text: &str);
+}
+
+/// Says nothing.
+pub struct Quiet;
+
+impl Observer for Quiet {
+    fn step(&mut self, _metrics: &StepMetrics, _steps: u64) {}
+    fn note(&mut self, _text: &str) {}
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Outcome {
+    /// True when it was asked to stop before its last step; it goes on with `resume`.
+    pub is_stopped: bool,
+    pub step: u64,
+    pub loss: f32,
+    pub bits_per_byte: Option<f64>,
+    /// Seconds of this process, and tokens that it learnt from.
+    pub secs: f64,
+    pub tokens: u64,
+    pub skipped_steps: u64,
+    pub cost: StepCost,
+}
+
+/// The loop's own state, kept in checkpoints.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct State {
+    guard: Guard,
+    skipped_steps: u64,
+    loss: f32,
+}
+
+/// Complete a recipe with what follows from the data and the machine, so that it means the same elsewhere.
+/// # Errors
+/// When the model cannot be.
+pub fn resolve(recipe: &Recipe, vocab: usize) -> Result<(Recipe, Box<dyn Model>), TrainError> {
+    let mut recipe = recipe.clone();
+    let context = recipe.batch.context;
+    recipe.model.entry("vocab").or_insert_with(|| toml::Value::Integer(vocab as i64));
+    recipe.model.entry("context").or_insert_with(|| toml::Value::Integer(context as i64));
+    let model = models::build(&recipe.model)?;
+    let wrong = |key, problem: String, help: &str| TrainError::Value { key, problem, help: help.into() };
+    if let Some(language) = model.language() {
+        if language.vocab() < vocab {
+            let problem = format!("{} is less than the {vocab} tokens of the data", language.vocab());
+            return Err(wrong("model.vocab", problem, "leave `model.vocab` out"));
+        }
+        if language.context() < context {
+            let problem = format!("{context} is more than the model's {}", language.context());
+            return Err(wrong("batch.context", problem, "lower `batch.context`, or leave `model.context` out"));
+        }
+    }
+    recipe.model = model.config();
+    recipe.train.precision = match recipe.train.precision.resolve() {
+        Precision::F32 => PrecisionChoice::F32,
+        Precision::Bf16 => PrecisionChoice::Bf16,
+    };
+    Ok((recipe, model))
+}
+
+/// Train `recipe` into `out`: checkpoints, `recipe.toml`, `metrics.jsonl`, event files. With `resume`, go on from the
+/// newest whole checkpoint, or start if there is none.
+/// # Errors
+/// A recipe that cannot be, too little data, a full disk, a folder in use, a loss that is lost.
+pub fn train(recipe: &Recipe, out: &Path, resume: bool, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
+    let _lock = RunLock::acquire(out)?;
+    let data = Dataset::open(&recipe.data.path)?;
+    let (recipe, model) = resolve(recipe, data.vocab())?;
+    let mut run = Run::new(&recipe, model, &data, out)?;
+    run.begin(resume, observer)?;
+    match recipe.train.threads {
+        None => run.steps(stop, observer),
+        Some(threads) => {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            let wrong = |e: rayon::ThreadPoolBuildError| TrainError::Value { key: "train.threads", problem: e.to_string(), help: "use fewer threads".into() };
+            let pool = pool.map_err(wrong)?;
+            // The observer stays on its thread: only the arithmetic goes to the pool.
+            run.threads = Some(pool);
+            run.steps(stop, observer)
+        }
+    }
+}
+
+struct Run<'a> {
+    recipe: &'a Recipe,
+    data: &'a Dataset,
+    out: &'a Path,
+    sampler: Sampler,
+    trainer: Trainer,
+    evaluator: Evaluator,
+    held_out: Vec<Vec<u32>>,
+    writer: Writer,
+    state: State,
+    step: u64,
+    saved_step: Option<u64>,
+    bits_per_byte: Option<f64>,
+    threads: Option<rayon::ThreadPool>,
+}
+
+impl<'a> Run<'a> {
+    fn new(recipe: &'a Recipe, model: Box<dyn Model>, data: &'a Dataset, out: &'a Path) -> Result<Self, TrainError> {
+        let (context, fraction) = (recipe.batch.context, recipe.data.fraction);
+        let windows = data.train().windows(context, fraction);
+        let need = recipe.batch.sequences as u64;
+        if windows < need {
+            return Err(TrainError::SmallCorpus { have: windows, need, context, percent: 100.0 * fraction });
+        }
+        let held_out = eval::held_out_windows(data, context, recipe.eval.windows);
+        if held_out.is_empty() {
+            return Err(TrainError::SmallCorpus { have: 0, need: 1, context, percent: 100.0 });
+        }
+        let options = StepOptions::of(recipe);
+        let evaluator = Evaluator::new(&*model, options.micro_batch.min(8), context, options.precision)?;
+        let trainer = Trainer::new(model, options)?;
+        Ok(Self {
+            recipe,
+            data,
+            out,
+            sampler: Sampler::new(recipe.seed, windows),
+            trainer,
+            evaluator,
+            held_out,
+            writer: Writer::new(out, recipe.checkpoint.keep_last),
+            state: State::default(),
+            step: 0,
+            saved_step: None,
+            bits_per_byte: None,
+            threads: None,
+        })
+    }
+
+    /// Take up the newest whole checkpoint, or make sure that there is none.
+    fn begin(&mut self, resume: bool, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        match checkpoint::latest_whole(self.out) {
+            Ok(Some((path, snapshot, damaged))) if resume => {
+                for error in damaged {
+                    observer.note(&format!("{error}; going back to `{}`", path.display()));
+                }
+                if snapshot.recipe != self.recipe.to_toml() {
+                    let ours = self.recipe.to_toml();
+                    let differs = snapshot.recipe.lines().zip(ours.lines()).find(|(a, b)| a != b);
+                    let difference = differs.map_or("other keys".into(), |(a, b)| format!("it has `{a}`, this recipe `{b}`"));
+                    return Err(TrainError::OtherRecipe { folder: self.out.to_owned(), difference });
+                }
+                observer.note(&format!("resuming from step {}", snapshot.step));
+                self.restore(&path, snapshot)?;
+            }
+            Ok(Some((_, snapshot, _))) => return Err(TrainError::Exists { folder: self.out.to_owned(), step: snapshot.step }),
+            Ok(None) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let path = self.out.join("recipe.toml");
+        std::fs::write(&path, self.recipe.to_toml()).map_err(TrainError::io("write", &path))
+    }
+
+    fn restore(&mut self, path: &Path, snapshot: Snapshot) -> Result<(), TrainError> {
+        let other = |problem: String| checkpoint::CheckpointError::OtherModel { path: path.to_owned(), problem };
+        let mut tensors: std::collections::HashMap<String, Vec<f32>> = snapshot.tensors.into_iter().map(|t| (t.name, t.values)).collect();
+        self.trainer.restore(|name| tensors.remove(name)).map_err(|name| other(format!("`{name}` is missing or of another size")))?;
+        self.state = serde_json::from_value(snapshot.state).map_err(|e| other(e.to_string()))?;
+        (self.step, self.saved_step, self.bits_per_byte) = (snapshot.step, Some(snapshot.step), snapshot.bits_per_byte);
+        Ok(())
+    }
+
+    fn steps(&mut self, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
+        let clock = Clock::start();
+        let steps = self.recipe.train.steps;
+        let mut metrics = Metrics::open(self.out, self.step)?;
+        let mut tokens = 0;
+        let mut skipped_in_a_row = 0;
+        while self.step < steps && !stop.load(Ordering::Relaxed) {
+            let step_clock = Clock::start();
+            let step = self.step + 1;
+            let lanes = self.batch(step);
+            let step_tokens = self.recipe.step_tokens();
+            let trainer = &mut self.trainer;
+            let gradient = on(self.threads.as_ref(), || trainer.gradient(step, &lanes, step_tokens))?;
+            let is_skipped = self.state.guard.left_out.contains(&step) || self.state.guard.is_spike(&self.recipe.guard, gradient.loss);
+            if is_skipped {
+                skipped_in_a_row += 1;
+                self.spike(step, gradient.loss, skipped_in_a_row, observer)?;
+                if self.step + 1 != step {
+                    // Rolled back: begin again from there.
+                    metrics = Metrics::open(self.out, self.step)?;
+                    continue;
+                }
+                self.state.skipped_steps += 1;
+            } else if !gradient.loss.is_finite() {
+                return Err(self.diverged(step, gradient.loss));
+            } else {
+                skipped_in_a_row = 0;
+                self.state.loss = gradient.loss;
+            }
+            let share = schedule::share(&self.recipe.schedule, step, steps);
+            if !is_skipped {
+                let trainer = &mut self.trainer;
+                on(self.threads.as_ref(), || trainer.update(step, share, gradient.norm));
+            }
+            self.step = step;
+            tokens += step_tokens;
+            let tokens_per_sec = step_tokens as f64 / step_clock.secs();
+            let is_eval = step.is_multiple_of(self.recipe.eval.every_steps) || step == steps;
+            if is_eval {
+                self.bits_per_byte = Some(self.evaluate()?);
+            }
+            let lr = self.recipe.optim.lr * share;
+            let bits_per_byte = if is_eval { self.bits_per_byte } else { None };
+            let line = StepMetrics { step, loss: gradient.loss, grad_norm: gradient.norm, lr, tokens_per_sec, bits_per_byte, is_skipped };
+            metrics.write(&line)?;
+            observer.step(&line, steps);
+            if step.is_multiple_of(self.recipe.checkpoint.every_steps) || step == steps {
+                self.save()?;
+            }
+        }
+        if self.saved_step != Some(self.step) {
+            self.save()?;
+        }
+        self.writer.finish()?;
+        Ok(Outcome {
+            is_stopped: self.step < steps,
+            step: self.step,
+            loss: self.state.loss,
+            bits_per_byte: self.bits_per_byte,
+            secs: clock.secs(),
+            tokens,
+            skipped_steps: self.state.skipped_steps,
+            cost: self.trainer.cost(),
+        })
+    }
+
+    /// The windows of one step, cut into lanes and micro-batches.
+    fn batch(&self, step: u64) -> Vec<Vec<Inputs>> {
+        let b = &self.recipe.batch;
+        let windows: Vec<Vec<u32>> = self.windows(step).map(|w| self.data.train().window(w, b.context)).collect();
+        let micro_batch = b.micro_batch.min(b.sequences / b.lanes);
+        windows.chunks(b.sequences / b.lanes).map(|lane| lane.chunks(micro_batch).map(eval::inputs_of).collect()).collect()
+    }
+
+    fn windows(&self, step: u64) -> impl Iterator<Item = u64> {
+        let count = self.recipe.batch.sequences as u64;
+        ((step - 1) * count..step * count).map(|sample| self.sampler.at(sample))
+    }
+
+    /// A step whose loss cannot be trusted: leave it out, or go back.
+    fn spike(&mut self, step: u64, loss: f32, in_a_row: usize, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let known = self.state.guard.left_out.contains(&step);
+        if in_a_row > self.recipe.guard.window.max(8) {
+            return Err(self.diverged(step, loss));
+        }
+        if !known {
+            let documents = self.documents(step).join(", ");
+            observer.note(&format!("loss {loss} at step {step} is a spike and its update is left out; the batch holds {documents}"));
+        }
+        if self.recipe.guard.action == GuardAction::Rollback && !known {
+            self.writer.finish()?;
+            if let Some((path, snapshot, _)) = checkpoint::latest_whole(self.out)? {
+                let mut left_out = self.state.guard.left_out.clone();
+                left_out.push(step);
+                observer.note(&format!("going back to step {}", snapshot.step));
+                self.restore(&path, snapshot)?;
+                self.state.guard.left_out = left_out;
+            }
+        }
+        Ok(())
+    }
+
+    fn diverged(&self, step: u64, loss: f32) -> TrainError {
+        TrainError::Diverged { step, loss, documents: self.documents(step) }
+    }
+
+    /// Names of documents in a batch, the first few.
+    fn documents(&self, step: u64) -> Vec<String> {
+        let context = self.recipe.batch.context as u64;
+        let names = self.windows(step).filter_map(|w| self.data.train().document_at(w * context));
+        let mut names: Vec<String> = names.map(|d| format!("`{}`", d.name)).collect();
+        names.dedup();
+        names.truncate(8);
+        names
+    }
+
+    fn evaluate(&mut self) -> Result<f64, TrainError> {
+        let (model, store, precision) = self.trainer.parts();
+        let language = model.language().ok_or(TrainError::NotLanguage)?;
+        self.evaluator.bits_per_byte(language, model.params(), store, precision, self.data, &self.held_out)
+    }
+
+    fn save(&mut self) -> Result<(), TrainError> {
+        let named = |name: &str, dims: &[usize], values: Vec<f32>| NamedTensor { name: name.to_owned(), shape: dims.to_vec(), values };
+        let (table, store) = (self.trainer.table(), self.trainer.store());
+        let params = table.ids().map(|id| (table.spec(id), store.value(id).to_vec()));
+        let mut tensors: Vec<NamedTensor> = params.map(|(spec, values)| named(&spec.name, spec.shape.dims(), values)).collect();
+        let states = self.trainer.optimiser().tensors(table).into_iter();
+        tensors.extend(states.map(|(name, shape, values)| named(&name, shape.dims(), values)));
+        let state = serde_json::to_value(&self.state).map_err(|e| TrainError::io("write the state of", self.out)(e.into()))?;
+        let snapshot = Snapshot { step: self.step, recipe: self.recipe.to_toml(), bits_per_byte: self.bits_per_byte, state, tensors };
+        self.writer.submit(snapshot)?;
+        self.saved_step = Some(self.step);
+        Ok(())
+    }
+}
+
+fn on<T: Send>(pool: Option<&rayon::ThreadPool>, run: impl FnOnce() -> T) -> T {
+    // The tape is not `Send`, so the work starts on this thread and only its parallel loops move: a scope whose current
+    // pool is the one wanted is what `in_place_scope` gives.
+    match pool {
+        None => run(),
+        Some(pool) => pool.in_place_scope(|_| run()),
+    }
+}
+
+/// A trained model, read back from its folder.
+pub struct Loaded {
+    pub recipe: Recipe,
+    pub model: Box<dyn Model>,
+    pub store: Replicated<Solo>,
+    pub precision: Precision,
+    pub step: u64,
+}
+
+/// Read the newest whole checkpoint of a run's folder, or a checkpoint itself.
+/// # Errors
+/// When there is none, or its parameters are not those of its recipe.
+pub fn load(folder: &Path) -> Result<Loaded, TrainError> {
+    let (path, snapshot) = if folder.join("manifest.json").is_file() {
+        (folder.to_owned(), checkpoint::read(folder)?)
+    } else {
+        let found = checkpoint::latest_whole(folder)?.ok_or_else(|| checkpoint::CheckpointError::None { folder: folder.to_owned() })?;
+        (found.0, found.1)
+    };
+    let recipe = Recipe::parse(&snapshot.recipe, &path.display().to_string(), &[])?;
+    let model = models::build(&recipe.model)?;
+    let mut tensors: std::collections::HashMap<String, NamedTensor> = snapshot.tensors.into_iter().map(|t| (t.name.clone(), t)).collect();
+    let table = model.params();
+    for spec in table.specs() {
+        if tensors.get(&spec.name).is_none_or(|t| t.values.len() != spec.shape.elements()) {
+            let problem = format!("`{}` is missing or of another size", spec.name);
+            return Err(checkpoint::CheckpointError::OtherModel { path, problem }.into());
+        }
+    }
+    let store = Replicated::with_values(table, Solo, |id| tensors.remove(&table.spec(id).name).map_or_else(Vec::new, |t| t.values));
+    let precision = recipe.train.precision.resolve();
+    Ok(Loaded { precision, step: snapshot.step, model, store, recipe })
+}
