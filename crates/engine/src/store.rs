@@ -181,6 +181,14 @@ impl Weight {
         })
     }
 
+    /// Bytes of the packed copies that there are now.
+    #[must_use]
+    pub fn held_packed_bytes(&self) -> u64 {
+        let fresh = self.packed.iter().filter_map(std::sync::OnceLock::get).map(PackedRhs::held_bytes);
+        let stale = self.spare.iter().filter_map(|spare| spare.lock().ok()?.as_ref().map(PackedRhs::held_bytes));
+        fresh.sum::<u64>() + stale.sum::<u64>()
+    }
+
     /// Bytes of both packed copies of a matrix of `shape`.
     #[must_use]
     pub fn packed_bytes(shape: Shape) -> u64 {

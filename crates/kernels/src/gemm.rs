@@ -95,6 +95,12 @@ impl PackedRhs {
         4 * precision.words(k) * n.next_multiple_of(NR)
     }
 
+    /// Bytes that this one takes.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        4 * self.words.len() as u64
+    }
+
     /// Pack `b` `[k, n]`.
     pub fn pack(&mut self, b: Mat<'_>) {
         pack_rhs(self.precision, b, self.k, self.n, &mut self.words);

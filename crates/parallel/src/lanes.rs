@@ -57,6 +57,13 @@ impl LaneSum {
         self.sums.push((level, sum));
     }
 
+    /// Bytes that it holds.
+    pub fn held_bytes(&self) -> u64 {
+        let spare = self.spare.iter().map(Vec::capacity).sum::<usize>();
+        let sums = self.sums.iter().map(|(_, sum)| sum.capacity()).sum::<usize>();
+        4 * (self.current.capacity() + sums + spare) as u64
+    }
+
     /// The sum of all lanes, once their number is a power of two and all are complete.
     pub fn total(&self) -> &[f32] {
         debug_assert!(self.sums.len() <= 1, "the number of lanes is a power of two");

@@ -41,6 +41,13 @@ impl<C: Communicator> Replicated<C> {
         StoreBytes { weights, grads: weights * copies(lanes) }
     }
 
+    /// Bytes that it really holds now, packed copies included.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        let weights: u64 = self.weights.iter().map(|w| 4 * w.values().len() as u64 + w.held_packed_bytes()).sum();
+        weights + self.grads.iter().map(LaneSum::held_bytes).sum::<u64>()
+    }
+
     #[must_use]
     pub fn table(&self) -> &ParamTable {
         &self.table

@@ -1,1 +1,32 @@
-//! (header)
+//! The report: one HTML file about a project, without network, scripts or fonts from elsewhere; charts are inline SVG.
+//!
+//! It reads what a climb left behind (`ledger.jsonl`, each phase's `metrics.jsonl` and `recipe.toml`, the data's
+//! `stats.json`) and leaves out what is not there. **Absent on purpose:** any computation of results.
+
+mod chart;
+mod page;
+pub mod terminal;
+
+use std::path::{Path, PathBuf};
+
+/// What can go wrong with a report.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum ReportError {
+    #[error("`{}` holds no ledger and no data", folder.display())]
+    #[diagnostic(code(report::empty), help("give a project's folder; `hairpin climb` fills one"))]
+    Empty { folder: PathBuf },
+
+    #[error("cannot write `{}`", path.display())]
+    #[diagnostic(code(report::io), help("check that the disk has room and that you may write there"))]
+    Io { path: PathBuf, source: std::io::Error },
+}
+
+/// Write `report.html` into a project's folder and give its path.
+/// # Errors
+/// When there is nothing to tell, or the file cannot be written.
+pub fn write(folder: &Path) -> Result<PathBuf, ReportError> {
+    let html = page::page(folder)?;
+    let path = folder.join("report.html");
+    std::fs::write(&path, html).map_err(|source| ReportError::Io { path: path.clone(), source })?;
+    Ok(path.canonicalize().unwrap_or(path))
+}

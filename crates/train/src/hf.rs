@@ -223,7 +223,9 @@ impl Layout {
         let real = |key: &str, default: f64| json.get(key).and_then(Value::as_f64).unwrap_or(default) as f32;
         let given = |key: &str| json.get(key).is_some_and(|v| !v.is_null() && v != &Value::Bool(false));
         let base = |model: usize, layers: usize, heads: usize| -> Result<DecoderConfig, TrainError> {
-            let options = models::decoder::DecoderOptions { layers: Some(layers), model: Some(model), heads: Some(heads), head_dim: Some(1), ..Default::default() };
+            // Head size and width of the feed-forward part are set by the caller; any that can be will do here.
+            let (head_dim, ffn) = (Some(2), Some(1));
+            let options = models::decoder::DecoderOptions { layers: Some(layers), model: Some(model), heads: Some(heads), head_dim, ffn, ..Default::default() };
             Ok(options.resolve()?)
         };
         match kind {

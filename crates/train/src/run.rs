@@ -30,6 +30,8 @@ pub trait Observer {
     fn step(&mut self, metrics: &StepMetrics, steps: u64);
     /// Something that a person should read.
     fn note(&mut self, text: &str);
+    /// A phase of a ladder is about to begin.
+    fn phase(&mut self, _title: &str) {}
 }
 
 /// Says nothing.
@@ -53,6 +55,8 @@ pub struct Outcome {
     pub tokens: u64,
     pub skipped_steps: u64,
     pub cost: StepCost,
+    /// Bytes that the step really used.
+    pub used_bytes: u64,
 }
 
 /// The loop's own state, kept in checkpoints.
@@ -258,6 +262,7 @@ impl<'a> Run<'a> {
             tokens,
             skipped_steps: self.state.skipped_steps,
             cost: self.trainer.cost(),
+            used_bytes: self.trainer.used_bytes(),
         })
     }
 

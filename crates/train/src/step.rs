@@ -128,6 +128,12 @@ impl Trainer {
         self.cost
     }
 
+    /// Bytes that were really used so far: to be held against [`Trainer::cost`].
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.pool.usage().high_water_bytes + self.store.held_bytes() + self.optimiser.held_bytes()
+    }
+
     #[must_use]
     pub fn table(&self) -> &ParamTable {
         self.model.params()

@@ -50,6 +50,16 @@ impl Optimiser {
         table.specs().iter().map(|spec| copies(spec.kind) * spec.shape.bytes()).sum()
     }
 
+    /// Bytes that it really holds.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        let len = |state: &State| match state {
+            State::AdamW { m, v, .. } => m.len() + v.len(),
+            State::Muon { momentum, .. } => momentum.len(),
+        };
+        4 * self.states.iter().map(len).sum::<usize>() as u64
+    }
+
     /// Move one parameter by its gradient.
     pub fn update(&mut self, id: ParamId, update: Update, w: &mut [f32], g: &mut [f32]) {
         let o = &self.options;

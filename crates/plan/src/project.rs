@@ -1,0 +1,132 @@
+//! A project: one corpus, one family of models, and the phases of its ladder; the file `hairpin.toml`.
+
+use std::path::{Path, PathBuf};
+
+use data::PrepareOptions;
+use serde::{Deserialize, Serialize};
+use train::recipe::Recipe;
+
+use crate::PlanError;
+
+/// See the head of this file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Project {
+    pub name: String,
+    /// Stop before a phase that would take the whole climb beyond this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget_secs: Option<f64>,
+    pub data: PrepareOptions,
+    /// What all phases share: a recipe without the tables that phases set.
+    #[serde(default)]
+    pub recipe: toml::Table,
+    pub phases: Vec<Phase>,
+}
+
+/// One rung: a share of the data and what differs from the shared recipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Phase {
+    pub name: String,
+    pub data_fraction: f64,
+    /// Tables laid over the shared recipe, such as `model = { depth = 4 }`.
+    #[serde(default)]
+    pub recipe: toml::Table,
+}
+
+impl Project {
+    /// Read `hairpin.toml` of a project's folder, or the file itself.
+    /// # Errors
+    /// [`PlanError::Project`] with line and key.
+    pub fn read(path: &Path) -> Result<Self, PlanError> {
+        let path = if path.is_dir() { path.join("hairpin.toml") } else { path.to_owned() };
+        let wrong = |problem: String| PlanError::Project { origin: path.display().to_string(), problem };
+        let text = std::fs::read_to_string(&path).map_err(|e| wrong(format!("{e}; `hairpin init` makes one")))?;
+        let project: Self = toml::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+        if project.phases.is_empty() {
+            return Err(wrong("there are no `[[phases]]`".into()));
+        }
+        Ok(project)
+    }
+
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).unwrap_or_default()
+    }
+
+    /// The recipe of phase `index` (from 0) of the project in `folder`.
+    /// # Errors
+    /// When the tables together are no recipe.
+    pub fn recipe(&self, index: usize, folder: &Path) -> Result<Recipe, PlanError> {
+        let phase = &self.phases[index];
+        let mut table = self.recipe.clone();
+        lay_over(&mut table, &phase.recipe);
+        table.insert("name".into(), phase.name.clone().into());
+        let data = table.entry("data").or_insert_with(|| toml::Table::new().into());
+        if let Some(data) = data.as_table_mut() {
+            data.insert("path".into(), folder.join("data").display().to_string().into());
+            data.insert("fraction".into(), phase.data_fraction.into());
+        }
+        let text = toml::to_string_pretty(&table).unwrap_or_default();
+        Ok(Recipe::parse(&text, &format!("phase {} `{}`", index + 1, phase.name), &[])?)
+    }
+
+    /// Where phase `index` (from 0) keeps its checkpoints.
+    #[must_use]
+    pub fn phase_folder(&self, index: usize, folder: &Path) -> PathBuf {
+        folder.join("phases").join(format!("{}-{}", index + 1, self.phases[index].name))
+    }
+
+    /// A ladder of three phases for a laptop and a few minutes, over `corpus`: 10%, 30% and all of the data.
+    #[must_use]
+    pub fn small(corpus: Vec<String>) -> Self {
+        let mut data = PrepareOptions::default();
+        data.corpus.paths = corpus;
+        data.corpus.max_total_bytes = Some(24 << 20);
+        data.held_out_ratio = 0.03;
+        let recipe = "
+            [batch]\nsequences = 16\nmicro_batch = 16\ncontext = 256\n
+            [optim]\nkind = 'muon'\nlr = 0.004\nmuon_lr = 0.02\n
+            [schedule]\nkind = 'wsd'\nwarmup_steps = 10\ndecay_ratio = 0.5\nfloor_ratio = 0.02\n
+            [eval]\nevery_steps = 100\nwindows = 64\n
+            [checkpoint]\nevery_steps = 100\n";
+        let phase = |name: &str, data_fraction: f64, depth: i64, steps: i64| {
+            let text = format!("model = {{ depth = {depth} }}\ntrain = {{ steps = {steps} }}");
+            Phase { name: name.into(), data_fraction, recipe: text.parse().unwrap_or_default() }
+        };
+        Self {
+            name: "small".into(),
+            budget_secs: None,
+            data,
+            recipe: recipe.parse().unwrap_or_default(),
+            phases: vec![phase("base", 0.1, 2, 150), phase("medium", 0.3, 3, 250), phase("large", 1.0, 4, 350)],
+        }
+    }
+}
+
+/// Put `over` on `table`, table by table.
+fn lay_over(table: &mut toml::Table, over: &toml::Table) {
+    for (key, value) in over {
+        match (table.get_mut(key).and_then(toml::Value::as_table_mut), value.as_table()) {
+            (Some(below), Some(over)) => lay_over(below, over),
+            _ => {
+                table.insert(key.clone(), value.clone());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_lie_over_the_shared_recipe_and_the_file_reads_back() {
+        let project = Project::small(vec!["corpus".into()]);
+        let again: Project = toml::from_str(&project.to_toml()).unwrap();
+        assert_eq!(again, project);
+        let recipe = again.recipe(2, Path::new("p")).unwrap();
+        assert_eq!((recipe.name.as_str(), recipe.data.fraction, recipe.batch.context), ("large", 1.0, 256));
+        assert_eq!(recipe.model["depth"].as_integer(), Some(4));
+    }
+}

@@ -1,0 +1,264 @@
+//! The page, top to bottom: the headline, the ladder with its gates, curves, predicted against actual, samples, data.
+
+use std::path::Path;
+
+use data::Stats;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+use train::{
+    ledger::{self, Entry},
+    metrics::{self, StepMetrics},
+};
+
+use crate::{
+    ReportError,
+    chart::{self, Series},
+    terminal::{bytes, count, secs},
+};
+
+/// The whole page for the project in `folder`.
+/// # Errors
+/// When there is neither a ledger nor data.
+pub(crate) fn page(folder: &Path) -> Result<String, ReportError> {
+    let (all, torn) = ledger::read(&folder.join("ledger.jsonl"));
+    let stats: Option<Stats> = std::fs::read_to_string(folder.join("data/stats.json")).ok().and_then(|t| serde_json::from_str(&t).ok());
+    if all.is_empty() && stats.is_none() {
+        return Err(ReportError::Empty { folder: folder.to_owned() });
+    }
+    // A phase that was climbed again counts as it went last.
+    let mut entries: Vec<Entry> = Vec::new();
+    for entry in all {
+        entries.retain(|e| e.phase != entry.phase);
+        entries.push(entry);
+    }
+    entries.sort_by_key(|e| e.phase);
+    let curves: Vec<(String, Vec<StepMetrics>)> = entries.iter().map(|e| (format!("{} {}", e.phase, e.name), metrics::read(&e.folder.join("metrics.jsonl")))).collect();
+    let name = folder.canonicalize().ok().and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned())).unwrap_or_default();
+    let markup = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { "hairpin: " (name) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                header {
+                    p.brand { "hairpin" }
+                    h1 { (name) }
+                }
+                main {
+                    (headline(&entries))
+                    @if torn > 0 { p.warn { (torn) " torn lines of the ledger were left out." } }
+                    @if !entries.is_empty() {
+                        (ladder(&entries))
+                        (charts(&entries, &curves))
+                        (ledger_table(&entries))
+                        (samples(&entries))
+                    }
+                    @if let Some(stats) = &stats { (data_section(stats)) }
+                    @if let Some(last) = entries.last() { (recipe(last)) }
+                }
+            }
+        }
+    };
+    Ok(markup.into_string())
+}
+
+fn headline(entries: &[Entry]) -> Markup {
+    let last = entries.iter().rev().find_map(|e| Some((e, e.actual.bits_per_byte?)));
+    let card = |value: String, what: &str| html! { div.card { p.value { (value) } p.what { (what) } } };
+    html! {
+        section.cards {
+            @if let Some((entry, bits)) = last {
+                (card(format!("{bits:.3}"), "held-out bits per byte"))
+                (card(format!("{:.3}", entry.baseline_bits_per_byte), "of a trigram on the same data"))
+                (card(count(entry.params), "parameters"))
+                (card(count(entries.iter().map(|e| e.actual.tokens).sum()), "tokens trained on"))
+                (card(secs(entries.iter().map(|e| e.actual.secs).sum()), "training time"))
+            } @else {
+                (card("none".into(), "no phase has ended yet"))
+            }
+        }
+    }
+}
+
+fn ladder(entries: &[Entry]) -> Markup {
+    html! {
+        section {
+            h2 { "The ladder" }
+            @for e in entries {
+                details open[!e.passed || e.phase == entries.len()] {
+                    summary {
+                        span class=(if e.passed { "badge ok" } else { "badge bad" }) { (if e.passed { "passed" } else { "failed" }) }
+                        " " b { (e.phase) " " (e.name) } " · " (count(e.params)) " parameters · " (count(e.actual.tokens)) " tokens · "
+                        @if let Some(bits) = e.actual.bits_per_byte { (format!("{bits:.3}")) " bits per byte" }
+                    }
+                    div.scroll { table {
+                        thead { tr { th { "gate" } th { "measured" } th { "wanted" } } }
+                        tbody { @for gate in &e.gates {
+                            tr {
+                                td { span class=(if gate.passed { "dot ok" } else { "dot bad" }) {} " " (gate.name) }
+                                td { (gate.measured) }
+                                td { (gate.wanted) @if !gate.passed { br; i { (gate.help) } } }
+                            }
+                        } }
+                    } }
+                }
+            }
+        }
+    }
+}
+
+fn charts(entries: &[Entry], curves: &[(String, Vec<StepMetrics>)]) -> Markup {
+    let series = |value: &dyn Fn(&StepMetrics) -> Option<f64>| -> Vec<Series> {
+        let one = |(name, steps): &(String, Vec<StepMetrics>)| Series {
+            name: name.clone(),
+            points: steps.iter().filter_map(|m| Some((m.step as f64, value(m)?))).collect(),
+        };
+        curves.iter().map(one).filter(|s| !s.points.is_empty()).collect()
+    };
+    let marks: Vec<(String, f64)> = entries.last().map(|e| ("trigram".to_owned(), e.baseline_bits_per_byte)).into_iter().collect();
+    let figures = [
+        ("Training loss", chart::lines("step", "nats per token", &series(&|m| Some(f64::from(m.loss))), &[])),
+        ("Held-out loss", chart::lines("step", "bits per byte", &series(&|m| m.bits_per_byte), &marks)),
+        ("Gradient norm", chart::lines("step", "norm", &series(&|m| Some(f64::from(m.grad_norm))), &[])),
+        ("Throughput", chart::lines("step", "tokens per second", &series(&|m| Some(m.tokens_per_sec)), &[])),
+    ];
+    html! {
+        section {
+            h2 { "Curves" }
+            div.grid2 {
+                @for (title, svg) in figures.iter().filter(|(_, svg)| !svg.is_empty()) {
+                    figure { figcaption { (title) } (PreEscaped(svg)) }
+                }
+            }
+        }
+    }
+}
+
+fn ledger_table(entries: &[Entry]) -> Markup {
+    let bits = |b: Option<f64>| b.map_or("–".to_owned(), |b| format!("{b:.3}"));
+    let interval = |i: Option<[f64; 2]>| i.map_or(String::new(), |[low, high]| format!(" ({low:.3} to {high:.3})"));
+    let off = |predicted: f64, actual: f64| if predicted > 0.0 { format!("{:+.0}%", 100.0 * (actual / predicted - 1.0)) } else { "–".into() };
+    html! {
+        section {
+            h2 { "Predicted and actual" }
+            div.scroll { table {
+                thead { tr { th { "phase" } th { "what" } th.n { "predicted" } th.n { "actual" } th.n { "off by" } } }
+                tbody { @for e in entries {
+                    tr { td { b { (e.phase) " " (e.name) } } td { "bits per byte" }
+                        td.n { (bits(e.predicted.bits_per_byte)) (interval(e.predicted.bits_per_byte_interval)) } td.n { (bits(e.actual.bits_per_byte)) }
+                        td.n { (off(e.predicted.bits_per_byte.unwrap_or(0.0), e.actual.bits_per_byte.unwrap_or(0.0))) } }
+                    tr { td {} td { "training time" } td.n { (secs(e.predicted.secs)) } td.n { (secs(e.actual.secs)) } td.n { (off(e.predicted.secs, e.actual.secs)) } }
+                    tr { td {} td { "memory of a step" } td.n { (bytes(e.predicted.memory_bytes)) } td.n { (bytes(e.actual.memory_bytes)) }
+                        td.n { (off(e.predicted.memory_bytes as f64, e.actual.memory_bytes as f64)) } }
+                    tr { td {} td { "tokens" } td.n { (count(e.predicted.tokens)) } td.n { (count(e.actual.tokens)) } td.n { (off(e.predicted.tokens as f64, e.actual.tokens as f64)) } }
+                } }
+            } }
+        }
+    }
+}
+
+fn samples(entries: &[Entry]) -> Markup {
+    html! {
+        section {
+            h2 { "What it writes" }
+            div.grid2 {
+                @if let Some(first) = entries.first() { figure { figcaption { "before training" } pre { (first.sample_before) } } }
+                @for e in entries { figure { figcaption { "after phase " (e.phase) " " (e.name) } pre { (e.sample_after) } } }
+            }
+        }
+    }
+}
+
+fn data_section(s: &Stats) -> Markup {
+    let row = |what: &str, value: String| html! { tr { td { (what) } td.n { (value) } } };
+    let largest = {
+        let mut all: Vec<_> = s.bytes_by_ending.iter().collect();
+        all.sort_by(|a, b| b.1.cmp(a.1));
+        all.truncate(8);
+        all
+    };
+    html! {
+        section {
+            h2 { "The data" }
+            div.grid2 {
+                div.scroll { table { tbody {
+                    (row("files", count(s.files)))
+                    (row("documents read", count(s.documents_read)))
+                    (row("text read", bytes(s.bytes_read)))
+                    @for (rule, n) in &s.cleaned { (row(&format!("dropped: {}", rule.replace('_', " ")), count(*n))) }
+                    @for (kind, n) in &s.faults.counts { (row(&format!("bad input: {}", kind.replace('_', " ")), count(*n))) }
+                    (row("exact duplicates", count(s.exact_duplicates)))
+                    (row("near duplicates", count(s.near_duplicates)))
+                    (row("documents kept", count(s.documents_kept)))
+                    (row("text kept", bytes(s.bytes_kept)))
+                } } }
+                div.scroll { table { tbody {
+                    (row("vocabulary", count(s.vocab)))
+                    (row("bytes per token", format!("{:.2}", s.bytes_per_token)))
+                    (row("training tokens", count(s.train_tokens)))
+                    (row("held-out tokens", count(s.held_out_tokens)))
+                    @for (ending, n) in largest { (row(&format!(".{ending}"), bytes(*n))) }
+                    @for (stage, s) in &s.secs { (row(&format!("time to {stage}"), secs(*s))) }
+                } } }
+            }
+            @if !s.faults.first.is_empty() {
+                details { summary { "the first bad inputs" } ul { @for f in &s.faults.first { li { (f) } } } }
+            }
+        }
+    }
+}
+
+fn recipe(entry: &Entry) -> Markup {
+    let text = std::fs::read_to_string(entry.folder.join("recipe.toml")).unwrap_or_default();
+    html! {
+        @if !text.is_empty() {
+            section { details { summary { "Recipe of phase " (entry.phase) ", every default written out" } pre { (text) } } }
+        }
+    }
+}
+
+const STYLE: &str = "
+:root{--bg:#fbfaf7;--fg:#1d1f23;--soft:#667;--line:#dedbd2;--card:#fff;--ok:#1a7f4b;--bad:#b3261e;--s0:#2a5fb8;--s1:#c2570c;--s2:#1a7f4b;--s3:#7b3fa0}
+@media (prefers-color-scheme:dark){:root{--bg:#14161a;--fg:#e7e6e2;--soft:#9aa0ab;--line:#30343c;--card:#1c1f25;--ok:#58c48b;--bad:#ff8a80;--s0:#7aa7f0;--s1:#f0a060;--s2:#58c48b;--s3:#c79be6}}
+*{box-sizing:border-box}body{margin:0;background:var(--bg);color:var(--fg);font:16px/1.5 system-ui,sans-serif}
+header,main{max-width:72rem;margin:0 auto;padding:0 1.25rem}header{padding-top:2rem}
+.brand{margin:0;color:var(--soft);letter-spacing:.08em}h1{margin:.1rem 0 1.2rem;font-size:2rem;overflow-wrap:anywhere}h2{font-size:1.2rem;margin:2.2rem 0 .8rem}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(10rem,1fr));gap:.8rem}
+.card,figure,details{background:var(--card);border:1px solid var(--line);border-radius:.6rem;padding:.9rem 1rem;margin:0}
+.value{margin:0;font-size:1.7rem;font-variant-numeric:tabular-nums}.what{margin:0;color:var(--soft);font-size:.85rem}
+details{margin:.6rem 0}summary{cursor:pointer}
+.badge{font-size:.78rem;padding:.1rem .5rem;border-radius:1rem;color:var(--bg)}.badge.ok{background:var(--ok)}.badge.bad{background:var(--bad)}
+.dot{display:inline-block;width:.6rem;height:.6rem;border-radius:50%}.dot.ok{background:var(--ok)}.dot.bad{background:var(--bad)}
+.grid2{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:.8rem}
+.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem}th{text-align:left;color:var(--soft);font-weight:500}
+td,th{padding:.35rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}.n{text-align:right;font-variant-numeric:tabular-nums}
+figcaption{color:var(--soft);margin-bottom:.4rem}pre{margin:0;white-space:pre-wrap;overflow-wrap:anywhere;font-size:.82rem}
+svg{width:100%;height:auto;display:block}.grid{stroke:var(--line)}.mark{stroke:var(--soft);stroke-dasharray:4 4}
+.tick,.label{fill:var(--soft);font-size:11px}.line{fill:none;stroke-width:1.6}
+.s0{stroke:var(--s0)}.s1{stroke:var(--s1)}.s2{stroke:var(--s2)}.s3{stroke:var(--s3)}
+.key{display:inline-block;width:.9rem;height:.2rem;vertical-align:middle;margin:0 .35rem 0 .7rem}.k0{background:var(--s0)}.k1{background:var(--s1)}.k2{background:var(--s2)}.k3{background:var(--s3)}
+.legend{margin:.3rem 0 0;color:var(--soft);font-size:.85rem}.warn{color:var(--bad)}main{padding-bottom:3rem}
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_folder_is_refused_and_hostile_text_is_escaped() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(page(folder.path()), Err(ReportError::Empty { .. })));
+        let entry = Entry {
+            phase: 1, name: "<b>base".into(), folder: folder.path().join("nowhere"), params: 3, unix_secs: 0.0,
+            predicted: ledger::Figures::default(), actual: ledger::Figures::default(), baseline_bits_per_byte: 3.0, gates: vec![],
+            passed: false, sample_before: "<script>alert(1)</script>".into(), sample_after: "a & b".into(),
+        };
+        ledger::append(&folder.path().join("ledger.jsonl"), &entry).unwrap();
+        let html = page(folder.path()).unwrap();
+        assert!(!html.contains("<script>") && html.contains("&lt;script&gt;") && html.contains("a &amp; b"));
+        assert!(!html.contains("http"), "nothing is loaded from elsewhere");
+    }
+}
