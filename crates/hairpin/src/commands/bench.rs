@@ -1,0 +1,103 @@
+//! Benchmarks that scripts and the project's own tables run.
+
+use std::process::ExitCode;
+
+use ::train::{
+    clock::Clock,
+    recipe::Optim,
+    step::{StepOptions, Trainer},
+};
+use engine::{Inputs, Precision};
+use serde_json::json;
+
+use crate::{CLOCK, print};
+
+/// Measure
+#[derive(clap::Subcommand)]
+pub(crate) enum BenchCommand {
+    Step(StepArgs),
+}
+
+pub(crate) fn run(command: &BenchCommand, json: bool) -> miette::Result<ExitCode> {
+    match command {
+        BenchCommand::Step(args) => step(args, json),
+    }
+}
+
+/// A whole training step (forward, backward, clip, AdamW) of a GPT-2 style decoder on synthetic tokens
+#[derive(clap::Args)]
+#[command(after_help = "Example: hairpin bench step --vocab 4096 --context 256 --layers 6 --width 384 --heads 6 --batch 8 --steps 10 --json")]
+pub(crate) struct StepArgs {
+    #[arg(long, default_value_t = 4096)]
+    vocab: usize,
+    #[arg(long, default_value_t = 256)]
+    context: usize,
+    #[arg(long, default_value_t = 6)]
+    layers: usize,
+    #[arg(long, default_value_t = 384)]
+    width: usize,
+    #[arg(long, default_value_t = 6)]
+    heads: usize,
+    #[arg(long, default_value_t = 8)]
+    batch: usize,
+    #[arg(long, default_value_t = 10)]
+    steps: u64,
+    /// Default: bf16 where the CPU has instructions for it
+    #[arg(long, value_parser = ["f32", "bf16"])]
+    precision: Option<String>,
+}
+
+fn step(args: &StepArgs, json: bool) -> miette::Result<ExitCode> {
+    let text = format!(
+        "preset = \"gpt2-124m\"\nvocab = {}\ncontext = {}\nlayers = {}\nmodel = {}\nheads = {}\n",
+        args.vocab, args.context, args.layers, args.width, args.heads
+    );
+    let table = text.parse().map_err(|e| miette::miette!("{e}"))?;
+    let model = models::build(&table)?;
+    let precision = match args.precision.as_deref() {
+        Some("f32") => Precision::F32,
+        Some(_) => Precision::Bf16,
+        None => ::train::recipe::PrecisionChoice::Auto.resolve(),
+    };
+    let (batch, context) = (args.batch.max(1), args.context);
+    let options = StepOptions { precision, recompute: false, clip: 1.0, lanes: 1, micro_batch: batch, context, seed: 1, optim: Optim::default() };
+    let mut trainer = Trainer::new(model, options)?;
+    let tokens = |seed: u64| (0..(batch * context) as u64).map(|i| (engine::mix(seed ^ engine::mix(i)) % args.vocab as u64) as u32).collect();
+    let inputs = Inputs::new().with_u32("tokens", &[batch, context], tokens(1)).with_u32("targets", &[batch, context], tokens(2));
+    let lanes = vec![vec![inputs]];
+    let count = (batch * context) as u64;
+    let mut one = |step: u64| -> miette::Result<f64> {
+        let clock = Clock::start();
+        let gradient = trainer.gradient(step, &lanes, count)?;
+        trainer.update(step, 0.1, gradient.norm);
+        Ok(clock.secs())
+    };
+    one(1)?;
+    let first_step_secs = CLOCK.secs();
+    let mut secs = (0..args.steps.max(1)).map(|i| one(i + 2)).collect::<miette::Result<Vec<f64>>>()?;
+    secs.sort_by(f64::total_cmp);
+    let median = secs[secs.len() / 2];
+    let cost = trainer.cost();
+    let gflops = cost.micro_batch_flops as f64 / median / 1e9;
+    let tokens_per_sec = count as f64 / median;
+    if json {
+        print::json(&json!({
+            "tokens_per_sec": tokens_per_sec, "gflops": gflops, "peak_rss_bytes": peak_rss_bytes(), "first_step_secs": first_step_secs,
+            "step_secs": median, "params": cost.params, "predicted_bytes": cost.total_bytes(), "used_bytes": trainer.used_bytes(),
+            "kernels": kernels::level().to_string(), "precision": format!("{precision:?}").to_lowercase(),
+        }))?;
+    } else {
+        print::result(&format!(
+            "{tokens_per_sec:.0} tokens/s, {gflops:.0} GFLOP/s, {} of memory at most, first step after {first_step_secs:.2} s ({}, {precision:?})",
+            report::terminal::bytes(peak_rss_bytes()), kernels::level()
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The most memory that the process has had, as the system counts it; 0 where it does not tell.
+fn peak_rss_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).unwrap_or(0) * 1024
+}

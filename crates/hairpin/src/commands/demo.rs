@@ -1,0 +1,39 @@
+//! The whole road in some minutes, with nothing to choose.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use miette::IntoDiagnostic;
+use plan::project::Project;
+
+use super::project::{climb_and_tell, corpus, price_table};
+use crate::{print, progress::Follow};
+
+/// See it work: real text, three phases with a gate at each, a report; some minutes on a laptop
+#[derive(clap::Args)]
+#[command(after_help = "Example: hairpin demo\n         hairpin demo --corpus 'books/**/*.txt' --out books-demo\n\nRun it again and it goes on where it stopped. Delete its folder to start anew.")]
+pub(crate) struct DemoArgs {
+    /// Folder or glob of text; repeat for more. Default: the sources that cargo fetched
+    #[arg(long)]
+    corpus: Vec<String>,
+    /// Folder of the project that it makes
+    #[arg(long, default_value = "hairpin-demo")]
+    out: PathBuf,
+}
+
+pub(crate) fn run(args: &DemoArgs, json: bool) -> miette::Result<ExitCode> {
+    let path = args.out.join("hairpin.toml");
+    let project = if path.is_file() && args.corpus.is_empty() {
+        Project::read(&args.out)?
+    } else {
+        let project = Project::small(corpus(&args.corpus)?);
+        std::fs::create_dir_all(&args.out).into_diagnostic()?;
+        std::fs::write(&path, project.to_toml()).into_diagnostic()?;
+        project
+    };
+    print::talk(&format!("text: {}", project.data.corpus.paths.join(", ")));
+    let follow = Follow::new();
+    data::prepare(&project.data, &args.out.join("data"), &follow)?;
+    follow.end();
+    print::talk(&price_table(&plan::climb::price(&project, &args.out)?));
+    climb_and_tell(&project, &args.out, json)
+}

@@ -1,0 +1,46 @@
+//! Subcommands: one file each, or one file for a few that belong together.
+
+mod bench;
+mod demo;
+mod doctor;
+mod model;
+mod project;
+mod train;
+
+use std::process::ExitCode;
+
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    Demo(demo::DemoArgs),
+    Init(project::InitArgs),
+    Data(project::DataArgs),
+    Plan(project::PlanArgs),
+    Climb(project::ClimbArgs),
+    Report(project::ReportArgs),
+    Train(train::TrainArgs),
+    Eval(model::EvalArgs),
+    Generate(model::GenerateArgs),
+    Export(model::ExportArgs),
+    Import(model::ImportArgs),
+    Doctor(doctor::DoctorArgs),
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
+}
+
+pub(crate) fn run(command: &Command, json: bool) -> miette::Result<ExitCode> {
+    match command {
+        Command::Demo(args) => demo::run(args, json),
+        Command::Init(args) => project::init(args, json),
+        Command::Data(args) => project::data(args, json),
+        Command::Plan(args) => project::plan(args, json),
+        Command::Climb(args) => project::climb(args, json),
+        Command::Report(args) => project::report(args, json),
+        Command::Train(args) => train::run(args, json),
+        Command::Eval(args) => model::eval(args, json),
+        Command::Generate(args) => model::generate(args, json),
+        Command::Export(args) => model::export(args, json),
+        Command::Import(args) => model::import(args, json),
+        Command::Doctor(args) => doctor::run(args, json),
+        Command::Bench(command) => bench::run(command, json),
+    }
+}

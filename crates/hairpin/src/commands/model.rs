@@ -1,0 +1,165 @@
+//! Commands on a trained model: eval, generate, export, import.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use ::train::{
+    TrainError,
+    checkpoint::{self, NamedTensor, Snapshot},
+    eval::{Evaluator, held_out_windows},
+    generate::{Sampling, generate as draw},
+    hf,
+    run::{Loaded, load},
+};
+use data::{Dataset, Tokenizer};
+use miette::IntoDiagnostic;
+use serde_json::json;
+
+use crate::print;
+
+/// Measure a run's held-out loss in bits per byte
+#[derive(clap::Args)]
+#[command(after_help = "Example: hairpin eval hairpin-demo/phases/3-large")]
+pub(crate) struct EvalArgs {
+    /// A run's folder, or one checkpoint
+    run: PathBuf,
+    /// Prepared data; default: the recipe's own
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Windows of held-out text
+    #[arg(long, default_value_t = 256)]
+    windows: u64,
+}
+
+pub(crate) fn eval(args: &EvalArgs, json: bool) -> miette::Result<ExitCode> {
+    let mut loaded = load(&args.run)?;
+    let data = Dataset::open(args.data.as_ref().unwrap_or(&loaded.recipe.data.path))?;
+    let context = loaded.recipe.batch.context;
+    let windows = held_out_windows(&data, context, args.windows);
+    let evaluator = Evaluator::new(&*loaded.model, 4, context, loaded.precision)?;
+    let language = loaded.model.language().ok_or(TrainError::NotLanguage)?;
+    let bits = evaluator.bits_per_byte(language, loaded.model.params(), &mut loaded.store, loaded.precision, &data, &windows)?;
+    if json {
+        print::json(&json!({"step": loaded.step, "bits_per_byte": bits, "windows": windows.len()}))?;
+    } else {
+        print::result(&format!("step {}: {bits:.4} bits per byte over {} windows of {context} tokens", loaded.step, windows.len()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Let a trained model write
+#[derive(clap::Args)]
+#[command(after_help = "Example: hairpin generate hairpin-demo/phases/3-large --prompt 'pub fn ' --tokens 80")]
+pub(crate) struct GenerateArgs {
+    /// A run's folder, or one checkpoint
+    run: PathBuf,
+    /// How the text begins
+    #[arg(long, default_value = "")]
+    prompt: String,
+    /// How many tokens at most
+    #[arg(long, default_value_t = 128)]
+    tokens: usize,
+    /// 0 takes the likeliest token
+    #[arg(long, default_value_t = 0.8)]
+    temperature: f32,
+    /// Only the so many likeliest tokens; 0 for all
+    #[arg(long, default_value_t = 0)]
+    top_k: usize,
+    /// Only the likeliest tokens that together have this probability
+    #[arg(long, default_value_t = 0.95)]
+    top_p: f32,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+pub(crate) fn generate(args: &GenerateArgs, json: bool) -> miette::Result<ExitCode> {
+    let mut loaded = load(&args.run)?;
+    let tokenizer = Tokenizer::load(&tokenizer_of(&loaded, &args.run))?;
+    let mut prompt = vec![tokenizer.end_of_text()];
+    prompt.extend(tokenizer.encode(&args.prompt)?);
+    let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
+    let language = loaded.model.language().ok_or(TrainError::NotLanguage)?;
+    if !json {
+        let _ = write!(std::io::stdout(), "{}", args.prompt);
+    }
+    let (mut tokens, mut shown) = (Vec::new(), 0);
+    let end = Some(tokenizer.end_of_text());
+    let drawn = draw(language, loaded.model.params(), &mut loaded.store, loaded.precision, &prompt, args.tokens, end, &sampling, |one| {
+        tokens.push(one.token);
+        let text = tokenizer.decode(&tokens);
+        // A character may take several tokens: show what is whole.
+        if !json && !text.ends_with('\u{fffd}') {
+            let _ = write!(std::io::stdout(), "{}", &text[shown.min(text.len())..]);
+            let _ = std::io::stdout().flush();
+            shown = text.len();
+        }
+    })?;
+    if json {
+        print::json(&json!({"text": tokenizer.decode(&tokens), "tokens": drawn}))?;
+    } else {
+        print::result("");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The tokenizer beside the checkpoints, or that of the data.
+fn tokenizer_of(loaded: &Loaded, run: &Path) -> PathBuf {
+    let beside = run.join("tokenizer.json");
+    if beside.is_file() { beside } else { loaded.recipe.data.path.join("tokenizer.json") }
+}
+
+/// Write a trained model as a Hugging Face folder
+#[derive(clap::Args)]
+#[command(after_help = "Example: hairpin export hairpin-demo/phases/3-large exported")]
+pub(crate) struct ExportArgs {
+    /// A run's folder, or one checkpoint
+    run: PathBuf,
+    /// The folder to write
+    out: PathBuf,
+}
+
+pub(crate) fn export(args: &ExportArgs, json: bool) -> miette::Result<ExitCode> {
+    let loaded = load(&args.run)?;
+    hf::export(&loaded, &tokenizer_of(&loaded, &args.run), &args.out)?;
+    if json { print::json(&json!({"folder": args.out}))? } else { print::result(&format!("wrote {}", args.out.display())) }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Make a run's folder from a Hugging Face one (GPT-2, Llama or Qwen3 layout)
+#[derive(clap::Args)]
+#[command(after_help = "Example: hairpin import downloads/gpt2 runs/gpt2")]
+pub(crate) struct ImportArgs {
+    /// The Hugging Face folder
+    folder: PathBuf,
+    /// The run's folder to make
+    out: PathBuf,
+}
+
+pub(crate) fn import(args: &ImportArgs, json: bool) -> miette::Result<ExitCode> {
+    let imported = hf::import(&args.folder)?;
+    let model = models::build(&imported.model)?;
+    let context = model.language().map_or(1, |l| l.context());
+    let recipe = format!("name = \"imported\"\n[batch]\ncontext = {context}\n[data]\npath = {:?}\n[model]\n{}", args.out.display().to_string(), imported.model);
+    let recipe = ::train::recipe::Recipe::parse(&recipe, "the imported model", &[])?;
+    let mut tensors = imported.tensors;
+    let table = model.params();
+    let named = |spec: &engine::ParamSpec| NamedTensor {
+        name: spec.name.clone(),
+        shape: spec.shape.dims().to_vec(),
+        values: tensors.remove(&spec.name).unwrap_or_default(),
+    };
+    let tensors = table.specs().iter().map(named).collect();
+    std::fs::create_dir_all(&args.out).into_diagnostic()?;
+    let snapshot = Snapshot { step: 0, recipe: recipe.to_toml(), bits_per_byte: None, state: json!({}), tensors };
+    checkpoint::write(&args.out, &snapshot)?;
+    std::fs::copy(&imported.tokenizer, args.out.join("tokenizer.json")).map_err(|e| miette::miette!(code = "import::io", help = "the folder needs a `tokenizer.json`", "`{}`: {e}", imported.tokenizer.display()))?;
+    if json {
+        print::json(&json!({"run": args.out, "params": table.elements()}))?;
+    } else {
+        print::result(&format!("{} parameters in {}", report::terminal::count(table.elements()), args.out.display()));
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,216 @@
+//! Commands on a project: init, data, plan, climb, report.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use miette::IntoDiagnostic;
+use plan::{
+    climb::Outcome,
+    machine::Price,
+    project::Project,
+};
+use report::terminal::{bytes, count, secs, table};
+use serde_json::json;
+use ::train::{ledger::Entry, recipe::Recipe};
+
+use crate::{STOP, print, progress::Follow};
+
+/// Write a project: a ladder of three small phases over a corpus
+#[derive(clap::Args)]
+#[command(after_help = "Example: hairpin init my-model --corpus notes/ --corpus 'books/**/*.txt'\n\nThe project file holds the corpus, the tables of a recipe that all phases share ([recipe.batch],\n[recipe.optim], [recipe.schedule], ...) and the [[phases]].")]
+pub(crate) struct InitArgs {
+    /// Folder of the project
+    #[arg(default_value = ".")]
+    folder: PathBuf,
+    /// Folder, file, glob or URL of text; repeat for more. Default: the sources that cargo fetched
+    #[arg(long)]
+    corpus: Vec<String>,
+}
+
+pub(crate) fn init(args: &InitArgs, json: bool) -> miette::Result<ExitCode> {
+    let path = args.folder.join("hairpin.toml");
+    if path.exists() {
+        miette::bail!(code = "init::exists", help = "edit it, or give another folder", "`{}` is there already", path.display());
+    }
+    let project = Project::small(corpus(&args.corpus)?);
+    std::fs::create_dir_all(&args.folder).into_diagnostic()?;
+    std::fs::write(&path, project.to_toml()).into_diagnostic()?;
+    if json {
+        print::json(&json!({"project": path}))?;
+    } else {
+        print::result(&format!("wrote {}\nnext: hairpin climb {}", path.display(), args.folder.display()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What was asked for, or what every machine with Rust has.
+pub(crate) fn corpus(given: &[String]) -> miette::Result<Vec<String>> {
+    if !given.is_empty() {
+        return Ok(given.to_vec());
+    }
+    match data::cargo_sources() {
+        Some(path) => Ok(vec![path.display().to_string()]),
+        None => miette::bail!(code = "data::no_files", help = "give text with `--corpus PATH`", "cargo has fetched no sources on this machine"),
+    }
+}
+
+/// Prepare a project's data: read, clean, deduplicate, tokenise, shard
+#[derive(clap::Args)]
+#[command(after_help = "Example: hairpin data my-model")]
+pub(crate) struct DataArgs {
+    /// Folder of the project
+    #[arg(default_value = ".")]
+    folder: PathBuf,
+}
+
+pub(crate) fn data(args: &DataArgs, json: bool) -> miette::Result<ExitCode> {
+    let project = Project::read(&args.folder)?;
+    let follow = Follow::new();
+    let stats = data::prepare(&project.data, &args.folder.join("data"), &follow)?;
+    follow.end();
+    if json {
+        print::json(&stats)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut rows = vec![
+        vec!["documents read".into(), count(stats.documents_read), bytes(stats.bytes_read)],
+        vec!["dropped by cleaning".into(), count(stats.cleaned.values().sum()), String::new()],
+        vec!["bad input".into(), count(stats.faults.counts.values().sum()), String::new()],
+        vec!["exact duplicates".into(), count(stats.exact_duplicates), String::new()],
+        vec!["near duplicates".into(), count(stats.near_duplicates), String::new()],
+        vec!["kept".into(), count(stats.documents_kept), bytes(stats.bytes_kept)],
+    ];
+    rows.push(vec!["training tokens".into(), count(stats.train_tokens), format!("{:.2} bytes each", stats.bytes_per_token)]);
+    rows.push(vec!["held-out tokens".into(), count(stats.held_out_tokens), String::new()]);
+    print::result(&table(&["data", "count", ""], &rows));
+    for fault in &stats.faults.first {
+        print::talk(&format!("bad input: {fault}"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Price a recipe or a project's phases on this machine: memory exactly, time by a short calibration
+#[derive(clap::Args)]
+#[command(after_help = "Example: hairpin plan recipes/gpt2-124m.toml\n         hairpin plan my-model")]
+pub(crate) struct PlanArgs {
+    /// A recipe file, or a project's folder whose data is prepared
+    #[arg(default_value = ".")]
+    path: PathBuf,
+    /// Change one key of the recipe, e.g. `optim.lr=3e-4`
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+pub(crate) fn plan(args: &PlanArgs, json: bool) -> miette::Result<ExitCode> {
+    let prices = if args.path.is_dir() {
+        plan::climb::price(&Project::read(&args.path)?, &args.path)?
+    } else {
+        // A recipe is priced with its own vocabulary: it needs no data.
+        vec![plan::machine::price(&Recipe::read(&args.path, &args.set)?, 257)?]
+    };
+    if json { print::json(&prices)? } else { print::result(&price_table(&prices)) }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn price_table(prices: &[Price]) -> String {
+    let row = |p: &Price| {
+        vec![
+            p.name.clone(), count(p.cost.params), p.steps.to_string(), count(p.tokens), format!("{:.1e}", p.flops),
+            bytes(p.cost.total_bytes()), secs(p.step_secs), count(p.tokens_per_sec as u64), format!("{:.0}", p.gflops_per_sec), secs(p.secs),
+        ]
+    };
+    let head = ["plan", "parameters", "steps", "tokens", "FLOPs", "memory", "step", "tokens/s", "GFLOP/s", "time"];
+    table(&head, &prices.iter().map(row).collect::<Vec<_>>())
+}
+
+/// Climb a project's ladder: every phase trained and gated, going on where it stopped
+#[derive(clap::Args)]
+#[command(after_help = "Example: hairpin climb my-model")]
+pub(crate) struct ClimbArgs {
+    /// Folder of the project
+    #[arg(default_value = ".")]
+    folder: PathBuf,
+}
+
+pub(crate) fn climb(args: &ClimbArgs, json: bool) -> miette::Result<ExitCode> {
+    let project = Project::read(&args.folder)?;
+    climb_and_tell(&project, &args.folder, json)
+}
+
+/// Shared with the demo.
+pub(crate) fn climb_and_tell(project: &Project, folder: &Path, json: bool) -> miette::Result<ExitCode> {
+    let (follow, mut observer) = (Follow::new(), Follow::new());
+    let outcome = plan::climb::climb(project, folder, &STOP, &follow, &mut observer);
+    follow.end();
+    observer.end();
+    let outcome = outcome?;
+    let page = report::write(folder)?;
+    if !json {
+        print::result(&tell(&outcome, &page));
+    } else {
+        let gates = |e: &Entry| json!({"phase": e.phase, "name": e.name, "passed": e.passed, "gates": e.gates, "bits_per_byte": e.actual.bits_per_byte});
+        let last = outcome.entries.last();
+        print::json(&json!({
+            "gates": outcome.entries.iter().map(gates).collect::<Vec<_>>(),
+            "bits_per_byte": last.and_then(|e| e.actual.bits_per_byte),
+            "baseline_bits_per_byte": last.map(|e| e.baseline_bits_per_byte),
+            "passed": outcome.passed,
+            "stopped": outcome.is_stopped,
+            "report": page,
+        }))?;
+    }
+    if outcome.is_stopped {
+        print::talk("stopped; the same command goes on from here");
+        return Ok(ExitCode::from(3));
+    }
+    Ok(if outcome.passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn tell(outcome: &Outcome, page: &Path) -> String {
+    let mut out = String::new();
+    if let Some(first) = outcome.entries.first() {
+        out += &format!("\nbefore training:\n{}\n", indent(&first.sample_before));
+    }
+    if let Some(last) = outcome.entries.last() {
+        out += &format!("\nafter phase {} `{}`:\n{}\n\n", last.phase, last.name, indent(&last.sample_after));
+    }
+    let mut rows = Vec::new();
+    for e in &outcome.entries {
+        let bits = |b: Option<f64>| b.map_or("–".to_owned(), |b| format!("{b:.3}"));
+        let interval = e.predicted.bits_per_byte_interval.map_or(String::new(), |[low, high]| format!(" ({low:.2}–{high:.2})"));
+        rows.push(vec![
+            format!("{} {}", e.phase, e.name), count(e.params), count(e.actual.tokens), bits(e.predicted.bits_per_byte) + &interval,
+            bits(e.actual.bits_per_byte), format!("{:.3}", e.baseline_bits_per_byte), secs(e.predicted.secs), secs(e.actual.secs),
+            bytes(e.predicted.memory_bytes), bytes(e.actual.memory_bytes), if e.passed { "passed" } else { "FAILED" }.into(),
+        ]);
+    }
+    let head = ["phase", "params", "tokens", "bits/byte predicted", "actual", "trigram", "time predicted", "actual", "memory predicted", "actual", "gates"];
+    out += &table(&head, &rows);
+    for e in &outcome.entries {
+        for gate in e.gates.iter().filter(|gate| !gate.passed) {
+            out += &format!("\nphase {} failed gate `{}`: measured {}, wanted {}\n  try: {}\n", e.phase, gate.name, gate.measured, gate.wanted, gate.help);
+        }
+    }
+    out + &format!("\nreport: {}", page.display())
+}
+
+fn indent(text: &str) -> String {
+    text.lines().take(14).map(|line| format!("  │ {line}\n")).collect()
+}
+
+/// Write a project's report: one HTML file that needs no network
+#[derive(clap::Args)]
+#[command(after_help = "Example: hairpin report my-model")]
+pub(crate) struct ReportArgs {
+    /// Folder of the project
+    #[arg(default_value = ".")]
+    folder: PathBuf,
+}
+
+pub(crate) fn report(args: &ReportArgs, json: bool) -> miette::Result<ExitCode> {
+    let page = report::write(&args.folder)?;
+    if json { print::json(&json!({"report": page}))? } else { print::result(&page.display().to_string()) }
+    Ok(ExitCode::SUCCESS)
+}

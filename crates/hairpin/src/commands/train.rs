@@ -1,0 +1,47 @@
+//! One run of one recipe.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use report::terminal::{bytes, secs};
+use ::train::{recipe::Recipe, run as training};
+
+use crate::{STOP, print, progress::Follow};
+
+/// Train a recipe; Ctrl-C saves and ends, `--resume` goes on to the same bits
+#[derive(clap::Args)]
+#[command(after_help = "Example: hairpin train recipes/small.toml --out runs/small --set optim.lr=3e-4\n         hairpin train recipes/small.toml --out runs/small --resume")]
+pub(crate) struct TrainArgs {
+    /// The recipe
+    recipe: PathBuf,
+    /// Folder for checkpoints and metrics
+    #[arg(long)]
+    out: PathBuf,
+    /// Go on from the newest whole checkpoint in `--out`
+    #[arg(long)]
+    resume: bool,
+    /// Change one key of the recipe, e.g. `optim.lr=3e-4`
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+pub(crate) fn run(args: &TrainArgs, json: bool) -> miette::Result<ExitCode> {
+    let recipe = Recipe::read(&args.recipe, &args.set)?;
+    let mut follow = Follow::new();
+    let outcome = training::train(&recipe, &args.out, args.resume, &STOP, &mut follow);
+    follow.end();
+    let outcome = outcome?;
+    if json {
+        print::json(&outcome)?;
+    } else {
+        let bits = outcome.bits_per_byte.map_or(String::new(), |b| format!(", held-out {b:.4} bits per byte"));
+        print::result(&format!(
+            "step {}: loss {:.4}{bits}; {} here, {} of memory; checkpoints in {}",
+            outcome.step, outcome.loss, secs(outcome.secs), bytes(outcome.used_bytes), args.out.display()
+        ));
+    }
+    if outcome.is_stopped {
+        print::talk("stopped and saved; `--resume` goes on from here");
+        return Ok(ExitCode::from(3));
+    }
+    Ok(ExitCode::SUCCESS)
+}
