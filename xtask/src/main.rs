@@ -1,1 +1,87 @@
-fn main() {}
+//! The developer's own commands: `cargo xtask test | tidy | fixtures | bench`.
+
+mod bench;
+mod tidy;
+
+use std::process::{Command, ExitCode};
+
+const USAGE: &str = "\
+cargo xtask test [--peers]   everything that is checked: tidy, clippy, tests; with --peers against transformers too
+cargo xtask tidy             the house rules that no compiler checks
+cargo xtask fixtures         make the fixtures anew with PyTorch and transformers (installs them under target/)
+cargo xtask bench [--peers]  the tables of docs/BENCHMARKS.md; with --peers beside PyTorch";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["test"] => test(false),
+        ["test", "--peers"] => test(true),
+        ["tidy"] => tidy::check(),
+        ["fixtures"] => python(&["xtask/python/fixtures.py"]),
+        ["bench"] => bench::run(false),
+        ["bench", "--peers"] => bench::run(true),
+        _ => Err(USAGE.to_owned()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("{problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Fast checks first; the tests last, so that their summary ends the output.
+fn test(peers: bool) -> Result<(), String> {
+    tidy::check()?;
+    if Command::new("cargo").args(["clippy", "--version"]).output().is_ok_and(|o| o.status.success()) {
+        cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?;
+    } else {
+        eprintln!("clippy is not installed here: left out");
+    }
+    if peers {
+        // The peers test runs only where this says where Python is.
+        let python = venv()?;
+        run(Command::new("cargo")
+            .args(["test", "--workspace", "--features", "hairpin/parquet,hairpin/cloud"])
+            .env("HAIRPIN_PEERS_PYTHON", python))
+    } else {
+        cargo(&["test", "--workspace", "--features", "hairpin/parquet,hairpin/cloud"])
+    }
+}
+
+pub(crate) fn cargo(args: &[&str]) -> Result<(), String> {
+    run(Command::new("cargo").args(args))
+}
+
+pub(crate) fn run(command: &mut Command) -> Result<(), String> {
+    let status = command.status().map_err(|e| format!("{command:?}: {e}"))?;
+    if status.success() { Ok(()) } else { Err(format!("failed: {command:?}")) }
+}
+
+/// Run a Python script with the peers installed.
+pub(crate) fn python(args: &[&str]) -> Result<(), String> {
+    run(Command::new(venv()?).args(args))
+}
+
+/// The Python of a virtual environment with the peers, made under `target/` when it is not there.
+pub(crate) fn venv() -> Result<String, String> {
+    let python = "target/venv/bin/python".to_owned();
+    if !std::path::Path::new(&python).exists() {
+        run(Command::new("python3").args(["-m", "venv", "target/venv"]))?;
+        run(Command::new(&python).args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "torch",
+            "transformers",
+            "safetensors",
+            "numpy",
+            "tensorboard",
+        ]))?;
+    }
+    let absolute = std::env::current_dir().map_err(|e| e.to_string())?.join(python);
+    Ok(absolute.display().to_string())
+}

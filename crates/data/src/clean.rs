@@ -31,8 +31,14 @@ pub enum Rule {
 
 impl Rule {
     pub const ALL: [Self; 8] = [
-        Self::TooShort, Self::WordLength, Self::FewLetters, Self::RepeatedLines, Self::RepeatedNgram, Self::LongLines,
-        Self::Generated, Self::Ellipses,
+        Self::TooShort,
+        Self::WordLength,
+        Self::FewLetters,
+        Self::RepeatedLines,
+        Self::RepeatedNgram,
+        Self::LongLines,
+        Self::Generated,
+        Self::Ellipses,
     ];
 }
 

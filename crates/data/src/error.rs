@@ -26,7 +26,10 @@ pub enum DataError {
     Refused { name: String, fault: String },
 
     #[error("nothing is left to train on: {read} documents were read, {dropped} dropped by cleaning and as duplicates")]
-    #[diagnostic(code(data::empty), help("give more text, or switch off cleaning rules with `clean.off = [...]`; `stats.json` counts each"))]
+    #[diagnostic(
+        code(data::empty),
+        help("give more text, or switch off cleaning rules with `clean.off = [...]`; `stats.json` counts each")
+    )]
     Empty { read: u64, dropped: u64 },
 
     #[error("{have} tokens do not fill one window of {need}")]

@@ -299,7 +299,11 @@ impl Pipeline<'_> {
     }
 
     fn write(
-        &mut self, folder: &Path, tokenizer: &Tokenizer, options_blake3: String, train: Vec<(String, Vec<u32>, u64)>,
+        &mut self,
+        folder: &Path,
+        tokenizer: &Tokenizer,
+        options_blake3: String,
+        train: Vec<(String, Vec<u32>, u64)>,
         held_out: Vec<(String, Vec<u32>, u64)>,
     ) -> Result<(), DataError> {
         self.progress.stage("writing", 1);

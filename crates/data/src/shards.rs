@@ -64,7 +64,11 @@ pub(crate) struct ShardManifest {
 
 /// Write one split: `documents` as (name, tokens, bytes of text), in order.
 pub(crate) fn write_split(
-    folder: &Path, split: &str, vocab: usize, shard_tokens: u64, documents: impl Iterator<Item = (String, Vec<u32>, u64)>,
+    folder: &Path,
+    split: &str,
+    vocab: usize,
+    shard_tokens: u64,
+    documents: impl Iterator<Item = (String, Vec<u32>, u64)>,
 ) -> Result<SplitManifest, DataError> {
     let mut manifest = SplitManifest { tokens: 0, bytes: 0, documents: 0, documents_blake3: String::new(), shards: Vec::new() };
     let width = if vocab <= 1 << 16 { 2 } else { 4 };

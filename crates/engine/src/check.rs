@@ -100,11 +100,7 @@ fn gradients_for<const N: usize>(
 /// The output of an op on `x`, and its gradient for a `dy` of ones.
 /// # Panics
 /// When the op fails.
-pub fn run_one(
-    x: &[f32],
-    shape: Shape,
-    run: impl Fn(&mut Tape<'_>, &Tensor) -> Result<Tensor, EngineError>,
-) -> (Vec<f32>, Vec<f32>) {
+pub fn run_one(x: &[f32], shape: Shape, run: impl Fn(&mut Tape<'_>, &Tensor) -> Result<Tensor, EngineError>) -> (Vec<f32>, Vec<f32>) {
     let (table, mut store) = (ParamTable::default(), NoParams);
     let mut tape = Tape::new(&Pool::new(Device::Cpu, 1 << 24), &mut store, &table, options());
     let leaf = tape.leaf(shape, x, true).expect("room for a leaf");

@@ -86,7 +86,6 @@ impl ParamTable {
         &self.specs[id.0]
     }
 
-    #[must_use]
     pub fn ids(&self) -> impl Iterator<Item = ParamId> + use<> {
         (0..self.specs.len()).map(ParamId)
     }

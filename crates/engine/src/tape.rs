@@ -358,10 +358,8 @@ impl<'m> Tape<'m> {
         }
 
         if self.device == Device::Cpu {
-            let weights: Vec<Option<Arc<Weight>>> =
-                inputs.iter().map(|t| t.param_id().map(|id| self.store.weight(id))).collect();
-            let views: Vec<Input<'_>> =
-                inputs.iter().zip(&weights).map(|(t, w)| Input::new(t.shape, t.buffer(), w.as_deref())).collect();
+            let weights: Vec<Option<Arc<Weight>>> = inputs.iter().map(|t| t.param_id().map(|id| self.store.weight(id))).collect();
+            let views: Vec<Input<'_>> = inputs.iter().zip(&weights).map(|(t, w)| Input::new(t.shape, t.buffer(), w.as_deref())).collect();
             op.forward(&mut Forward {
                 inputs: &views,
                 output: output.f32s_mut(),
@@ -479,11 +477,9 @@ impl<'m> Tape<'m> {
         }
         let mut scratch = self.pool.take(node.op.scratch(&shapes, Pass::Backward))?;
         if self.device == Device::Cpu {
-            let weights: Vec<Option<Arc<Weight>>> =
-                node.inputs.iter().map(|k| k.param.map(|id| self.store.weight(id))).collect();
-            let views: Vec<Input<'_>> = (node.inputs.iter().zip(&weights))
-                .map(|(k, w)| Input::new(k.shape, k.buffer(), w.as_deref()))
-                .collect();
+            let weights: Vec<Option<Arc<Weight>>> = node.inputs.iter().map(|k| k.param.map(|id| self.store.weight(id))).collect();
+            let views: Vec<Input<'_>> =
+                (node.inputs.iter().zip(&weights)).map(|(k, w)| Input::new(k.shape, k.buffer(), w.as_deref())).collect();
             node.op.backward(&mut Backward {
                 inputs: &views,
                 output: node.output_data.as_deref().map_or(&[], Buffer::f32s),

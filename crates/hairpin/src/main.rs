@@ -51,7 +51,11 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match kernels::check_env() {
         Ok(_) => commands::run(&cli.command, cli.json),
-        Err(error) => Err(miette::miette!(code = "kernels::level", help = "unset HAIRPIN_KERNELS, or choose one that `hairpin doctor` lists", "{error}")),
+        Err(error) => Err(miette::miette!(
+            code = "kernels::level",
+            help = "unset HAIRPIN_KERNELS, or choose one that `hairpin doctor` lists",
+            "{error}"
+        )),
     };
     match result {
         Ok(code) => code,

@@ -73,7 +73,8 @@ impl Observer for Follow {
         let bits = m.bits_per_byte.map_or(String::new(), |b| format!("  held-out {b:.3} bits per byte"));
         let text = format!("loss {:.3}  {:.0} tokens/s", m.loss, m.tokens_per_sec);
         if self.is_terminal {
-            let is_new = self.bar.lock().is_ok_and(|slot| slot.as_ref().is_none_or(|bar| bar.length() != Some(steps) || bar.prefix() != "step"));
+            let is_new =
+                self.bar.lock().is_ok_and(|slot| slot.as_ref().is_none_or(|bar| bar.length() != Some(steps) || bar.prefix() != "step"));
             if is_new {
                 self.begin(steps, "{prefix:>22} {bar:30} {pos}/{len}  {msg}  {eta} left", "step");
             }

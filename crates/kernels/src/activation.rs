@@ -73,7 +73,9 @@ fn erf<V: Vector>(x: V) -> V {
     let a = x.max(V::splat(0.0).sub(x));
     let t = one.div(a.fma(V::splat(0.5), one));
     let mut p = V::splat(0.170_872_77);
-    for c in [-0.822_152_23, 1.488_515_87, -1.135_203_98, 0.278_868_07, -0.186_288_06, 0.096_784_18, 0.374_091_96, 1.000_023_68, -1.265_512_23] {
+    for c in
+        [-0.822_152_23, 1.488_515_87, -1.135_203_98, 0.278_868_07, -0.186_288_06, 0.096_784_18, 0.374_091_96, 1.000_023_68, -1.265_512_23]
+    {
         p = p.fma(t, V::splat(c));
     }
     let erfc = t.mul(p.sub(a.mul(a)).exp());
@@ -82,38 +84,95 @@ fn erf<V: Vector>(x: V) -> V {
     one.sub(erfc).mul(sign)
 }
 
-/// Run `f` over whole vectors of up to three inputs and one output, the tail through a padded copy.
+/// A function of `I` vectors and of what `O` outputs held before. A trait and not a closure: only a method can be told to
+/// be inlined always, and outside of a function compiled for its CPU features each vector operation would be a call.
+trait Map<const I: usize, const O: usize>: Copy {
+    fn map<V: Vector>(self, x: [V; I], old: [V; O]) -> [V; O];
+}
+
+/// Run `f` over whole vectors, the tail through a padded copy.
 #[inline(always)]
-fn each<V: Vector, const I: usize, const O: usize>(x: [&[f32]; I], y: [&mut [f32]; O], f: impl Fn([V; I], [V; O]) -> [V; O]) {
+fn each<V: Vector, const I: usize, const O: usize>(x: [&[f32]; I], y: [&mut [f32]; O], f: impl Map<I, O>) {
     let n = y[0].len();
+    assert!(x.iter().all(|x| x.len() == n) && y.iter().all(|y| y.len() == n), "activation: arrays of one length");
+    let (x_at, y_at) = (x.map(<[f32]>::as_ptr), y.map(<[f32]>::as_mut_ptr));
     let whole = n - n % V::N;
-    for i in (0..whole).step_by(V::N) {
-        // SAFETY: a whole vector starts at `i` in each array; callers pass arrays of one length.
+    let mut i = 0;
+    while i < whole {
+        // SAFETY: a whole vector starts at `i` in each array.
+        unsafe { step::<V, I, O>(x_at, y_at, i, f) };
+        i += V::N;
+    }
+    if whole < n {
+        let (mut px, mut py) = ([[0.0_f32; 16]; I], [[0.0_f32; 16]; O]);
+        // SAFETY: the tail is shorter than a vector, and a padded array holds sixteen numbers, at least one vector.
         unsafe {
-            let old: [V; O] = std::array::from_fn(|o| V::load(y[o].as_ptr().add(i)));
-            let new = f(std::array::from_fn(|k| V::load(x[k].as_ptr().add(i))), old);
+            for k in 0..I {
+                px[k].as_mut_ptr().copy_from(x_at[k].add(whole), n - whole);
+            }
             for o in 0..O {
-                new[o].store(y[o].as_mut_ptr().add(i));
+                py[o].as_mut_ptr().copy_from(y_at[o].add(whole), n - whole);
+            }
+            step::<V, I, O>(px.each_ref().map(|p| p.as_ptr()), py.each_mut().map(|p| p.as_mut_ptr()), 0, f);
+            for o in 0..O {
+                y_at[o].add(whole).copy_from(py[o].as_ptr(), n - whole);
             }
         }
     }
-    if whole < n {
-        let rest = n - whole;
-        let pad = |s: &[f32]| {
-            let mut padded = [0.0_f32; 16];
-            padded[..rest].copy_from_slice(&s[whole..]);
-            padded
-        };
-        let (px, mut py) = (x.map(pad), std::array::from_fn::<_, O, _>(|o| pad(y[o])));
-        // SAFETY: a padded array holds sixteen numbers, at least one vector.
-        unsafe {
-            let old: [V; O] = std::array::from_fn(|o| V::load(py[o].as_ptr()));
-            let new = f(std::array::from_fn(|k| V::load(px[k].as_ptr())), old);
-            for o in 0..O {
-                new[o].store(py[o].as_mut_ptr());
-                y[o][whole..].copy_from_slice(&py[o][..rest]);
-            }
+}
+
+/// # Safety
+/// A whole vector can be read at `i` in each of `x` and written in each of `y`.
+#[inline(always)]
+unsafe fn step<V: Vector, const I: usize, const O: usize>(x: [*const f32; I], y: [*mut f32; O], i: usize, f: impl Map<I, O>) {
+    let (mut inputs, mut old) = ([V::splat(0.0); I], [V::splat(0.0); O]);
+    // SAFETY: the caller's promise.
+    unsafe {
+        for k in 0..I {
+            inputs[k] = V::load(x[k].add(i));
         }
+        for o in 0..O {
+            old[o] = V::load(y[o].add(i));
+        }
+        let new = f.map(inputs, old);
+        for o in 0..O {
+            new[o].store(y[o].add(i));
+        }
+    }
+}
+
+/// `f(x)`; which function is known when it is compiled, so that each loop is straight.
+#[derive(Clone, Copy)]
+struct Value<const F: u8>;
+
+/// `f'(x) dy`, on top of what was there if so told.
+#[derive(Clone, Copy)]
+struct Slope<const F: u8> {
+    accumulate: bool,
+}
+
+const fn function(f: u8) -> Activation {
+    match f {
+        0 => Activation::Gelu,
+        1 => Activation::GeluTanh,
+        2 => Activation::Relu2,
+        _ => Activation::Silu,
+    }
+}
+
+impl<const F: u8> Map<1, 1> for Value<F> {
+    #[inline(always)]
+    fn map<V: Vector>(self, [x]: [V; 1], _old: [V; 1]) -> [V; 1] {
+        [function(F).both(x).0]
+    }
+}
+
+impl<const F: u8> Map<2, 1> for Slope<F> {
+    #[inline(always)]
+    fn map<V: Vector>(self, [x, dy]: [V; 2], [old]: [V; 1]) -> [V; 1] {
+        let new = function(F).both(x).1.mul(dy);
+        // What is not to be kept may be anything, even NaN: it is left out, not multiplied away.
+        [if self.accumulate { old.add(new) } else { new }]
     }
 }
 
@@ -121,12 +180,11 @@ simd_fn! { fn forward_chunk(f: Activation, x: &[f32], y: &mut [f32]) = forward_b
 
 #[inline(always)]
 fn forward_body<V: Vector>(f: Activation, x: &[f32], y: &mut [f32]) {
-    // The choice is outside the loop, so that each loop is straight.
     match f {
-        Activation::Gelu => each::<V, 1, 1>([x], [y], |[x], _| [Activation::Gelu.both(x).0]),
-        Activation::GeluTanh => each::<V, 1, 1>([x], [y], |[x], _| [Activation::GeluTanh.both(x).0]),
-        Activation::Relu2 => each::<V, 1, 1>([x], [y], |[x], _| [Activation::Relu2.both(x).0]),
-        Activation::Silu => each::<V, 1, 1>([x], [y], |[x], _| [Activation::Silu.both(x).0]),
+        Activation::Gelu => each::<V, 1, 1>([x], [y], Value::<0>),
+        Activation::GeluTanh => each::<V, 1, 1>([x], [y], Value::<1>),
+        Activation::Relu2 => each::<V, 1, 1>([x], [y], Value::<2>),
+        Activation::Silu => each::<V, 1, 1>([x], [y], Value::<3>),
     }
 }
 
@@ -134,17 +192,11 @@ simd_fn! { fn backward_chunk(f: Activation, x: &[f32], dy: &[f32], dx: &mut [f32
 
 #[inline(always)]
 fn backward_body<V: Vector>(f: Activation, x: &[f32], dy: &[f32], dx: &mut [f32], accumulate: bool) {
-    let keep = V::splat(if accumulate { 1.0 } else { 0.0 });
-    let slope = |f: Activation, [x, dy]: [V; 2], old: V| {
-        let new = f.both(x).1.mul(dy);
-        // What is not to be kept may be anything, even NaN: it is left out, not multiplied away.
-        [if accumulate { old.fma(keep, new) } else { new }]
-    };
     match f {
-        Activation::Gelu => each::<V, 2, 1>([x, dy], [dx], |x, [old]| slope(Activation::Gelu, x, old)),
-        Activation::GeluTanh => each::<V, 2, 1>([x, dy], [dx], |x, [old]| slope(Activation::GeluTanh, x, old)),
-        Activation::Relu2 => each::<V, 2, 1>([x, dy], [dx], |x, [old]| slope(Activation::Relu2, x, old)),
-        Activation::Silu => each::<V, 2, 1>([x, dy], [dx], |x, [old]| slope(Activation::Silu, x, old)),
+        Activation::Gelu => each::<V, 2, 1>([x, dy], [dx], Slope::<0> { accumulate }),
+        Activation::GeluTanh => each::<V, 2, 1>([x, dy], [dx], Slope::<1> { accumulate }),
+        Activation::Relu2 => each::<V, 2, 1>([x, dy], [dx], Slope::<2> { accumulate }),
+        Activation::Silu => each::<V, 2, 1>([x, dy], [dx], Slope::<3> { accumulate }),
     }
 }
 
@@ -154,11 +206,21 @@ pub fn swiglu(gate: &[f32], up: &[f32], y: &mut [f32]) {
     chunks.for_each(|((y, gate), up)| swiglu_chunk(gate, up, y));
 }
 
+#[derive(Clone, Copy)]
+struct Swiglu;
+
+impl Map<2, 1> for Swiglu {
+    #[inline(always)]
+    fn map<V: Vector>(self, [gate, up]: [V; 2], _old: [V; 1]) -> [V; 1] {
+        [gate.mul(gate.sigmoid()).mul(up)]
+    }
+}
+
 simd_fn! { fn swiglu_chunk(gate: &[f32], up: &[f32], y: &mut [f32]) = swiglu_body; }
 
 #[inline(always)]
 fn swiglu_body<V: Vector>(gate: &[f32], up: &[f32], y: &mut [f32]) {
-    each::<V, 2, 1>([gate, up], [y], |[gate, up], _| [gate.mul(gate.sigmoid()).mul(up)]);
+    each::<V, 2, 1>([gate, up], [y], Swiglu);
 }
 
 /// `dgate = dy up silu'(gate)`, `dup = dy silu(gate)`.
@@ -168,6 +230,18 @@ pub fn swiglu_backward(gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], 
     inputs.zip(outputs).for_each(|(((gate, up), dy), (dgate, dup))| swiglu_backward_chunk(gate, up, dy, dgate, dup, accumulate));
 }
 
+#[derive(Clone, Copy)]
+struct SwigluBackward([bool; 2]);
+
+impl Map<3, 2> for SwigluBackward {
+    #[inline(always)]
+    fn map<V: Vector>(self, [gate, up, dy]: [V; 3], [dgate, dup]: [V; 2]) -> [V; 2] {
+        let (silu, slope) = Activation::Silu.both(gate);
+        let (a, b) = (dy.mul(up).mul(slope), dy.mul(silu));
+        [if self.0[0] { dgate.add(a) } else { a }, if self.0[1] { dup.add(b) } else { b }]
+    }
+}
+
 simd_fn! {
     fn swiglu_backward_chunk(
         gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32], accumulate: [bool; 2],
@@ -175,14 +249,8 @@ simd_fn! {
 }
 
 #[inline(always)]
-fn swiglu_backward_body<V: Vector>(
-    gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32], accumulate: [bool; 2],
-) {
-    each::<V, 3, 2>([gate, up, dy], [dgate, dup], |[gate, up, dy], old| {
-        let (silu, slope) = Activation::Silu.both(gate);
-        let new = [dy.mul(up).mul(slope), dy.mul(silu)];
-        std::array::from_fn(|i| if accumulate[i] { old[i].add(new[i]) } else { new[i] })
-    });
+fn swiglu_backward_body<V: Vector>(gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32], accumulate: [bool; 2]) {
+    each::<V, 3, 2>([gate, up, dy], [dgate, dup], SwigluBackward(accumulate));
 }
 
 #[cfg(test)]

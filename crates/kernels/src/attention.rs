@@ -133,8 +133,18 @@ impl Attention {
     /// Gradients of all three, each added to what it holds where `accumulate` says so. `delta` `[batch, heads, q_len]`
     /// is working space.
     pub fn backward(
-        &self, q: &[f32], k: &[f32], v: &[f32], out: &[f32], lse: &[f32], dout: &[f32], dq: &mut [f32], dk: &mut [f32],
-        dv: &mut [f32], delta: &mut [f32], accumulate: [bool; 3],
+        &self,
+        q: &[f32],
+        k: &[f32],
+        v: &[f32],
+        out: &[f32],
+        lse: &[f32],
+        dout: &[f32],
+        dq: &mut [f32],
+        dk: &mut [f32],
+        dv: &mut [f32],
+        delta: &mut [f32],
+        accumulate: [bool; 3],
     ) {
         self.check(q, k, v, out);
         for (grad, keep) in [&mut *dq, &mut *dk, &mut *dv].into_iter().zip(accumulate) {
@@ -158,7 +168,14 @@ impl Attention {
         });
     }
 
-    fn backward_head(&self, b: usize, kv_head: usize, [q, k, v, lse, dout, delta]: [&[f32]; 6], [dq, dk, dv]: [SharedMut; 3], s: &mut Scratch) {
+    fn backward_head(
+        &self,
+        b: usize,
+        kv_head: usize,
+        [q, k, v, lse, dout, delta]: [&[f32]; 6],
+        [dq, dk, dv]: [SharedMut; 3],
+        s: &mut Scratch,
+    ) {
         let (d, group) = (self.head_dim, self.heads / self.kv_heads);
         let (q_width, kv_width) = (self.heads * d, self.kv_heads * d);
         s.scores.resize(BLOCK * BLOCK, 0.0);
@@ -211,7 +228,8 @@ impl Attention {
     }
 
     fn check(&self, q: &[f32], k: &[f32], v: &[f32], out: &[f32]) {
-        let (q_len, kv_len) = (self.batch * self.q_len * self.heads * self.head_dim, self.batch * self.kv_len * self.kv_heads * self.head_dim);
+        let (q_len, kv_len) =
+            (self.batch * self.q_len * self.heads * self.head_dim, self.batch * self.kv_len * self.kv_heads * self.head_dim);
         assert!(q.len() == q_len && out.len() == q_len && k.len() == kv_len && v.len() == kv_len, "attention: {self:?}");
         assert!(self.heads.is_multiple_of(self.kv_heads), "attention: whole groups");
     }

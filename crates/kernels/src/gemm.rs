@@ -307,7 +307,13 @@ fn tile_body<V: Vector>(g: Gemm, a: Mat<'_>, b: &[f32], bias: Option<&[f32]>, c:
 
 #[inline(always)]
 fn blocks<V: Vector, const MR: usize>(
-    g: Gemm, a: Mat<'_>, b: &[f32], bias: Option<&[f32]>, c: *mut f32, ldc: usize, packed: &mut Vec<f32>,
+    g: Gemm,
+    a: Mat<'_>,
+    b: &[f32],
+    bias: Option<&[f32]>,
+    c: *mut f32,
+    ldc: usize,
+    packed: &mut Vec<f32>,
 ) {
     let words = g.precision.words(g.k);
     let panels = g.m.div_ceil(MR);
@@ -362,7 +368,13 @@ fn blocks<V: Vector, const MR: usize>(
 /// `a` holds `depth * MR` words, `b` `depth` rows of NR that start at this block's columns, `c` MR rows `ldc` apart.
 #[inline(always)]
 unsafe fn micro<V: Vector, const MR: usize>(
-    precision: Precision, depth: usize, a: *const f32, b: *const f32, c: *mut f32, ldc: usize, adds: bool,
+    precision: Precision,
+    depth: usize,
+    a: *const f32,
+    b: *const f32,
+    c: *mut f32,
+    ldc: usize,
+    adds: bool,
 ) {
     let mut sums = [[V::splat(0.0); 2]; MR];
     // SAFETY: the caller's promise.
@@ -400,7 +412,14 @@ unsafe fn micro<V: Vector, const MR: usize>(
 /// Rows `i..i + rows` of A, words `start..start + depth`, as `[depth][MR]`, zeros in the rows beyond.
 #[inline(always)]
 fn pack_lhs<const MR: usize>(
-    precision: Precision, a: Mat<'_>, i: usize, rows: usize, start: usize, depth: usize, k: usize, panel: &mut [f32],
+    precision: Precision,
+    a: Mat<'_>,
+    i: usize,
+    rows: usize,
+    start: usize,
+    depth: usize,
+    k: usize,
+    panel: &mut [f32],
 ) {
     if rows < MR {
         panel.fill(0.0);
@@ -486,7 +505,8 @@ mod tests {
         let values = |seed, len| noise(seed, len).iter().map(|v| v * scale).collect::<Vec<f32>>();
         let (a, b, bias) = (values(1, m * k), values(2, k * n), values(3, n));
         let mut c = values(4, m * n);
-        let round = |x: &[f32]| x.iter().map(|x| f64::from(if precision == Precision::Bf16 { rounded(*x) } else { *x })).collect::<Vec<_>>();
+        let round =
+            |x: &[f32]| x.iter().map(|x| f64::from(if precision == Precision::Bf16 { rounded(*x) } else { *x })).collect::<Vec<_>>();
         let mat = |x, rows, cols, turned: bool| if turned { Mat::rows(x, rows).transposed() } else { Mat::rows(x, cols) };
         let (at, bt) = (mat(&a, m, k, turned[0]), mat(&b, k, n, turned[1]));
         let strides = |m: Mat<'_>| (m.row_stride, m.col_stride);

@@ -39,10 +39,19 @@ pub enum Level {
 impl Level {
     const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
 
-    /// Whether bf16 GEMMs are faster than f32 ones here.
+    /// Whether bf16 GEMMs are faster than f32 ones here. Zen has two units for the bf16 dot product; Intel's cores have
+    /// one beside two for f32, so that there both precisions reach the same peak and f32 is the better bargain.
     #[must_use]
-    pub fn has_bf16(self) -> bool {
-        self == Self::Avx512Bf16
+    pub fn has_fast_bf16(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let vendor = std::arch::x86_64::__cpuid(0);
+            self == Self::Avx512Bf16 && vendor.ebx == u32::from_le_bytes(*b"Auth")
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            false
+        }
     }
 
     fn is_here(self) -> bool {

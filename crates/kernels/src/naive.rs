@@ -8,9 +8,7 @@ pub fn noise(seed: u64, n: usize) -> Vec<f32> {
 
 /// `C[m, n] = A B`; each side with its row and column strides.
 #[must_use]
-pub fn gemm(
-    m: usize, n: usize, k: usize, (a, (ar, ac)): (&[f64], (usize, usize)), (b, (br, bc)): (&[f64], (usize, usize)),
-) -> Vec<f64> {
+pub fn gemm(m: usize, n: usize, k: usize, (a, (ar, ac)): (&[f64], (usize, usize)), (b, (br, bc)): (&[f64], (usize, usize))) -> Vec<f64> {
     let cell = |i: usize, j: usize| (0..k).map(|p| a[i * ar + p * ac] * b[p * br + j * bc]).sum();
     (0..m * n).map(|at| cell(at / n, at % n)).collect()
 }

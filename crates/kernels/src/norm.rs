@@ -20,32 +20,27 @@ simd_fn! { fn rms_rows(x: &[f32], w: &[f32], eps: f32, y: &mut [f32], inv_rms: &
 fn rms_rows_body<V: Vector>(x: &[f32], w: &[f32], eps: f32, y: &mut [f32], inv_rms: &mut [f32]) {
     let n = w.len();
     for ((x, y), s) in x.chunks_exact(n).zip(y.chunks_exact_mut(n)).zip(inv_rms) {
-        *s = 1.0 / (sum_of::<V>(n, |v, i| (v(x, i), v(x, i))) / n as f32 + eps).sqrt();
+        *s = 1.0 / (sum_products::<V>(x, 0.0, x, 0.0) / n as f32 + eps).sqrt();
         scale_into::<V>(x, w, *s, y);
     }
 }
 
-/// `sum a b` over `0..n`, the two factors given by place.
+/// `sum (a - am) (b - bm)` over two rows of one length.
 #[inline(always)]
-fn sum_of<V: Vector>(n: usize, factors: impl Fn(&dyn Fn(&[f32], usize) -> V, usize) -> (V, V)) -> f32 {
-    let whole = |s: &[f32], i: usize| {
-        assert!(i + V::N <= s.len());
-        // SAFETY: checked on the line above.
-        unsafe { V::load(s.as_ptr().add(i)) }
-    };
-    let single = |s: &[f32], i: usize| V::splat(s[i]);
-    let mut sum = V::splat(0.0);
-    let mut rest = 0.0;
-    let end = n - n % V::N;
-    for i in (0..end).step_by(V::N) {
-        let (a, b) = factors(&whole, i);
-        sum = a.fma(b, sum);
+fn sum_products<V: Vector>(a: &[f32], am: f32, b: &[f32], bm: f32) -> f32 {
+    let n = a.len();
+    assert!(b.len() == n);
+    let (mut sums, mut i) = ([V::splat(0.0); 2], 0);
+    let (va, vb) = (V::splat(am), V::splat(bm));
+    while i + V::N <= n {
+        // SAFETY: a whole vector starts at `i` in both.
+        let (x, y) = unsafe { (V::load(a.as_ptr().add(i)), V::load(b.as_ptr().add(i))) };
+        let at = i / V::N % 2;
+        sums[at] = x.sub(va).fma(y.sub(vb), sums[at]);
+        i += V::N;
     }
-    for i in end..n {
-        let (a, b) = factors(&single, i);
-        rest += a.mul(b).largest();
-    }
-    sum.sum() + rest
+    let sum = sums[0].add(sums[1]).sum();
+    (i..n).fold(sum, |sum, i| sum + (a[i] - am) * (b[i] - bm))
 }
 
 #[inline(always)]
@@ -63,9 +58,7 @@ fn scale_into<V: Vector>(x: &[f32], w: &[f32], s: f32, y: &mut [f32]) {
 }
 
 /// `dx = s w dy - x s^3 mean(x w dy)`, `dw += sum over rows of x s dy`, with `s = inv_rms`.
-pub fn rms_norm_backward(
-    x: &[f32], w: &[f32], inv_rms: &[f32], dy: &[f32], dx: &mut [f32], dw: &mut [f32], accumulate_dx: bool,
-) {
+pub fn rms_norm_backward(x: &[f32], w: &[f32], inv_rms: &[f32], dy: &[f32], dx: &mut [f32], dw: &mut [f32], accumulate_dx: bool) {
     backward(Rows { x, w, mean: &[], inv: inv_rms, dy }, dx, dw, None, accumulate_dx);
 }
 
@@ -84,14 +77,11 @@ simd_fn! {
 }
 
 #[inline(always)]
-fn layer_rows_body<V: Vector>(
-    x: &[f32], w: &[f32], b: Option<&[f32]>, eps: f32, y: &mut [f32], mean: &mut [f32], inv_std: &mut [f32],
-) {
+fn layer_rows_body<V: Vector>(x: &[f32], w: &[f32], b: Option<&[f32]>, eps: f32, y: &mut [f32], mean: &mut [f32], inv_std: &mut [f32]) {
     let n = w.len();
     for (r, (x, y)) in x.chunks_exact(n).zip(y.chunks_exact_mut(n)).enumerate() {
-        let m = sum_of::<V>(n, |v, i| (v(x, i), V::splat(1.0))) / n as f32;
-        let centred = |v: &dyn Fn(&[f32], usize) -> V, i| v(x, i).sub(V::splat(m));
-        let s = 1.0 / (sum_of::<V>(n, |v, i| (centred(v, i), centred(v, i))) / n as f32 + eps).sqrt();
+        let m = x.iter().sum::<f32>() / n as f32;
+        let s = 1.0 / (sum_products::<V>(x, m, x, m) / n as f32 + eps).sqrt();
         (mean[r], inv_std[r]) = (m, s);
         for i in 0..n {
             y[i] = (x[i] - m) * s * w[i] + b.map_or(0.0, |b| b[i]);
@@ -101,8 +91,15 @@ fn layer_rows_body<V: Vector>(
 
 /// With `h = (x - mean) s` and `g = w dy`: `dx = s (g - mean(g) - h mean(g h))`, `dw += h dy`, `db += dy`.
 pub fn layer_norm_backward(
-    x: &[f32], w: &[f32], mean: &[f32], inv_std: &[f32], dy: &[f32], dx: &mut [f32], dw: &mut [f32],
-    db: Option<&mut [f32]>, accumulate_dx: bool,
+    x: &[f32],
+    w: &[f32],
+    mean: &[f32],
+    inv_std: &[f32],
+    dy: &[f32],
+    dx: &mut [f32],
+    dw: &mut [f32],
+    db: Option<&mut [f32]>,
+    accumulate_dx: bool,
 ) {
     backward(Rows { x, w, mean, inv: inv_std, dy }, dx, dw, db, accumulate_dx);
 }
@@ -158,14 +155,17 @@ fn backward_rows_body<V: Vector>(rows: Rows<'_>, dx: &mut [f32], sums: &mut [f32
     let (w, n) = (rows.w, rows.w.len());
     let is_layer = !rows.mean.is_empty();
     let (dw, db) = sums.split_at_mut(n);
+    let mut weighted = vec![0.0; n];
     for (r, ((x, dy), dx)) in rows.x.chunks_exact(n).zip(rows.dy.chunks_exact(n)).zip(dx.chunks_exact_mut(n)).enumerate() {
         let (m, s) = (if is_layer { rows.mean[r] } else { 0.0 }, rows.inv[r]);
-        let scaled = |v: &dyn Fn(&[f32], usize) -> V, i| v(x, i).sub(V::splat(m)).mul(V::splat(s));
-        let g_h = sum_of::<V>(n, |v, i| (v(w, i).mul(v(dy, i)), scaled(v, i))) / n as f32;
-        let g = if is_layer { sum_of::<V>(n, |v, i| (v(w, i), v(dy, i))) / n as f32 } else { 0.0 };
+        for i in 0..n {
+            weighted[i] = w[i] * dy[i];
+        }
+        let g_h = sum_products::<V>(&weighted, 0.0, x, m) * s / n as f32;
+        let g = if is_layer { sum_products::<V>(w, 0.0, dy, 0.0) / n as f32 } else { 0.0 };
         for i in 0..n {
             let h = (x[i] - m) * s;
-            let new = s * (w[i] * dy[i] - g - h * g_h);
+            let new = s * (weighted[i] - g - h * g_h);
             dx[i] = if accumulate { dx[i] + new } else { new };
             dw[i] += h * dy[i];
             db[i] += dy[i];

@@ -18,8 +18,7 @@ impl Rope {
         let (half, width) = (self.head_dim / 2, self.heads * self.head_dim);
         let rows = x.len() / width;
         // One sine and cosine per position and pair, shared by heads and sequences.
-        let frequency: Vec<f64> =
-            (0..half).map(|i| f64::from(self.theta).powf(-2.0 * i as f64 / self.head_dim as f64)).collect();
+        let frequency: Vec<f64> = (0..half).map(|i| f64::from(self.theta).powf(-2.0 * i as f64 / self.head_dim as f64)).collect();
         let turns: Vec<(Vec<f32>, Vec<f32>)> = (0..self.seq.min(rows))
             .into_par_iter()
             .map(|p| {

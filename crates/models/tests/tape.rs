@@ -20,8 +20,7 @@ const SMALL: &[&str] = &[
 ];
 
 fn inputs(batch: usize, seq: usize, vocab: u32) -> Inputs {
-    let tokens: Vec<u32> =
-        noise(5, batch * (seq + 1)).iter().map(|v| ((v + 1.0) * 0.5 * vocab as f32) as u32 % vocab).collect();
+    let tokens: Vec<u32> = noise(5, batch * (seq + 1)).iter().map(|v| ((v + 1.0) * 0.5 * vocab as f32) as u32 % vocab).collect();
     let column = |shift: usize| (0..batch).flat_map(|b| tokens[b * (seq + 1) + shift..][..seq].to_vec()).collect();
     Inputs::new().with_u32("tokens", &[batch, seq], column(0)).with_u32("targets", &[batch, seq], column(1))
 }
@@ -111,8 +110,7 @@ fn flops_on_meta_are_six_per_parameter_and_token_plus_attention() {
     let (batch, seq) = (2, 1024);
     let loss = model.loss(&mut tape, &model.shapes(batch, seq), 1.0).unwrap();
     tape.backward(&loss).unwrap();
-    let gemms: u64 =
-        tape.events().iter().filter(|e| ["linear", "cross_entropy"].contains(&e.op)).map(|e| e.flops).sum();
+    let gemms: u64 = tape.events().iter().filter(|e| ["linear", "cross_entropy"].contains(&e.op)).map(|e| e.flops).sum();
     let matrices = 12 * 12 * 768 * 768 + 50_257 * 768;
     assert_eq!(gemms, 6 * matrices * (batch * seq) as u64);
     assert!(tape.events().iter().all(|e| e.pass != Pass::Recompute));

@@ -48,7 +48,13 @@ pub fn price(project: &Project, folder: &Path) -> Result<Vec<Price>, PlanError> 
 /// Climb: prepare the data, then every phase that has not passed yet.
 /// # Errors
 /// What befell data, training or a checkpoint. A gate that fails is no error: see [`Outcome::passed`].
-pub fn climb(project: &Project, folder: &Path, stop: &AtomicBool, progress: &dyn Progress, observer: &mut dyn Observer) -> Result<Outcome, PlanError> {
+pub fn climb(
+    project: &Project,
+    folder: &Path,
+    stop: &AtomicBool,
+    progress: &dyn Progress,
+    observer: &mut dyn Observer,
+) -> Result<Outcome, PlanError> {
     let stats = data::prepare(&project.data, &folder.join("data"), progress)?;
     if stats.is_reused {
         observer.note("the data was prepared before from the same text and options, and is used again");
@@ -109,7 +115,13 @@ impl Rung<'_> {
             tokens: price.tokens,
             flops: price.flops,
         };
-        observer.phase(&format!("phase {} `{name}`: {:.2}M parameters, {} tokens, about {:.0} s", index + 1, price.cost.params as f64 / 1e6, price.tokens, price.secs));
+        observer.phase(&format!(
+            "phase {} `{name}`: {:.2}M parameters, {} tokens, about {:.0} s",
+            index + 1,
+            price.cost.params as f64 / 1e6,
+            price.tokens,
+            price.secs
+        ));
 
         let out = self.project.phase_folder(index, self.folder);
         let sample_before = self.sample_untrained()?;
@@ -126,11 +138,8 @@ impl Rung<'_> {
         }
         let bits_per_byte = outcome.bits_per_byte.unwrap_or(f64::NAN);
         let baseline = self.baseline();
-        let expected = Expected {
-            bits_per_byte: law.map(|l| l.interval),
-            before: before.last().and_then(|e| e.actual.bits_per_byte),
-            baseline,
-        };
+        let expected =
+            Expected { bits_per_byte: law.map(|l| l.interval), before: before.last().and_then(|e| e.actual.bits_per_byte), baseline };
         let mut subject = Subject { folder: &out, loaded: run::load(&out)?, data: self.data, bits_per_byte, expected };
         let gates = gate::pass(&mut subject);
         let sample_after = self.sample(&mut subject.loaded)?;
@@ -145,8 +154,18 @@ impl Rung<'_> {
             flops: price.flops,
         };
         Ok(Some(Entry {
-            phase: index + 1, name: name.clone(), folder: out, params: price.cost.params, unix_secs: unix_secs(), predicted, actual,
-            baseline_bits_per_byte: baseline, gates, passed, sample_before, sample_after,
+            phase: index + 1,
+            name: name.clone(),
+            folder: out,
+            params: price.cost.params,
+            unix_secs: unix_secs(),
+            predicted,
+            actual,
+            baseline_bits_per_byte: baseline,
+            gates,
+            passed,
+            sample_before,
+            sample_after,
         }))
     }
 

@@ -85,10 +85,10 @@ impl Project {
         data.corpus.max_total_bytes = Some(24 << 20);
         data.held_out_ratio = 0.03;
         let recipe = "
-            [batch]\nsequences = 16\nmicro_batch = 16\ncontext = 256\n
+            [batch]\nsequences = 8\nmicro_batch = 8\ncontext = 256\n
             [optim]\nkind = 'muon'\nlr = 0.004\nmuon_lr = 0.02\n
             [schedule]\nkind = 'wsd'\nwarmup_steps = 10\ndecay_ratio = 0.5\nfloor_ratio = 0.02\n
-            [eval]\nevery_steps = 100\nwindows = 64\n
+            [eval]\nevery_steps = 100\nwindows = 48\n
             [checkpoint]\nevery_steps = 100\n";
         let phase = |name: &str, data_fraction: f64, depth: i64, steps: i64| {
             let text = format!("model = {{ depth = {depth} }}\ntrain = {{ steps = {steps} }}");
@@ -99,7 +99,7 @@ impl Project {
             budget_secs: None,
             data,
             recipe: recipe.parse().unwrap_or_default(),
-            phases: vec![phase("base", 0.1, 2, 150), phase("medium", 0.3, 3, 250), phase("large", 1.0, 4, 350)],
+            phases: vec![phase("base", 0.1, 2, 150), phase("medium", 0.3, 3, 200), phase("large", 1.0, 4, 260)],
         }
     }
 }

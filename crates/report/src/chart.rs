@@ -35,16 +35,47 @@ pub(crate) fn lines(x_label: &str, y_label: &str, series: &[Series], marks: &[(S
     let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{} by {}\">", escape(y_label), escape(x_label));
     for tick in ticks(y0, y1) {
         let y = at_y(tick);
-        let _ = write!(svg, "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/><text class=\"tick\" x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>", WIDTH - RIGHT, LEFT - 6.0, y + 4.0, number(tick));
+        let _ = write!(
+            svg,
+            "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/><text class=\"tick\" x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+            WIDTH - RIGHT,
+            LEFT - 6.0,
+            y + 4.0,
+            number(tick)
+        );
     }
     for tick in ticks(x0, x1) {
-        let _ = write!(svg, "<text class=\"tick\" x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>", at_x(tick), HEIGHT - BOTTOM + 16.0, number(tick));
+        let _ = write!(
+            svg,
+            "<text class=\"tick\" x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
+            at_x(tick),
+            HEIGHT - BOTTOM + 16.0,
+            number(tick)
+        );
     }
-    let _ = write!(svg, "<text class=\"label\" x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>", (LEFT + WIDTH) / 2.0, HEIGHT - 6.0, escape(x_label));
-    let _ = write!(svg, "<text class=\"label\" transform=\"translate(12 {}) rotate(-90)\" text-anchor=\"middle\">{}</text>", (TOP + HEIGHT - BOTTOM) / 2.0, escape(y_label));
+    let _ = write!(
+        svg,
+        "<text class=\"label\" x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
+        (LEFT + WIDTH) / 2.0,
+        HEIGHT - 6.0,
+        escape(x_label)
+    );
+    let _ = write!(
+        svg,
+        "<text class=\"label\" transform=\"translate(12 {}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
+        (TOP + HEIGHT - BOTTOM) / 2.0,
+        escape(y_label)
+    );
     for (name, value) in marks {
         let y = at_y(*value);
-        let _ = write!(svg, "<line class=\"mark\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/><text class=\"tick\" x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>", WIDTH - RIGHT, WIDTH - RIGHT, y - 4.0, escape(name));
+        let _ = write!(
+            svg,
+            "<line class=\"mark\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/><text class=\"tick\" x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+            WIDTH - RIGHT,
+            WIDTH - RIGHT,
+            y - 4.0,
+            escape(name)
+        );
     }
     for (i, series) in series.iter().enumerate() {
         let path: Vec<String> = thinned(&series.points).filter(finite).map(|(x, y)| format!("{:.1},{:.1}", at_x(*x), at_y(*y))).collect();

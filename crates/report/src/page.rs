@@ -31,7 +31,8 @@ pub(crate) fn page(folder: &Path) -> Result<String, ReportError> {
         entries.push(entry);
     }
     entries.sort_by_key(|e| e.phase);
-    let curves: Vec<(String, Vec<StepMetrics>)> = entries.iter().map(|e| (format!("{} {}", e.phase, e.name), metrics::read(&e.folder.join("metrics.jsonl")))).collect();
+    let curves: Vec<(String, Vec<StepMetrics>)> =
+        entries.iter().map(|e| (format!("{} {}", e.phase, e.name), metrics::read(&e.folder.join("metrics.jsonl")))).collect();
     let name = folder.canonicalize().ok().and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned())).unwrap_or_default();
     let markup = html! {
         (DOCTYPE)
@@ -140,7 +141,8 @@ fn charts(entries: &[Entry], curves: &[(String, Vec<StepMetrics>)]) -> Markup {
 fn ledger_table(entries: &[Entry]) -> Markup {
     let bits = |b: Option<f64>| b.map_or("–".to_owned(), |b| format!("{b:.3}"));
     let interval = |i: Option<[f64; 2]>| i.map_or(String::new(), |[low, high]| format!(" ({low:.3} to {high:.3})"));
-    let off = |predicted: f64, actual: f64| if predicted > 0.0 { format!("{:+.0}%", 100.0 * (actual / predicted - 1.0)) } else { "–".into() };
+    let off =
+        |predicted: f64, actual: f64| if predicted > 0.0 { format!("{:+.0}%", 100.0 * (actual / predicted - 1.0)) } else { "–".into() };
     html! {
         section {
             h2 { "Predicted and actual" }
@@ -252,9 +254,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert!(matches!(page(folder.path()), Err(ReportError::Empty { .. })));
         let entry = Entry {
-            phase: 1, name: "<b>base".into(), folder: folder.path().join("nowhere"), params: 3, unix_secs: 0.0,
-            predicted: ledger::Figures::default(), actual: ledger::Figures::default(), baseline_bits_per_byte: 3.0, gates: vec![],
-            passed: false, sample_before: "<script>alert(1)</script>".into(), sample_after: "a & b".into(),
+            phase: 1,
+            name: "<b>base".into(),
+            folder: folder.path().join("nowhere"),
+            params: 3,
+            unix_secs: 0.0,
+            predicted: ledger::Figures::default(),
+            actual: ledger::Figures::default(),
+            baseline_bits_per_byte: 3.0,
+            gates: vec![],
+            passed: false,
+            sample_before: "<script>alert(1)</script>".into(),
+            sample_after: "a & b".into(),
         };
         ledger::append(&folder.path().join("ledger.jsonl"), &entry).unwrap();
         let html = page(folder.path()).unwrap();

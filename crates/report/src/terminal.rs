@@ -34,7 +34,11 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
 pub fn bytes(n: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
     let power = (n.max(1).ilog2() / 10).min(4);
-    if power == 0 { format!("{n} B") } else { format!("{:.1} {}", n as f64 / f64::from(1 << (10 * power.min(3))) / if power == 4 { 1024.0 } else { 1.0 }, units[power as usize]) }
+    if power == 0 {
+        format!("{n} B")
+    } else {
+        format!("{:.1} {}", n as f64 / f64::from(1 << (10 * power.min(3))) / if power == 4 { 1024.0 } else { 1.0 }, units[power as usize])
+    }
 }
 
 /// `12.3M`
@@ -66,9 +70,15 @@ mod tests {
 
     #[test]
     fn numbers_read_well_and_columns_line_up() {
-        assert_eq!((bytes(0), bytes(1536), bytes(3 << 30), bytes(5 << 40)), ("0 B".into(), "1.5 KiB".into(), "3.0 GiB".into(), "5.0 TiB".into()));
+        assert_eq!(
+            (bytes(0), bytes(1536), bytes(3 << 30), bytes(5 << 40)),
+            ("0 B".into(), "1.5 KiB".into(), "3.0 GiB".into(), "5.0 TiB".into())
+        );
         assert_eq!((count(999), count(12_345), count(2_500_000)), ("999".into(), "12.3k".into(), "2.50M".into()));
-        assert_eq!((secs(0.25), secs(12.0), secs(125.0), secs(7200.0)), ("250 ms".into(), "12.0 s".into(), "2 min 5 s".into(), "2.0 h".into()));
+        assert_eq!(
+            (secs(0.25), secs(12.0), secs(125.0), secs(7200.0)),
+            ("250 ms".into(), "12.0 s".into(), "2 min 5 s".into(), "2.0 h".into())
+        );
         let text = table(&["phase", "loss"], &[vec!["base".into(), "2.5".into()], vec!["a longer one".into(), "1".into()]]);
         assert_eq!(text, "phase         loss\n──────────────────\nbase           2.5\na longer one     1\n");
     }

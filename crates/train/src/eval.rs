@@ -51,7 +51,12 @@ impl Evaluator {
     /// # Errors
     /// When shapes do not fit.
     pub fn bits_per_byte(
-        &self, language: &dyn LanguageModel, table: &ParamTable, store: &mut dyn ParamStore, precision: Precision, data: &Dataset,
+        &self,
+        language: &dyn LanguageModel,
+        table: &ParamTable,
+        store: &mut dyn ParamStore,
+        precision: Precision,
+        data: &Dataset,
         windows: &[Vec<u32>],
     ) -> Result<f64, TrainError> {
         let (mut nats, mut bytes) = (0.0, 0);

@@ -35,8 +35,15 @@ pub struct Drawn {
 /// # Errors
 /// When the prompt is empty, holds unknown tokens, or is longer than the context.
 pub fn generate(
-    language: &dyn LanguageModel, table: &ParamTable, store: &mut dyn ParamStore, precision: Precision, prompt: &[u32], count: usize,
-    end: Option<u32>, sampling: &Sampling, mut each: impl FnMut(Drawn),
+    language: &dyn LanguageModel,
+    table: &ParamTable,
+    store: &mut dyn ParamStore,
+    precision: Precision,
+    prompt: &[u32],
+    count: usize,
+    end: Option<u32>,
+    sampling: &Sampling,
+    mut each: impl FnMut(Drawn),
 ) -> Result<Vec<Drawn>, TrainError> {
     let wrong = |problem: String, help: &str| TrainError::Value { key: "prompt", problem, help: help.into() };
     if prompt.is_empty() || prompt.len() > language.context() {
@@ -91,7 +98,8 @@ fn draw(logits: &[f32], sampling: &Sampling, index: u64) -> Drawn {
         before < f64::from(sampling.top_p)
     });
     let kept: Vec<(usize, f64)> = kept.map(|t| (*t, weight(*t))).collect();
-    let mut point = f64::from(kernels::rng::uniform(engine::key(sampling.seed, "sample"), index)) * kept.iter().map(|(_, w)| w).sum::<f64>();
+    let mut point =
+        f64::from(kernels::rng::uniform(engine::key(sampling.seed, "sample"), index)) * kept.iter().map(|(_, w)| w).sum::<f64>();
     let chosen = kept.iter().find(|(_, w)| {
         point -= w;
         point < 0.0

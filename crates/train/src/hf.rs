@@ -48,7 +48,8 @@ pub fn export(loaded: &Loaded, tokenizer: &Path, folder: &Path) -> Result<(), Tr
     };
     let owned = tensors.iter().map(view).collect::<Result<Vec<_>, _>>()?;
     let wrong = |e: safetensors::SafeTensorError| refuse("model.safetensors", e.to_string());
-    let views = owned.iter().map(|(name, bytes, dims)| Ok((name.clone(), TensorView::new(Dtype::F32, dims.clone(), bytes).map_err(wrong)?)));
+    let views =
+        owned.iter().map(|(name, bytes, dims)| Ok((name.clone(), TensorView::new(Dtype::F32, dims.clone(), bytes).map_err(wrong)?)));
     let views = views.collect::<Result<Vec<_>, TrainError>>()?;
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     safetensors::serialize_to_file(views, Some(metadata), &path).map_err(wrong)?;
@@ -58,7 +59,10 @@ pub fn export(loaded: &Loaded, tokenizer: &Path, folder: &Path) -> Result<(), Tr
     };
     write("config.json", &layout.config(config))?;
     write("generation_config.json", &json!({"_from_model_config": true}))?;
-    write("tokenizer_config.json", &json!({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>", "model_max_length": config.context}))?;
+    write(
+        "tokenizer_config.json",
+        &json!({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>", "model_max_length": config.context}),
+    )?;
     let path = folder.join("tokenizer.json");
     std::fs::copy(tokenizer, &path).map_err(TrainError::io("write", &path))?;
     Ok(())
@@ -141,10 +145,18 @@ impl Layout {
 
     fn parts(self, c: &DecoderConfig) -> Vec<Part> {
         let matrix = |theirs: String, ours: &[String], out: usize, inner: usize| Part {
-            theirs, ours: ours.to_vec(), dims: [out, inner], is_vector: false, is_turned: false,
+            theirs,
+            ours: ours.to_vec(),
+            dims: [out, inner],
+            is_vector: false,
+            is_turned: false,
         };
         let vector = |theirs: String, ours: &[String], len: usize| Part {
-            theirs, ours: ours.to_vec(), dims: [1, len], is_vector: true, is_turned: false,
+            theirs,
+            ours: ours.to_vec(),
+            dims: [1, len],
+            is_vector: true,
+            is_turned: false,
         };
         let (q, kv, m) = (c.heads * c.head_dim, c.kv_heads * c.head_dim, c.model);
         let mut parts = Vec::new();
@@ -155,8 +167,10 @@ impl Layout {
                 let ours = |names: &[&str], end: &str| names.iter().map(|n| format!("layers.{i}.{n}.{end}")).collect::<Vec<_>>();
                 let theirs = |n: &str, end: &str| format!("transformer.h.{i}.{n}.{end}");
                 let linears: [(&str, &[&str], usize, usize); 4] = [
-                    ("attn.c_attn", &["attn.q", "attn.k", "attn.v"], 3 * m, m), ("attn.c_proj", &["attn.out"], m, m),
-                    ("mlp.c_fc", &["mlp.up"], c.ffn, m), ("mlp.c_proj", &["mlp.down"], m, c.ffn),
+                    ("attn.c_attn", &["attn.q", "attn.k", "attn.v"], 3 * m, m),
+                    ("attn.c_proj", &["attn.out"], m, m),
+                    ("mlp.c_fc", &["mlp.up"], c.ffn, m),
+                    ("mlp.c_proj", &["mlp.down"], m, c.ffn),
                 ];
                 for (name, names, out, inner) in linears {
                     parts.push(Part { is_turned: true, ..matrix(theirs(name, "weight"), &ours(names, "weight"), out, inner) });
@@ -178,14 +192,23 @@ impl Layout {
             let ours = |n: &str| [format!("layers.{i}.{n}.weight")];
             let theirs = |n: &str| format!("model.layers.{i}.{n}.weight");
             let linears = [
-                ("self_attn.q_proj", "attn.q", q, m), ("self_attn.k_proj", "attn.k", kv, m), ("self_attn.v_proj", "attn.v", kv, m),
-                ("self_attn.o_proj", "attn.out", m, q), ("mlp.gate_proj", "mlp.gate", c.ffn, m), ("mlp.up_proj", "mlp.up", c.ffn, m),
+                ("self_attn.q_proj", "attn.q", q, m),
+                ("self_attn.k_proj", "attn.k", kv, m),
+                ("self_attn.v_proj", "attn.v", kv, m),
+                ("self_attn.o_proj", "attn.out", m, q),
+                ("mlp.gate_proj", "mlp.gate", c.ffn, m),
+                ("mlp.up_proj", "mlp.up", c.ffn, m),
                 ("mlp.down_proj", "mlp.down", m, c.ffn),
             ];
             parts.extend(linears.map(|(t, o, out, inner)| matrix(theirs(t), &ours(o), out, inner)));
-            parts.extend([("input_layernorm", "attn.norm"), ("post_attention_layernorm", "mlp.norm")].map(|(t, o)| vector(theirs(t), &ours(o), m)));
+            parts.extend(
+                [("input_layernorm", "attn.norm"), ("post_attention_layernorm", "mlp.norm")].map(|(t, o)| vector(theirs(t), &ours(o), m)),
+            );
             if self == Self::Qwen3 {
-                parts.extend([("self_attn.q_norm", "attn.q_norm"), ("self_attn.k_norm", "attn.k_norm")].map(|(t, o)| vector(theirs(t), &ours(o), c.head_dim)));
+                parts.extend(
+                    [("self_attn.q_norm", "attn.q_norm"), ("self_attn.k_norm", "attn.k_norm")]
+                        .map(|(t, o)| vector(theirs(t), &ours(o), c.head_dim)),
+                );
             }
         }
         parts.push(vector("model.norm.weight".into(), &["norm.weight".into()], m));
@@ -225,7 +248,14 @@ impl Layout {
         let base = |model: usize, layers: usize, heads: usize| -> Result<DecoderConfig, TrainError> {
             // Head size and width of the feed-forward part are set by the caller; any that can be will do here.
             let (head_dim, ffn) = (Some(2), Some(1));
-            let options = models::decoder::DecoderOptions { layers: Some(layers), model: Some(model), heads: Some(heads), head_dim, ffn, ..Default::default() };
+            let options = models::decoder::DecoderOptions {
+                layers: Some(layers),
+                model: Some(model),
+                heads: Some(heads),
+                head_dim,
+                ffn,
+                ..Default::default()
+            };
             Ok(options.resolve()?)
         };
         match kind {
@@ -239,10 +269,19 @@ impl Layout {
                     return Err(refuse("config.json", format!("`n_head` is {heads}, which does not divide `n_embd` = {model}")));
                 }
                 let config = DecoderConfig {
-                    vocab: whole("vocab_size")?, context: whole("n_positions")?, head_dim: model / heads, kv_heads: heads,
+                    vocab: whole("vocab_size")?,
+                    context: whole("n_positions")?,
+                    head_dim: model / heads,
+                    kv_heads: heads,
                     ffn: if given("n_inner") { whole("n_inner")? } else { 4 * model },
-                    norm: Norm::LayerNorm, norm_bias: true, eps: real("layer_norm_epsilon", 1e-5), position: Position::Learned,
-                    mlp: Mlp::GeluTanh, bias: true, tied: true, init_std: real("initializer_range", 0.02),
+                    norm: Norm::LayerNorm,
+                    norm_bias: true,
+                    eps: real("layer_norm_epsilon", 1e-5),
+                    position: Position::Learned,
+                    mlp: Mlp::GeluTanh,
+                    bias: true,
+                    tied: true,
+                    init_std: real("initializer_range", 0.02),
                     ..base(model, layers, heads)?
                 };
                 Ok((Self::Gpt2, config))
@@ -259,7 +298,8 @@ impl Layout {
                 if scaling != "default" {
                     return Err(refuse("config.json", format!("rotary positions are scaled by `{scaling}`, which is not known here")));
                 }
-                let theta = rope.and_then(|r| r.get("rope_theta")).and_then(Value::as_f64).map_or(real("rope_theta", 10_000.0), |t| t as f32);
+                let theta =
+                    rope.and_then(|r| r.get("rope_theta")).and_then(Value::as_f64).map_or(real("rope_theta", 10_000.0), |t| t as f32);
                 let activation = json.get("hidden_act").and_then(Value::as_str).unwrap_or("silu");
                 if activation != "silu" {
                     return Err(refuse("config.json", format!("`hidden_act` is `{activation}`, not `silu`")));
@@ -268,10 +308,16 @@ impl Layout {
                 let head_dim = if given("head_dim") { whole("head_dim")? } else { model / heads.max(1) };
                 let layout = if kind == "llama" { Self::Llama } else { Self::Qwen3 };
                 let config = DecoderConfig {
-                    vocab: whole("vocab_size")?, context: whole("max_position_embeddings")?, head_dim,
+                    vocab: whole("vocab_size")?,
+                    context: whole("max_position_embeddings")?,
+                    head_dim,
                     kv_heads: if given("num_key_value_heads") { whole("num_key_value_heads")? } else { heads },
-                    ffn: whole("intermediate_size")?, eps: real("rms_norm_eps", 1e-6), theta,
-                    tied: given("tie_word_embeddings"), qk_norm: layout == Self::Qwen3, init_std: real("initializer_range", 0.02),
+                    ffn: whole("intermediate_size")?,
+                    eps: real("rms_norm_eps", 1e-6),
+                    theta,
+                    tied: given("tie_word_embeddings"),
+                    qk_norm: layout == Self::Qwen3,
+                    init_std: real("initializer_range", 0.02),
                     ..base(model, layers, heads)?
                 };
                 Ok((layout, config))

@@ -80,9 +80,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger.jsonl");
         let entry = Entry {
-            phase: 1, name: "base".into(), folder: "phases/1".into(), params: 3, unix_secs: 0.0, predicted: Figures::default(),
-            actual: Figures { bits_per_byte: Some(2.0), ..Figures::default() }, baseline_bits_per_byte: 3.0, gates: vec![],
-            passed: true, sample_before: "<b>".into(), sample_after: "\u{1F6B2}".into(),
+            phase: 1,
+            name: "base".into(),
+            folder: "phases/1".into(),
+            params: 3,
+            unix_secs: 0.0,
+            predicted: Figures::default(),
+            actual: Figures { bits_per_byte: Some(2.0), ..Figures::default() },
+            baseline_bits_per_byte: 3.0,
+            gates: vec![],
+            passed: true,
+            sample_before: "<b>".into(),
+            sample_after: "\u{1F6B2}".into(),
         };
         append(&path, &entry).unwrap();
         OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"phase\": 2, \"na").unwrap();

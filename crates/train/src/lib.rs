@@ -43,7 +43,10 @@ pub enum TrainError {
     Value { key: &'static str, problem: String, help: String },
 
     #[error("the data holds {have} windows of {context} tokens in its first {percent}%, and one batch takes {need}")]
-    #[diagnostic(code(train::small_corpus), help("give more text, a larger `data.fraction`, or a smaller `batch.sequences` or `batch.context`"))]
+    #[diagnostic(
+        code(train::small_corpus),
+        help("give more text, a larger `data.fraction`, or a smaller `batch.sequences` or `batch.context`")
+    )]
     SmallCorpus { have: u64, need: u64, context: usize, percent: f64 },
 
     #[error("another run is at work in `{}`", folder.display())]

@@ -59,7 +59,9 @@ impl Metrics {
         line.push(b'\n');
         self.lines.write_all(&line).map_err(TrainError::io("write", path))?;
         let mut scalars = vec![
-            ("loss", metrics.loss), ("grad_norm", metrics.grad_norm), ("lr", metrics.lr),
+            ("loss", metrics.loss),
+            ("grad_norm", metrics.grad_norm),
+            ("lr", metrics.lr),
             ("tokens_per_sec", metrics.tokens_per_sec as f32),
         ];
         scalars.extend(metrics.bits_per_byte.map(|b| ("bits_per_byte", b as f32)));

@@ -137,7 +137,7 @@ table! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PrecisionChoice {
-    /// bf16 where the CPU has instructions for it, f32 elsewhere.
+    /// bf16 where the CPU is faster with it, f32 elsewhere.
     Auto,
     F32,
     Bf16,
@@ -149,7 +149,7 @@ impl PrecisionChoice {
         match self {
             Self::F32 => Precision::F32,
             Self::Bf16 => Precision::Bf16,
-            Self::Auto if kernels::level().has_bf16() => Precision::Bf16,
+            Self::Auto if kernels::level().has_fast_bf16() => Precision::Bf16,
             Self::Auto => Precision::F32,
         }
     }
@@ -222,7 +222,9 @@ impl Recipe {
     fn check(&self) -> Result<(), TrainError> {
         let b = &self.batch;
         let wrong = |key, problem: String, help: &str| Err(TrainError::Value { key, problem, help: help.into() });
-        for (key, size) in [("batch.sequences", b.sequences), ("batch.micro_batch", b.micro_batch), ("batch.context", b.context), ("batch.lanes", b.lanes)] {
+        for (key, size) in
+            [("batch.sequences", b.sequences), ("batch.micro_batch", b.micro_batch), ("batch.context", b.context), ("batch.lanes", b.lanes)]
+        {
             if !(1..=1 << 24).contains(&size) {
                 return wrong(key, format!("{size} is not in 1..={}", 1 << 24), "choose a size in that range");
             }
@@ -236,7 +238,10 @@ impl Recipe {
         }
         let o = &self.optim;
         let positive = [
-            ("optim.lr", o.lr), ("optim.muon_lr", o.muon_lr), ("optim.eps", o.eps), ("train.clip", self.train.clip),
+            ("optim.lr", o.lr),
+            ("optim.muon_lr", o.muon_lr),
+            ("optim.eps", o.eps),
+            ("train.clip", self.train.clip),
             ("guard.threshold", self.guard.threshold),
         ];
         for (key, value) in positive {
@@ -244,13 +249,26 @@ impl Recipe {
                 return wrong(key, format!("{value} is not above zero"), "leave the key out for its default");
             }
         }
-        let ratios = [("optim.beta1", o.beta1), ("optim.beta2", o.beta2), ("optim.momentum", o.momentum), ("optim.weight_decay", o.weight_decay), ("schedule.floor_ratio", self.schedule.floor_ratio), ("schedule.decay_ratio", self.schedule.decay_ratio)];
+        let ratios = [
+            ("optim.beta1", o.beta1),
+            ("optim.beta2", o.beta2),
+            ("optim.momentum", o.momentum),
+            ("optim.weight_decay", o.weight_decay),
+            ("schedule.floor_ratio", self.schedule.floor_ratio),
+            ("schedule.decay_ratio", self.schedule.decay_ratio),
+        ];
         for (key, value) in ratios {
             if !(0.0..=1.0).contains(&value) || key.starts_with("optim.beta") && value == 1.0 {
                 return wrong(key, format!("{value} is not in 0..1"), "leave the key out for its default");
             }
         }
-        let counts = [("train.steps", self.train.steps), ("checkpoint.every_steps", self.checkpoint.every_steps), ("eval.every_steps", self.eval.every_steps), ("eval.windows", self.eval.windows), ("checkpoint.keep_last", self.checkpoint.keep_last as u64)];
+        let counts = [
+            ("train.steps", self.train.steps),
+            ("checkpoint.every_steps", self.checkpoint.every_steps),
+            ("eval.every_steps", self.eval.every_steps),
+            ("eval.windows", self.eval.windows),
+            ("checkpoint.keep_last", self.checkpoint.keep_last as u64),
+        ];
         for (key, count) in counts {
             if count == 0 {
                 return wrong(key, "0 is too few".into(), "use 1 or more");
@@ -311,9 +329,14 @@ mod tests {
     #[test]
     fn values_that_cannot_be_are_refused_by_key() {
         for (text, key) in [
-            ("[batch]\nlanes = 3", "batch.lanes"), ("[batch]\nsequences = 0", "batch.sequences"),
-            ("[data]\nfraction = 0.0", "data.fraction"), ("[optim]\nlr = -1.0", "optim.lr"), ("[optim]\nbeta1 = 1.0", "optim.beta1"),
-            ("[optim]\nlr = nan", "optim.lr"), ("[train]\nsteps = 0", "train.steps"), ("[train]\nthreads = 0", "train.threads"),
+            ("[batch]\nlanes = 3", "batch.lanes"),
+            ("[batch]\nsequences = 0", "batch.sequences"),
+            ("[data]\nfraction = 0.0", "data.fraction"),
+            ("[optim]\nlr = -1.0", "optim.lr"),
+            ("[optim]\nbeta1 = 1.0", "optim.beta1"),
+            ("[optim]\nlr = nan", "optim.lr"),
+            ("[train]\nsteps = 0", "train.steps"),
+            ("[train]\nthreads = 0", "train.threads"),
         ] {
             let message = error(&format!("[model]\ndepth = 2\n{text}"), &[]);
             assert!(message.starts_with(key), "{message}");

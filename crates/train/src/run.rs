@@ -109,7 +109,11 @@ pub fn train(recipe: &Recipe, out: &Path, resume: bool, stop: &AtomicBool, obser
         None => run.steps(stop, observer),
         Some(threads) => {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-            let wrong = |e: rayon::ThreadPoolBuildError| TrainError::Value { key: "train.threads", problem: e.to_string(), help: "use fewer threads".into() };
+            let wrong = |e: rayon::ThreadPoolBuildError| TrainError::Value {
+                key: "train.threads",
+                problem: e.to_string(),
+                help: "use fewer threads".into(),
+            };
             let pool = pool.map_err(wrong)?;
             // The observer stays on its thread: only the arithmetic goes to the pool.
             run.threads = Some(pool);

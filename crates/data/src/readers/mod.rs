@@ -178,9 +178,8 @@ const READERS: &[(Format, &[&str], Read)] = &[
 ];
 
 const TEXT_ENDINGS: &[&str] = &[
-    "txt", "md", "markdown", "rst", "org", "tex", "html", "rs", "py", "c", "h", "cc", "cpp", "hpp", "go", "java", "js",
-    "ts", "jsx", "tsx", "rb", "sh", "toml", "yaml", "yml", "json", "sql", "swift", "kt", "scala", "hs", "ml", "lua", "pl", "r",
-    "txt.gz", "md.gz", "txt.zst",
+    "txt", "md", "markdown", "rst", "org", "tex", "html", "rs", "py", "c", "h", "cc", "cpp", "hpp", "go", "java", "js", "ts", "jsx", "tsx",
+    "rb", "sh", "toml", "yaml", "yml", "json", "sql", "swift", "kt", "scala", "hs", "ml", "lua", "pl", "r", "txt.gz", "md.gz", "txt.zst",
 ];
 
 /// One file to read.

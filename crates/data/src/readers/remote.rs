@@ -24,7 +24,8 @@ pub(super) fn fetch(url: &str, options: &CorpusOptions, scratch: &Path, found: &
         let objects: Vec<_> = store.list(Some(&prefix)).try_collect().await.map_err(|e| problem(&e))?;
         for object in objects {
             let name = object.location.to_string();
-            let wanted = |name: &str| options.extensions.is_empty() || options.extensions.iter().any(|e| super::has_ending(name, &[e.as_str()]));
+            let wanted =
+                |name: &str| options.extensions.is_empty() || options.extensions.iter().any(|e| super::has_ending(name, &[e.as_str()]));
             if !wanted(&name) {
                 continue;
             }

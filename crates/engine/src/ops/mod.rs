@@ -68,7 +68,12 @@ impl Cost {
     #[must_use]
     pub fn elementwise(elements: usize, flops: u64, arrays: u64) -> Self {
         let n = elements as u64;
-        Self { forward_flops: flops * n, backward_flops: 2 * flops * n, forward_bytes: 4 * arrays * n, backward_bytes: 4 * (arrays + 1) * n }
+        Self {
+            forward_flops: flops * n,
+            backward_flops: 2 * flops * n,
+            forward_bytes: 4 * arrays * n,
+            backward_bytes: 4 * (arrays + 1) * n,
+        }
     }
 }
 

@@ -26,7 +26,9 @@ pub(crate) fn run(command: &BenchCommand, json: bool) -> miette::Result<ExitCode
 
 /// A whole training step (forward, backward, clip, AdamW) of a GPT-2 style decoder on synthetic tokens
 #[derive(clap::Args)]
-#[command(after_help = "Example: hairpin bench step --vocab 4096 --context 256 --layers 6 --width 384 --heads 6 --batch 8 --steps 10 --json")]
+#[command(
+    after_help = "Example: hairpin bench step --vocab 4096 --context 256 --layers 6 --width 384 --heads 6 --batch 8 --steps 10 --json"
+)]
 pub(crate) struct StepArgs {
     #[arg(long, default_value_t = 4096)]
     vocab: usize,
@@ -42,7 +44,7 @@ pub(crate) struct StepArgs {
     batch: usize,
     #[arg(long, default_value_t = 10)]
     steps: u64,
-    /// Default: bf16 where the CPU has instructions for it
+    /// Default: bf16 where the CPU is faster with it
     #[arg(long, value_parser = ["f32", "bf16"])]
     precision: Option<String>,
 }
@@ -60,9 +62,11 @@ fn step(args: &StepArgs, json: bool) -> miette::Result<ExitCode> {
         None => ::train::recipe::PrecisionChoice::Auto.resolve(),
     };
     let (batch, context) = (args.batch.max(1), args.context);
-    let options = StepOptions { precision, recompute: false, clip: 1.0, lanes: 1, micro_batch: batch, context, seed: 1, optim: Optim::default() };
+    let options =
+        StepOptions { precision, recompute: false, clip: 1.0, lanes: 1, micro_batch: batch, context, seed: 1, optim: Optim::default() };
     let mut trainer = Trainer::new(model, options)?;
-    let tokens = |seed: u64| (0..(batch * context) as u64).map(|i| (engine::mix(seed ^ engine::mix(i)) % args.vocab as u64) as u32).collect();
+    let tokens =
+        |seed: u64| (0..(batch * context) as u64).map(|i| (engine::mix(seed ^ engine::mix(i)) % args.vocab as u64) as u32).collect();
     let inputs = Inputs::new().with_u32("tokens", &[batch, context], tokens(1)).with_u32("targets", &[batch, context], tokens(2));
     let lanes = vec![vec![inputs]];
     let count = (batch * context) as u64;
@@ -89,7 +93,8 @@ fn step(args: &StepArgs, json: bool) -> miette::Result<ExitCode> {
     } else {
         print::result(&format!(
             "{tokens_per_sec:.0} tokens/s, {gflops:.0} GFLOP/s, {} of memory at most, first step after {first_step_secs:.2} s ({}, {precision:?})",
-            report::terminal::bytes(peak_rss_bytes()), kernels::level()
+            report::terminal::bytes(peak_rss_bytes()),
+            kernels::level()
         ));
     }
     Ok(ExitCode::SUCCESS)

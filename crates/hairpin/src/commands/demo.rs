@@ -10,7 +10,9 @@ use crate::{print, progress::Follow};
 
 /// See it work: real text, three phases with a gate at each, a report; some minutes on a laptop
 #[derive(clap::Args)]
-#[command(after_help = "Example: hairpin demo\n         hairpin demo --corpus 'books/**/*.txt' --out books-demo\n\nRun it again and it goes on where it stopped. Delete its folder to start anew.")]
+#[command(
+    after_help = "Example: hairpin demo\n         hairpin demo --corpus 'books/**/*.txt' --out books-demo\n\nRun it again and it goes on where it stopped. Delete its folder to start anew."
+)]
 pub(crate) struct DemoArgs {
     /// Folder or glob of text; repeat for more. Default: the sources that cargo fetched
     #[arg(long)]

@@ -23,14 +23,16 @@ pub(crate) fn run(_args: &DoctorArgs, json: bool) -> miette::Result<ExitCode> {
     if level.to_string() != *levels.last().unwrap_or(&String::new()) {
         advice.push(format!("HAIRPIN_KERNELS chooses `{level}`; without it `{}` would run", levels.last().unwrap_or(&String::new())));
     }
-    if !level.has_bf16() {
-        advice.push("this level has no bf16 dot product: `train.precision = \"f32\"` is the fastest (and what `auto` takes)".into());
+    if !level.has_fast_bf16() {
+        advice.push("f32 is the faster precision on this CPU, and what `train.precision = \"auto\"` takes".into());
     }
     if cfg!(debug_assertions) {
         advice.push("this is a debug build: `cargo build --release`".into());
     }
     if json {
-        print::json(&json!({"level": level.to_string(), "available": levels, "threads": threads, "gemm_f32_gflops": f32_gflops, "gemm_bf16_gflops": bf16_gflops, "copy_gbytes_per_sec": copy, "advice": advice}))?;
+        print::json(
+            &json!({"level": level.to_string(), "available": levels, "threads": threads, "gemm_f32_gflops": f32_gflops, "gemm_bf16_gflops": bf16_gflops, "copy_gbytes_per_sec": copy, "advice": advice}),
+        )?;
         return Ok(ExitCode::SUCCESS);
     }
     let rows = vec![

@@ -124,7 +124,11 @@ pub(crate) struct ExportArgs {
 pub(crate) fn export(args: &ExportArgs, json: bool) -> miette::Result<ExitCode> {
     let loaded = load(&args.run)?;
     hf::export(&loaded, &tokenizer_of(&loaded, &args.run), &args.out)?;
-    if json { print::json(&json!({"folder": args.out}))? } else { print::result(&format!("wrote {}", args.out.display())) }
+    if json {
+        print::json(&json!({"folder": args.out}))?
+    } else {
+        print::result(&format!("wrote {}", args.out.display()))
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -142,7 +146,11 @@ pub(crate) fn import(args: &ImportArgs, json: bool) -> miette::Result<ExitCode> 
     let imported = hf::import(&args.folder)?;
     let model = models::build(&imported.model)?;
     let context = model.language().map_or(1, |l| l.context());
-    let recipe = format!("name = \"imported\"\n[batch]\ncontext = {context}\n[data]\npath = {:?}\n[model]\n{}", args.out.display().to_string(), imported.model);
+    let recipe = format!(
+        "name = \"imported\"\n[batch]\ncontext = {context}\n[data]\npath = {:?}\n[model]\n{}",
+        args.out.display().to_string(),
+        imported.model
+    );
     let recipe = ::train::recipe::Recipe::parse(&recipe, "the imported model", &[])?;
     let mut tensors = imported.tensors;
     let table = model.params();
@@ -155,7 +163,9 @@ pub(crate) fn import(args: &ImportArgs, json: bool) -> miette::Result<ExitCode> 
     std::fs::create_dir_all(&args.out).into_diagnostic()?;
     let snapshot = Snapshot { step: 0, recipe: recipe.to_toml(), bits_per_byte: None, state: json!({}), tensors };
     checkpoint::write(&args.out, &snapshot)?;
-    std::fs::copy(&imported.tokenizer, args.out.join("tokenizer.json")).map_err(|e| miette::miette!(code = "import::io", help = "the folder needs a `tokenizer.json`", "`{}`: {e}", imported.tokenizer.display()))?;
+    std::fs::copy(&imported.tokenizer, args.out.join("tokenizer.json")).map_err(|e| {
+        miette::miette!(code = "import::io", help = "the folder needs a `tokenizer.json`", "`{}`: {e}", imported.tokenizer.display())
+    })?;
     if json {
         print::json(&json!({"run": args.out, "params": table.elements()}))?;
     } else {

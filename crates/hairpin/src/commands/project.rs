@@ -5,21 +5,19 @@ use std::{
     process::ExitCode,
 };
 
+use ::train::{ledger::Entry, recipe::Recipe};
 use miette::IntoDiagnostic;
-use plan::{
-    climb::Outcome,
-    machine::Price,
-    project::Project,
-};
+use plan::{climb::Outcome, machine::Price, project::Project};
 use report::terminal::{bytes, count, secs, table};
 use serde_json::json;
-use ::train::{ledger::Entry, recipe::Recipe};
 
 use crate::{STOP, print, progress::Follow};
 
 /// Write a project: a ladder of three small phases over a corpus
 #[derive(clap::Args)]
-#[command(after_help = "Example: hairpin init my-model --corpus notes/ --corpus 'books/**/*.txt'\n\nThe project file holds the corpus, the tables of a recipe that all phases share ([recipe.batch],\n[recipe.optim], [recipe.schedule], ...) and the [[phases]].")]
+#[command(
+    after_help = "Example: hairpin init my-model --corpus notes/ --corpus 'books/**/*.txt'\n\nThe project file holds the corpus, the tables of a recipe that all phases share ([recipe.batch],\n[recipe.optim], [recipe.schedule], ...) and the [[phases]]."
+)]
 pub(crate) struct InitArgs {
     /// Folder of the project
     #[arg(default_value = ".")]
@@ -52,7 +50,9 @@ pub(crate) fn corpus(given: &[String]) -> miette::Result<Vec<String>> {
     }
     match data::cargo_sources() {
         Some(path) => Ok(vec![path.display().to_string()]),
-        None => miette::bail!(code = "data::no_files", help = "give text with `--corpus PATH`", "cargo has fetched no sources on this machine"),
+        None => {
+            miette::bail!(code = "data::no_files", help = "give text with `--corpus PATH`", "cargo has fetched no sources on this machine")
+        }
     }
 }
 
@@ -110,15 +110,27 @@ pub(crate) fn plan(args: &PlanArgs, json: bool) -> miette::Result<ExitCode> {
         // A recipe is priced with its own vocabulary: it needs no data.
         vec![plan::machine::price(&Recipe::read(&args.path, &args.set)?, 257)?]
     };
-    if json { print::json(&prices)? } else { print::result(&price_table(&prices)) }
+    if json {
+        print::json(&prices)?
+    } else {
+        print::result(&price_table(&prices))
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 pub(crate) fn price_table(prices: &[Price]) -> String {
     let row = |p: &Price| {
         vec![
-            p.name.clone(), count(p.cost.params), p.steps.to_string(), count(p.tokens), format!("{:.1e}", p.flops),
-            bytes(p.cost.total_bytes()), secs(p.step_secs), count(p.tokens_per_sec as u64), format!("{:.0}", p.gflops_per_sec), secs(p.secs),
+            p.name.clone(),
+            count(p.cost.params),
+            p.steps.to_string(),
+            count(p.tokens),
+            format!("{:.1e}", p.flops),
+            bytes(p.cost.total_bytes()),
+            secs(p.step_secs),
+            count(p.tokens_per_sec as u64),
+            format!("{:.0}", p.gflops_per_sec),
+            secs(p.secs),
         ]
     };
     let head = ["plan", "parameters", "steps", "tokens", "FLOPs", "memory", "step", "tokens/s", "GFLOP/s", "time"];
@@ -181,16 +193,39 @@ fn tell(outcome: &Outcome, page: &Path) -> String {
         let bits = |b: Option<f64>| b.map_or("–".to_owned(), |b| format!("{b:.3}"));
         let interval = e.predicted.bits_per_byte_interval.map_or(String::new(), |[low, high]| format!(" ({low:.2}–{high:.2})"));
         rows.push(vec![
-            format!("{} {}", e.phase, e.name), count(e.params), count(e.actual.tokens), bits(e.predicted.bits_per_byte) + &interval,
-            bits(e.actual.bits_per_byte), format!("{:.3}", e.baseline_bits_per_byte), secs(e.predicted.secs), secs(e.actual.secs),
-            bytes(e.predicted.memory_bytes), bytes(e.actual.memory_bytes), if e.passed { "passed" } else { "FAILED" }.into(),
+            format!("{} {}", e.phase, e.name),
+            count(e.params),
+            count(e.actual.tokens),
+            bits(e.predicted.bits_per_byte) + &interval,
+            bits(e.actual.bits_per_byte),
+            format!("{:.3}", e.baseline_bits_per_byte),
+            secs(e.predicted.secs),
+            secs(e.actual.secs),
+            bytes(e.predicted.memory_bytes),
+            bytes(e.actual.memory_bytes),
+            if e.passed { "passed" } else { "FAILED" }.into(),
         ]);
     }
-    let head = ["phase", "params", "tokens", "bits/byte predicted", "actual", "trigram", "time predicted", "actual", "memory predicted", "actual", "gates"];
+    let head = [
+        "phase",
+        "params",
+        "tokens",
+        "bits/byte predicted",
+        "actual",
+        "trigram",
+        "time predicted",
+        "actual",
+        "memory predicted",
+        "actual",
+        "gates",
+    ];
     out += &table(&head, &rows);
     for e in &outcome.entries {
         for gate in e.gates.iter().filter(|gate| !gate.passed) {
-            out += &format!("\nphase {} failed gate `{}`: measured {}, wanted {}\n  try: {}\n", e.phase, gate.name, gate.measured, gate.wanted, gate.help);
+            out += &format!(
+                "\nphase {} failed gate `{}`: measured {}, wanted {}\n  try: {}\n",
+                e.phase, gate.name, gate.measured, gate.wanted, gate.help
+            );
         }
     }
     out + &format!("\nreport: {}", page.display())
@@ -211,6 +246,10 @@ pub(crate) struct ReportArgs {
 
 pub(crate) fn report(args: &ReportArgs, json: bool) -> miette::Result<ExitCode> {
     let page = report::write(&args.folder)?;
-    if json { print::json(&json!({"report": page}))? } else { print::result(&page.display().to_string()) }
+    if json {
+        print::json(&json!({"report": page}))?
+    } else {
+        print::result(&page.display().to_string())
+    }
     Ok(ExitCode::SUCCESS)
 }

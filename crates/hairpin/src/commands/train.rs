@@ -2,14 +2,16 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use report::terminal::{bytes, secs};
 use ::train::{recipe::Recipe, run as training};
+use report::terminal::{bytes, secs};
 
 use crate::{STOP, print, progress::Follow};
 
 /// Train a recipe; Ctrl-C saves and ends, `--resume` goes on to the same bits
 #[derive(clap::Args)]
-#[command(after_help = "Example: hairpin train recipes/small.toml --out runs/small --set optim.lr=3e-4\n         hairpin train recipes/small.toml --out runs/small --resume")]
+#[command(
+    after_help = "Example: hairpin train recipes/small.toml --out runs/small --set optim.lr=3e-4\n         hairpin train recipes/small.toml --out runs/small --resume"
+)]
 pub(crate) struct TrainArgs {
     /// The recipe
     recipe: PathBuf,
@@ -36,7 +38,11 @@ pub(crate) fn run(args: &TrainArgs, json: bool) -> miette::Result<ExitCode> {
         let bits = outcome.bits_per_byte.map_or(String::new(), |b| format!(", held-out {b:.4} bits per byte"));
         print::result(&format!(
             "step {}: loss {:.4}{bits}; {} here, {} of memory; checkpoints in {}",
-            outcome.step, outcome.loss, secs(outcome.secs), bytes(outcome.used_bytes), args.out.display()
+            outcome.step,
+            outcome.loss,
+            secs(outcome.secs),
+            bytes(outcome.used_bytes),
+            args.out.display()
         ));
     }
     if outcome.is_stopped {

@@ -153,9 +153,15 @@ impl DecoderConfig {
     /// Names the first key that does not fit.
     pub fn check(&self) -> Result<(), ModelError> {
         let sizes = [
-            ("vocab", self.vocab, 1 << 24), ("context", self.context, 1 << 24), ("layers", self.layers, 1 << 12),
-            ("model", self.model, 1 << 20), ("heads", self.heads, 1 << 12), ("kv_heads", self.kv_heads, 1 << 12),
-            ("head_dim", self.head_dim, 1 << 12), ("ffn", self.ffn, 1 << 22), ("window", self.window.unwrap_or(1), 1 << 24),
+            ("vocab", self.vocab, 1 << 24),
+            ("context", self.context, 1 << 24),
+            ("layers", self.layers, 1 << 12),
+            ("model", self.model, 1 << 20),
+            ("heads", self.heads, 1 << 12),
+            ("kv_heads", self.kv_heads, 1 << 12),
+            ("head_dim", self.head_dim, 1 << 12),
+            ("ffn", self.ffn, 1 << 22),
+            ("window", self.window.unwrap_or(1), 1 << 24),
         ];
         for (key, size, most) in sizes {
             if !(1..=most).contains(&size) {
@@ -224,8 +230,18 @@ fn of_depth(depth: usize) -> DecoderConfig {
 
 /// Names of published models, each with a source: sizes follow from it.
 pub const PRESETS: &[&str] = &[
-    "gpt2-124m", "gpt2-355m", "gpt2-774m", "gpt2-1.5b", "gpt3-175b", "llama-7b", "llama-13b", "llama-33b", "llama-65b",
-    "llama3-8b", "falcon-40b", "bloomberggpt-50b",
+    "gpt2-124m",
+    "gpt2-355m",
+    "gpt2-774m",
+    "gpt2-1.5b",
+    "gpt3-175b",
+    "llama-7b",
+    "llama-13b",
+    "llama-33b",
+    "llama-65b",
+    "llama3-8b",
+    "falcon-40b",
+    "bloomberggpt-50b",
 ];
 
 fn preset(name: &str) -> Result<DecoderConfig, ModelError> {
@@ -243,14 +259,9 @@ fn preset(name: &str) -> Result<DecoderConfig, ModelError> {
         "llama-33b" => llama(60, 6656, 52, 17_920),
         "llama-65b" => llama(80, 8192, 64, 22_016),
         // arXiv:2407.21783, table 3.
-        "llama3-8b" => DecoderConfig {
-            vocab: 128_256,
-            context: 8192,
-            kv_heads: 8,
-            theta: 500_000.0,
-            eps: 1e-5,
-            ..llama(32, 4096, 32, 14_336)
-        },
+        "llama3-8b" => {
+            DecoderConfig { vocab: 128_256, context: 8192, kv_heads: 8, theta: 500_000.0, eps: 1e-5, ..llama(32, 4096, 32, 14_336) }
+        }
         // arXiv:2311.16867 and the model card.
         "falcon-40b" => DecoderConfig {
             vocab: 65_024,
@@ -266,12 +277,7 @@ fn preset(name: &str) -> Result<DecoderConfig, ModelError> {
             ..llama(60, 8192, 128, 4 * 8192)
         },
         // arXiv:2303.17564, section 3.1: BLOOM's architecture, ALiBi, a norm after the embedding.
-        "bloomberggpt-50b" => DecoderConfig {
-            vocab: 131_072,
-            position: Position::Alibi,
-            embed_norm: true,
-            ..gpt(70, 7680, 40, 2048)
-        },
+        "bloomberggpt-50b" => DecoderConfig { vocab: 131_072, position: Position::Alibi, embed_norm: true, ..gpt(70, 7680, 40, 2048) },
         _ => {
             let help = format!("use one of {}", PRESETS.join(", "));
             return Err(ModelError::key("preset", format!("there is no preset `{name}`"), help));

@@ -33,8 +33,7 @@ pub struct Decoder {
 
 /// The entry of [`crate::KINDS`].
 pub(crate) fn build(table: toml::Table) -> Result<Box<dyn Model>, ModelError> {
-    let options: DecoderOptions =
-        table.try_into().map_err(|e: toml::de::Error| ModelError::Table(e.message().to_owned()))?;
+    let options: DecoderOptions = table.try_into().map_err(|e: toml::de::Error| ModelError::Table(e.message().to_owned()))?;
     Ok(Box::new(Decoder::new(options.resolve()?)?))
 }
 
@@ -83,11 +82,7 @@ impl Decoder {
         let layers = (0..c.layers).map(|i| declare.layer(i)).collect();
         let head_block = declare.table.block("");
         let norm = declare.norm("norm");
-        let head = if c.tied {
-            embed
-        } else {
-            declare.table.add("head.weight", &[c.vocab, c.model], start, ParamKind::Head)
-        };
+        let head = if c.tied { embed } else { declare.table.add("head.weight", &[c.vocab, c.model], start, ParamKind::Head) };
         let params = declare.table;
         Ok(Self { params, embed_block, embed, positions, embed_norm, layers, head_block, norm, head, config })
     }
@@ -323,8 +318,7 @@ impl Declare<'_> {
 
     fn linear(&mut self, name: &str, out: usize, inner: usize, std: f32) -> LinearParams {
         let weight = self.table.add(&format!("{name}.weight"), &[out, inner], Init::Normal { std }, ParamKind::Matrix);
-        let bias =
-            self.config.bias.then(|| self.table.add(&format!("{name}.bias"), &[out], Init::Zeros, ParamKind::Vector));
+        let bias = self.config.bias.then(|| self.table.add(&format!("{name}.bias"), &[out], Init::Zeros, ParamKind::Vector));
         LinearParams { weight, bias }
     }
 
@@ -341,8 +335,7 @@ impl Declare<'_> {
             v: self.linear("attn.v", kv_width, c.model, std),
             out: self.linear("attn.out", c.model, q_width, residual_std),
             qk_norm: c.qk_norm.then(|| {
-                ["attn.q_norm.weight", "attn.k_norm.weight"]
-                    .map(|name| self.table.add(name, &[c.head_dim], Init::Ones, ParamKind::Vector))
+                ["attn.q_norm.weight", "attn.k_norm.weight"].map(|name| self.table.add(name, &[c.head_dim], Init::Ones, ParamKind::Vector))
             }),
             mlp_norm: (!c.shared_norm).then(|| self.norm("mlp.norm")),
             gate: (c.mlp == Mlp::Swiglu).then(|| self.linear("mlp.gate", c.ffn, c.model, std)),

@@ -65,7 +65,10 @@ pub enum CheckpointError {
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
 
     #[error("checkpoint `{}` is damaged: {problem}", path.display())]
-    #[diagnostic(code(checkpoint::damaged), help("resume from an earlier one: `hairpin train RECIPE --resume` takes the newest that is whole"))]
+    #[diagnostic(
+        code(checkpoint::damaged),
+        help("resume from an earlier one: `hairpin train RECIPE --resume` takes the newest that is whole")
+    )]
     Damaged { path: PathBuf, problem: String },
 
     #[error("there is no whole checkpoint in `{}`", folder.display())]
@@ -114,9 +117,19 @@ mod tests {
     use super::*;
 
     fn snapshot(step: u64) -> Snapshot {
-        let tensor = |name: &str, n: usize| NamedTensor { name: name.into(), shape: vec![n, 2], values: (0..2 * n).map(|i| i as f32 + step as f32).collect() };
+        let tensor = |name: &str, n: usize| NamedTensor {
+            name: name.into(),
+            shape: vec![n, 2],
+            values: (0..2 * n).map(|i| i as f32 + step as f32).collect(),
+        };
         let tensors = vec![tensor("embed.weight", 5), tensor("optim/m/embed.weight", 5), tensor("norm.weight", 1)];
-        Snapshot { step, recipe: "seed = 1\n".into(), bits_per_byte: Some(2.5 / step as f64), state: serde_json::json!({"losses": [1.5, 2.0]}), tensors }
+        Snapshot {
+            step,
+            recipe: "seed = 1\n".into(),
+            bits_per_byte: Some(2.5 / step as f64),
+            state: serde_json::json!({"losses": [1.5, 2.0]}),
+            tensors,
+        }
     }
 
     #[test]

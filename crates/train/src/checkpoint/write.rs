@@ -108,7 +108,8 @@ fn write_files(scratch: &Path, snapshot: &Snapshot) -> Result<(), CheckpointErro
 
 fn view<'a>(tensor: &'a NamedTensor, path: &Path) -> Result<(String, TensorView<'a>), CheckpointError> {
     let view = TensorView::new(Dtype::F32, tensor.shape.clone(), bytemuck::cast_slice(&tensor.values));
-    let wrong = |e: safetensors::SafeTensorError| CheckpointError::Damaged { path: path.to_owned(), problem: format!("{}: {e}", tensor.name) };
+    let wrong =
+        |e: safetensors::SafeTensorError| CheckpointError::Damaged { path: path.to_owned(), problem: format!("{}: {e}", tensor.name) };
     Ok((tensor.name.clone(), view.map_err(wrong)?))
 }
 

@@ -22,7 +22,13 @@ pub(super) fn gate(s: &mut Subject<'_>) -> Result<GateResult, TrainError> {
 
     let tokens: Vec<u32> = prompt.iter().copied().chain(drawn.iter().map(|d| d.token)).collect();
     let seq = tokens.len() - 1;
-    let inputs = |data: &[u32]| Inputs::new().with_u32("tokens", &[1, seq], data[..data.len().min(seq)].to_vec()).with_u32("targets", &[1, seq], data.iter().skip(1).copied().collect());
+    let inputs = |data: &[u32]| {
+        Inputs::new().with_u32("tokens", &[1, seq], data[..data.len().min(seq)].to_vec()).with_u32(
+            "targets",
+            &[1, seq],
+            data.iter().skip(1).copied().collect(),
+        )
+    };
     let meta = Pool::meta();
     language.token_nll(&mut Tape::new(&meta, &mut NoParams, table, inference(loaded.precision)), &inputs(&[]))?;
     let pool = Pool::new(Device::Cpu, meta.usage().high_water_bytes);

@@ -12,7 +12,9 @@ pub(super) fn better_than_before(s: &mut Subject<'_>) -> Result<GateResult, Trai
     let help = "train this phase longer, give it more data, or tune `optim.lr` for its size";
     Ok(match s.expected.before {
         None => result("better_than_before", true, bits(s.bits_per_byte), "no phase before".into(), ""),
-        Some(before) => result("better_than_before", s.bits_per_byte < before, bits(s.bits_per_byte), format!("below {}", bits(before)), help),
+        Some(before) => {
+            result("better_than_before", s.bits_per_byte < before, bits(s.bits_per_byte), format!("below {}", bits(before)), help)
+        }
     })
 }
 

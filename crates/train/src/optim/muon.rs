@@ -14,7 +14,16 @@ const ROUNDS: usize = 5;
 /// `buffer = momentum buffer + g`, then `w -= lr sqrt(max(1, rows / cols)) orthogonal(g + momentum buffer)`, with decay as
 /// in AdamW. `w`, `g`, `buffer` `[rows, cols]`; `g` is working space afterwards.
 #[expect(clippy::too_many_arguments, reason = "the update rule's own quantities")]
-pub(super) fn update(w: &mut [f32], g: &mut [f32], buffer: &mut [f32], shape: Shape, lr: f32, momentum: f32, weight_decay: f32, grad_scale: f32) {
+pub(super) fn update(
+    w: &mut [f32],
+    g: &mut [f32],
+    buffer: &mut [f32],
+    shape: Shape,
+    lr: f32,
+    momentum: f32,
+    weight_decay: f32,
+    grad_scale: f32,
+) {
     for (b, g) in buffer.iter_mut().zip(g.iter_mut()) {
         *b = momentum * *b + *g * grad_scale;
         *g = *g * grad_scale + momentum * *b;
