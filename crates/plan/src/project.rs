@@ -86,8 +86,8 @@ impl Project {
         data.held_out_ratio = 0.03;
         let recipe = "
             [batch]\nsequences = 8\nmicro_batch = 8\ncontext = 256\n
-            [optim]\nkind = 'muon'\nlr = 0.004\nmuon_lr = 0.02\n
-            [schedule]\nkind = 'wsd'\nwarmup_steps = 10\ndecay_ratio = 0.5\nfloor_ratio = 0.02\n
+            [optim]\nkind = 'adamw'\nlr = 0.006\n
+            [schedule]\nkind = 'wsd'\nwarmup_steps = 15\ndecay_ratio = 0.6\nfloor_ratio = 0.02\n
             [eval]\nevery_steps = 100\nwindows = 48\n
             [checkpoint]\nevery_steps = 100\n";
         let phase = |name: &str, data_fraction: f64, depth: i64, steps: i64| {
@@ -99,7 +99,7 @@ impl Project {
             budget_secs: None,
             data,
             recipe: recipe.parse().unwrap_or_default(),
-            phases: vec![phase("base", 0.1, 2, 150), phase("medium", 0.3, 3, 200), phase("large", 1.0, 4, 260)],
+            phases: vec![phase("base", 0.1, 2, 240), phase("medium", 0.3, 3, 270), phase("large", 1.0, 4, 280)],
         }
     }
 }

@@ -1,0 +1,192 @@
+//! The real binary in a temporary folder: the whole road, its exit codes, and runs that are killed and go on.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+fn hairpin(args: &[&str], folder: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_hairpin")).args(args).current_dir(folder).output().unwrap()
+}
+
+fn ok(args: &[&str], folder: &Path) -> String {
+    let output = hairpin(args, folder);
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Documents with something to learn: sentences drawn from a small grammar.
+fn corpus(folder: &Path) -> PathBuf {
+    let corpus = folder.join("corpus");
+    std::fs::create_dir_all(&corpus).unwrap();
+    let pick = |words: &[&'static str], n: u64| words[(n % words.len() as u64) as usize];
+    for document in 0..160_u64 {
+        let mut text = String::new();
+        for line in 0..40_u64 {
+            let n = engine::mix(document * 1000 + line);
+            let subject = pick(&["the road", "a river", "every model", "the old bridge", "one traveller"], n);
+            let verb = pick(&["turns", "waits", "climbs", "remembers", "falls"], n >> 8);
+            let place = pick(&["beyond the hill", "near the water", "under a long sky", "before the last bend"], n >> 16);
+            text += &format!("{subject} {verb} {place}, and {} of {} go on.\n", n >> 40 & 1023, document);
+        }
+        std::fs::write(corpus.join(format!("{document:03}.txt")), text).unwrap();
+    }
+    corpus
+}
+
+/// A project small enough for a test: two phases of a few steps.
+fn project(folder: &Path) {
+    let corpus = corpus(folder);
+    let text = format!(
+        "name = \"test\"\n[data]\nheld_out_ratio = 0.1\ntokenizer = {{ kind = \"train\", vocab = 320 }}\n[data.corpus]\npaths = [{:?}]\n\
+         [data.dedup]\nnear = false\n[data.clean]\noff = [\"repeated_ngram\"]\n\
+         [recipe]\nbatch = {{ sequences = 4, micro_batch = 4, context = 32 }}\nschedule = {{ warmup_steps = 5 }}\n\
+         eval = {{ every_steps = 20, windows = 8 }}\ncheckpoint = {{ every_steps = 10 }}\noptim = {{ lr = 0.01 }}\n\
+         [[phases]]\nname = \"base\"\ndata_fraction = 0.3\nrecipe = {{ model = {{ depth = 1 }}, train = {{ steps = 60 }} }}\n\
+         [[phases]]\nname = \"next\"\ndata_fraction = 1.0\nrecipe = {{ model = {{ depth = 2 }}, train = {{ steps = 60 }} }}\n",
+        corpus.display().to_string()
+    );
+    std::fs::write(folder.join("hairpin.toml"), text).unwrap();
+}
+
+#[test]
+fn the_whole_road_from_text_to_an_exported_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    project(at);
+    let stats: serde_json::Value = serde_json::from_str(&ok(&["data", "--json"], at)).unwrap();
+    assert!(stats["train_tokens"].as_u64().unwrap() > 10_000);
+    let prices: serde_json::Value = serde_json::from_str(&ok(&["plan", "--json"], at)).unwrap();
+    assert_eq!(prices.as_array().unwrap().len(), 2);
+
+    // Gates may fail on so short a run: what counts here is that each speaks, and that the code says which.
+    let climbed = hairpin(&["climb", "--json"], at);
+    let outcome: serde_json::Value = serde_json::from_slice(&climbed.stdout).unwrap();
+    let passed = outcome["passed"].as_bool().unwrap();
+    assert_eq!(climbed.status.code(), Some(i32::from(!passed)), "{}", String::from_utf8_lossy(&climbed.stderr));
+    let first = &outcome["gates"][0];
+    let gate = |name: &str| first["gates"].as_array().unwrap().iter().find(|g| g["name"] == name).unwrap().clone();
+    for name in ["reloads", "finite", "generates", "exports"] {
+        assert_eq!(gate(name)["passed"], true, "{}", gate(name));
+    }
+    let entry: serde_json::Value =
+        serde_json::from_str(std::fs::read_to_string(at.join("ledger.jsonl")).unwrap().lines().next().unwrap()).unwrap();
+    assert_eq!(entry["predicted"]["memory_bytes"], entry["actual"]["memory_bytes"], "memory is predicted to the byte");
+
+    let run = at.join("phases/1-base");
+    let run = run.to_str().unwrap();
+    let bits: serde_json::Value = serde_json::from_str(&ok(&["eval", run, "--json", "--windows", "8"], at)).unwrap();
+    assert!((bits["bits_per_byte"].as_f64().unwrap() - first["bits_per_byte"].as_f64().unwrap()).abs() < 1e-9);
+    let text = ok(&["generate", run, "--prompt", "the road", "--tokens", "12", "--seed", "3"], at);
+    assert!(text.starts_with("the road") && text == ok(&["generate", run, "--prompt", "the road", "--tokens", "12", "--seed", "3"], at));
+    ok(&["export", run, "exported"], at);
+    ok(&["import", "exported", "imported"], at);
+    let again: serde_json::Value =
+        serde_json::from_str(&ok(&["eval", "imported", "--data", "data", "--json", "--windows", "8"], at)).unwrap();
+    assert_eq!(again["bits_per_byte"], bits["bits_per_byte"], "an exported model that comes back is the same");
+    ok(&["report"], at);
+    assert!(std::fs::read_to_string(at.join("report.html")).unwrap().contains("The ladder"));
+}
+
+#[test]
+fn a_run_killed_at_any_moment_ends_with_the_bits_of_one_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    project(at);
+    ok(&["data"], at);
+    let recipe = "name = \"k\"\n[model]\ndepth = 1\n[batch]\nsequences = 4\nmicro_batch = 2\nlanes = 2\ncontext = 32\n[train]\nsteps = 60\n\
+                  [checkpoint]\nevery_steps = 7\n[eval]\nevery_steps = 30\nwindows = 4\n";
+    std::fs::write(at.join("k.toml"), recipe).unwrap();
+    ok(&["train", "k.toml", "--out", "alone"], at);
+    for round in 0..12_u64 {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_hairpin"))
+            .args(["train", "k.toml", "--out", "killed", "--resume"])
+            .current_dir(at)
+            .stderr(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20 + engine::mix(round) % 180));
+        let _ = child.kill();
+        if child.wait().unwrap().success() {
+            break;
+        }
+    }
+    ok(&["train", "k.toml", "--out", "killed", "--resume"], at);
+    let end = |run: &str| std::fs::read(at.join(run).join("step-00000060/tensors-00000.safetensors")).unwrap();
+    assert!(end("alone") == end("killed"), "the last checkpoints differ");
+    let losses = |run: &str| -> Vec<String> {
+        let text = std::fs::read_to_string(at.join(run).join("metrics.jsonl")).unwrap();
+        let value = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
+        text.lines().map(|line| format!("{} {}", value(line)["step"], value(line)["loss"])).collect()
+    };
+    assert_eq!(losses("alone"), losses("killed"));
+}
+
+#[test]
+fn threads_change_no_bit_of_a_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    project(at);
+    ok(&["data"], at);
+    std::fs::write(at.join("t.toml"), "[model]\ndepth = 1\n[batch]\nsequences = 4\ncontext = 32\n[train]\nsteps = 8\n").unwrap();
+    let tensors = |threads: &str| {
+        let out = format!("run{threads}");
+        ok(&["train", "t.toml", "--out", &out, "--set", &format!("train.threads={threads}")], at);
+        std::fs::read(at.join(out).join("step-00000008/tensors-00000.safetensors")).unwrap()
+    };
+    let one = tensors("1");
+    assert!(one == tensors("2") && one == tensors("8"));
+}
+
+#[test]
+fn wrong_input_ends_with_two_and_says_what_where_and_how() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    std::fs::write(at.join("bad.toml"), "[model]\ndepth = 4\nheads = 3\n").unwrap();
+    std::fs::write(at.join("typo.toml"), "[model]\ndepth = 4\n[optimiser]\nlr = 1.0\n").unwrap();
+    std::fs::create_dir(at.join("empty")).unwrap();
+    for (args, said) in [
+        (vec!["plan", "bad.toml"], "heads"),
+        (vec!["plan", "typo.toml"], "optimiser"),
+        (vec!["train", "nowhere.toml", "--out", "x"], "nowhere.toml"),
+        (vec!["climb", "empty"], "hairpin.toml"),
+        (vec!["report", "empty"], "empty"),
+        (vec!["eval", "empty"], "empty"),
+        (vec!["import", "empty", "y"], "config.json"),
+        (vec!["demo", "--corpus", "no-such-*.txt", "--out", "d"], "no-such"),
+    ] {
+        let output = hairpin(&args, at);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(matches!(output.status.code(), Some(2 | 3)), "{args:?}: {:?} {text}", output.status);
+        assert!(text.contains(said) && text.contains("help"), "{args:?}: {text}");
+    }
+}
+
+#[test]
+fn a_second_run_on_one_folder_and_a_run_that_is_there_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    project(at);
+    ok(&["data"], at);
+    std::fs::write(at.join("t.toml"), "[model]\ndepth = 1\n[batch]\nsequences = 4\ncontext = 32\n[train]\nsteps = 3\n").unwrap();
+    ok(&["train", "t.toml", "--out", "run"], at);
+    let again = hairpin(&["train", "t.toml", "--out", "run"], at);
+    assert!(String::from_utf8_lossy(&again.stderr).contains("--resume"));
+    let other = hairpin(&["train", "t.toml", "--out", "run", "--resume", "--set", "optim.lr=0.5"], at);
+    assert!(String::from_utf8_lossy(&other.stderr).contains("lr ="), "{}", String::from_utf8_lossy(&other.stderr));
+    let large = hairpin(&["train", "t.toml", "--out", "large", "--set", "batch.sequences=100000"], at);
+    assert!(String::from_utf8_lossy(&large.stderr).contains("windows"));
+}
+
+#[test]
+fn every_command_has_help_with_an_example() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in
+        ["demo", "init", "data", "plan", "train", "climb", "eval", "generate", "export", "import", "report", "doctor", "bench step"]
+    {
+        let args: Vec<&str> = command.split(' ').chain(["--help"]).collect();
+        let text = ok(&args, folder.path());
+        assert!(text.contains("Example: hairpin") && text.contains("--json"), "{command}: {text}");
+    }
+}
