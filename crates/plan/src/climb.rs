@@ -178,10 +178,11 @@ impl Rung<'_> {
         Ok(())
     }
 
-    /// Bits per byte of a trigram that saw the phase's own share of the data.
+    /// Bits per byte of a trigram that saw as many tokens of the phase's share as the model was trained on.
     fn baseline(&self) -> f64 {
         let train = self.data.train();
         let share = (train.tokens() as f64 * self.recipe.data.fraction) as u64;
+        let share = share.min(self.recipe.train.steps * self.recipe.step_tokens());
         let ngram = Ngram::train(&train.read(0, share.min(BASELINE_TOKENS) as usize), self.data.vocab());
         let windows = eval::held_out_windows(self.data, self.recipe.batch.context, self.recipe.eval.windows);
         let bits: f64 = windows.iter().map(|w| ngram.window_bits(w)).sum();

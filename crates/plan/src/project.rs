@@ -86,7 +86,7 @@ impl Project {
         data.held_out_ratio = 0.03;
         let recipe = "
             [batch]\nsequences = 8\nmicro_batch = 8\ncontext = 256\n
-            [optim]\nkind = 'adamw'\nlr = 0.006\n
+            [optim]\nkind = 'muon'\nlr = 0.006\nmuon_lr = 0.03\n
             [schedule]\nkind = 'wsd'\nwarmup_steps = 15\ndecay_ratio = 0.6\nfloor_ratio = 0.02\n
             [eval]\nevery_steps = 100\nwindows = 48\n
             [checkpoint]\nevery_steps = 100\n";
@@ -99,7 +99,7 @@ impl Project {
             budget_secs: None,
             data,
             recipe: recipe.parse().unwrap_or_default(),
-            phases: vec![phase("base", 0.1, 2, 240), phase("medium", 0.3, 3, 270), phase("large", 1.0, 4, 280)],
+            phases: vec![phase("base", 0.1, 2, 180), phase("medium", 0.3, 3, 200), phase("large", 1.0, 4, 200)],
         }
     }
 }

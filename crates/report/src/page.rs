@@ -73,7 +73,7 @@ fn headline(entries: &[Entry]) -> Markup {
         section.cards {
             @if let Some((entry, bits)) = last {
                 (card(format!("{bits:.3}"), "held-out bits per byte"))
-                (card(format!("{:.3}", entry.baseline_bits_per_byte), "of a trigram on the same data"))
+                (card(format!("{:.3}", entry.baseline_bits_per_byte), "of a trigram on as many tokens"))
                 (card(count(entry.params), "parameters"))
                 (card(count(entries.iter().map(|e| e.actual.tokens).sum()), "tokens trained on"))
                 (card(secs(entries.iter().map(|e| e.actual.secs).sum()), "training time"))

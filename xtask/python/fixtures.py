@@ -1,0 +1,126 @@
+"""Golden values for crates/models/tests/golden.rs: tiny random models of transformers' own classes, in f32.
+
+Each file holds weights under hairpin's names (matrices [out, in]), a batch, logits, the mean loss, every gradient, and
+ten AdamW steps (losses and final weights). Run with `cargo xtask fixtures`.
+"""
+import torch
+from safetensors.torch import save_file
+from transformers import (FalconConfig, FalconForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM,
+                          Qwen3Config, Qwen3ForCausalLM)
+
+OUT = "crates/models/fixtures"
+VOCAB, MODEL, HEADS, LAYERS, CONTEXT, BATCH, SEQ = 31, 16, 4, 2, 16, 2, 9
+
+
+def llama_names(i, qk_norm=False):
+    t, o = f"model.layers.{i}.", f"layers.{i}."
+    pairs = {"self_attn.q_proj": "attn.q", "self_attn.k_proj": "attn.k", "self_attn.v_proj": "attn.v", "self_attn.o_proj": "attn.out",
+             "mlp.gate_proj": "mlp.gate", "mlp.up_proj": "mlp.up", "mlp.down_proj": "mlp.down",
+             "input_layernorm": "attn.norm", "post_attention_layernorm": "mlp.norm"}
+    if qk_norm:
+        pairs |= {"self_attn.q_norm": "attn.q_norm", "self_attn.k_norm": "attn.k_norm"}
+    return {t + a + ".weight": lambda x, b=b: {o + b + ".weight": x} for a, b in pairs.items()}
+
+
+def gpt2_map():
+    one = lambda name: lambda x: {name: x}
+    turned = lambda name: lambda x: {name: x.t()}
+    def qkv(i, end):
+        def split(x):
+            x = x.t() if x.dim() == 2 else x
+            return {f"layers.{i}.attn.{n}.{end}": p for n, p in zip("qkv", x.chunk(3, 0))}
+        return split
+    m = {"transformer.wte.weight": one("embed.weight"), "transformer.wpe.weight": one("positions.weight"),
+         "transformer.ln_f.weight": one("norm.weight"), "transformer.ln_f.bias": one("norm.bias")}
+    for i in range(LAYERS):
+        t, o = f"transformer.h.{i}.", f"layers.{i}."
+        for end in ("weight", "bias"):
+            m |= {t + f"ln_1.{end}": one(o + f"attn.norm.{end}"), t + f"ln_2.{end}": one(o + f"mlp.norm.{end}"),
+                  t + f"attn.c_attn.{end}": qkv(i, end)}
+        for a, b in {"attn.c_proj": "attn.out", "mlp.c_fc": "mlp.up", "mlp.c_proj": "mlp.down"}.items():
+            m |= {t + a + ".weight": turned(o + b + ".weight"), t + a + ".bias": one(o + b + ".bias")}
+    return m
+
+
+def llama_map(qk_norm=False):
+    m = {"model.embed_tokens.weight": lambda x: {"embed.weight": x}, "model.norm.weight": lambda x: {"norm.weight": x},
+         "lm_head.weight": lambda x: {"head.weight": x}}
+    for i in range(LAYERS):
+        m |= llama_names(i, qk_norm)
+    return m
+
+
+def falcon_map(kv_heads):
+    one = lambda name: lambda x: {name: x}
+    m = {"transformer.word_embeddings.weight": one("embed.weight"), "transformer.ln_f.weight": one("norm.weight"),
+         "transformer.ln_f.bias": one("norm.bias")}
+    d = MODEL // HEADS
+    for i in range(LAYERS):
+        t, o = f"transformer.h.{i}.", f"layers.{i}."
+        def qkv(x, o=o):
+            # Per group: its queries, then one key and one value head.
+            x = x.view(kv_heads, HEADS // kv_heads + 2, d, MODEL)
+            q, k, v = x[:, :-2], x[:, -2], x[:, -1]
+            return {o + f"attn.{n}.weight": p.reshape(-1, MODEL) for n, p in zip("qkv", (q, k, v))}
+        m |= {t + "self_attention.query_key_value.weight": qkv, t + "self_attention.dense.weight": one(o + "attn.out.weight"),
+              t + "mlp.dense_h_to_4h.weight": one(o + "mlp.up.weight"), t + "mlp.dense_4h_to_h.weight": one(o + "mlp.down.weight")}
+        for end in ("weight", "bias"):
+            m |= {t + f"ln_attn.{end}": one(o + f"attn.norm.{end}"), t + f"ln_mlp.{end}": one(o + f"mlp.norm.{end}")}
+    return m
+
+
+def rename(named, mapping, prefix=""):
+    out = {}
+    for name, x in named:
+        for ours, part in mapping[name](x.detach()).items():
+            out[prefix + ours] = part.clone().contiguous()
+    return out
+
+
+def fixture(name, model, mapping):
+    torch.manual_seed(7)
+    model = model.float().train()
+    with torch.no_grad():
+        for p in model.parameters():
+            # Norms away from their start too, so that nothing is tested at 1 and 0 alone.
+            p.add_(torch.randn_like(p) * 0.15)
+    tokens = torch.randint(0, VOCAB, (BATCH, SEQ + 1))
+    x, y = tokens[:, :-1], tokens[:, 1:]
+    out = rename(model.named_parameters(), mapping)
+    out["tokens"], out["targets"] = x.to(torch.int32).contiguous(), y.to(torch.int32).contiguous()
+
+    def loss():
+        logits = model(input_ids=x, use_cache=False).logits
+        return logits, torch.nn.functional.cross_entropy(logits.reshape(-1, VOCAB), y.reshape(-1))
+
+    logits, value = loss()
+    value.backward()
+    out["logits"], out["loss"] = logits.detach().contiguous(), value.detach().reshape(1)
+    out |= rename(((n, p.grad) for n, p in model.named_parameters()), mapping, "grad/")
+    decays = [p for p in model.parameters() if p.dim() > 1]
+    spared = [p for p in model.parameters() if p.dim() <= 1]
+    optimiser = torch.optim.AdamW([{"params": decays, "weight_decay": 0.1}, {"params": spared, "weight_decay": 0.0}],
+                                  lr=1e-3, betas=(0.9, 0.95), eps=1e-8)
+    losses = []
+    for _ in range(10):
+        optimiser.zero_grad()
+        _, value = loss()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        losses.append(value.detach())
+    out["losses"] = torch.stack(losses)
+    out |= rename(model.named_parameters(), mapping, "after/")
+    save_file(out, f"{OUT}/{name}.safetensors")
+
+
+eager = {"attn_implementation": "eager"}
+fixture("gpt2", GPT2LMHeadModel(GPT2Config(vocab_size=VOCAB, n_positions=CONTEXT, n_embd=MODEL, n_layer=LAYERS, n_head=HEADS,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **eager)), gpt2_map())
+llama = dict(vocab_size=VOCAB, hidden_size=MODEL, intermediate_size=24, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+             num_key_value_heads=2, max_position_embeddings=CONTEXT, rms_norm_eps=1e-5, tie_word_embeddings=False, **eager)
+fixture("llama", LlamaForCausalLM(LlamaConfig(**llama)), llama_map())
+fixture("qwen3", Qwen3ForCausalLM(Qwen3Config(head_dim=6, **llama)), llama_map(True))
+fixture("falcon", FalconForCausalLM(FalconConfig(vocab_size=VOCAB, hidden_size=MODEL, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+        num_kv_heads=2, new_decoder_architecture=True, parallel_attn=True, bias=False, alibi=False, hidden_dropout=0.0,
+        attention_dropout=0.0, **eager)), falcon_map(2))
