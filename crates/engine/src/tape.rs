@@ -16,84 +16,9 @@ use std::{rc::Rc, sync::Arc};
 use crate::{
     Array, BlockId, Buffer, Device, EngineError, Inputs, ParamId, ParamStore, ParamTable, Pool, Precision, Shape, Weight,
     ops::{Backward, Forward, GradOut, Gradient, Input, Op, Saves},
+    tensor::{Storage, Tensor},
+    trace::{Event, Options, Pass},
 };
-
-/// How a tape runs.
-#[derive(Debug, Clone, Copy)]
-pub struct Options {
-    pub precision: Precision,
-    /// Keep only the inputs of each block and run it again in the backward pass.
-    pub recompute: bool,
-    /// False: nothing is kept, `backward` has nothing to do.
-    pub train: bool,
-    /// Key of this pass's randomness (dropout): from seed, step and lane.
-    pub key: u64,
-    /// Write down an [`Event`] for each op.
-    pub trace: bool,
-}
-
-/// Which pass an [`Event`] belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Pass {
-    Forward,
-    Recompute,
-    Backward,
-}
-
-/// One op as it ran: what it cost and what was in use when it was done.
-#[derive(Debug, Clone, Copy)]
-pub struct Event {
-    pub block: Option<BlockId>,
-    pub op: &'static str,
-    pub pass: Pass,
-    pub flops: u64,
-    pub moved_bytes: u64,
-    /// Bytes that only this op's backward pass keeps alive.
-    pub saved_bytes: u64,
-    pub live_bytes: u64,
-}
-
-/// A dense array on the tape: a counted handle to a buffer, or a parameter of the store.
-#[derive(Clone)]
-pub struct Tensor {
-    shape: Shape,
-    storage: Storage,
-    value: usize,
-    needs_grad: bool,
-}
-
-#[derive(Clone)]
-enum Storage {
-    Buffer(Rc<Buffer>),
-    Param(ParamId),
-}
-
-impl Tensor {
-    #[must_use]
-    pub fn shape(&self) -> Shape {
-        self.shape
-    }
-
-    /// The numbers; empty on `Meta` and for parameters, which the store holds.
-    #[must_use]
-    pub fn f32s(&self) -> &[f32] {
-        match &self.storage {
-            Storage::Buffer(buffer) => buffer.f32s(),
-            Storage::Param(_) => &[],
-        }
-    }
-
-    /// The same numbers in the same order under another shape.
-    /// # Errors
-    /// When the number of elements differs.
-    pub fn reshape(&self, dims: &[usize]) -> Result<Self, EngineError> {
-        let shape = Shape::new(dims);
-        if shape.elements() != self.shape.elements() {
-            return Err(crate::ShapeError::new("reshape", format!("{} does not fill {shape}", self.shape)).into());
-        }
-        Ok(Self { shape, ..self.clone() })
-    }
-}
 
 /// See the head of this file.
 pub struct Tape<'m> {
@@ -622,22 +547,6 @@ impl<'m> Tape<'m> {
         if self.options.trace {
             let live_bytes = self.pool.usage().live_bytes;
             self.events.push(Event { block: self.block, op, pass, flops, moved_bytes, saved_bytes, live_bytes });
-        }
-    }
-}
-
-impl Tensor {
-    fn buffer(&self) -> Option<&Buffer> {
-        match &self.storage {
-            Storage::Buffer(buffer) => Some(buffer),
-            Storage::Param(_) => None,
-        }
-    }
-
-    fn param_id(&self) -> Option<ParamId> {
-        match self.storage {
-            Storage::Param(param) => Some(param),
-            Storage::Buffer(_) => None,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{cell::RefCell, rc::Rc};
 pub use kernels::attention::Mask;
 
 use super::{Backward, Cost, Forward, Op, Saves};
-use crate::{EngineError, Precision, Shape, ShapeError, Tape, Tensor, tape::Pass};
+use crate::{EngineError, Precision, Shape, ShapeError, Tape, Tensor, trace::Pass};
 
 /// What attention needs to know besides `q` `[batch, seq, heads * head_dim]` and `k`, `v`
 /// `[batch, kv_seq, kv_heads * head_dim]`.

@@ -8,7 +8,7 @@
 use kernels::gemm::{Gemm, Mat, Rhs};
 
 use super::{Backward, Cost, Forward, Gradient, Input, Op, Saves, linear::rhs};
-use crate::{EngineError, Form, Precision, Shape, ShapeError, Tape, Tensor, tape::Pass};
+use crate::{EngineError, Form, Precision, Shape, ShapeError, Tape, Tensor, trace::Pass};
 
 /// A target that counts for nothing: padding.
 pub const IGNORE: u32 = u32::MAX;

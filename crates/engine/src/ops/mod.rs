@@ -3,7 +3,7 @@
 //! To add one: write `ops/name.rs` with a type that implements [`Op`] and a method on [`crate::Tape`] that applies it,
 //! and add `name` to the line below.
 
-use crate::{Buffer, Precision, Shape, ShapeError, Weight, tape::Pass};
+use crate::{Buffer, Precision, Shape, ShapeError, Weight, trace::Pass};
 
 macro_rules! ops {
     ($($name:ident),* $(,)?) => {
