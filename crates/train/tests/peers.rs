@@ -1,0 +1,39 @@
+//! Exported folders load in the real `transformers` with the same logits. Runs where `HAIRPIN_PEERS_PYTHON` names a Python
+//! that has it: `cargo xtask test --peers`.
+
+use comm::Solo;
+use engine::{Device, Inputs, Pool, Precision, Tape};
+use parallel::Replicated;
+use train::{eval::inference, hf, recipe::Recipe, run::Loaded};
+
+const MODELS: [&str; 3] = [
+    "preset = \"gpt2-124m\"\nlayers = 2\nmodel = 48\nheads = 3\nvocab = 97\ncontext = 32",
+    "depth = 2\nvocab = 97\ncontext = 32\nkv_heads = 1",
+    "depth = 2\nvocab = 97\ncontext = 32\nqk_norm = true\ntied = true",
+];
+
+#[test]
+fn transformers_gives_the_logits_that_we_give() {
+    let Some(python) = std::env::var_os("HAIRPIN_PEERS_PYTHON") else { return };
+    for text in MODELS {
+        let folder = tempfile::tempdir().unwrap();
+        let recipe = Recipe::parse(&format!("[model]\n{text}\n"), "test", &[]).unwrap();
+        let model = models::build(&recipe.model).unwrap();
+        let store = Replicated::new(model.params(), 3, Solo);
+        let mut loaded = Loaded { recipe, model, store, precision: Precision::F32, step: 0 };
+        let tokenizer = folder.path().join("any.json");
+        std::fs::write(&tokenizer, "{}").unwrap();
+        hf::export(&loaded, &tokenizer, folder.path()).unwrap();
+
+        let tokens: Vec<u32> = (0..20).map(|i| i * 31 % 97).collect();
+        let inputs = Inputs::new().with_u32("tokens", &[1, tokens.len()], tokens.clone());
+        let pool = Pool::new(Device::Cpu, 1 << 24);
+        let mut tape = Tape::new(&pool, &mut loaded.store, loaded.model.params(), inference(Precision::F32));
+        let logits = loaded.model.language().unwrap().logits(&mut tape, &inputs, None).unwrap();
+        std::fs::write(folder.path().join("tokens.json"), serde_json::to_string(&tokens).unwrap()).unwrap();
+        std::fs::write(folder.path().join("logits.json"), serde_json::to_string(logits.f32s()).unwrap()).unwrap();
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../xtask/python/peers.py");
+        let output = std::process::Command::new(&python).arg(script).arg(folder.path()).env("HF_HUB_OFFLINE", "1").output().unwrap();
+        assert!(output.status.success(), "{text}: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    }
+}
