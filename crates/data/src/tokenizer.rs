@@ -95,7 +95,9 @@ impl Tokenizer {
 
     fn parse(text: &str, what: &str) -> Result<Self, DataError> {
         let failed = |problem: String| DataError::Tokenizer { what: what.to_owned(), problem };
-        let inner: tokenizers::Tokenizer = text.parse().map_err(|e: tokenizers::Error| failed(e.to_string()))?;
+        let mut inner: tokenizers::Tokenizer = text.parse().map_err(|e: tokenizers::Error| failed(e.to_string()))?;
+        // A document that spells out a special token holds its letters, not the token.
+        inner.set_encode_special_tokens(true);
         let end = ENDS.iter().find_map(|end| inner.token_to_id(end));
         let end_of_text = end.ok_or_else(|| failed(format!("it has none of the end-of-text tokens {}", ENDS.join(", "))))?;
         let vocab = inner.get_vocab(true).values().max().map_or(0, |most| *most as usize + 1);
@@ -181,6 +183,14 @@ mod tests {
                 assert_eq!(tokens.iter().map(|t| tokenizer.byte_length(*t) as usize).sum::<usize>(), text.len());
             }
         }
+    }
+
+    #[test]
+    fn a_special_token_spelt_out_is_only_its_letters() {
+        let tokenizer = Tokenizer::train(257, [""].into_iter()).unwrap();
+        let tokens = tokenizer.encode("a<|endoftext|>b").unwrap();
+        assert!(!tokens.contains(&tokenizer.end_of_text()));
+        assert_eq!(tokenizer.decode(&tokens), "a<|endoftext|>b");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use data::{CorpusOptions, DataError, Dataset, OnBad, PrepareOptions, Quiet, TokenizerOptions, prepare};
+use data::{CorpusOptions, DataError, Dataset, OnBad, PrepareOptions, Quiet, Rule, TokenizerOptions, prepare};
 
 fn text(n: usize) -> String {
     (0..30).map(|i| format!("Sentence {i} of document {n} speaks of {} and of {}.\n", n * 31 % 97, (n * 17 + i * 13) % 101)).collect()
@@ -16,6 +16,8 @@ fn options(corpus: &Path) -> PrepareOptions {
     let tokenizer = TokenizerOptions::Train { vocab: 300, sample_bytes: 1 << 20 };
     let mut options = PrepareOptions { corpus, held_out_ratio: 0.1, tokenizer, shard_tokens: 5000, ..PrepareOptions::default() };
     options.dedup.near = false;
+    // What is tested here are the seams: the rules have tests of their own.
+    options.clean.off = Rule::ALL.to_vec();
     options
 }
 

@@ -123,6 +123,29 @@ fn a_run_killed_at_any_moment_ends_with_the_bits_of_one_left_alone() {
     assert_eq!(losses("alone"), losses("killed"));
 }
 
+/// A limit on the size of files stands in for the full disk: both make a write fail half way.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_stops_a_run_with_three_and_loses_nothing_finished() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    project(at);
+    ok(&["data"], at);
+    let recipe = "[model]\ndepth = 1\n[batch]\nsequences = 4\ncontext = 32\n[train]\nsteps = 20\n\
+                  [checkpoint]\nevery_steps = 5\n[eval]\nwindows = 4\n";
+    std::fs::write(at.join("t.toml"), recipe).unwrap();
+    ok(&["train", "t.toml", "--out", "alone"], at);
+    let line = "trap '' XFSZ; ulimit -f 100; exec \"$0\" train t.toml --out full --resume";
+    let output = Command::new("sh").args(["-c", line, env!("CARGO_BIN_EXE_hairpin")]).current_dir(at).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(text.contains("safetensors") && text.contains("help"), "{text}");
+    assert!(!at.join("full/step-00000005").exists(), "half a checkpoint is none");
+    ok(&["train", "t.toml", "--out", "full", "--resume"], at);
+    let end = |run: &str| std::fs::read(at.join(run).join("step-00000020/tensors-00000.safetensors")).unwrap();
+    assert!(end("alone") == end("full"));
+}
+
 #[test]
 fn threads_change_no_bit_of_a_run() {
     let folder = tempfile::tempdir().unwrap();

@@ -263,3 +263,53 @@ pub fn cargo_sources() -> Option<PathBuf> {
     let registries = std::fs::read_dir(home.join("registry").join("src")).ok()?;
     registries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).max()
 }
+
+#[cfg(test)]
+mod fuzz {
+    use std::io::Write;
+
+    use super::*;
+
+    /// Every reader, given `bytes` as a file of each ending that it knows.
+    fn survives(bytes: &[u8], endings: &[&str]) {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(bytes).unwrap();
+        let options = CorpusOptions { max_line_bytes: 64, max_document_bytes: 256, ..CorpusOptions::default() };
+        for ending in endings {
+            let source = Source { name: format!("fuzz.{ending}"), path: file.path().to_owned(), bytes: bytes.len() as u64 };
+            // A build without parquet says so; nothing else is an error where faults are skipped.
+            if let Ok((documents, _)) = read(&source, &options) {
+                assert!(documents.iter().all(|d| d.text.len() <= 256), "{ending}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_a_reader_panic() {
+        let endings = ["txt", "txt.gz", "txt.zst", "jsonl", "jsonl.gz", "jsonl.zst", "parquet"];
+        bolero::check!().with_type::<Vec<u8>>().for_each(|bytes| survives(bytes, &endings));
+    }
+
+    /// Whole files with some bytes changed come further into a reader than noise does.
+    #[test]
+    fn no_change_to_a_whole_file_makes_a_reader_panic() {
+        let line = b"{\"text\": \"some words\"}\n".repeat(8);
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        gz.write_all(&line).unwrap();
+        #[allow(unused_mut, reason = "more where parquet is built")]
+        let mut files =
+            vec![("jsonl", line.clone()), ("jsonl.gz", gz.finish().unwrap()), ("jsonl.zst", zstd::encode_all(line.as_slice(), 1).unwrap())];
+        #[cfg(feature = "parquet")]
+        files.push(("parquet", parquet::tests::file("text", &["one text", "another text", "a third"])));
+        bolero::check!().with_type::<Vec<(u16, u8)>>().for_each(|changes| {
+            for (ending, whole) in &files {
+                let mut bytes = whole.clone();
+                for (at, value) in changes {
+                    let at = usize::from(*at) % bytes.len();
+                    bytes[at] = *value;
+                }
+                survives(&bytes, &[ending]);
+            }
+        });
+    }
+}

@@ -75,11 +75,13 @@ pub fn write(folder: &Path, snapshot: &Snapshot) -> Result<PathBuf, CheckpointEr
     let _ = fs::remove_dir_all(&scratch);
     fs::create_dir_all(&scratch).map_err(CheckpointError::io("create", &scratch))?;
     let result = write_files(&scratch, snapshot).and_then(|()| {
-        // The same step again, after a resume: the new one takes the old one's place.
-        if super::read(&path).is_ok() {
-            fs::remove_dir_all(&path).map_err(CheckpointError::io("replace", &path))?;
+        // The same step again, after a resume: the new one takes the old one's place, which may be damaged.
+        let old = folder.join(format!("{name}.old.tmp"));
+        if path.exists() {
+            fs::rename(&path, &old).map_err(CheckpointError::io("replace", &path))?;
         }
         fs::rename(&scratch, &path).map_err(CheckpointError::io("create", &path))?;
+        let _ = fs::remove_dir_all(&old);
         sync(folder)
     });
     if result.is_err() {

@@ -1,0 +1,129 @@
+//! Training on prepared text: cuts of a batch, the spike guard, and damage between two runs.
+
+use std::{path::Path, sync::atomic::AtomicBool};
+
+use data::{CorpusOptions, PrepareOptions, TokenizerOptions};
+use engine::Inputs;
+use train::{
+    checkpoint,
+    metrics::StepMetrics,
+    recipe::Recipe,
+    run::{self, Observer, Outcome},
+    step::{StepOptions, Trainer},
+};
+
+/// Plain sentences, and one file of noise in `noise.txt`.
+fn prepare(folder: &Path) {
+    let corpus = folder.join("corpus");
+    std::fs::create_dir_all(&corpus).unwrap();
+    for n in 0..60_u64 {
+        let line = |i: u64| {
+            format!("the {} road goes {} the hill\n", ["long", "old", "wide"][(n + i) as usize % 3], ["up", "down"][i as usize % 2])
+        };
+        std::fs::write(corpus.join(format!("{n}.txt")), (0..40).map(line).collect::<String>()).unwrap();
+    }
+    let noise = |i: u64| char::from(b'!' + (engine::mix(i) % 90) as u8);
+    std::fs::write(corpus.join("noise.txt"), (0..600).map(noise).collect::<String>()).unwrap();
+    let mut options = PrepareOptions {
+        corpus: CorpusOptions { paths: vec![corpus.display().to_string()], ..CorpusOptions::default() },
+        tokenizer: TokenizerOptions::Bytes,
+        ..PrepareOptions::default()
+    };
+    (options.dedup.exact, options.dedup.near) = (false, false);
+    options.clean.off = data::Rule::ALL.to_vec();
+    data::prepare(&options, &folder.join("data"), &data::Quiet).unwrap();
+}
+
+fn recipe(folder: &Path, more: &str) -> Recipe {
+    let text = format!(
+        "[model]\ndepth = 1\n[data]\npath = {:?}\n[batch]\nsequences = 4\ncontext = 32\n[optim]\nlr = 0.01\n[eval]\nwindows = 2\n{more}",
+        folder.join("data").display().to_string()
+    );
+    Recipe::parse(&text, "test", &[]).unwrap()
+}
+
+#[derive(Default)]
+struct Notes {
+    notes: Vec<String>,
+    skipped: Vec<u64>,
+}
+
+impl Observer for Notes {
+    fn step(&mut self, metrics: &StepMetrics, _steps: u64) {
+        if metrics.is_skipped {
+            self.skipped.push(metrics.step);
+        }
+    }
+    fn note(&mut self, text: &str) {
+        self.notes.push(text.to_owned());
+    }
+}
+
+fn train(recipe: &Recipe, out: &Path, resume: bool) -> (Outcome, Notes) {
+    let mut notes = Notes::default();
+    let outcome = run::train(recipe, out, resume, &AtomicBool::new(false), &mut notes).unwrap();
+    (outcome, notes)
+}
+
+#[test]
+fn one_big_batch_and_many_small_ones_give_one_gradient() {
+    let window = |i: u64| (0..17).map(|t| (engine::mix(i * 100 + t) % 50) as u32).collect::<Vec<u32>>();
+    let windows: Vec<Vec<u32>> = (0..8).map(window).collect();
+    let gradient = |lanes: usize, micro_batch: usize| {
+        let table: toml::Table = "depth = 2\nvocab = 50\ncontext = 16".parse().unwrap();
+        let recipe = Recipe::parse("[model]\ndepth = 2\n[batch]\ncontext = 16\n[train]\nprecision = \"f32\"\n", "test", &[]).unwrap();
+        let options = StepOptions { lanes, micro_batch, ..StepOptions::of(&recipe) };
+        let mut trainer = Trainer::new(models::build(&table).unwrap(), options).unwrap();
+        let batch: Vec<Vec<Inputs>> =
+            windows.chunks(8 / lanes).map(|lane| lane.chunks(micro_batch).map(train::eval::inputs_of).collect()).collect();
+        let gradient = trainer.gradient(1, &batch, 8 * 16).unwrap();
+        let ids: Vec<_> = trainer.table().ids().collect();
+        (gradient.loss, ids.into_iter().flat_map(|id| trainer.store().grad(id).to_vec()).collect::<Vec<f32>>())
+    };
+    let (loss, whole) = gradient(1, 8);
+    let largest = whole.iter().fold(0.0_f32, |a, g| a.max(g.abs()));
+    for (lanes, micro_batch) in [(1, 1), (1, 3), (2, 4), (4, 1), (8, 1)] {
+        let (cut_loss, cut) = gradient(lanes, micro_batch);
+        assert!((cut_loss - loss).abs() < 1e-5 * loss, "{lanes} lanes of {micro_batch}: loss {cut_loss}, whole {loss}");
+        let worst = whole.iter().zip(&cut).fold(0.0_f32, |a, (x, y)| a.max((x - y).abs()));
+        assert!(worst < 1e-5 * largest, "{lanes} lanes of {micro_batch}: {worst} of {largest}");
+    }
+}
+
+#[test]
+fn a_spike_is_left_out_or_rolled_back_and_its_document_named() {
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path());
+    for action in ["skip", "rollback", "off"] {
+        let more =
+            format!("[train]\nsteps = 160\n[checkpoint]\nevery_steps = 20\n[guard]\naction = {action:?}\nwindow = 20\nthreshold = 6.0\n");
+        let (outcome, notes) = train(&recipe(folder.path(), &more), &folder.path().join(action), false);
+        assert_eq!(outcome.step, 160);
+        let named = notes.notes.iter().filter(|note| note.contains("spike") && note.contains("noise.txt")).count();
+        match action {
+            "off" => assert_eq!((outcome.skipped_steps, named), (0, 0)),
+            _ => assert!(outcome.skipped_steps > 0 && named > 0, "{action}: {:?}", notes.notes),
+        }
+        let back = notes.notes.iter().filter(|note| note.starts_with("going back to step")).count();
+        assert_eq!(back > 0, action == "rollback", "{:?}", notes.notes);
+    }
+}
+
+#[test]
+fn a_damaged_checkpoint_is_named_passed_over_and_written_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path());
+    let recipe = recipe(folder.path(), "[train]\nsteps = 30\n[checkpoint]\nevery_steps = 10\nkeep_last = 3\n");
+    let out = folder.path().join("run");
+    train(&recipe, &out, false);
+    let last = out.join("step-00000030/tensors-00000.safetensors");
+    let whole = std::fs::read(&last).unwrap();
+    let mut torn = whole.clone();
+    torn[whole.len() / 2] ^= 1;
+    std::fs::write(&last, torn).unwrap();
+    let (outcome, notes) = train(&recipe, &out, true);
+    assert!(notes.notes.iter().any(|note| note.contains("step-00000030") && note.contains("hash")), "{:?}", notes.notes);
+    assert!(notes.notes.iter().any(|note| note == "resuming from step 20"));
+    assert_eq!((outcome.step, std::fs::read(&last).unwrap() == whole), (30, true), "the same bits again");
+    assert_eq!(checkpoint::list(&out).len(), 3);
+}
