@@ -33,6 +33,7 @@ pub(crate) fn check() -> Result<(), String> {
     }
     members(root, &mut problems);
     ops(root, &mut problems);
+    errors(root, &files, &mut problems);
     if problems.is_empty() { Ok(()) } else { Err(format!("tidy:\n{}", problems.join("\n"))) }
 }
 
@@ -100,6 +101,22 @@ fn ops(root: &Path, problems: &mut Vec<String>) {
         .collect();
     if registered != there {
         problems.push(format!("crates/engine/src/ops: files are {there:?} and the registry has {registered:?}"));
+    }
+}
+
+/// Every error's code is explained in docs/errors.md, and nothing else is.
+fn errors(root: &Path, files: &[PathBuf], problems: &mut Vec<String>) {
+    let sources = files.iter().filter(|file| file.starts_with(root.join("crates")) && file.extension().is_some_and(|e| e == "rs"));
+    let codes: BTreeSet<String> = sources
+        .filter_map(|file| fs::read_to_string(file).ok())
+        .flat_map(|text| text.split("code(").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0.to_owned())).collect::<Vec<_>>())
+        .filter(|code| code.contains("::") && code.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c == ':'))
+        .collect();
+    let page = fs::read_to_string(root.join("docs/errors.md")).unwrap_or_default();
+    let explained: BTreeSet<String> =
+        page.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0.to_owned())).collect();
+    for code in codes.symmetric_difference(&explained) {
+        problems.push(format!("docs/errors.md: `{code}` stands in only one of the sources and this page"));
     }
 }
 

@@ -3,8 +3,9 @@
 //! The form is Hoffmann et al., arXiv:2203.15556, along one path of growing models and data. A ladder has two or three
 //! points and the law three unknowns, so the share of the loss that no compute removes, `E`, is not fitted but taken
 //! through a range: from none at all to three quarters of the last loss. Their fit has `E` near 0.4 of the loss of their
-//! smallest runs. The range of predictions, widened by the spread between seeds, is the interval; it is a bound on the
-//! form's freedom and no statistical confidence.
+//! smallest runs. Each measured loss carries the spread between seeds and data orders; the fit carries it to the
+//! prediction, so that two phases of nearly equal compute promise little about a third that is far away. The interval is
+//! the range over `E`, widened by twice the carried spread.
 
 /// A phase: training FLOPs and held-out bits per byte.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -23,8 +24,8 @@ pub struct Prediction {
 const SHARES: [f64; 7] = [0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75];
 /// The share that the point prediction takes: `E / L` of small runs in arXiv:2203.15556.
 const MIDDLE: f64 = 0.375;
-/// Spread between seeds and data orders of small runs, as a ratio.
-const SPREAD: f64 = 0.04;
+/// Standard deviation between seeds and data orders of small runs, as a ratio of the loss.
+const SPREAD: f64 = 0.02;
 
 /// Predict the loss at `flops` from at least two phases of different compute; `None` before that.
 ///
@@ -43,18 +44,20 @@ pub fn predict(points: &[Point], flops: f64) -> Option<Prediction> {
     if usable.len() < 2 || !spread_of_compute || flops <= 0.0 {
         return None;
     }
+    // A straight line through (ln C, ln(L - E)) gives at ln `flops` a weighted sum of the points' ordinates: least squares.
+    let n = usable.len() as f64;
+    let mean = usable.iter().map(|p| p.flops.ln()).sum::<f64>() / n;
+    let width = usable.iter().map(|p| (p.flops.ln() - mean).powi(2)).sum::<f64>();
+    let weights: Vec<f64> = usable.iter().map(|p| 1.0 / n + (flops.ln() - mean) * (p.flops.ln() - mean) / width).collect();
     let at = |share: f64| {
         let floor = share * least;
-        // Least squares of ln(L - E) against ln C.
-        let xy: Vec<(f64, f64)> = usable.iter().map(|p| (p.flops.ln(), (p.loss - floor).ln())).collect();
-        let n = xy.len() as f64;
-        let (mx, my) = (xy.iter().map(|p| p.0).sum::<f64>() / n, xy.iter().map(|p| p.1).sum::<f64>() / n);
-        let slope = xy.iter().map(|(x, y)| (x - mx) * (y - my)).sum::<f64>() / xy.iter().map(|(x, _)| (x - mx).powi(2)).sum::<f64>();
-        floor + (my + slope * (flops.ln() - mx)).exp()
+        floor + usable.iter().zip(&weights).map(|(p, w)| w * (p.loss - floor).ln()).sum::<f64>().exp()
     };
+    // One for the spread of the run to come, the rest for those that the line leans on.
+    let carried = SPREAD * (1.0 + weights.iter().map(|w| w * w).sum::<f64>()).sqrt();
     let all: Vec<f64> = SHARES.iter().map(|share| at(*share)).collect();
-    let low = all.iter().copied().fold(f64::INFINITY, f64::min) * (1.0 - SPREAD);
-    let high = all.iter().copied().fold(f64::NEG_INFINITY, f64::max) * (1.0 + SPREAD);
+    let low = all.iter().copied().fold(f64::INFINITY, f64::min) * (1.0 - 2.0 * carried).max(0.0);
+    let high = all.iter().copied().fold(f64::NEG_INFINITY, f64::max) * (1.0 + 2.0 * carried);
     Some(Prediction { loss: at(MIDDLE), interval: [low, high] })
 }
 
@@ -69,6 +72,16 @@ mod tests {
         assert_eq!(predict(&[point], 1e13), None);
         assert_eq!(predict(&[point, point], 1e13), None);
         assert_eq!(predict(&[point, Point { flops: 1e13, loss: f64::NAN }], 1e14), None);
+    }
+
+    #[test]
+    fn near_points_promise_less_than_far_ones() {
+        let law = |flops: f64| 1.0 + 2.0 * (flops / 1e12).powf(-0.1);
+        let width = |first: f64| {
+            let next = predict(&[first, 2e12].map(|flops| Point { flops, loss: law(flops) }), 4e12).unwrap();
+            next.interval[1] - next.interval[0]
+        };
+        assert!(width(1.8e12) > 2.0 * width(2e11));
     }
 
     #[test]

@@ -99,7 +99,7 @@ impl Project {
             budget_secs: None,
             data,
             recipe: recipe.parse().unwrap_or_default(),
-            phases: vec![phase("base", 0.1, 2, 280), phase("medium", 0.3, 3, 220), phase("large", 1.0, 4, 225)],
+            phases: vec![phase("base", 0.1, 2, 200), phase("medium", 0.3, 3, 220), phase("large", 1.0, 4, 215)],
         }
     }
 }

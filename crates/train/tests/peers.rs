@@ -37,3 +37,26 @@ fn transformers_gives_the_logits_that_we_give() {
         assert!(output.status.success(), "{text}: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     }
 }
+
+#[test]
+fn tensorboard_reads_the_event_files() {
+    let Some(python) = std::env::var_os("HAIRPIN_PEERS_PYTHON") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut metrics = train::metrics::Metrics::open(folder.path(), 0).unwrap();
+    for step in 1..=5_u64 {
+        let loss = 4.0 - 0.5 * step as f32;
+        let bits_per_byte = (step == 5).then_some(1.25);
+        let line =
+            train::metrics::StepMetrics { step, loss, grad_norm: 1.0, lr: 0.1, tokens_per_sec: 9.0, bits_per_byte, is_skipped: false };
+        metrics.write(&line).unwrap();
+    }
+    drop(metrics);
+    let script = "import sys\n\
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator\n\
+        events = EventAccumulator(sys.argv[1]); events.Reload()\n\
+        print([(e.step, e.value) for e in events.Scalars('loss')], [(e.step, e.value) for e in events.Scalars('bits_per_byte')])";
+    let output = std::process::Command::new(&python).args(["-c", script]).arg(folder.path()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let want = "[(1, 3.5), (2, 3.0), (3, 2.5), (4, 2.0), (5, 1.5)] [(5, 1.25)]";
+    assert_eq!(text.trim(), want, "{}", String::from_utf8_lossy(&output.stderr));
+}
