@@ -109,7 +109,7 @@ impl Attention {
             for r in 0..rows {
                 let row = &mut s.scores[r * BLOCK..][..cols];
                 self.mask_row(row, head, start + r, j);
-                factor[r] = online_softmax(row, &mut most[r], &mut total[r]);
+                factor[r] = online_softmax(row, self.scale, &mut most[r], &mut total[r]);
                 if factor[r] != 1.0 {
                     // SAFETY: as above.
                     let out = unsafe { std::slice::from_raw_parts_mut(out.add(r * q_width), d) };
@@ -262,12 +262,11 @@ impl Attention {
         (first / BLOCK * BLOCK..end).step_by(BLOCK)
     }
 
-    /// Scale scores of query `i` with keys from `j` on, add the slope, hide what the mask hides.
+    /// To scores of query `i` with keys from `j` on, not scaled yet, add the slope, and hide what the mask hides.
     fn mask_row(&self, row: &mut [f32], head: usize, i: usize, j: usize) {
         let place = i + self.q_offset;
-        row.iter_mut().for_each(|x| *x *= self.scale);
         if self.alibi {
-            let slope = alibi_slope(head, self.heads);
+            let slope = alibi_slope(head, self.heads) / self.scale;
             for (c, x) in row.iter_mut().enumerate() {
                 *x += slope * ((j + c) as f32 - place as f32);
             }
@@ -288,18 +287,22 @@ impl Attention {
 }
 
 simd_fn! {
-    /// `row = e^(row - max)` with the running maximum and total brought up to date; returns the factor for what was
+    /// `row = e^(scale row - max)` with the running maximum and total brought up to date; returns the factor for what was
     /// summed under the old maximum.
-    fn online_softmax(row: &mut [f32], most: &mut f32, total: &mut f32) -> f32 = online_softmax_body;
+    fn online_softmax(row: &mut [f32], scale: f32, most: &mut f32, total: &mut f32) -> f32 = online_softmax_body;
 }
 
 #[inline(always)]
-fn online_softmax_body<V: Vector>(row: &mut [f32], most: &mut f32, total: &mut f32) -> f32 {
+fn online_softmax_body<V: Vector>(row: &mut [f32], scale: f32, most: &mut f32, total: &mut f32) -> f32 {
     let (n, at) = (row.len(), row.as_mut_ptr());
     let (mut top, mut single) = (V::splat(f32::NEG_INFINITY), *most);
     // SAFETY of all closures: a whole vector starts at `i`, or `i < n`.
     #[allow(clippy::undocumented_unsafe_blocks)]
-    stride::<V>(n, |i| top = top.max(unsafe { V::load(at.add(i)) }), |i| single = single.max(unsafe { *at.add(i) }));
+    stride::<V>(
+        n,
+        |i| top = top.max(unsafe { V::load(at.add(i)) }.mul(V::splat(scale))),
+        |i| single = single.max(scale * unsafe { *at.add(i) }),
+    );
     let new = top.largest().max(single);
     if new == f32::NEG_INFINITY {
         // Nothing seen yet.
@@ -308,17 +311,16 @@ fn online_softmax_body<V: Vector>(row: &mut [f32], most: &mut f32, total: &mut f
     }
     let factor = (*most - new).exp();
     let (mut sums, mut sum) = (V::splat(0.0), 0.0);
-    // `exp` of a hidden score is its smallest, 1e-38, not 0: harmless in a sum whose largest term is 1.
     #[allow(clippy::undocumented_unsafe_blocks)]
     stride::<V>(
         n,
         |i| unsafe {
-            let e = V::load(at.add(i)).sub(V::splat(new)).exp();
+            let e = V::load(at.add(i)).fma(V::splat(scale), V::splat(-new)).exp();
             sums = sums.add(e);
             e.store(at.add(i));
         },
         |i| unsafe {
-            let e = (*at.add(i) - new).exp();
+            let e = (scale * *at.add(i) - new).exp();
             sum += e;
             *at.add(i) = e;
         },
@@ -329,7 +331,7 @@ fn online_softmax_body<V: Vector>(row: &mut [f32], most: &mut f32, total: &mut f
 }
 
 simd_fn! {
-    /// `p = e^(score - lse)` in the first row, `ds = p (dp - delta) scale` in the second.
+    /// `p = e^(scale score - lse)` in the first row, `ds = p (dp - delta) scale` in the second.
     fn backward_row(scores: &mut [f32], dp: &mut [f32], lse: f32, delta: f32, scale: f32) = backward_row_body;
 }
 
@@ -342,12 +344,12 @@ fn backward_row_body<V: Vector>(scores: &mut [f32], dp: &mut [f32], lse: f32, de
     stride::<V>(
         n,
         |i| unsafe {
-            let p = V::load(p_at.add(i)).sub(V::splat(lse)).exp();
+            let p = V::load(p_at.add(i)).fma(V::splat(scale), V::splat(-lse)).exp();
             p.store(p_at.add(i));
             p.mul(V::load(ds_at.add(i)).sub(V::splat(delta))).mul(V::splat(scale)).store(ds_at.add(i));
         },
         |i| unsafe {
-            let p = (*p_at.add(i) - lse).exp();
+            let p = (scale * *p_at.add(i) - lse).exp();
             *p_at.add(i) = p;
             *ds_at.add(i) = p * (*ds_at.add(i) - delta) * scale;
         },

@@ -28,6 +28,8 @@ pub(crate) trait Vector: Copy {
     fn exp2_whole(self) -> Self;
     /// Each lane holds two bf16, low half first: both as f32.
     fn bf16_pair(self) -> (Self, Self);
+    /// 0 in the lanes where `x` is below `floor`.
+    fn zero_below(self, x: Self, floor: f32) -> Self;
     fn sum(self) -> f32;
     fn largest(self) -> f32;
 
@@ -53,7 +55,7 @@ pub(crate) trait Vector: Copy {
         let p = p.fma(r.mul(r), r.add(Self::splat(1.0)));
         // 2^127 is the largest power; 2^128 * p is reached in two steps.
         let half = n.mul(Self::splat(0.5)).round();
-        p.mul(half.exp2_whole()).mul(n.sub(half).exp2_whole())
+        p.mul(half.exp2_whole()).mul(n.sub(half).exp2_whole()).zero_below(self, -87.3)
     }
 
     /// `1 / (1 + e^-self)`
@@ -149,6 +151,10 @@ impl Vector for Portable {
         (self.map(|x| f32::from_bits(x.to_bits() << 16)), self.map(|x| f32::from_bits(x.to_bits() & 0xffff_0000)))
     }
     #[inline(always)]
+    fn zero_below(self, x: Self, floor: f32) -> Self {
+        Self(std::array::from_fn(|i| if x.0[i] < floor { 0.0 } else { self.0[i] }))
+    }
+    #[inline(always)]
     fn sum(self) -> f32 {
         let [a, b, c, d, e, f, g, h] = self.0;
         ((a + e) + (c + g)) + ((b + f) + (d + h))
@@ -231,6 +237,10 @@ pub(crate) mod x86 {
             }
         }
         #[inline(always)]
+        fn zero_below(self, x: Self, floor: f32) -> Self {
+            unsafe { Self(_mm256_andnot_ps(_mm256_cmp_ps::<_CMP_LT_OQ>(x.0, _mm256_set1_ps(floor)), self.0)) }
+        }
+        #[inline(always)]
         fn sum(self) -> f32 {
             unsafe {
                 let four = _mm_add_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
@@ -295,6 +305,10 @@ pub(crate) mod x86 {
             }
         }
         #[inline(always)]
+        fn zero_below(self, x: Self, floor: f32) -> Self {
+            unsafe { Self(_mm512_mask_mov_ps(self.0, _mm512_cmp_ps_mask::<_CMP_LT_OQ>(x.0, _mm512_set1_ps(floor)), _mm512_setzero_ps())) }
+        }
+        #[inline(always)]
         fn sum(self) -> f32 {
             unsafe { _mm512_reduce_add_ps(self.0) }
         }
@@ -350,6 +364,10 @@ pub(crate) mod x86 {
         fn bf16_pair(self) -> (Self, Self) {
             let (low, high) = self.0.bf16_pair();
             (Self(low), Self(high))
+        }
+        #[inline(always)]
+        fn zero_below(self, x: Self, floor: f32) -> Self {
+            Self(self.0.zero_below(x.0, floor))
         }
         #[inline(always)]
         fn sum(self) -> f32 {
