@@ -27,11 +27,11 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// How many words `k` numbers take.
-    fn words(self, k: usize) -> usize {
+    /// How many words `k` numbers take; in bf16 whole steps of the matrix tiles, on every CPU.
+    pub(crate) fn words(self, k: usize) -> usize {
         match self {
             Self::F32 => k,
-            Self::Bf16 => k.div_ceil(2),
+            Self::Bf16 => k.div_ceil(32) * 16,
         }
     }
 }
@@ -161,14 +161,16 @@ impl Gemm {
         if self.m == 0 || self.n == 0 {
             return;
         }
+        // Matrix tiles are so fast that A is packed once for all columns, and has to be.
+        let (mc, nc) = if self.is_on_tiles() { (128, 4096) } else { (MC, NC) };
         // Few rows: narrower tiles, so that there are enough of them.
-        let nc = if self.m <= MC { 128 } else { NC };
-        let (down, across) = (self.m.div_ceil(MC), self.n.div_ceil(nc));
+        let nc = if self.m <= mc { 128 } else { nc };
+        let (down, across) = (self.m.div_ceil(mc), self.n.div_ceil(nc));
         let ldc = self.n;
         let shared = SharedMut::new(c);
         let task = |tile: usize| {
-            let (i, j) = (tile / across * MC, tile % across * nc);
-            let (rows, cols) = (MC.min(self.m - i), nc.min(self.n - j));
+            let (i, j) = (tile / across * mc, tile % across * nc);
+            let (rows, cols) = (mc.min(self.m - i), nc.min(self.n - j));
             let a = Mat { data: &a.data[i * a.row_stride..], ..a };
             let b = &b[j * self.precision.words(self.k)..];
             // SAFETY: tiles of C do not overlap, and (i, j) is inside it.
@@ -189,7 +191,18 @@ impl Gemm {
     /// # Safety
     /// `c` points to `m` rows of `n` numbers, `ldc` apart, that are this call's alone.
     pub(crate) unsafe fn tile(&self, a: Mat<'_>, b: &[f32], bias: Option<&[f32]>, c: *mut f32, ldc: usize) {
-        PACKED_A.with_borrow_mut(|packed| tile(*self, a, b, bias, c, ldc, packed));
+        PACKED_A.with_borrow_mut(|packed| {
+            #[cfg(target_arch = "x86_64")]
+            if self.is_on_tiles() {
+                // SAFETY: the level says that the tiles are there; the rest is the caller's promise.
+                return unsafe { crate::amx::tile(*self, a, b, bias, c, ldc, packed) };
+            }
+            tile(*self, a, b, bias, c, ldc, packed);
+        });
+    }
+
+    fn is_on_tiles(&self) -> bool {
+        self.precision == Precision::Bf16 && crate::level() == crate::Level::Amx
     }
 
     /// The whole of a small product on this thread, packing B into `scratch`.
@@ -254,6 +267,10 @@ fn pack_panel_body<V: Vector>(precision: Precision, b: Mat<'_>, k: usize, j: usi
         }
         Precision::Bf16 if b.col_stride == 1 => {
             for (p, words) in panel.chunks_exact_mut(NR).enumerate() {
+                if 2 * p >= k {
+                    words.fill(0.0);
+                    continue;
+                }
                 let low = &data[2 * p * b.row_stride..][..cols];
                 if 2 * p + 1 < k {
                     let high = &data[(2 * p + 1) * b.row_stride..][..cols];
@@ -268,6 +285,7 @@ fn pack_panel_body<V: Vector>(precision: Precision, b: Mat<'_>, k: usize, j: usi
             }
         }
         Precision::Bf16 => {
+            panel[k.div_ceil(2) * NR..].fill(0.0);
             for p in (0..k).step_by(16) {
                 for c in 0..cols {
                     let column = &data[c * b.col_stride + p * b.row_stride..];
@@ -283,7 +301,7 @@ fn pack_panel_body<V: Vector>(precision: Precision, b: Mat<'_>, k: usize, j: usi
 
 /// Two numbers rounded to bf16, nearest even, in one word.
 #[inline(always)]
-fn pair(low: f32, high: f32) -> f32 {
+pub(crate) fn pair(low: f32, high: f32) -> f32 {
     f32::from_bits((round_bf16(high) & 0xffff_0000) | (round_bf16(low) >> 16))
 }
 
@@ -442,6 +460,10 @@ fn pack_lhs<const MR: usize>(
         Precision::Bf16 if a.row_stride == 1 => {
             for p in 0..depth {
                 let at = 2 * (start + p);
+                if at >= k {
+                    panel[p * MR..(p + 1) * MR].fill(0.0);
+                    continue;
+                }
                 let low = &data[at * a.col_stride..][..rows];
                 if at + 1 < k {
                     let high = &data[(at + 1) * a.col_stride..][..rows];
@@ -456,9 +478,12 @@ fn pack_lhs<const MR: usize>(
             }
         }
         Precision::Bf16 => {
-            for r in 0..rows {
+            // Words beyond k are zeros.
+            let there = depth.min(k.div_ceil(2).saturating_sub(start));
+            panel[there * MR..depth * MR].fill(0.0);
+            for r in 0..rows.min(there * MR) {
                 let row = &data[r * a.row_stride + 2 * start * a.col_stride..];
-                for p in 0..depth {
+                for p in 0..there {
                     let high = if 2 * (start + p) + 1 < k { row[(2 * p + 1) * a.col_stride] } else { 0.0 };
                     panel[p * MR + r] = pair(row[2 * p * a.col_stride], high);
                 }

@@ -10,6 +10,8 @@
 
 pub mod activation;
 pub mod adamw;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub mod attention;
 pub mod dropout;
 pub mod elementwise;
@@ -34,19 +36,22 @@ pub enum Level {
     Avx512,
     /// And its bf16 dot product.
     Avx512Bf16,
+    /// And matrix tiles for bf16.
+    Amx,
 }
 
 impl Level {
-    const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
+    const ALL: [Self; 5] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Amx];
 
-    /// Whether bf16 GEMMs are faster than f32 ones here. Zen has two units for the bf16 dot product; Intel's cores have
-    /// one beside two for f32, so that there both precisions reach the same peak and f32 is the better bargain.
+    /// Whether bf16 GEMMs are faster than f32 ones here: on matrix tiles, and on Zen, which has two units for the bf16 dot
+    /// product. Intel's cores have one beside two for f32, so that there both precisions reach the same peak and f32 is
+    /// the better bargain.
     #[must_use]
     pub fn has_fast_bf16(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         {
             let vendor = std::arch::x86_64::__cpuid(0);
-            self == Self::Avx512Bf16 && vendor.ebx == u32::from_le_bytes(*b"Auth")
+            self == Self::Amx || self == Self::Avx512Bf16 && vendor.ebx == u32::from_le_bytes(*b"Auth")
         }
         #[cfg(not(target_arch = "x86_64"))]
         {
@@ -68,6 +73,7 @@ impl Level {
                 Self::Avx2 => avx2,
                 Self::Avx512 => avx512,
                 Self::Avx512Bf16 => avx512 && is_x86_feature_detected!("avx512bf16"),
+                Self::Amx => Self::Avx512Bf16.is_here() && amx::is_available(),
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
@@ -84,6 +90,7 @@ impl fmt::Display for Level {
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Avx512Bf16 => "avx512bf16",
+            Self::Amx => "amx",
         })
     }
 }

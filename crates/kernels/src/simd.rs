@@ -386,6 +386,35 @@ pub(crate) mod x86 {
             }
         }
     }
+
+    /// The transpose of 16 by 16 words.
+    #[target_feature(enable = "avx512f")]
+    pub(crate) fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
+        let zero = _mm512_setzero_si512();
+        let (mut pairs, mut fours, mut out) = ([zero; 16], [zero; 16], [zero; 16]);
+        for i in 0..8 {
+            pairs[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+            pairs[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+        }
+        // Lane l of `fours[4 i + q]` is column 4 l + q of rows 4 i to 4 i + 3.
+        for i in 0..4 {
+            for half in 0..2 {
+                let (a, b) = (pairs[4 * i + half], pairs[4 * i + 2 + half]);
+                fours[4 * i + 2 * half] = _mm512_unpacklo_epi64(a, b);
+                fours[4 * i + 2 * half + 1] = _mm512_unpackhi_epi64(a, b);
+            }
+        }
+        for q in 0..4 {
+            let [a, b, c, d] = [fours[q], fours[4 + q], fours[8 + q], fours[12 + q]];
+            let (even, odd) = (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b));
+            let (even_below, odd_below) = (_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xdd>(c, d));
+            out[q] = _mm512_shuffle_i32x4::<0x88>(even, even_below);
+            out[4 + q] = _mm512_shuffle_i32x4::<0x88>(odd, odd_below);
+            out[8 + q] = _mm512_shuffle_i32x4::<0xdd>(even, even_below);
+            out[12 + q] = _mm512_shuffle_i32x4::<0xdd>(odd, odd_below);
+        }
+        out
+    }
 }
 
 /// `pub fn name(args) = body;` where `body<V: Vector>` is always inlined: compiled for each level, chosen at run time.
@@ -410,7 +439,7 @@ macro_rules! simd_fn {
                 }
                 match $crate::level() {
                     // SAFETY: `level()` only names what was detected on this CPU.
-                    $crate::Level::Avx512Bf16 => return unsafe { avx512bf16($($arg),*) },
+                    $crate::Level::Avx512Bf16 | $crate::Level::Amx => return unsafe { avx512bf16($($arg),*) },
                     // SAFETY: as above.
                     $crate::Level::Avx512 => return unsafe { avx512($($arg),*) },
                     // SAFETY: as above.
