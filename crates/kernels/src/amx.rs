@@ -8,13 +8,13 @@
 //! Software Developer's Manual*, volume 1, chapter 18. Like those of AVX-512 BF16 they take denormals as zero.
 
 use std::{
-    arch::{asm, x86_64::*},
+    arch::{asm, x86_64::__cpuid_count},
     sync::OnceLock,
 };
 
 use crate::{
-    gemm::{Gemm, Mat, pair},
-    simd::x86::transpose,
+    gemm::{Gemm, Mat},
+    simd::{Vector, word, x86::Avx512Bf16},
 };
 
 /// Rows and columns of C in the registers.
@@ -186,9 +186,7 @@ fn pack(a: Mat<'_>, i: usize, rows: usize, start: usize, depth: usize, k: usize,
             for r in 0..rows {
                 // SAFETY: 32 numbers of row `r` from `first` on are inside A, 16 words at `r` inside the tile.
                 unsafe {
-                    let row = data.as_ptr().add(r * a.row_stride + first);
-                    let pairs = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(row.add(16)), _mm512_loadu_ps(row));
-                    tile.as_mut_ptr().add(r * STEP).cast::<__m512bh>().write_unaligned(pairs);
+                    Avx512Bf16::bf16_run(data.as_ptr().add(r * a.row_stride + first)).store(tile.as_mut_ptr().add(r * STEP));
                 }
             }
             tile[rows * STEP..].fill(0.0);
@@ -196,10 +194,11 @@ fn pack(a: Mat<'_>, i: usize, rows: usize, start: usize, depth: usize, k: usize,
             for half in [0, 16] {
                 // SAFETY: 16 numbers of each of 32 columns from `first` on are inside A, 16 rows of words inside the tile.
                 unsafe {
-                    let column = |c: usize| _mm512_loadu_ps(data.as_ptr().add((first + c) * a.col_stride + half));
-                    let words = std::array::from_fn(|w| interleave(column(2 * w), column(2 * w + 1)));
-                    for (r, row) in transpose(words).into_iter().enumerate() {
-                        _mm512_storeu_si512(tile.as_mut_ptr().add((half + r) * STEP).cast(), row);
+                    let column = |c: usize| Avx512Bf16::load(data.as_ptr().add((first + c) * a.col_stride + half));
+                    let mut block = std::array::from_fn(|w| Avx512Bf16::bf16_words(column(2 * w), column(2 * w + 1)));
+                    Avx512Bf16::transpose(&mut block);
+                    for (r, row) in block.into_iter().enumerate() {
+                        row.store(tile.as_mut_ptr().add((half + r) * STEP));
                     }
                 }
             }
@@ -208,17 +207,9 @@ fn pack(a: Mat<'_>, i: usize, rows: usize, start: usize, depth: usize, k: usize,
             let at = |r: usize, p: usize| if p < k { data[r * a.row_stride + p * a.col_stride] } else { 0.0 };
             for r in 0..rows {
                 for w in 0..STEP.min((k + 1).saturating_sub(first) / 2) {
-                    tile[r * STEP + w] = pair(at(r, first + 2 * w), at(r, first + 2 * w + 1));
+                    tile[r * STEP + w] = word(at(r, first + 2 * w), at(r, first + 2 * w + 1));
                 }
             }
         }
     }
-}
-
-/// Words of `low` and `high`, lane by lane.
-#[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-fn interleave(low: __m512, high: __m512) -> __m512i {
-    // SAFETY: both types are 32 bytes of plain bits.
-    let bits = |x: __m512| _mm512_cvtepu16_epi32(unsafe { std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)) });
-    _mm512_or_si512(bits(low), _mm512_slli_epi32::<16>(bits(high)))
 }

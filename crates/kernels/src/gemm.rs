@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 use crate::{
     SharedMut,
-    simd::{Vector, simd_fn},
+    simd::{MOST, Vector, simd_fn, word},
 };
 
 /// What operands are rounded to; sums are always f32.
@@ -245,72 +245,52 @@ simd_fn! {
 #[inline(always)]
 fn pack_panel_body<V: Vector>(precision: Precision, b: Mat<'_>, k: usize, j: usize, cols: usize, panel: &mut [f32]) {
     let data = &b.data[j * b.col_stride..];
-    if cols < NR {
-        panel.fill(0.0);
-    }
-    match precision {
-        Precision::F32 if b.col_stride == 1 => {
-            for (p, words) in panel.chunks_exact_mut(NR).enumerate().take(k) {
-                words[..cols].copy_from_slice(&data[p * b.row_stride..][..cols]);
-            }
-        }
-        Precision::F32 => {
-            // Sixteen rows of B at a time, so that both sides are walked in whole lines.
-            for p in (0..k).step_by(16) {
-                for c in 0..cols {
-                    let column = &data[c * b.col_stride + p * b.row_stride..];
-                    for q in 0..16.min(k - p) {
-                        panel[(p + q) * NR + c] = column[q * b.row_stride];
-                    }
+    let words = precision.words(k);
+    // Words that are made of whole vectors; the rest, and whatever lies otherwise, goes one by one.
+    let mut done = 0;
+    if cols == NR && b.col_stride == 1 {
+        let per_word = if precision == Precision::F32 { 1 } else { 2 };
+        done = k / per_word;
+        for (p, words) in panel.chunks_exact_mut(NR).enumerate().take(done) {
+            for c in (0..NR).step_by(V::N) {
+                // SAFETY: rows `p * per_word` and the next are inside B, with NR columns.
+                unsafe {
+                    let at = data.as_ptr().add(per_word * p * b.row_stride + c);
+                    let low = V::load(at);
+                    let words_of = if per_word == 1 { low } else { V::bf16_words(low, V::load(at.add(b.row_stride))) };
+                    words_of.store(words.as_mut_ptr().add(c));
                 }
             }
         }
-        Precision::Bf16 if b.col_stride == 1 => {
-            for (p, words) in panel.chunks_exact_mut(NR).enumerate() {
-                if 2 * p >= k {
-                    words.fill(0.0);
-                    continue;
-                }
-                let low = &data[2 * p * b.row_stride..][..cols];
-                if 2 * p + 1 < k {
-                    let high = &data[(2 * p + 1) * b.row_stride..][..cols];
-                    for c in 0..cols {
-                        words[c] = pair(low[c], high[c]);
+    } else if cols == NR && b.row_stride == 1 {
+        let per_block = if precision == Precision::F32 { V::N } else { 2 * V::N };
+        done = k / per_block * V::N;
+        for p in (0..done).step_by(V::N) {
+            for c in (0..NR).step_by(V::N) {
+                let mut block = [V::splat(0.0); MOST];
+                // SAFETY: `per_block` numbers of each of `N` columns are inside B; `N` rows of NR words inside the panel.
+                unsafe {
+                    for (i, column) in block.iter_mut().enumerate().take(V::N) {
+                        let at = data.as_ptr().add((c + i) * b.col_stride);
+                        *column = if precision == Precision::F32 { V::load(at.add(p)) } else { V::bf16_run(at.add(2 * p)) };
                     }
-                } else {
-                    for c in 0..cols {
-                        words[c] = pair(low[c], 0.0);
-                    }
-                }
-            }
-        }
-        Precision::Bf16 => {
-            panel[k.div_ceil(2) * NR..].fill(0.0);
-            for p in (0..k).step_by(16) {
-                for c in 0..cols {
-                    let column = &data[c * b.col_stride + p * b.row_stride..];
-                    for q in (0..16.min(k - p)).step_by(2) {
-                        let high = if p + q + 1 < k { column[(q + 1) * b.row_stride] } else { 0.0 };
-                        panel[(p + q) / 2 * NR + c] = pair(column[q * b.row_stride], high);
+                    V::transpose(&mut block);
+                    for (i, row) in block.iter().enumerate().take(V::N) {
+                        row.store(panel.as_mut_ptr().add((p + i) * NR + c));
                     }
                 }
             }
         }
     }
-}
-
-/// Two numbers rounded to bf16, nearest even, in one word.
-#[inline(always)]
-pub(crate) fn pair(low: f32, high: f32) -> f32 {
-    f32::from_bits((round_bf16(high) & 0xffff_0000) | (round_bf16(low) >> 16))
-}
-
-/// The bits of `x` with bf16's in the upper half; a NaN stays one.
-#[inline(always)]
-fn round_bf16(x: f32) -> u32 {
-    let bits = x.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
-    if x.is_nan() { bits | 0x0040_0000 } else { rounded }
+    let at = |p: usize, c: usize| if p < k && c < cols { data[p * b.row_stride + c * b.col_stride] } else { 0.0 };
+    for p in done..words {
+        for c in 0..NR {
+            panel[p * NR + c] = match precision {
+                Precision::F32 => at(p, c),
+                Precision::Bf16 => word(at(2 * p, c), at(2 * p + 1, c)),
+            };
+        }
+    }
 }
 
 simd_fn! {
@@ -335,13 +315,14 @@ fn blocks<V: Vector, const MR: usize>(
 ) {
     let words = g.precision.words(g.k);
     let panels = g.m.div_ceil(MR);
-    packed.resize(packed.len().max(panels * MR * KC), 0.0);
+    packed.resize(packed.len().max(panels * MR * KC + V::N), 0.0);
     // A product over nothing still writes its zeros and bias.
     let mut start = 0;
     loop {
         let depth = KC.min(words - start);
-        for (p, panel) in packed.chunks_exact_mut((MR * depth).max(1)).take(panels).enumerate() {
-            pack_lhs::<MR>(g.precision, a, p * MR, MR.min(g.m - p * MR), start, depth, g.k, panel);
+        for p in 0..panels {
+            let panel = &mut packed[p * MR * depth..][..MR * depth + V::N];
+            pack_lhs::<V, MR>(g.precision, a, p * MR, MR.min(g.m - p * MR), start, depth, g.k, panel);
         }
         let first = start == 0;
         for j in (0..g.n).step_by(NR) {
@@ -427,9 +408,10 @@ unsafe fn micro<V: Vector, const MR: usize>(
     }
 }
 
-/// Rows `i..i + rows` of A, words `start..start + depth`, as `[depth][MR]`, zeros in the rows beyond.
+/// Rows `i..i + rows` of A, words `start..start + depth`, as `[depth][MR]`, zeros in the rows beyond. Room for one more
+/// vector follows the panel.
 #[inline(always)]
-fn pack_lhs<const MR: usize>(
+fn pack_lhs<V: Vector, const MR: usize>(
     precision: Precision,
     a: Mat<'_>,
     i: usize,
@@ -439,55 +421,45 @@ fn pack_lhs<const MR: usize>(
     k: usize,
     panel: &mut [f32],
 ) {
-    if rows < MR {
-        panel.fill(0.0);
-    }
     let data = &a.data[i * a.row_stride..];
-    match precision {
-        Precision::F32 if a.row_stride == 1 => {
-            for p in 0..depth {
-                panel[p * MR..p * MR + rows].copy_from_slice(&data[(start + p) * a.col_stride..][..rows]);
-            }
-        }
-        Precision::F32 => {
-            for r in 0..rows {
-                let row = &data[r * a.row_stride + start * a.col_stride..];
-                for p in 0..depth {
-                    panel[p * MR + r] = row[p * a.col_stride];
+    let (per_word, first) = if precision == Precision::F32 { (1, start) } else { (2, 2 * start) };
+    // Words that are made of whole vectors; the rest, and whatever lies otherwise, goes one by one.
+    let mut done = 0;
+    if a.col_stride == 1 {
+        done = (depth.min((k - first) / per_word)) / V::N * V::N;
+        for p in (0..done).step_by(V::N) {
+            let mut block = [V::splat(0.0); MOST];
+            // SAFETY: row `r` holds `per_word * N` numbers from `first + per_word * p` on. A row of the transposed block
+            // is stored whole: what it has beyond MR lanes, the next one covers, and the last the room behind the panel.
+            unsafe {
+                for (r, row) in block.iter_mut().enumerate().take(rows) {
+                    let at = data.as_ptr().add(r * a.row_stride + first + per_word * p);
+                    *row = if per_word == 1 { V::load(at) } else { V::bf16_run(at) };
+                }
+                V::transpose(&mut block);
+                for (q, row) in block.iter().enumerate().take(V::N) {
+                    row.store(panel.as_mut_ptr().add((p + q) * MR));
                 }
             }
         }
-        Precision::Bf16 if a.row_stride == 1 => {
-            for p in 0..depth {
-                let at = 2 * (start + p);
-                if at >= k {
-                    panel[p * MR..(p + 1) * MR].fill(0.0);
-                    continue;
-                }
-                let low = &data[at * a.col_stride..][..rows];
-                if at + 1 < k {
-                    let high = &data[(at + 1) * a.col_stride..][..rows];
-                    for r in 0..rows {
-                        panel[p * MR + r] = pair(low[r], high[r]);
-                    }
-                } else {
-                    for r in 0..rows {
-                        panel[p * MR + r] = pair(low[r], 0.0);
-                    }
-                }
+    } else if a.row_stride == 1 && rows == MR {
+        let whole = (k - first) / per_word;
+        while done < depth.min(whole) && (first + per_word * (done + 1) - 1) * a.col_stride + V::N <= data.len() {
+            // SAFETY: the last column read has `N` numbers from its first row on; stores as above.
+            unsafe {
+                let at = data.as_ptr().add((first + per_word * done) * a.col_stride);
+                let low = V::load(at);
+                let words = if per_word == 1 { low } else { V::bf16_words(low, V::load(at.add(a.col_stride))) };
+                words.store(panel.as_mut_ptr().add(done * MR));
             }
+            done += 1;
         }
-        Precision::Bf16 => {
-            // Words beyond k are zeros.
-            let there = depth.min(k.div_ceil(2).saturating_sub(start));
-            panel[there * MR..depth * MR].fill(0.0);
-            for r in 0..rows.min(there * MR) {
-                let row = &data[r * a.row_stride + 2 * start * a.col_stride..];
-                for p in 0..there {
-                    let high = if 2 * (start + p) + 1 < k { row[(2 * p + 1) * a.col_stride] } else { 0.0 };
-                    panel[p * MR + r] = pair(row[2 * p * a.col_stride], high);
-                }
-            }
+    }
+    let at = |r: usize, p: usize| if p < k && r < rows { data[r * a.row_stride + p * a.col_stride] } else { 0.0 };
+    for p in done..depth {
+        for r in 0..MR {
+            let q = first + per_word * p;
+            panel[p * MR + r] = if per_word == 1 { at(r, q) } else { word(at(r, q), at(r, q + 1)) };
         }
     }
 }

@@ -33,6 +33,56 @@ pub(crate) trait Vector: Copy {
     fn sum(self) -> f32;
     fn largest(self) -> f32;
 
+    /// Words of two bf16, `low` in the low half, rounded to nearest even.
+    #[inline(always)]
+    fn bf16_words(low: Self, high: Self) -> Self {
+        let (mut l, mut h) = ([0.0; MOST], [0.0; MOST]);
+        // SAFETY: both arrays hold `N` numbers and more.
+        unsafe {
+            low.store(l.as_mut_ptr());
+            high.store(h.as_mut_ptr());
+            for i in 0..Self::N {
+                l[i] = word(l[i], h[i]);
+            }
+            Self::load(l.as_ptr())
+        }
+    }
+
+    /// `N` words from the `2 N` numbers at `p`.
+    /// # Safety
+    /// `2 N` numbers can be read at `p`.
+    #[inline(always)]
+    unsafe fn bf16_run(p: *const f32) -> Self {
+        let mut words = [0.0; MOST];
+        // SAFETY: the caller's promise; `words` holds `N` numbers and more.
+        unsafe {
+            for i in 0..Self::N {
+                words[i] = word(*p.add(2 * i), *p.add(2 * i + 1));
+            }
+            Self::load(words.as_ptr())
+        }
+    }
+
+    /// The transpose of the `N` by `N` words of `rows`.
+    #[inline(always)]
+    fn transpose(rows: &mut [Self; MOST]) {
+        let mut block = [[0.0; MOST]; MOST];
+        // SAFETY: a row of `block` holds `N` numbers and more.
+        unsafe {
+            for (row, block) in rows.iter().zip(&mut block).take(Self::N) {
+                row.store(block.as_mut_ptr());
+            }
+            for i in 0..Self::N {
+                for j in i + 1..Self::N {
+                    (block[i][j], block[j][i]) = (block[j][i], block[i][j]);
+                }
+            }
+            for (row, block) in rows.iter_mut().zip(&block).take(Self::N) {
+                *row = Self::load(block.as_ptr());
+            }
+        }
+    }
+
     /// `acc + a.lo * b.lo + a.hi * b.hi` over lanes that hold pairs of bf16.
     #[inline(always)]
     fn dot_bf16(a: Self, b: Self, acc: Self) -> Self {
@@ -70,6 +120,23 @@ pub(crate) trait Vector: Copy {
     fn tanh(self) -> Self {
         self.add(self).sigmoid().fma(Self::splat(2.0), Self::splat(-1.0))
     }
+}
+
+/// The most lanes of any width.
+pub(crate) const MOST: usize = 16;
+
+/// Two numbers rounded to bf16, nearest even, in one word.
+#[inline(always)]
+pub(crate) fn word(low: f32, high: f32) -> f32 {
+    f32::from_bits((round_bf16(high) & 0xffff_0000) | (round_bf16(low) >> 16))
+}
+
+/// The bits of `x` with bf16's in the upper half; a NaN stays one.
+#[inline(always)]
+fn round_bf16(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+    if x.is_nan() { bits | 0x0040_0000 } else { rounded }
 }
 
 /// Eight lanes that any CPU has.
@@ -169,14 +236,16 @@ impl Vector for Portable {
 pub(crate) mod x86 {
     use std::arch::x86_64::*;
 
-    use super::Vector;
+    use super::{MOST, Vector};
 
     #[derive(Clone, Copy)]
     pub(crate) struct Avx2(__m256);
     #[derive(Clone, Copy)]
+    #[repr(transparent)]
     pub(crate) struct Avx512(__m512);
     /// AVX-512 whose bf16 dot product is one instruction.
     #[derive(Clone, Copy)]
+    #[repr(transparent)]
     pub(crate) struct Avx512Bf16(Avx512);
 
     macro_rules! two {
@@ -309,6 +378,12 @@ pub(crate) mod x86 {
             unsafe { Self(_mm512_mask_mov_ps(self.0, _mm512_cmp_ps_mask::<_CMP_LT_OQ>(x.0, _mm512_set1_ps(floor)), _mm512_setzero_ps())) }
         }
         #[inline(always)]
+        fn transpose(rows: &mut [Self; MOST]) {
+            // No closures here: they would not be compiled for the features, and each intrinsic in them would be a call.
+            let words: &mut [__m512i; 16] = unsafe { &mut *std::ptr::from_mut(rows).cast() };
+            *words = unsafe { transpose(*words) };
+        }
+        #[inline(always)]
         fn sum(self) -> f32 {
             unsafe { _mm512_reduce_add_ps(self.0) }
         }
@@ -378,6 +453,28 @@ pub(crate) mod x86 {
             self.0.largest()
         }
         #[inline(always)]
+        fn transpose(rows: &mut [Self; MOST]) {
+            // SAFETY: as for AVX-512, whose rows these are.
+            unsafe { Avx512::transpose(&mut *std::ptr::from_mut(rows).cast()) }
+        }
+        #[inline(always)]
+        fn bf16_words(low: Self, high: Self) -> Self {
+            // SAFETY: used only inside functions compiled for AVX-512 BF16; the types are 32 bytes of plain bits.
+            unsafe {
+                let low = _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(low.0.0)));
+                let high = _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(high.0.0)));
+                Self(Avx512(_mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32::<16>(high)))))
+            }
+        }
+        #[inline(always)]
+        unsafe fn bf16_run(p: *const f32) -> Self {
+            // SAFETY: the caller vouches for 32 numbers; the types are 64 bytes of plain bits.
+            unsafe {
+                let pairs = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(p.add(16)), _mm512_loadu_ps(p));
+                Self(Avx512(std::mem::transmute::<__m512bh, __m512>(pairs)))
+            }
+        }
+        #[inline(always)]
         fn dot_bf16(a: Self, b: Self, acc: Self) -> Self {
             // SAFETY: used only inside functions compiled for AVX-512 BF16; the types are 64 bytes of plain bits.
             unsafe {
@@ -388,8 +485,9 @@ pub(crate) mod x86 {
     }
 
     /// The transpose of 16 by 16 words.
+    #[inline]
     #[target_feature(enable = "avx512f")]
-    pub(crate) fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
+    fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
         let zero = _mm512_setzero_si512();
         let (mut pairs, mut fours, mut out) = ([zero; 16], [zero; 16], [zero; 16]);
         for i in 0..8 {
