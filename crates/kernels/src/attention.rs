@@ -1,19 +1,21 @@
 //! Attention over blocks of queries and keys with online softmax; *FlashAttention-2*, arXiv:2307.08691, algorithms 1, 2.
 //!
 //! ```text
-//! forward task  (sequence, head, 64 queries):   for each 64 keys that they may see: S = Q K^T, P = exp(S - max), O += P V
-//! backward task (sequence, key head):           for each 64 keys, each query head of the group, each 64 queries:
-//!                                               P again from lse; dV += P^T dO, dS = P (dO V^T - delta), dK, dQ
+//! forward task  (sequence, key head, run of queries):  pack K^T and V; each query head of the group, each 64 queries,
+//!                                                      each 64 keys that they may see: S = Q K^T, P = exp(S - max), O += P V
+//! backward task (sequence, key head):                  pack K^T, V^T and K; for the same blocks: P again from lse;
+//!                                                      dV += P^T dO, dS = P (dO V^T - delta), dK += dS^T Q, dQ += dS K
 //! ```
 //! A task owns all that it writes, so nothing is shared and the bits are fixed. Blocks that the mask hides are skipped.
+//! Few queries (one token of a text being written) are dot products along the keys as they lie: nothing is packed.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, ops::Range};
 
 use rayon::prelude::*;
 
 use crate::{
     SharedMut,
-    gemm::{Gemm, Mat, Precision},
+    gemm::{Gemm, Mat, PackedRhs, Precision, dot, pack_here},
     simd::{Vector, simd_fn, stride},
 };
 
@@ -46,6 +48,10 @@ pub struct Attention {
 }
 
 const BLOCK: usize = 64;
+/// Up to so many queries nothing is packed.
+const FEW: usize = 4;
+/// The number of tasks that a forward pass is cut into, if it has as many blocks.
+const TASKS: usize = 64;
 
 /// Slope of one head; *Train Short, Test Long*, arXiv:2108.12409, and its code for heads that are no power of two.
 #[must_use]
@@ -61,7 +67,11 @@ struct Scratch {
     scores: Vec<f32>,
     other: Vec<f32>,
     rows: Vec<f32>,
-    packed: Vec<f32>,
+    keys: Vec<f32>,
+    keys_turned: Vec<f32>,
+    values: Vec<f32>,
+    queries: Vec<f32>,
+    grads: Vec<f32>,
 }
 
 thread_local! {
@@ -74,19 +84,86 @@ impl Attention {
         self.check(q, k, v, out);
         let (out, lse) = (SharedMut::new(out), SharedMut::new(lse));
         let blocks = self.q_len.div_ceil(BLOCK);
-        let tasks = self.batch * self.heads * blocks;
+        let pairs = self.batch * self.kv_heads;
+        let parts = TASKS.div_ceil(pairs.max(1)).clamp(1, blocks.max(1));
+        let per_part = blocks.div_ceil(parts);
         let task = |t: usize| {
             // Later blocks see more keys: they go first, so that the last task to end is a short one.
-            let (block, head, b) = (blocks - 1 - t % blocks, t / blocks % self.heads, t / blocks / self.heads);
-            SCRATCH.with_borrow_mut(|s| self.forward_block(b, head, block * BLOCK, [q, k, v], out, lse, s));
+            let (part, kv_head, b) = (parts - 1 - t % parts, t / parts % self.kv_heads, t / parts / self.kv_heads);
+            let queries = part * per_part * BLOCK..((part + 1) * per_part * BLOCK).min(self.q_len);
+            SCRATCH.with_borrow_mut(|s| self.forward_part(b, kv_head, queries, [q, k, v], out, lse, s));
         };
-        if self.q_len == 1 { (0..tasks).for_each(task) } else { (0..tasks).into_par_iter().with_max_len(1).for_each(task) }
+        let tasks = pairs * parts;
+        if self.q_len <= FEW { (0..tasks).for_each(task) } else { (0..tasks).into_par_iter().with_max_len(1).for_each(task) }
     }
 
-    fn forward_block(&self, b: usize, head: usize, start: usize, [q, k, v]: [&[f32]; 3], out: SharedMut, lse: SharedMut, s: &mut Scratch) {
+    fn forward_part(
+        &self,
+        b: usize,
+        kv_head: usize,
+        queries: Range<usize>,
+        qkv: [&[f32]; 3],
+        out: SharedMut,
+        lse: SharedMut,
+        s: &mut Scratch,
+    ) {
+        if queries.is_empty() {
+            return;
+        }
+        let (d, group) = (self.head_dim, self.heads / self.kv_heads);
+        let heads = kv_head * group..(kv_head + 1) * group;
+        s.scores.resize((BLOCK * BLOCK).max(self.kv_len), 0.0);
+        if self.q_len <= FEW {
+            for (head, i) in heads.flat_map(|head| queries.clone().map(move |i| (head, i))) {
+                self.forward_row(b, head, i, qkv, out, lse, s);
+            }
+            return;
+        }
+        let (first, end) = (self.keys_of(queries.start, 1).start, self.keys_of(queries.end - 1, 1).end);
+        s.keys_turned.clear();
+        s.values.clear();
+        if first < end {
+            pack_here(self.precision, self.kv(qkv[1], b, kv_head, first).transposed(), d, end - first, &mut s.keys_turned);
+        }
+        for j in (first..end).step_by(BLOCK) {
+            pack_here(self.precision, self.kv(qkv[2], b, kv_head, j), BLOCK.min(end - j), d, &mut s.values);
+        }
+        for head in heads {
+            for start in queries.clone().step_by(BLOCK) {
+                self.forward_block(b, head, start, first, qkv[0], out, lse, s);
+            }
+        }
+    }
+
+    /// One query against the keys and values as they lie.
+    fn forward_row(&self, b: usize, head: usize, i: usize, [q, k, v]: [&[f32]; 3], out: SharedMut, lse: SharedMut, s: &mut Scratch) {
+        let (d, at, kv_head) = (self.head_dim, self.q_at(b, head, i), head / (self.heads / self.kv_heads));
+        let keys = self.keys_of(i, 1);
+        let scores = &mut s.scores[..keys.len()];
+        let (k, v) = (self.kv(k, b, kv_head, keys.start), self.kv(v, b, kv_head, keys.start));
+        for (j, score) in scores.iter_mut().enumerate() {
+            *score = dot(&q[at..at + d], &k.data[j * k.row_stride..][..d]);
+        }
+        self.mask_row(scores, head, i, keys.start);
+        let (mut most, mut total) = (f32::NEG_INFINITY, 0.0);
+        online_softmax(scores, self.scale, &mut most, &mut total);
+        // SAFETY: this row of this head of `out` and `lse` is this task's alone.
+        let (out, lse) = unsafe {
+            let row = std::slice::from_raw_parts_mut(out.at(at), d);
+            (row, &mut *lse.at((b * self.heads + head) * self.q_len + i))
+        };
+        out.fill(0.0);
+        let inverse = if total > 0.0 { 1.0 / total } else { 0.0 };
+        for (j, p) in scores.iter().enumerate() {
+            crate::elementwise::axpy(p * inverse, &v.data[j * v.row_stride..][..d], out);
+        }
+        *lse = most + total.ln();
+    }
+
+    /// `first`: the first key that was packed.
+    fn forward_block(&self, b: usize, head: usize, start: usize, first: usize, q: &[f32], out: SharedMut, lse: SharedMut, s: &mut Scratch) {
         let (d, rows) = (self.head_dim, BLOCK.min(self.q_len - start));
         let (q_width, q_at) = (self.heads * d, self.q_at(b, head, start));
-        s.scores.resize(BLOCK * BLOCK, 0.0);
         s.rows.clear();
         s.rows.resize(3 * BLOCK, 0.0);
         let (most, rest) = s.rows.split_at_mut(BLOCK);
@@ -98,14 +175,11 @@ impl Attention {
             // SAFETY: as above.
             unsafe { std::slice::from_raw_parts_mut(out.add(r * q_width), d) }.fill(0.0);
         }
-        for j in self.key_blocks(start, rows) {
+        for j in self.keys_of(start, rows).step_by(BLOCK) {
             let cols = BLOCK.min(self.kv_len - j);
-            let (keys, values) = (self.kv(k, b, head, j), self.kv(v, b, head, j));
+            let (keys, values) = (&s.keys_turned[self.turned(j - first)..], &s.values[self.block(j - first)..]);
             // SAFETY: `scores` holds a block.
-            unsafe {
-                let gemm = self.gemm(rows, cols, d, false);
-                gemm.small(self.q(q, b, head, start), keys.transposed(), s.scores.as_mut_ptr(), BLOCK, &mut s.packed);
-            }
+            unsafe { self.gemm(rows, cols, d, false).tile(self.q(q, b, head, start), keys, None, s.scores.as_mut_ptr(), BLOCK) };
             for r in 0..rows {
                 let row = &mut s.scores[r * BLOCK..][..cols];
                 self.mask_row(row, head, start + r, j);
@@ -116,9 +190,8 @@ impl Attention {
                     out.iter_mut().for_each(|o| *o *= factor[r]);
                 }
             }
-            let gemm = self.gemm(rows, d, cols, true);
             // SAFETY: as above.
-            unsafe { gemm.small(Mat::rows(&s.scores, BLOCK), values, out, q_width, &mut s.packed) };
+            unsafe { self.gemm(rows, d, cols, true).tile(Mat::rows(&s.scores, BLOCK), values, None, out, q_width) };
         }
         for r in 0..rows {
             // SAFETY: as above.
@@ -157,7 +230,7 @@ impl Attention {
             let (b, head) = (t / self.heads, t % self.heads);
             for (r, delta) in delta.iter_mut().enumerate() {
                 let at = self.q_at(b, head, r);
-                *delta = crate::gemm::dot(&out[at..at + self.head_dim], &dout[at..at + self.head_dim]);
+                *delta = dot(&out[at..at + self.head_dim], &dout[at..at + self.head_dim]);
             }
         });
         let (dq, dk, dv) = (SharedMut::new(dq), SharedMut::new(dk), SharedMut::new(dv));
@@ -180,21 +253,35 @@ impl Attention {
         let (q_width, kv_width) = (self.heads * d, self.kv_heads * d);
         s.scores.resize(BLOCK * BLOCK, 0.0);
         s.other.resize(BLOCK * BLOCK, 0.0);
+        let (k, v) = (self.kv(k, b, kv_head, 0), self.kv(v, b, kv_head, 0));
+        for words in [&mut s.keys_turned, &mut s.values, &mut s.keys] {
+            words.clear();
+        }
+        pack_here(self.precision, k.transposed(), d, self.kv_len, &mut s.keys_turned);
+        pack_here(self.precision, v.transposed(), d, self.kv_len, &mut s.values);
+        for j in (0..self.kv_len).step_by(BLOCK) {
+            let block = Mat { data: &k.data[j * k.row_stride..], ..k };
+            pack_here(self.precision, block, BLOCK.min(self.kv_len - j), d, &mut s.keys);
+        }
         for head in kv_head * group..(kv_head + 1) * group {
             for start in (0..self.q_len).step_by(BLOCK) {
                 let rows = BLOCK.min(self.q_len - start);
                 let stat = (b * self.heads + head) * self.q_len + start;
                 let (queries, grads) = (self.q(q, b, head, start), self.q(dout, b, head, start));
-                for j in self.key_blocks(start, rows) {
+                s.queries.clear();
+                s.grads.clear();
+                pack_here(self.precision, queries, rows, d, &mut s.queries);
+                pack_here(self.precision, grads, rows, d, &mut s.grads);
+                for j in self.keys_of(start, rows).step_by(BLOCK) {
                     let cols = BLOCK.min(self.kv_len - j);
-                    let (keys, values) = (self.kv(k, b, head, j), self.kv(v, b, head, j));
                     let kv_at = ((b * self.kv_len + j) * self.kv_heads + kv_head) * d;
                     // SAFETY: this task alone writes this key head of `dk`, `dv` and its query heads of `dq`; the two
                     // blocks of scores are this thread's.
                     unsafe {
                         let (p, ds) = (s.scores.as_mut_ptr(), s.other.as_mut_ptr());
-                        self.gemm(rows, cols, d, false).small(queries, keys.transposed(), p, BLOCK, &mut s.packed);
-                        self.gemm(rows, cols, d, false).small(grads, values.transposed(), ds, BLOCK, &mut s.packed);
+                        let turned = self.turned(j);
+                        self.gemm(rows, cols, d, false).tile(queries, &s.keys_turned[turned..], None, p, BLOCK);
+                        self.gemm(rows, cols, d, false).tile(grads, &s.values[turned..], None, ds, BLOCK);
                         for r in 0..rows {
                             let row = &mut s.scores[r * BLOCK..][..cols];
                             self.mask_row(row, head, start + r, j);
@@ -202,10 +289,10 @@ impl Attention {
                             backward_row(row, other, lse[stat + r], delta[stat + r], self.scale);
                         }
                         let (p, ds) = (Mat::rows(&s.scores, BLOCK), Mat::rows(&s.other, BLOCK));
-                        self.gemm(cols, d, rows, true).small(p.transposed(), grads, dv.at(kv_at), kv_width, &mut s.packed);
-                        self.gemm(cols, d, rows, true).small(ds.transposed(), queries, dk.at(kv_at), kv_width, &mut s.packed);
+                        self.gemm(cols, d, rows, true).tile(p.transposed(), &s.grads, None, dv.at(kv_at), kv_width);
+                        self.gemm(cols, d, rows, true).tile(ds.transposed(), &s.queries, None, dk.at(kv_at), kv_width);
                         let dq = dq.at(self.q_at(b, head, start));
-                        self.gemm(rows, d, cols, true).small(ds, keys, dq, q_width, &mut s.packed);
+                        self.gemm(rows, d, cols, true).tile(ds, &s.keys[self.block(j)..], None, dq, q_width);
                     }
                 }
             }
@@ -246,20 +333,29 @@ impl Attention {
         Mat::rows(&x[self.q_at(b, head, row)..], self.heads * self.head_dim)
     }
 
-    fn kv<'a>(&self, x: &'a [f32], b: usize, head: usize, row: usize) -> Mat<'a> {
-        let kv_head = head / (self.heads / self.kv_heads);
+    fn kv<'a>(&self, x: &'a [f32], b: usize, kv_head: usize, row: usize) -> Mat<'a> {
         Mat::rows(&x[((b * self.kv_len + row) * self.kv_heads + kv_head) * self.head_dim..], self.kv_heads * self.head_dim)
     }
 
-    /// Starts of the blocks of keys that some query of `start..start + rows` sees.
-    fn key_blocks(&self, start: usize, rows: usize) -> impl Iterator<Item = usize> + use<> {
+    /// Where key `j`, counted from the first packed, starts among packed `[head_dim, keys]`.
+    fn turned(&self, j: usize) -> usize {
+        PackedRhs::bytes(self.precision, self.head_dim, j) / 4
+    }
+
+    /// Where the block of key `j`, counted from the first packed, starts among packed blocks `[64, head_dim]`.
+    fn block(&self, j: usize) -> usize {
+        j / BLOCK * (PackedRhs::bytes(self.precision, BLOCK, self.head_dim) / 4)
+    }
+
+    /// The keys that some query of `start..start + rows` sees, from the start of a block on.
+    fn keys_of(&self, start: usize, rows: usize) -> Range<usize> {
         let (first_query, last_query) = (start + self.q_offset, start + rows - 1 + self.q_offset);
         let (first, end) = match self.mask {
             Mask::Full => (0, self.kv_len),
             Mask::Causal => (0, (last_query + 1).min(self.kv_len)),
             Mask::Window(w) => ((first_query + 1).saturating_sub(w), (last_query + 1).min(self.kv_len)),
         };
-        (first / BLOCK * BLOCK..end).step_by(BLOCK)
+        first / BLOCK * BLOCK..end
     }
 
     /// To scores of query `i` with keys from `j` on, not scaled yet, add the slope, and hide what the mask hides.

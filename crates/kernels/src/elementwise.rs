@@ -36,6 +36,23 @@ pub fn add_assign(a: &[f32], y: &mut [f32]) {
     });
 }
 
+simd_fn! {
+    /// `y += s a`, on this thread.
+    pub(crate) fn axpy(s: f32, a: &[f32], y: &mut [f32]) = axpy_body;
+}
+
+#[inline(always)]
+fn axpy_body<V: Vector>(s: f32, a: &[f32], y: &mut [f32]) {
+    let (n, out) = (y.len().min(a.len()), y.as_mut_ptr());
+    stride::<V>(
+        n,
+        // SAFETY: a whole vector starts at `i`, in both.
+        |i| unsafe { V::splat(s).fma(V::load(a.as_ptr().add(i)), V::load(out.add(i))).store(out.add(i)) },
+        // SAFETY: `i < n`.
+        |i| unsafe { *out.add(i) += s * a[i] },
+    );
+}
+
 /// `y *= s`
 pub fn scale_assign(y: &mut [f32], s: f32) {
     y.par_chunks_mut(CHUNK).for_each(|y| y.iter_mut().for_each(|y| *y *= s));

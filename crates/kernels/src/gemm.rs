@@ -204,18 +204,14 @@ impl Gemm {
     fn is_on_tiles(&self) -> bool {
         self.precision == Precision::Bf16 && crate::level() == crate::Level::Amx
     }
+}
 
-    /// The whole of a small product on this thread, packing B into `scratch`.
-    /// # Safety
-    /// As [`Gemm::tile`].
-    pub(crate) unsafe fn small(&self, a: Mat<'_>, b: Mat<'_>, c: *mut f32, ldc: usize, scratch: &mut Vec<f32>) {
-        let words = self.precision.words(self.k);
-        scratch.resize(scratch.len().max(words * self.n.next_multiple_of(NR)), 0.0);
-        for (p, panel) in scratch.chunks_exact_mut((words * NR).max(1)).take(self.n.div_ceil(NR)).enumerate() {
-            pack_panel(self.precision, b, self.k, p * NR, NR.min(self.n - p * NR), panel);
-        }
-        // SAFETY: the caller's promise.
-        unsafe { self.tile(a, scratch, None, c, ldc) };
+/// `b` `[k, n]` in panels, on this thread; `words` grows to hold them.
+pub(crate) fn pack_here(precision: Precision, b: Mat<'_>, k: usize, n: usize, words: &mut Vec<f32>) {
+    let start = words.len();
+    words.resize(start + PackedRhs::bytes(precision, k, n) / 4, 0.0);
+    for (p, panel) in words[start..].chunks_exact_mut((precision.words(k) * NR).max(1)).enumerate() {
+        pack_panel(precision, b, k, p * NR, NR.min(n - p * NR), panel);
     }
 }
 
