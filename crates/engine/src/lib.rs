@@ -10,6 +10,7 @@
 //! **Absent on purpose:** ranks (a strategy stands behind [`ParamStore`]), knowledge of any model, time.
 
 pub mod check;
+mod huge;
 mod inputs;
 pub mod ops;
 mod pool;
@@ -19,6 +20,7 @@ mod tape;
 mod tensor;
 mod trace;
 
+pub use huge::HugePages;
 pub use inputs::{Array, Inputs};
 pub use kernels::{attention::Mask, gemm::Precision};
 pub use pool::{Buffer, Pool, PoolUse};

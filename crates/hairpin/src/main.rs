@@ -7,9 +7,10 @@ mod print;
 mod progress;
 
 use std::{
+    panic::AssertUnwindSafe,
     process::ExitCode,
     sync::{
-        LazyLock,
+        LazyLock, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -17,8 +18,14 @@ use std::{
 use clap::Parser;
 use train::clock::Clock;
 
+#[global_allocator]
+static ALLOCATOR: engine::HugePages = engine::HugePages;
+
 /// Set by Ctrl-C and SIGTERM; long work looks at it and ends cleanly. A second Ctrl-C ends at once.
 pub(crate) static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Where the last panic was and what it said.
+static PANIC: Mutex<String> = Mutex::new(String::new());
 
 /// Since the process started.
 pub(crate) static CLOCK: LazyLock<Clock> = LazyLock::new(Clock::start);
@@ -36,12 +43,8 @@ struct Cli {
 
 fn main() -> ExitCode {
     LazyLock::force(&CLOCK);
-    std::panic::set_hook(Box::new(|panic| {
-        use std::io::Write;
-        let text = format!("{panic}\nThis is a bug of hairpin. Finished checkpoints are whole; please report the lines above.\n");
-        let _ = std::io::stderr().write_all(text.as_bytes());
-        std::process::exit(70);
-    }));
+    // Kept, not printed: a panic that is caught on its way (in a library that reads a torn file) is nobody's concern.
+    std::panic::set_hook(Box::new(|panic| *PANIC.lock().unwrap_or_else(PoisonError::into_inner) = panic.to_string()));
     let on_signal = || {
         if STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
@@ -49,8 +52,17 @@ fn main() -> ExitCode {
     };
     let _ = ctrlc::set_handler(on_signal);
     let cli = Cli::parse();
+    // On a thread of the pool, so that its parallel loops begin at once and need not wake it when they end.
+    let run = || rayon::scope(|_| commands::run(&cli.command, cli.json));
     let result = match kernels::check_env() {
-        Ok(_) => commands::run(&cli.command, cli.json),
+        Ok(_) => match std::panic::catch_unwind(AssertUnwindSafe(run)) {
+            Ok(result) => result,
+            Err(_) => {
+                let panic = PANIC.lock().unwrap_or_else(PoisonError::into_inner);
+                print::talk(&format!("{panic}\nThis is a bug of hairpin. Finished checkpoints are whole; please report the lines above."));
+                return ExitCode::from(70);
+            }
+        },
         Err(error) => Err(miette::miette!(
             code = "kernels::level",
             help = "unset HAIRPIN_KERNELS, or choose one that `hairpin doctor` lists",

@@ -19,16 +19,15 @@ pub fn uniform(key: u64, index: u64) -> f32 {
     (bits(key, index) >> 40) as f32 / (1_u64 << 24) as f32
 }
 
-/// Normal numbers with mean 0 and deviation `std` (Box-Muller in f64).
+/// Normal numbers with mean 0 and deviation `std` (Box-Muller).
 pub fn fill_normal(key: u64, std: f32, out: &mut [f32]) {
     const CHUNK: usize = 4096;
     out.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, out)| {
         for (i, out) in out.iter_mut().enumerate() {
             let bits = bits(key, (chunk * CHUNK + i) as u64);
-            let (a, b) = ((bits >> 32) as f64 + 0.5, (bits & 0xffff_ffff) as f64 + 0.5);
-            let scale = 1.0 / (1_u64 << 32) as f64;
-            let radius = (-2.0 * (a * scale).ln()).sqrt();
-            *out = (radius * (std::f64::consts::TAU * b * scale).cos()) as f32 * std;
+            let (a, b) = ((bits >> 32) as f32 + 0.5, (bits & 0xffff_ffff) as f32);
+            let scale = 1.0 / (1_u64 << 32) as f32;
+            *out = (-2.0 * (a * scale).ln()).max(0.0).sqrt() * (std::f32::consts::TAU * b * scale).cos() * std;
         }
     });
 }

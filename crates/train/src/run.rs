@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Told what happens.
-pub trait Observer {
+pub trait Observer: Send {
     fn step(&mut self, metrics: &StepMetrics, steps: u64);
     /// Something that a person should read.
     fn note(&mut self, text: &str);
@@ -100,24 +100,24 @@ pub fn resolve(recipe: &Recipe, vocab: usize) -> Result<(Recipe, Box<dyn Model>)
 /// # Errors
 /// A recipe that cannot be, too little data, a full disk, a folder in use, a loss that is lost.
 pub fn train(recipe: &Recipe, out: &Path, resume: bool, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
-    let _lock = RunLock::acquire(out)?;
-    let data = Dataset::open(&recipe.data.path)?;
-    let (recipe, model) = resolve(recipe, data.vocab())?;
-    let mut run = Run::new(&recipe, model, &data, out)?;
-    run.begin(resume, observer)?;
+    let mut work = || {
+        let _lock = RunLock::acquire(out)?;
+        let data = Dataset::open(&recipe.data.path)?;
+        let (recipe, model) = resolve(recipe, data.vocab())?;
+        let mut run = Run::new(&recipe, model, &data, out)?;
+        run.begin(resume, observer)?;
+        run.steps(stop, observer)
+    };
+    // Everything lives on one thread of the pool whose threads share the loops.
     match recipe.train.threads {
-        None => run.steps(stop, observer),
+        None => rayon::scope(|_| work()),
         Some(threads) => {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
             let wrong = |e: rayon::ThreadPoolBuildError| TrainError::Value {
                 key: "train.threads",
                 problem: e.to_string(),
                 help: "use fewer threads".into(),
             };
-            let pool = pool.map_err(wrong)?;
-            // The observer stays on its thread: only the arithmetic goes to the pool.
-            run.threads = Some(pool);
-            run.steps(stop, observer)
+            rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(wrong)?.install(work)
         }
     }
 }
@@ -135,7 +135,6 @@ struct Run<'a> {
     step: u64,
     saved_step: Option<u64>,
     bits_per_byte: Option<f64>,
-    threads: Option<rayon::ThreadPool>,
 }
 
 impl<'a> Run<'a> {
@@ -166,7 +165,6 @@ impl<'a> Run<'a> {
             step: 0,
             saved_step: None,
             bits_per_byte: None,
-            threads: None,
         })
     }
 
@@ -214,8 +212,7 @@ impl<'a> Run<'a> {
             let step = self.step + 1;
             let lanes = self.batch(step);
             let step_tokens = self.recipe.step_tokens();
-            let trainer = &mut self.trainer;
-            let gradient = on(self.threads.as_ref(), || trainer.gradient(step, &lanes, step_tokens))?;
+            let gradient = self.trainer.gradient(step, &lanes, step_tokens)?;
             let is_skipped = self.state.guard.left_out.contains(&step) || self.state.guard.is_spike(&self.recipe.guard, gradient.loss);
             if is_skipped {
                 skipped_in_a_row += 1;
@@ -234,8 +231,7 @@ impl<'a> Run<'a> {
             }
             let share = schedule::share(&self.recipe.schedule, step, steps);
             if !is_skipped {
-                let trainer = &mut self.trainer;
-                on(self.threads.as_ref(), || trainer.update(step, share, gradient.norm));
+                self.trainer.update(step, share, gradient.norm);
             }
             self.step = step;
             tokens += step_tokens;
@@ -338,15 +334,6 @@ impl<'a> Run<'a> {
         self.writer.submit(snapshot)?;
         self.saved_step = Some(self.step);
         Ok(())
-    }
-}
-
-fn on<T: Send>(pool: Option<&rayon::ThreadPool>, run: impl FnOnce() -> T) -> T {
-    // The tape is not `Send`, so the work starts on this thread and only its parallel loops move: a scope whose current
-    // pool is the one wanted is what `in_place_scope` gives.
-    match pool {
-        None => run(),
-        Some(pool) => pool.in_place_scope(|_| run()),
     }
 }
 
