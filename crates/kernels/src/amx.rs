@@ -21,8 +21,8 @@ use crate::{
 const SIDE: usize = 32;
 /// Words of k that one instruction takes.
 pub(crate) const STEP: usize = 16;
-/// Words of k in one pass: that depth of a panel of B is 32 KiB.
-const KC: usize = 256;
+/// Words of k in one pass: that depth of a panel of A and one of B is 48 KiB, the first cache.
+const KC: usize = 192;
 
 /// Whether the CPU has the tiles and the system lets this process use them; asking is what turns them on.
 pub(crate) fn is_available() -> bool {

@@ -69,8 +69,8 @@ pub enum Rhs<'a> {
 
 /// Width of a panel of B, in numbers; the same at every level, so that sizes can be told without a CPU.
 const NR: usize = 32;
-/// Words of k in one pass: a panel of B of that depth is 32 KiB and stays in the first cache.
-const KC: usize = 256;
+/// Words of k in one pass: a panel of B of that depth is 24 KiB and stays in the first cache.
+const KC: usize = 192;
 /// Rows and columns of C in one task.
 const MC: usize = 96;
 const NC: usize = 512;
