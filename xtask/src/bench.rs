@@ -6,29 +6,38 @@ use crate::{cargo, venv};
 
 const ROUNDS: usize = 3;
 
-/// Print the table.
-pub(crate) fn run_tiny(levels: &[(&str, &str)], python: Option<&str>) -> Result<(), String> {
-    let step = ["bench", "step", "--steps", "5", "--json"];
-    let mut names: Vec<String> = levels.iter().map(|(level, precision)| format!("hairpin {level} {precision}")).collect();
-    let modes = ["eager-f32", "eager-bf16", "compile-f32", "compile-bf16"];
-    if python.is_some() {
-        names.extend(modes.iter().map(|mode| format!("PyTorch {mode}")));
-    }
-    let mut results: Vec<Vec<(f64, f64)>> = vec![Vec::new(); names.len()];
-    for _ in 0..ROUNDS {
-        for (i, (level, precision)) in levels.iter().enumerate() {
+/// What is measured: the recipe of that name, or the tiny model of `bench step`'s defaults.
+const WORKS: [&str; 4] = ["tiny", "bench-124m", "bench-llama-110m", "bench-long"];
+const MODES: [&str; 4] = ["eager-f32", "eager-bf16", "compile-f32", "compile-bf16"];
+
+/// Measure one work at all levels and modes in turn, several rounds, and print medians.
+fn table(work: &str, levels: &[(&str, &str)], python: Option<&str>) -> Result<(), String> {
+    let mut runs: Vec<(String, Box<dyn Fn() -> Command + '_>)> = Vec::new();
+    for (level, precision) in levels {
+        let command = move || {
             let mut command = Command::new("target/release/hairpin");
-            command.args(step).args(["--precision", precision]).env("HAIRPIN_KERNELS", level);
-            results[i].push(measure(&mut command)?);
-        }
-        for (i, mode) in modes.iter().enumerate().filter(|_| python.is_some()) {
+            command.args(["bench", "step"]).args((work != "tiny").then(|| format!("recipes/{work}.toml")));
+            command.args(["--steps", "3", "--json", "--precision", precision]).env("HAIRPIN_KERNELS", level);
+            command
+        };
+        runs.push((format!("hairpin {level} {precision}"), Box::new(command)));
+    }
+    for mode in MODES.iter().filter(|_| python.is_some()) {
+        let command = move || {
             let mut command = Command::new(python.unwrap_or("python3"));
-            command.args(["xtask/python/step.py", mode]);
-            results[levels.len() + i].push(measure(&mut command)?);
+            command.args(["xtask/python/step.py", work, mode]);
+            command
+        };
+        runs.push((format!("PyTorch {mode}"), Box::new(command)));
+    }
+    let mut results: Vec<Vec<(f64, f64)>> = vec![Vec::new(); runs.len()];
+    for _ in 0..ROUNDS {
+        for (results, (_, command)) in results.iter_mut().zip(&runs) {
+            results.push(measure(&mut command())?);
         }
     }
-    println!("| whole step, tiny | tokens/s | peak memory |\n|---|---|---|");
-    for (name, mut rounds) in names.into_iter().zip(results) {
+    println!("\n| whole step, {work} | tokens/s | peak memory |\n|---|---|---|");
+    for ((name, _), mut rounds) in runs.into_iter().zip(results) {
         rounds.sort_by(|a, b| a.0.total_cmp(&b.0));
         let (tokens, bytes) = rounds[rounds.len() / 2];
         println!("| {name} | {tokens:.0} | {:.2} GB |", bytes / 1e9);
@@ -54,15 +63,8 @@ pub(crate) fn run(peers: bool) -> Result<(), String> {
     let doctor = Command::new("target/release/hairpin").args(["doctor", "--json"]).output().map_err(|e| e.to_string())?;
     let text = String::from_utf8_lossy(&doctor.stdout).into_owned();
     println!("{}", text.trim());
-    let all = ["portable", "avx2", "avx512", "avx512bf16"].into_iter().filter(|level| text.contains(&format!("\"{level}\"")));
-    let mut levels: Vec<(&str, &str)> = all.map(|level| (level, "f32")).collect();
-    if text.contains("\"avx512bf16\"") {
-        levels.push(("avx512bf16", "bf16"));
-    }
-    run_tiny(&levels, python.as_deref())?;
-    super::run(
-        Command::new("target/release/hairpin").args([
-            "bench", "step", "--layers", "12", "--width", "768", "--heads", "12", "--vocab", "50257", "--batch", "4", "--steps", "2",
-        ]),
-    )
+    // The levels above AVX-512 do in f32 what it does.
+    let all = [("avx2", "f32"), ("avx512", "f32"), ("avx512bf16", "bf16"), ("amx", "bf16")];
+    let levels: Vec<(&str, &str)> = all.into_iter().filter(|(level, _)| text.contains(&format!("\"{level}\""))).collect();
+    WORKS.iter().try_for_each(|work| table(work, &levels, python.as_deref()))
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use ::train::{
     clock::Clock,
-    recipe::Optim,
+    recipe::{Optim, Recipe},
     step::{StepOptions, Trainer},
 };
 use engine::{Inputs, Precision};
@@ -30,6 +30,8 @@ pub(crate) fn run(command: &BenchCommand, json: bool) -> miette::Result<ExitCode
     after_help = "Example: hairpin bench step --vocab 4096 --context 256 --layers 6 --width 384 --heads 6 --batch 8 --steps 10 --json"
 )]
 pub(crate) struct StepArgs {
+    /// Take model, batch, context and recomputation from this recipe instead
+    recipe: Option<std::path::PathBuf>,
     #[arg(long, default_value_t = 4096)]
     vocab: usize,
     #[arg(long, default_value_t = 256)]
@@ -54,19 +56,24 @@ fn step(args: &StepArgs, json: bool) -> miette::Result<ExitCode> {
         "preset = \"gpt2-124m\"\nvocab = {}\ncontext = {}\nlayers = {}\nmodel = {}\nheads = {}\n",
         args.vocab, args.context, args.layers, args.width, args.heads
     );
-    let table = text.parse().map_err(|e| miette::miette!("{e}"))?;
-    let model = models::build(&table)?;
+    let mut recipe = match &args.recipe {
+        Some(path) => Recipe::read(path, &[])?,
+        None => Recipe::parse(&format!("[model]\n{text}"), "bench step", &[])?,
+    };
+    if args.recipe.is_none() {
+        (recipe.batch.sequences, recipe.batch.context) = (args.batch.max(1), args.context);
+    }
+    let (recipe, model) = ::train::run::resolve(&recipe, 1)?;
+    let vocab = model.language().map_or(args.vocab, models::LanguageModel::vocab);
     let precision = match args.precision.as_deref() {
         Some("f32") => Precision::F32,
         Some(_) => Precision::Bf16,
         None => ::train::recipe::PrecisionChoice::Auto.resolve(),
     };
-    let (batch, context) = (args.batch.max(1), args.context);
-    let options =
-        StepOptions { precision, recompute: false, clip: 1.0, lanes: 1, micro_batch: batch, context, seed: 1, optim: Optim::default() };
+    let (batch, context) = (recipe.batch.sequences, recipe.batch.context);
+    let options = StepOptions { precision, lanes: 1, micro_batch: batch, optim: Optim::default(), ..StepOptions::of(&recipe) };
     let mut trainer = Trainer::new(model, options)?;
-    let tokens =
-        |seed: u64| (0..(batch * context) as u64).map(|i| (engine::mix(seed ^ engine::mix(i)) % args.vocab as u64) as u32).collect();
+    let tokens = |seed: u64| (0..(batch * context) as u64).map(|i| (engine::mix(seed ^ engine::mix(i)) % vocab as u64) as u32).collect();
     let inputs = Inputs::new().with_u32("tokens", &[batch, context], tokens(1)).with_u32("targets", &[batch, context], tokens(2));
     let lanes = vec![vec![inputs]];
     let count = (batch * context) as u64;
