@@ -1,6 +1,10 @@
 //! Communicators: how ranks add and share arrays. A strategy asks for collectives and never knows what carries them.
 //!
-//! Here: [`Solo`], one rank, where every collective is the identity.
+//! Here: [`Solo`], one rank, where every collective is the identity; [`Threads`], ranks that are threads of one process.
+
+mod threads;
+
+pub use threads::Threads;
 
 /// What went wrong between ranks.
 #[derive(Debug, thiserror::Error)]
@@ -12,7 +16,7 @@ pub struct CommError {
 }
 
 /// Collectives over a group of ranks; every rank of the group calls the same ones in the same order.
-pub trait Communicator {
+pub trait Communicator: Send {
     fn rank(&self) -> usize;
 
     fn ranks(&self) -> usize;
@@ -21,6 +25,18 @@ pub trait Communicator {
     /// # Errors
     /// When a rank does not answer.
     fn all_reduce_sum(&mut self, data: &mut [f32]) -> Result<(), CommError>;
+}
+
+impl<C: Communicator + ?Sized> Communicator for Box<C> {
+    fn rank(&self) -> usize {
+        (**self).rank()
+    }
+    fn ranks(&self) -> usize {
+        (**self).ranks()
+    }
+    fn all_reduce_sum(&mut self, data: &mut [f32]) -> Result<(), CommError> {
+        (**self).all_reduce_sum(data)
+    }
 }
 
 /// A group of one.

@@ -163,6 +163,27 @@ fn threads_change_no_bit_of_a_run() {
 }
 
 #[test]
+fn ranks_change_no_bit_of_a_run_and_it_goes_on_with_another_number_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    project(at);
+    ok(&["data"], at);
+    let recipe = "[model]\ndepth = 1\n[batch]\nsequences = 8\nmicro_batch = 1\nlanes = 8\ncontext = 32\n[train]\nsteps = 12\n\
+                  [checkpoint]\nevery_steps = 6\n[eval]\nevery_steps = 6\nwindows = 4\n";
+    std::fs::write(at.join("r.toml"), recipe).unwrap();
+    let end = |run: &str| std::fs::read(at.join(run).join("step-00000012/tensors-00000.safetensors")).unwrap();
+    for ranks in ["1", "2", "4", "8"] {
+        ok(&["train", "r.toml", "--out", &format!("on{ranks}"), "--ranks", ranks], at);
+    }
+    let one = end("on1");
+    assert!(["on2", "on4", "on8"].iter().all(|run| end(run) == one), "the number of ranks changed a bit");
+    // Half on four ranks, half on two.
+    std::fs::remove_dir_all(at.join("on4/step-00000012")).unwrap();
+    ok(&["train", "r.toml", "--out", "on4", "--ranks", "2", "--resume"], at);
+    assert!(end("on4") == one);
+}
+
+#[test]
 fn wrong_input_ends_with_two_and_says_what_where_and_how() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();

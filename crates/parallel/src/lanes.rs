@@ -13,7 +13,7 @@
 
 /// The gradient of one parameter over the lanes of one step.
 #[derive(Debug, Default)]
-pub(crate) struct LaneSum {
+pub struct LaneSum {
     /// The lane at work; empty until first asked for.
     current: Vec<f32>,
     /// Sums of `2^level` lanes, largest first.

@@ -82,6 +82,19 @@ impl<C: Communicator> Replicated<C> {
         Ok(())
     }
 
+    /// The sum over ranks of something small that is no gradient.
+    /// # Errors
+    /// When a rank does not answer.
+    pub fn all_reduce_sum(&mut self, data: &mut [f32]) -> Result<(), EngineError> {
+        self.comm.all_reduce_sum(data).map_err(|e| EngineError::Rank(Box::new(e)))
+    }
+
+    /// This rank and their number.
+    #[must_use]
+    pub fn rank(&self) -> (usize, usize) {
+        (self.comm.rank(), self.comm.ranks())
+    }
+
     /// The gradient over the global batch, after [`Replicated::end_step`].
     #[must_use]
     pub fn grad(&self, id: ParamId) -> &[f32] {

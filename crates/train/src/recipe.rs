@@ -25,6 +25,8 @@ pub struct Recipe {
     #[serde(default)]
     pub train: Train,
     #[serde(default)]
+    pub parallel: Parallel,
+    #[serde(default)]
     pub optim: Optim,
     #[serde(default)]
     pub schedule: Schedule,
@@ -94,6 +96,13 @@ table! {
         /// Threads; absent: all of the machine.
         #[serde(skip_serializing_if = "Option::is_none")]
         threads: Option<usize> = None,
+    }
+}
+table! {
+    /// On how many ranks. It changes no bit of the result: a run may be resumed on another number.
+    Parallel {
+        /// Threads of this process, each with its lanes of the batch; a power of two that divides `batch.lanes`.
+        ranks: usize = 1,
     }
 }
 table! {
@@ -233,6 +242,11 @@ impl Recipe {
             let problem = format!("{} lanes are no power of two that divides {} sequences", b.lanes, b.sequences);
             return wrong("batch.lanes", problem, "use 1, 2, 4 or 8 lanes, and a number of sequences that they divide");
         }
+        let ranks = self.parallel.ranks;
+        if !ranks.is_power_of_two() || !b.lanes.is_multiple_of(ranks) {
+            let problem = format!("{ranks} ranks are no power of two that divides {} lanes", b.lanes);
+            return wrong("parallel.ranks", problem, "use 1, 2, 4 or 8 ranks and as many `batch.lanes` or more");
+        }
         if !(self.data.fraction > 0.0 && self.data.fraction <= 1.0) {
             return wrong("data.fraction", format!("{} is not above 0 and at most 1", self.data.fraction), "1% is 0.01");
         }
@@ -337,6 +351,8 @@ mod tests {
             ("[optim]\nlr = nan", "optim.lr"),
             ("[train]\nsteps = 0", "train.steps"),
             ("[train]\nthreads = 0", "train.threads"),
+            ("[parallel]\nranks = 2", "parallel.ranks"),
+            ("[batch]\nlanes = 4\n[parallel]\nranks = 3", "parallel.ranks"),
         ] {
             let message = error(&format!("[model]\ndepth = 2\n{text}"), &[]);
             assert!(message.starts_with(key), "{message}");

@@ -6,7 +6,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use comm::Solo;
+use comm::{Communicator, Solo, Threads};
 use data::{Dataset, Sampler};
 use engine::{Inputs, Precision};
 use models::Model;
@@ -20,7 +20,7 @@ use crate::{
     eval::{self, Evaluator},
     guard::Guard,
     metrics::{Metrics, StepMetrics},
-    recipe::{GuardAction, PrecisionChoice, Recipe},
+    recipe::{GuardAction, Parallel, PrecisionChoice, Recipe},
     schedule,
     step::{StepCost, StepOptions, Trainer},
 };
@@ -100,25 +100,47 @@ pub fn resolve(recipe: &Recipe, vocab: usize) -> Result<(Recipe, Box<dyn Model>)
 /// # Errors
 /// A recipe that cannot be, too little data, a full disk, a folder in use, a loss that is lost.
 pub fn train(recipe: &Recipe, out: &Path, resume: bool, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
-    let mut work = || {
-        let _lock = RunLock::acquire(out)?;
-        let data = Dataset::open(&recipe.data.path)?;
-        let (recipe, model) = resolve(recipe, data.vocab())?;
-        let mut run = Run::new(&recipe, model, &data, out)?;
-        run.begin(resume, observer)?;
-        run.steps(stop, observer)
+    let _lock = RunLock::acquire(out)?;
+    let ranks = recipe.parallel.ranks;
+    let threads = recipe.train.threads.unwrap_or_else(rayon::current_num_threads);
+    // Everything of a rank lives on one thread of the pool whose threads share its loops.
+    let on_rank = |comm: Box<dyn Communicator>, observer: &mut dyn Observer| {
+        let wrong = |e: rayon::ThreadPoolBuildError| TrainError::Value {
+            key: "train.threads",
+            problem: e.to_string(),
+            help: "use fewer threads".into(),
+        };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads((threads / ranks).max(1)).build().map_err(wrong)?;
+        pool.install(|| {
+            let data = Dataset::open(&recipe.data.path)?;
+            let (recipe, model) = resolve(recipe, data.vocab())?;
+            let mut run = Run::new(&recipe, model, &data, out, comm)?;
+            run.begin(resume, observer)?;
+            run.steps(stop, observer)
+        })
     };
-    // Everything lives on one thread of the pool whose threads share the loops.
-    match recipe.train.threads {
-        None => rayon::scope(|_| work()),
-        Some(threads) => {
-            let wrong = |e: rayon::ThreadPoolBuildError| TrainError::Value {
-                key: "train.threads",
-                problem: e.to_string(),
-                help: "use fewer threads".into(),
-            };
-            rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(wrong)?.install(work)
-        }
+    if ranks == 1 {
+        return on_rank(Box::new(Solo), observer);
+    }
+    let mut comms = Threads::group(ranks).into_iter();
+    let results: Vec<Result<Outcome, TrainError>> = std::thread::scope(|scope| {
+        let first = comms.next();
+        let on_rank = &on_rank;
+        let others: Vec<_> = comms.map(|comm| scope.spawn(move || on_rank(Box::new(comm), &mut Quiet))).collect();
+        let first = first.map(|comm| on_rank(Box::new(comm), observer));
+        first
+            .into_iter()
+            .chain(others.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
+            .collect()
+    });
+    // The rank that failed says why; the others only say that it did.
+    let is_echo = |error: &TrainError| matches!(error, TrainError::Engine(engine::EngineError::Rank(_)));
+    let (outcomes, errors): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+    let mut errors: Vec<TrainError> = errors.into_iter().filter_map(Result::err).collect();
+    errors.sort_by_key(is_echo);
+    match errors.into_iter().next() {
+        Some(error) => Err(error),
+        None => outcomes.into_iter().next().unwrap_or(Err(TrainError::NotLanguage)),
     }
 }
 
@@ -130,7 +152,8 @@ struct Run<'a> {
     trainer: Trainer,
     evaluator: Evaluator,
     held_out: Vec<Vec<u32>>,
-    writer: Writer,
+    /// The first rank's, which alone writes.
+    writer: Option<Writer>,
     state: State,
     step: u64,
     saved_step: Option<u64>,
@@ -138,7 +161,13 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(recipe: &'a Recipe, model: Box<dyn Model>, data: &'a Dataset, out: &'a Path) -> Result<Self, TrainError> {
+    fn new(
+        recipe: &'a Recipe,
+        model: Box<dyn Model>,
+        data: &'a Dataset,
+        out: &'a Path,
+        comm: Box<dyn Communicator>,
+    ) -> Result<Self, TrainError> {
         let (context, fraction) = (recipe.batch.context, recipe.data.fraction);
         let windows = data.train().windows(context, fraction);
         let need = recipe.batch.sequences as u64;
@@ -151,7 +180,8 @@ impl<'a> Run<'a> {
         }
         let options = StepOptions::of(recipe);
         let evaluator = Evaluator::new(&*model, options.micro_batch.min(8), context, options.precision)?;
-        let trainer = Trainer::new(model, options)?;
+        let writer = (comm.rank() == 0).then(|| Writer::new(out, recipe.checkpoint.keep_last));
+        let trainer = Trainer::on_rank(model, options, comm)?;
         Ok(Self {
             recipe,
             data,
@@ -160,7 +190,7 @@ impl<'a> Run<'a> {
             trainer,
             evaluator,
             held_out,
-            writer: Writer::new(out, recipe.checkpoint.keep_last),
+            writer,
             state: State::default(),
             step: 0,
             saved_step: None,
@@ -175,9 +205,9 @@ impl<'a> Run<'a> {
                 for error in damaged {
                     observer.note(&format!("{error}; going back to `{}`", path.display()));
                 }
-                if snapshot.recipe != self.recipe.to_toml() {
-                    let ours = self.recipe.to_toml();
-                    let differs = snapshot.recipe.lines().zip(ours.lines()).find(|(a, b)| a != b);
+                let (theirs, ours) = (decisive(&snapshot.recipe), decisive(&self.recipe.to_toml()));
+                if theirs != ours {
+                    let differs = theirs.lines().zip(ours.lines()).find(|(a, b)| a != b);
                     let difference = differs.map_or("other keys".into(), |(a, b)| format!("it has `{a}`, this recipe `{b}`"));
                     return Err(TrainError::OtherRecipe { folder: self.out.to_owned(), difference });
                 }
@@ -187,6 +217,9 @@ impl<'a> Run<'a> {
             Ok(Some((_, snapshot, _))) => return Err(TrainError::Exists { folder: self.out.to_owned(), step: snapshot.step }),
             Ok(None) => {}
             Err(error) => return Err(error.into()),
+        }
+        if self.writer.is_none() {
+            return Ok(());
         }
         let path = self.out.join("recipe.toml");
         std::fs::write(&path, self.recipe.to_toml()).map_err(TrainError::io("write", &path))
@@ -204,10 +237,10 @@ impl<'a> Run<'a> {
     fn steps(&mut self, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
         let clock = Clock::start();
         let steps = self.recipe.train.steps;
-        let mut metrics = Metrics::open(self.out, self.step)?;
+        let mut metrics = self.metrics()?;
         let mut tokens = 0;
         let mut skipped_in_a_row = 0;
-        while self.step < steps && !stop.load(Ordering::Relaxed) {
+        while self.step < steps && !self.is_stopped(stop)? {
             let step_clock = Clock::start();
             let step = self.step + 1;
             let lanes = self.batch(step);
@@ -219,7 +252,7 @@ impl<'a> Run<'a> {
                 self.spike(step, gradient.loss, skipped_in_a_row, observer)?;
                 if self.step + 1 != step {
                     // Rolled back: begin again from there.
-                    metrics = Metrics::open(self.out, self.step)?;
+                    metrics = self.metrics()?;
                     continue;
                 }
                 self.state.skipped_steps += 1;
@@ -237,13 +270,15 @@ impl<'a> Run<'a> {
             tokens += step_tokens;
             let tokens_per_sec = step_tokens as f64 / step_clock.secs();
             let is_eval = step.is_multiple_of(self.recipe.eval.every_steps) || step == steps;
-            if is_eval {
+            if is_eval && self.writer.is_some() {
                 self.bits_per_byte = Some(self.evaluate()?);
             }
             let lr = self.recipe.optim.lr * share;
             let bits_per_byte = if is_eval { self.bits_per_byte } else { None };
             let line = StepMetrics { step, loss: gradient.loss, grad_norm: gradient.norm, lr, tokens_per_sec, bits_per_byte, is_skipped };
-            metrics.write(&line)?;
+            if let Some(metrics) = &mut metrics {
+                metrics.write(&line)?;
+            }
             observer.step(&line, steps);
             if step.is_multiple_of(self.recipe.checkpoint.every_steps) || step == steps {
                 self.save()?;
@@ -252,7 +287,9 @@ impl<'a> Run<'a> {
         if self.saved_step != Some(self.step) {
             self.save()?;
         }
-        self.writer.finish()?;
+        if let Some(writer) = &mut self.writer {
+            writer.finish()?;
+        }
         Ok(Outcome {
             is_stopped: self.step < steps,
             step: self.step,
@@ -266,10 +303,24 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// The windows of one step, cut into lanes and micro-batches.
+    fn metrics(&self) -> Result<Option<Metrics>, TrainError> {
+        self.writer.as_ref().map(|_| Metrics::open(self.out, self.step)).transpose()
+    }
+
+    /// Whether any rank was asked to stop: all must end at the same step.
+    fn is_stopped(&mut self, stop: &AtomicBool) -> Result<bool, TrainError> {
+        let mut asked = [f32::from(stop.load(Ordering::Relaxed))];
+        self.trainer.store_mut().all_reduce_sum(&mut asked)?;
+        Ok(asked[0] > 0.0)
+    }
+
+    /// This rank's windows of one step, cut into lanes and micro-batches.
     fn batch(&self, step: u64) -> Vec<Vec<Inputs>> {
         let b = &self.recipe.batch;
-        let windows: Vec<Vec<u32>> = self.windows(step).map(|w| self.data.train().window(w, b.context)).collect();
+        let (rank, ranks) = self.trainer.store().rank();
+        let share = b.sequences / ranks;
+        let windows = self.windows(step).skip(rank * share).take(share);
+        let windows: Vec<Vec<u32>> = windows.map(|w| self.data.train().window(w, b.context)).collect();
         let micro_batch = b.micro_batch.min(b.sequences / b.lanes);
         windows.chunks(b.sequences / b.lanes).map(|lane| lane.chunks(micro_batch).map(eval::inputs_of).collect()).collect()
     }
@@ -290,7 +341,11 @@ impl<'a> Run<'a> {
             observer.note(&format!("loss {loss} at step {step} is a spike and its update is left out; the batch holds {documents}"));
         }
         if self.recipe.guard.action == GuardAction::Rollback && !known {
-            self.writer.finish()?;
+            if let Some(writer) = &mut self.writer {
+                writer.finish()?;
+            }
+            // The others read what the first has written by now.
+            self.trainer.store_mut().all_reduce_sum(&mut [0.0])?;
             if let Some((path, snapshot, _)) = checkpoint::latest_whole(self.out)? {
                 let mut left_out = self.state.guard.left_out.clone();
                 left_out.push(step);
@@ -323,6 +378,8 @@ impl<'a> Run<'a> {
     }
 
     fn save(&mut self) -> Result<(), TrainError> {
+        self.saved_step = Some(self.step);
+        let Some(writer) = &mut self.writer else { return Ok(()) };
         let named = |name: &str, dims: &[usize], values: Vec<f32>| NamedTensor { name: name.to_owned(), shape: dims.to_vec(), values };
         let (table, store) = (self.trainer.table(), self.trainer.store());
         let params = table.ids().map(|id| (table.spec(id), store.value(id).to_vec()));
@@ -331,10 +388,16 @@ impl<'a> Run<'a> {
         tensors.extend(states.map(|(name, shape, values)| named(&name, shape.dims(), values)));
         let state = serde_json::to_value(&self.state).map_err(|e| TrainError::io("write the state of", self.out)(e.into()))?;
         let snapshot = Snapshot { step: self.step, recipe: self.recipe.to_toml(), bits_per_byte: self.bits_per_byte, state, tensors };
-        self.writer.submit(snapshot)?;
-        self.saved_step = Some(self.step);
+        writer.submit(snapshot)?;
         Ok(())
     }
+}
+
+/// A recipe's text without what changes no bit of the result.
+fn decisive(text: &str) -> String {
+    let Ok(mut recipe) = Recipe::parse(text, "", &[]) else { return text.to_owned() };
+    (recipe.parallel, recipe.train.threads) = (Parallel::default(), None);
+    recipe.to_toml()
 }
 
 /// A trained model, read back from its folder.

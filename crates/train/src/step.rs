@@ -1,10 +1,10 @@
 //! One whole training step: forward and backward over lanes and micro-batches, the lane tree, clipping, the optimiser.
 //! The loop, the benchmark and the planner run this and nothing else.
 
-use comm::Solo;
+use comm::{Communicator, Solo};
 use engine::{Device, Inputs, NoParams, Options, ParamTable, Pass, Pool, Precision, Tape, key, mix};
 use models::Model;
-use parallel::Replicated;
+use parallel::{Replicated, lanes::LaneSum};
 
 use crate::{
     TrainError,
@@ -18,7 +18,9 @@ pub struct StepOptions {
     pub precision: Precision,
     pub recompute: bool,
     pub clip: f32,
+    /// Lanes of this rank, and the number of the first among all.
     pub lanes: usize,
+    pub first_lane: usize,
     pub micro_batch: usize,
     pub context: usize,
     pub seed: u64,
@@ -32,7 +34,8 @@ impl StepOptions {
             precision: recipe.train.precision.resolve(),
             recompute: recipe.train.recompute,
             clip: recipe.train.clip,
-            lanes: recipe.batch.lanes,
+            lanes: recipe.batch.lanes / recipe.parallel.ranks,
+            first_lane: 0,
             micro_batch: recipe.batch.micro_batch.min(recipe.batch.sequences / recipe.batch.lanes),
             context: recipe.batch.context,
             seed: recipe.seed,
@@ -89,11 +92,14 @@ fn tape_options(options: &StepOptions, key: u64) -> Options {
     Options { precision: options.precision, recompute: options.recompute, train: true, key, trace: false }
 }
 
+/// Where a rank in training holds its parameters.
+pub type Store = Replicated<Box<dyn Communicator>>;
+
 /// A model in training.
 pub struct Trainer {
     model: Box<dyn Model>,
     options: StepOptions,
-    store: Replicated<Solo>,
+    store: Store,
     optimiser: Optimiser,
     pool: Pool,
     cost: StepCost,
@@ -112,8 +118,16 @@ impl Trainer {
     /// # Errors
     /// When shapes do not fit.
     pub fn new(model: Box<dyn Model>, options: StepOptions) -> Result<Self, TrainError> {
+        Self::on_rank(model, options, Box::new(Solo))
+    }
+
+    /// The same as one rank of a group: `options.lanes` of the lanes are its own.
+    /// # Errors
+    /// As [`Trainer::new`].
+    pub fn on_rank(model: Box<dyn Model>, mut options: StepOptions, comm: Box<dyn Communicator>) -> Result<Self, TrainError> {
+        options.first_lane = comm.rank() * options.lanes;
         let cost = cost(&*model, &options)?;
-        let store = Replicated::new(model.params(), options.seed, Solo);
+        let store = Replicated::new(model.params(), options.seed, comm);
         let optimiser = Optimiser::new(&options.optim, model.params());
         Ok(Self { pool: Pool::new(Device::Cpu, cost.pool_bytes), model, options, store, optimiser, cost })
     }
@@ -139,12 +153,12 @@ impl Trainer {
         self.model.params()
     }
 
-    pub fn store_mut(&mut self) -> &mut Replicated<Solo> {
+    pub fn store_mut(&mut self) -> &mut Store {
         &mut self.store
     }
 
     #[must_use]
-    pub fn store(&self) -> &Replicated<Solo> {
+    pub fn store(&self) -> &Store {
         &self.store
     }
 
@@ -154,19 +168,21 @@ impl Trainer {
     }
 
     /// Model, its parameters and its pool, for passes that do not train.
-    pub fn parts(&mut self) -> (&dyn Model, &mut Replicated<Solo>, Precision) {
+    pub fn parts(&mut self) -> (&dyn Model, &mut Store, Precision) {
         (&*self.model, &mut self.store, self.options.precision)
     }
 
-    /// The gradient of the mean loss over all of `lanes`: for each lane its micro-batches, in order. `tokens` is their
-    /// number in the whole batch; the loss of each is divided by it, so cuts of one batch give one gradient.
+    /// The gradient of the mean loss over the batch: for each lane of this rank its micro-batches, in order. `tokens` is
+    /// the number in the whole batch; the loss of each is divided by it, so cuts of one batch give one gradient.
     /// # Errors
     /// When shapes do not fit.
     pub fn gradient(&mut self, step: u64, lanes: &[Vec<Inputs>], tokens: u64) -> Result<Gradient, TrainError> {
         let scale = 1.0 / tokens as f32;
-        let mut loss = 0.0_f64;
+        let mut losses = LaneSum::default();
         self.store.begin_step();
         for (lane, micro_batches) in lanes.iter().enumerate() {
+            let lane = self.options.first_lane + lane;
+            let mut loss = 0.0_f64;
             for (i, inputs) in micro_batches.iter().enumerate() {
                 self.store.begin_pass(i + 1 == micro_batches.len());
                 let draw = mix(key(self.options.seed, "dropout") ^ mix(step) ^ mix((lane as u64) << 32 | i as u64));
@@ -176,11 +192,14 @@ impl Trainer {
                 tape.backward(&part)?;
                 loss += f64::from(part.f32s()[0]);
             }
+            losses.put(vec![loss as f32]);
+            losses.end_lane(1);
         }
         self.store.end_step()?;
+        self.store.all_reduce_sum(losses.total_mut())?;
         let squares = self.table().ids().map(|id| kernels::elementwise::sum_squares(self.store.grad(id)));
         let norm = squares.sum::<f64>().sqrt();
-        Ok(Gradient { loss: loss as f32, norm: norm as f32 })
+        Ok(Gradient { loss: losses.total()[0], norm: norm as f32 })
     }
 
     /// Move every parameter by the gradient, clipped; `step` counts from 1.

@@ -44,6 +44,9 @@ pub(crate) struct StepArgs {
     heads: usize,
     #[arg(long, default_value_t = 8)]
     batch: usize,
+    /// Sequences in one forward and backward pass, all of them by default; fewer take less memory
+    #[arg(long)]
+    micro_batch: Option<usize>,
     #[arg(long, default_value_t = 10)]
     steps: u64,
     /// Default: bf16 where the CPU is faster with it
@@ -71,11 +74,17 @@ fn step(args: &StepArgs, json: bool) -> miette::Result<ExitCode> {
         None => ::train::recipe::PrecisionChoice::Auto.resolve(),
     };
     let (batch, context) = (recipe.batch.sequences, recipe.batch.context);
-    let options = StepOptions { precision, lanes: 1, micro_batch: batch, optim: Optim::default(), ..StepOptions::of(&recipe) };
+    let micro_batch = args.micro_batch.unwrap_or(batch).clamp(1, batch);
+    let options = StepOptions { precision, lanes: 1, micro_batch, optim: Optim::default(), ..StepOptions::of(&recipe) };
     let mut trainer = Trainer::new(model, options)?;
-    let tokens = |seed: u64| (0..(batch * context) as u64).map(|i| (engine::mix(seed ^ engine::mix(i)) % vocab as u64) as u32).collect();
-    let inputs = Inputs::new().with_u32("tokens", &[batch, context], tokens(1)).with_u32("targets", &[batch, context], tokens(2));
-    let lanes = vec![vec![inputs]];
+    let token = |seed: u64, i: usize| (engine::mix(seed ^ engine::mix(i as u64)) % vocab as u64) as u32;
+    let inputs = |first: usize| {
+        let sequences = micro_batch.min(batch - first);
+        let tokens = |seed| (first * context..(first + sequences) * context).map(|i| token(seed, i)).collect();
+        let shape = [sequences, context];
+        Inputs::new().with_u32("tokens", &shape, tokens(1)).with_u32("targets", &shape, tokens(2))
+    };
+    let lanes = vec![(0..batch).step_by(micro_batch).map(inputs).collect::<Vec<_>>()];
     let count = (batch * context) as u64;
     let mut one = |step: u64| -> miette::Result<f64> {
         let clock = Clock::start();
@@ -89,7 +98,7 @@ fn step(args: &StepArgs, json: bool) -> miette::Result<ExitCode> {
     secs.sort_by(f64::total_cmp);
     let median = secs[secs.len() / 2];
     let cost = trainer.cost();
-    let gflops = cost.micro_batch_flops as f64 / median / 1e9;
+    let gflops = cost.micro_batch_flops as f64 * batch as f64 / micro_batch as f64 / median / 1e9;
     let tokens_per_sec = count as f64 / median;
     if json {
         print::json(&json!({

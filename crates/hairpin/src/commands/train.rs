@@ -21,13 +21,17 @@ pub(crate) struct TrainArgs {
     /// Go on from the newest whole checkpoint in `--out`
     #[arg(long)]
     resume: bool,
+    /// On so many ranks, threads of this process; the bits are the same on any number that divides `batch.lanes`
+    #[arg(long)]
+    ranks: Option<usize>,
     /// Change one key of the recipe, e.g. `optim.lr=3e-4`
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
 }
 
 pub(crate) fn run(args: &TrainArgs, json: bool) -> miette::Result<ExitCode> {
-    let recipe = Recipe::read(&args.recipe, &args.set)?;
+    let ranks = args.ranks.map(|ranks| format!("parallel.ranks={ranks}"));
+    let recipe = Recipe::read(&args.recipe, &args.set.iter().cloned().chain(ranks).collect::<Vec<_>>())?;
     let mut follow = Follow::new();
     let outcome = training::train(&recipe, &args.out, args.resume, &STOP, &mut follow);
     follow.end();
