@@ -76,26 +76,49 @@ pub fn generate(
     Ok(drawn)
 }
 
+/// How many of the likeliest tokens are put in order at first.
+const FIRST: usize = 512;
+
+/// The `count` likeliest tokens, likeliest first, equal ones by number.
+fn order_of(logits: &[f32], count: usize) -> Vec<usize> {
+    let likelier = |a: &usize, b: &usize| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b));
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    if count < order.len() {
+        order.select_nth_unstable_by(count, likelier);
+        order.truncate(count);
+    }
+    order.sort_unstable_by(likelier);
+    order
+}
+
 /// One token; `index` counts draws, so that the text is a function of the seed.
 fn draw(logits: &[f32], sampling: &Sampling, index: u64) -> Drawn {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let total: f64 = logits.iter().map(|l| f64::from(l - largest).exp()).sum();
     let log_prob = |token: usize| (f64::from(logits[token] - largest) - total.ln()) as f32;
-    let mut order: Vec<usize> = (0..logits.len()).collect();
-    order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
     if sampling.temperature <= 0.0 {
-        return Drawn { token: order[0] as u32, log_prob: log_prob(order[0]) };
+        let best = order_of(logits, 1)[0];
+        return Drawn { token: best as u32, log_prob: log_prob(best) };
     }
-    if sampling.top_k > 0 {
-        order.truncate(sampling.top_k);
+    let weight = |token: usize| f64::from((logits[token] - largest) / sampling.temperature).exp();
+    // A few hundred of the likeliest nearly always hold the share that is wanted; more are put in order only if not.
+    let most = if sampling.top_k > 0 { sampling.top_k.min(logits.len()) } else { logits.len() };
+    let mut order = order_of(logits, most.min(FIRST));
+    let all: f64 = if most < logits.len() {
+        order = order_of(logits, most);
+        order.iter().map(|t| weight(*t)).sum()
+    } else {
+        (0..logits.len()).map(weight).sum()
+    };
+    let wanted = f64::from(sampling.top_p) * all;
+    if order.iter().map(|t| weight(*t)).sum::<f64>() < wanted {
+        order = order_of(logits, most);
     }
-    let weight = |token: usize| (f64::from(logits[token] - largest) / f64::from(sampling.temperature)).exp();
-    let all: f64 = order.iter().map(|t| weight(*t)).sum();
     let mut sum = 0.0;
     let kept = order.iter().take_while(|t| {
         let before = sum;
-        sum += weight(**t) / all;
-        before < f64::from(sampling.top_p)
+        sum += weight(**t);
+        before < wanted
     });
     let kept: Vec<(usize, f64)> = kept.map(|t| (*t, weight(*t))).collect();
     let mut point =
@@ -104,7 +127,7 @@ fn draw(logits: &[f32], sampling: &Sampling, index: u64) -> Drawn {
         point -= w;
         point < 0.0
     });
-    let token = chosen.or(kept.last()).map_or(order[0], |(t, _)| *t);
+    let token = chosen.or(kept.last()).map_or(0, |(t, _)| *t);
     Drawn { token: token as u32, log_prob: log_prob(token) }
 }
 

@@ -9,6 +9,7 @@ use std::{
 use ::train::{
     TrainError,
     checkpoint::{self, NamedTensor, Snapshot},
+    clock::Clock,
     eval::{Evaluator, held_out_windows},
     generate::{Sampling, generate as draw},
     hf,
@@ -86,9 +87,16 @@ pub(crate) fn generate(args: &GenerateArgs, json: bool) -> miette::Result<ExitCo
         let _ = write!(std::io::stdout(), "{}", args.prompt);
     }
     let (mut tokens, mut shown) = (Vec::new(), 0);
+    // From the first token on: reading the prompt is another kind of work.
+    let mut clock = Clock::start();
+    let mut secs = 0.0;
     let end = Some(tokenizer.end_of_text());
     let drawn = draw(language, loaded.model.params(), &mut loaded.store, loaded.precision, &prompt, args.tokens, end, &sampling, |one| {
         tokens.push(one.token);
+        if tokens.len() == 1 {
+            clock = Clock::start();
+        }
+        secs = clock.secs();
         let text = tokenizer.decode(&tokens);
         // A character may take several tokens: show what is whole.
         if !json && !text.ends_with('\u{fffd}') {
@@ -98,7 +106,9 @@ pub(crate) fn generate(args: &GenerateArgs, json: bool) -> miette::Result<ExitCo
         }
     })?;
     if json {
-        print::json(&json!({"text": tokenizer.decode(&tokens), "tokens": drawn}))?;
+        print::json(
+            &json!({"text": tokenizer.decode(&tokens), "tokens": drawn, "tokens_per_sec": (tokens.len().max(1) - 1) as f64 / secs.max(1e-9)}),
+        )?;
     } else {
         print::result("");
     }
