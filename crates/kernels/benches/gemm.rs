@@ -1,4 +1,5 @@
 //! GFLOP/s of the products that a training step is made of: `cargo bench -p kernels [-- bf16]`.
+#![allow(clippy::print_stdout, reason = "a benchmark prints its table")]
 
 use std::time::Instant;
 

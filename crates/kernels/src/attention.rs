@@ -15,7 +15,8 @@ use rayon::prelude::*;
 
 use crate::{
     SharedMut,
-    gemm::{Gemm, Mat, PackedRhs, Precision, dot, pack_here},
+    gemm::{Gemm, Mat, PackedRhs, Precision, pack_here},
+    gemv::dot,
     simd::{Vector, simd_fn, stride},
 };
 

@@ -62,7 +62,7 @@ pub fn scale_assign(y: &mut [f32], s: f32) {
 #[must_use]
 pub fn sum_squares(x: &[f32]) -> f64 {
     // Short runs in f32, so that the rounding of a run stays near that of one number.
-    let of_chunk = |x: &[f32]| x.chunks(1024).map(|x| f64::from(crate::gemm::dot(x, x))).sum::<f64>();
+    let of_chunk = |x: &[f32]| x.chunks(1024).map(|x| f64::from(crate::gemv::dot(x, x))).sum::<f64>();
     x.par_chunks(CHUNK).map(of_chunk).collect::<Vec<_>>().into_iter().sum()
 }
 

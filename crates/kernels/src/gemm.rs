@@ -14,7 +14,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use crate::{
-    SharedMut,
+    SharedMut, gemv,
     simd::{MOST, Vector, simd_fn, word},
 };
 
@@ -68,11 +68,9 @@ pub enum Rhs<'a> {
 }
 
 /// Width of a panel of B, in numbers; the same at every level, so that sizes can be told without a CPU.
-const NR: usize = 32;
+pub(crate) const NR: usize = 32;
 /// Words of k in one pass: a panel of B of that depth is 24 KiB and stays in the first cache.
 const KC: usize = 192;
-/// Up to so many rows a product is limited by reading B, and blocks for the caches only cost.
-const FEW: usize = 4;
 /// Rows and columns of C in one task.
 const MC: usize = 96;
 const NC: usize = 512;
@@ -129,15 +127,15 @@ impl Gemm {
         match b {
             Rhs::Packed(packed) => {
                 assert!((packed.k, packed.n, packed.precision) == (self.k, self.n, self.precision), "gemm: packed for {self:?}");
-                if self.m <= FEW && self.precision == Precision::Bf16 {
-                    return self.few_packed(a, &packed.words, bias, c);
+                if self.m <= gemv::FEW && self.precision == Precision::Bf16 {
+                    return gemv::packed(self, a, &packed.words, bias, c);
                 }
                 self.tiles(a, &packed.words, bias, c);
             }
             Rhs::Plain(b) => {
                 assert!(b.holds(self.k, self.n), "gemm: slices fit the sizes {self:?}");
-                if self.m <= FEW && b.row_stride == 1 && a.col_stride == 1 && self.precision == Precision::F32 {
-                    return self.few_rows(a, b, bias, c);
+                if self.m <= gemv::FEW && b.row_stride == 1 && a.col_stride == 1 && self.precision == Precision::F32 {
+                    return gemv::plain(self, a, b, bias, c);
                 }
                 let mut words = PACKED_B.take();
                 words.resize(PackedRhs::bytes(self.precision, self.k, self.n) / 4, 0.0);
@@ -146,43 +144,6 @@ impl Gemm {
                 PACKED_B.set(words);
             }
         }
-    }
-
-    /// Each output is a dot product of two runs of memory; packing would cost more than it saves.
-    fn few_rows(&self, a: Mat<'_>, b: Mat<'_>, bias: Option<&[f32]>, c: &mut [f32]) {
-        for (i, c) in c.chunks_exact_mut(self.n).take(self.m).enumerate() {
-            let row = &a.data[i * a.row_stride..][..self.k];
-            c.par_chunks_mut(64).enumerate().for_each(|(chunk, c)| {
-                for (j, c) in c.iter_mut().enumerate() {
-                    let j = chunk * 64 + j;
-                    let sum = dot(row, &b.data[j * b.col_stride..][..self.k]) + bias.map_or(0.0, |bias| bias[j]);
-                    *c = if self.accumulate { *c + sum } else { sum };
-                }
-            });
-        }
-    }
-
-    /// Every packed word of B is read once, panel by panel.
-    fn few_packed(&self, a: Mat<'_>, b: &[f32], bias: Option<&[f32]>, c: &mut [f32]) {
-        let words = self.precision.words(self.k);
-        let at = |r: usize, p: usize| if p < self.k { a.data[r * a.row_stride + p * a.col_stride] } else { 0.0 };
-        let rows: Vec<f32> = (0..self.m).flat_map(|r| (0..words).map(move |w| word(at(r, 2 * w), at(r, 2 * w + 1)))).collect();
-        let shared = SharedMut::new(c);
-        (0..self.n.div_ceil(NR)).into_par_iter().with_min_len(8).for_each(|panel| {
-            let j = panel * NR;
-            let mut sums = [[0.0; NR]; FEW];
-            few_sums(&rows, words, &b[j * words..][..NR * words], &mut sums);
-            for (r, sums) in sums.iter().enumerate().take(self.m) {
-                for (s, sum) in sums.iter().enumerate().take(self.n - j) {
-                    let sum = sum + bias.map_or(0.0, |bias| bias[j + s]);
-                    // SAFETY: column `j + s` of row `r` is this panel's alone.
-                    unsafe {
-                        let c = shared.at(r * self.n + j + s);
-                        *c = if self.accumulate { *c + sum } else { sum };
-                    }
-                }
-            }
-        });
     }
 
     fn tiles(&self, a: Mat<'_>, b: &[f32], bias: Option<&[f32]>, c: &mut [f32]) {
@@ -486,54 +447,6 @@ fn pack_lhs<V: Vector, const MR: usize>(
             panel[p * MR + r] = if per_word == 1 { at(r, q) } else { word(at(r, q), at(r, q + 1)) };
         }
     }
-}
-
-simd_fn! {
-    /// `sums[r] = sum over words of rows[r] panel`, for as many rows as there are.
-    fn few_sums(rows: &[f32], words: usize, panel: &[f32], sums: &mut [[f32; NR]; FEW]) = few_sums_body;
-}
-
-#[inline(always)]
-fn few_sums_body<V: Vector>(rows: &[f32], words: usize, panel: &[f32], sums: &mut [[f32; NR]; FEW]) {
-    for (row, sums) in rows.chunks_exact(words.max(1)).zip(sums) {
-        for c in (0..NR).step_by(2 * V::N) {
-            // Two chains of additions for each vector, so that one does not wait for the other.
-            let mut acc = [[V::splat(0.0); 2]; 2];
-            // SAFETY: the panel holds `words` rows of NR, and `words` is a multiple of 16.
-            unsafe {
-                for w in (0..words).step_by(2) {
-                    for q in 0..2 {
-                        let (a, b) = (V::splat(row[w + q]), panel.as_ptr().add((w + q) * NR + c));
-                        acc[q] = [V::dot_bf16(a, V::load(b), acc[q][0]), V::dot_bf16(a, V::load(b.add(V::N)), acc[q][1])];
-                    }
-                }
-                for half in 0..2 {
-                    acc[0][half].add(acc[1][half]).store(sums.as_mut_ptr().add(c + half * V::N));
-                }
-            }
-        }
-    }
-}
-
-simd_fn! {
-    /// `sum a[i] b[i]`
-    pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 = dot_body;
-}
-
-#[inline(always)]
-fn dot_body<V: Vector>(a: &[f32], b: &[f32]) -> f32 {
-    let n = a.len().min(b.len());
-    let mut sums = [V::splat(0.0); 4];
-    let step = 4 * V::N;
-    let end = n - n % step;
-    for i in (0..end).step_by(step) {
-        for (s, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: `i + step <= n`.
-            *sum = unsafe { V::load(a.as_ptr().add(i + s * V::N)).fma(V::load(b.as_ptr().add(i + s * V::N)), *sum) };
-        }
-    }
-    let sum = sums[0].add(sums[1]).add(sums[2].add(sums[3])).sum();
-    (end..n).fold(sum, |sum, i| sum + a[i] * b[i])
 }
 
 /// `x` rounded to bf16 and back.

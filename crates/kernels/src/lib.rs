@@ -17,6 +17,7 @@ pub mod dropout;
 pub mod elementwise;
 pub mod embedding;
 pub mod gemm;
+mod gemv;
 pub mod loss;
 pub mod naive;
 pub mod norm;
