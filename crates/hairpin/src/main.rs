@@ -82,7 +82,7 @@ fn main() -> ExitCode {
 fn exit_code(code: &str) -> u8 {
     match code {
         "plan::budget" => 1,
-        code if ["::io", "::locked", "::cancelled", "::pool_full"].iter().any(|end| code.ends_with(end)) => 3,
+        code if ["::io", "::locked", "::cancelled", "::pool_full", "::memory"].iter().any(|end| code.ends_with(end)) => 3,
         _ => 2,
     }
 }

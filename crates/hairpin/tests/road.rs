@@ -189,8 +189,10 @@ fn wrong_input_ends_with_two_and_says_what_where_and_how() {
     let at = folder.path();
     std::fs::write(at.join("bad.toml"), "[model]\ndepth = 4\nheads = 3\n").unwrap();
     std::fs::write(at.join("typo.toml"), "[model]\ndepth = 4\n[optimiser]\nlr = 1.0\n").unwrap();
+    std::fs::write(at.join("huge.toml"), "[model]\ndepth = 24\n[batch]\ncontext = 1000000\n").unwrap();
     std::fs::create_dir(at.join("empty")).unwrap();
     for (args, said) in [
+        (vec!["plan", "huge.toml"], "GiB of memory"),
         (vec!["plan", "bad.toml"], "heads"),
         (vec!["plan", "typo.toml"], "optimiser"),
         (vec!["train", "nowhere.toml", "--out", "x"], "nowhere.toml"),

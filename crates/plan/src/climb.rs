@@ -42,7 +42,7 @@ const BASELINE_TOKENS: u64 = 4 << 20;
 /// When a phase's recipe cannot be.
 pub fn price(project: &Project, folder: &Path) -> Result<Vec<Price>, PlanError> {
     let data = Dataset::open(&folder.join("data"))?;
-    (0..project.phases.len()).map(|i| Ok(machine::price(&project.recipe(i, folder)?, data.vocab())?)).collect()
+    (0..project.phases.len()).map(|i| Ok(machine::price(&project.recipe(i, folder)?, Some(data.vocab()))?)).collect()
 }
 
 /// Climb: prepare the data, then every phase that has not passed yet.
@@ -65,7 +65,7 @@ pub fn climb(
     for index in 0..project.phases.len() {
         let recipe = project.recipe(index, folder)?;
         let before = ledger::read(&path).0.into_iter().rfind(|e| e.phase == index + 1);
-        let (resolved, _) = run::resolve(&recipe, data.vocab())?;
+        let (resolved, _) = run::resolve(&recipe, Some(data.vocab()))?;
         let same = |entry: &Entry| std::fs::read_to_string(entry.folder.join("recipe.toml")).is_ok_and(|text| text == resolved.to_toml());
         if let Some(entry) = before.filter(|entry| entry.passed && same(entry)) {
             observer.note(&format!("phase {} `{}` has passed before", entry.phase, entry.name));
@@ -102,7 +102,7 @@ impl Rung<'_> {
     /// Train and gate one phase; `None` when asked to stop.
     fn climb(&self, before: &[Entry], stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Option<Entry>, PlanError> {
         let (index, name) = (self.index, &self.project.phases[self.index].name);
-        let price = machine::price(&self.recipe, self.data.vocab())?;
+        let price = machine::price(&self.recipe, Some(self.data.vocab()))?;
         self.check_budget(before, price.secs)?;
         let points: Vec<Point> =
             before.iter().filter_map(|e| Some(Point { flops: e.actual.flops, loss: e.actual.bits_per_byte? })).collect();
@@ -126,7 +126,7 @@ impl Rung<'_> {
         let out = self.project.phase_folder(index, self.folder);
         let sample_before = self.sample_untrained()?;
         // A phase that was begun under another recipe begins anew.
-        let (resolved, _) = run::resolve(&self.recipe, self.data.vocab())?;
+        let (resolved, _) = run::resolve(&self.recipe, Some(self.data.vocab()))?;
         if std::fs::read_to_string(out.join("recipe.toml")).is_ok_and(|text| text != resolved.to_toml()) {
             observer.note(&format!("phase {} was begun with another recipe, and begins anew", index + 1));
             let aside = out.with_extension(format!("{:.0}.old", unix_secs()));
@@ -190,7 +190,7 @@ impl Rung<'_> {
     }
 
     fn sample_untrained(&self) -> Result<String, PlanError> {
-        let (recipe, model) = run::resolve(&self.recipe, self.data.vocab())?;
+        let (recipe, model) = run::resolve(&self.recipe, Some(self.data.vocab()))?;
         let store = parallel::Replicated::new(model.params(), recipe.seed, comm::Solo);
         let precision = recipe.train.precision.resolve();
         self.sample(&mut Loaded { recipe, model, store, precision, step: 0 })

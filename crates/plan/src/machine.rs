@@ -28,7 +28,7 @@ pub struct Price {
 /// Price `recipe`, whose data has `vocab` tokens.
 /// # Errors
 /// When the model cannot be.
-pub fn price(recipe: &Recipe, vocab: usize) -> Result<Price, TrainError> {
+pub fn price(recipe: &Recipe, vocab: Option<usize>) -> Result<Price, TrainError> {
     let (recipe, model) = run::resolve(recipe, vocab)?;
     let options = StepOptions::of(&recipe);
     let cost = cost(&*model, &options)?;

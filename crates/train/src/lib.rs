@@ -17,6 +17,7 @@ pub mod generate;
 pub mod guard;
 pub mod hf;
 pub mod ledger;
+pub mod memory;
 pub mod metrics;
 pub mod optim;
 pub mod recipe;
@@ -61,6 +62,15 @@ pub enum TrainError {
     #[diagnostic(code(train::other_recipe), help("resume with the recipe that is kept beside it, or give another `--out`"))]
     OtherRecipe { folder: PathBuf, difference: String },
 
+    #[error("a step needs {:.1} GiB of memory, and {:.1} GiB are free", gib(*need_bytes), gib(*free_bytes))]
+    #[diagnostic(
+        code(train::memory),
+        help(
+            "use a smaller `batch.micro_batch`, `batch.context` or model, or `train.recompute = true`; `hairpin plan` tells what each takes"
+        )
+    )]
+    Memory { need_bytes: u64, free_bytes: u64 },
+
     #[error("loss at step {step} is {loss}; the batch holds {}", documents.join(", "))]
     #[diagnostic(code(train::diverged), help("lower `optim.lr`, lengthen `schedule.warmup_steps`, or look at those documents"))]
     Diverged { step: u64, loss: f32, documents: Vec<String> },
@@ -84,6 +94,10 @@ pub enum TrainError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Engine(#[from] engine::EngineError),
+}
+
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
 }
 
 impl TrainError {

@@ -67,18 +67,23 @@ struct State {
     loss: f32,
 }
 
-/// Complete a recipe with what follows from the data and the machine, so that it means the same elsewhere.
+/// Complete a recipe with what follows from the data (`vocab` tokens; without data the model's own number) and the
+/// machine, so that it means the same elsewhere. A preset keeps its context.
 /// # Errors
 /// When the model cannot be.
-pub fn resolve(recipe: &Recipe, vocab: usize) -> Result<(Recipe, Box<dyn Model>), TrainError> {
+pub fn resolve(recipe: &Recipe, vocab: Option<usize>) -> Result<(Recipe, Box<dyn Model>), TrainError> {
     let mut recipe = recipe.clone();
     let context = recipe.batch.context;
-    recipe.model.entry("vocab").or_insert_with(|| toml::Value::Integer(vocab as i64));
-    recipe.model.entry("context").or_insert_with(|| toml::Value::Integer(context as i64));
+    if let Some(vocab) = vocab {
+        recipe.model.entry("vocab").or_insert_with(|| toml::Value::Integer(vocab as i64));
+    }
+    if !recipe.model.contains_key("preset") {
+        recipe.model.entry("context").or_insert_with(|| toml::Value::Integer(context as i64));
+    }
     let model = models::build(&recipe.model)?;
     let wrong = |key, problem: String, help: &str| TrainError::Value { key, problem, help: help.into() };
     if let Some(language) = model.language() {
-        if language.vocab() < vocab {
+        if let Some(vocab) = vocab.filter(|vocab| language.vocab() < *vocab) {
             let problem = format!("{} is less than the {vocab} tokens of the data", language.vocab());
             return Err(wrong("model.vocab", problem, "leave `model.vocab` out"));
         }
@@ -113,7 +118,7 @@ pub fn train(recipe: &Recipe, out: &Path, resume: bool, stop: &AtomicBool, obser
         let pool = rayon::ThreadPoolBuilder::new().num_threads((threads / ranks).max(1)).build().map_err(wrong)?;
         pool.install(|| {
             let data = Dataset::open(&recipe.data.path)?;
-            let (recipe, model) = resolve(recipe, data.vocab())?;
+            let (recipe, model) = resolve(recipe, Some(data.vocab()))?;
             let mut run = Run::new(&recipe, model, &data, out, comm)?;
             run.begin(resume, observer)?;
             run.steps(stop, observer)

@@ -127,6 +127,10 @@ impl Trainer {
     pub fn on_rank(model: Box<dyn Model>, mut options: StepOptions, comm: Box<dyn Communicator>) -> Result<Self, TrainError> {
         options.first_lane = comm.rank() * options.lanes;
         let cost = cost(&*model, &options)?;
+        let need_bytes = cost.total_bytes() * comm.ranks() as u64;
+        if let Some(free_bytes) = crate::memory::available_bytes().filter(|free| *free < need_bytes) {
+            return Err(TrainError::Memory { need_bytes, free_bytes });
+        }
         let store = Replicated::new(model.params(), options.seed, comm);
         let optimiser = Optimiser::new(&options.optim, model.params());
         Ok(Self { pool: Pool::new(Device::Cpu, cost.pool_bytes), model, options, store, optimiser, cost })

@@ -66,7 +66,7 @@ fn step(args: &StepArgs, json: bool) -> miette::Result<ExitCode> {
     if args.recipe.is_none() {
         (recipe.batch.sequences, recipe.batch.context) = (args.batch.max(1), args.context);
     }
-    let (recipe, model) = ::train::run::resolve(&recipe, 1)?;
+    let (recipe, model) = ::train::run::resolve(&recipe, None)?;
     let vocab = model.language().map_or(args.vocab, models::LanguageModel::vocab);
     let precision = match args.precision.as_deref() {
         Some("f32") => Precision::F32,

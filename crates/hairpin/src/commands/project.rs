@@ -108,7 +108,7 @@ pub(crate) fn plan(args: &PlanArgs, json: bool) -> miette::Result<ExitCode> {
         plan::climb::price(&Project::read(&args.path)?, &args.path)?
     } else {
         // A recipe is priced with its own vocabulary: it needs no data.
-        vec![plan::machine::price(&Recipe::read(&args.path, &args.set)?, 257)?]
+        vec![plan::machine::price(&Recipe::read(&args.path, &args.set)?, None)?]
     };
     if json {
         print::json(&prices)?
