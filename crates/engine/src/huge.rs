@@ -41,9 +41,7 @@ unsafe impl GlobalAlloc for HugePages {
             // SAFETY: as the caller promises.
             None => unsafe { System.dealloc(start, layout) },
             // SAFETY: `map` made it with this length.
-            Some(bytes) => unsafe {
-                libc::munmap(start.cast(), bytes);
-            },
+            Some(bytes) => unsafe { unmap(start, bytes) },
         }
     }
 
@@ -73,6 +71,7 @@ fn huge(layout: Layout) -> Option<usize> {
 }
 
 /// A new map that begins at a huge page's border; null where there is no memory.
+#[cfg(target_os = "linux")]
 fn map(bytes: usize) -> *mut u8 {
     let rights = libc::PROT_READ | libc::PROT_WRITE;
     let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
@@ -88,11 +87,27 @@ fn map(bytes: usize) -> *mut u8 {
             libc::munmap(start, before);
         }
         libc::munmap(aligned.byte_add(bytes), HUGE_BYTES - before);
-        #[cfg(target_os = "linux")]
         libc::madvise(aligned, bytes, libc::MADV_HUGEPAGE);
         aligned.cast()
     }
 }
+
+/// # Safety
+/// `map` gave `start` for `bytes`.
+#[cfg(target_os = "linux")]
+unsafe fn unmap(start: *mut u8, bytes: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { libc::munmap(start.cast(), bytes) };
+}
+
+/// Elsewhere no block is large: see `huge`.
+#[cfg(not(target_os = "linux"))]
+fn map(_bytes: usize) -> *mut u8 {
+    std::ptr::null_mut()
+}
+
+#[cfg(not(target_os = "linux"))]
+unsafe fn unmap(_start: *mut u8, _bytes: usize) {}
 
 #[cfg(test)]
 mod tests {
