@@ -20,6 +20,8 @@ pub mod gemm;
 mod gemv;
 pub mod loss;
 pub mod naive;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub mod norm;
 pub mod rng;
 pub mod rope;
@@ -27,10 +29,12 @@ mod simd;
 
 use std::{fmt, str::FromStr, sync::OnceLock};
 
-/// What a CPU can do, in rising order. `portable` compiles to NEON on aarch64.
+/// What a CPU can do, in rising order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     Portable,
+    /// Every aarch64.
+    Neon,
     /// AVX2 and FMA.
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
@@ -42,7 +46,7 @@ pub enum Level {
 }
 
 impl Level {
-    const ALL: [Self; 5] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Amx];
+    const ALL: [Self; 6] = [Self::Portable, Self::Neon, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Amx];
 
     /// Whether bf16 GEMMs are faster than f32 ones here: on matrix tiles, and on Zen, which has two units for the bf16 dot
     /// product. Intel's cores have one beside two for f32, so that there both precisions reach the same peak and f32 is
@@ -71,6 +75,7 @@ impl Level {
                 && is_x86_feature_detected!("avx512vl");
             match self {
                 Self::Portable => true,
+                Self::Neon => false,
                 Self::Avx2 => avx2,
                 Self::Avx512 => avx512,
                 Self::Avx512Bf16 => avx512 && is_x86_feature_detected!("avx512bf16"),
@@ -79,7 +84,7 @@ impl Level {
         }
         #[cfg(not(target_arch = "x86_64"))]
         {
-            self == Self::Portable
+            self == Self::Portable || self == Self::Neon && cfg!(target_arch = "aarch64")
         }
     }
 }
@@ -88,6 +93,7 @@ impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Portable => "portable",
+            Self::Neon => "neon",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Avx512Bf16 => "avx512bf16",

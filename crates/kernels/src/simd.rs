@@ -2,7 +2,7 @@
 //!
 //! A kernel's body is a function generic over [`Vector`], always inlined; `simd_fn!` compiles it once for each level
 //! under that level's CPU features and picks one at run time. The portable width is a plain array, which compilers turn
-//! into whatever the target has (on aarch64 that is NEON).
+//! into whatever the target has.
 
 /// `N` lanes of f32. All operations are lane by lane.
 pub(crate) trait Vector: Copy {
@@ -542,8 +542,12 @@ macro_rules! simd_fn {
                     $crate::Level::Avx512 => return unsafe { avx512($($arg),*) },
                     // SAFETY: as above.
                     $crate::Level::Avx2 => return unsafe { avx2($($arg),*) },
-                    $crate::Level::Portable => {}
+                    $crate::Level::Portable | $crate::Level::Neon => {}
                 }
+            }
+            #[cfg(target_arch = "aarch64")]
+            if $crate::level() == $crate::Level::Neon {
+                return $body::<$crate::neon::Neon>($($arg),*);
             }
             $body::<$crate::simd::Portable>($($arg),*)
         }
