@@ -123,6 +123,35 @@ fn a_run_killed_at_any_moment_ends_with_the_bits_of_one_left_alone() {
     assert_eq!(losses("alone"), losses("killed"));
 }
 
+#[cfg(unix)]
+#[test]
+fn sigterm_and_ctrl_c_save_and_end_and_the_run_goes_on_to_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    project(at);
+    ok(&["data"], at);
+    let recipe = "[model]\ndepth = 1\n[batch]\nsequences = 4\ncontext = 32\n[train]\nsteps = 400\n[checkpoint]\nevery_steps = 400\n\
+                  [eval]\nevery_steps = 400\nwindows = 4\n";
+    std::fs::write(at.join("s.toml"), recipe).unwrap();
+    ok(&["train", "s.toml", "--out", "alone"], at);
+    for signal in ["-TERM", "-INT"] {
+        let args = ["train", "s.toml", "--out", "stopped", "--resume"];
+        let mut child = Command::new(env!("CARGO_BIN_EXE_hairpin")).args(args).current_dir(at).spawn().unwrap();
+        let lines = || std::fs::read_to_string(at.join("stopped/metrics.jsonl")).map_or(0, |text| text.lines().count());
+        let before = lines();
+        while lines() < before + 3 && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(3), "{signal}: stopped before its end, and says so");
+        let saved = std::fs::read_dir(at.join("stopped")).unwrap().flatten();
+        assert!(saved.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with("step-")), "{signal}");
+    }
+    ok(&["train", "s.toml", "--out", "stopped", "--resume"], at);
+    let end = |run: &str| std::fs::read(at.join(run).join("step-00000400/tensors-00000.safetensors")).unwrap();
+    assert!(end("alone") == end("stopped"));
+}
+
 /// A limit on the size of files stands in for the full disk: both make a write fail half way.
 #[cfg(unix)]
 #[test]

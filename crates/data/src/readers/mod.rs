@@ -285,6 +285,17 @@ mod fuzz {
     }
 
     #[test]
+    fn a_file_that_is_gone_is_counted_as_unreadable() {
+        for ending in ["txt", "md.gz", "jsonl", "jsonl.zst"] {
+            let source = Source { name: format!("gone.{ending}"), path: "/no/such/file".into(), bytes: 0 };
+            let (documents, faults) = read(&source, &CorpusOptions::default()).unwrap();
+            assert_eq!((documents.len(), faults.counts.get("unreadable")), (0, Some(&1)), "{ending}");
+            let refuse = CorpusOptions { on_bad: OnBad::Refuse, ..CorpusOptions::default() };
+            assert!(matches!(read(&source, &refuse), Err(DataError::Refused { name, .. }) if name == source.name));
+        }
+    }
+
+    #[test]
     fn no_bytes_make_a_reader_panic() {
         let endings = ["txt", "txt.gz", "txt.zst", "jsonl", "jsonl.gz", "jsonl.zst", "parquet"];
         bolero::check!().with_type::<Vec<u8>>().for_each(|bytes| survives(bytes, &endings));
