@@ -123,6 +123,28 @@ fn a_run_killed_at_any_moment_ends_with_the_bits_of_one_left_alone() {
     assert_eq!(losses("alone"), losses("killed"));
 }
 
+#[test]
+fn a_failed_gate_stops_the_climb_with_advice_and_the_climb_goes_on_from_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    project(at);
+    let short = std::fs::read_to_string(at.join("hairpin.toml")).unwrap().replace("steps = 60", "steps = 2");
+    std::fs::write(at.join("hairpin.toml"), &short).unwrap();
+    let ledger = || std::fs::read_to_string(at.join("ledger.jsonl")).unwrap();
+    for round in 1..=2 {
+        let output = hairpin(&["climb"], at);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("phase 1 failed gate `better_than_ngram`") && said.contains("try: train longer"), "{said}");
+        assert_eq!(ledger().lines().count(), round, "phase 2 was not begun");
+        assert!(at.join("report.html").is_file() && !at.join("phases/2-next").exists());
+        // Longer, as it advised: the phase is trained anew, what was finished stays in the ledger.
+        std::fs::write(at.join("hairpin.toml"), short.replacen("steps = 2", "steps = 4", 1)).unwrap();
+    }
+    let tokens = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["actual"]["tokens"].as_u64().unwrap();
+    assert_eq!(ledger().lines().map(tokens).collect::<Vec<_>>(), [2 * 4 * 32, 4 * 4 * 32]);
+}
+
 #[cfg(unix)]
 #[test]
 fn sigterm_and_ctrl_c_save_and_end_and_the_run_goes_on_to_the_same_bits() {
