@@ -139,7 +139,7 @@ fn a_failed_gate_stops_the_climb_with_advice_and_the_climb_goes_on_from_there() 
         assert_eq!(ledger().lines().count(), round, "phase 2 was not begun");
         assert!(at.join("report.html").is_file() && !at.join("phases/2-next").exists());
         // Longer, as it advised: the phase is trained anew, what was finished stays in the ledger.
-        std::fs::write(at.join("hairpin.toml"), short.replacen("steps = 2", "steps = 4", 1)).unwrap();
+        std::fs::write(at.join("hairpin.toml"), short.replacen("{ steps = 2 }", "{ steps = 4 }", 1)).unwrap();
     }
     let tokens = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["actual"]["tokens"].as_u64().unwrap();
     assert_eq!(ledger().lines().map(tokens).collect::<Vec<_>>(), [2 * 4 * 32, 4 * 4 * 32]);
