@@ -3,7 +3,7 @@
 //! The form is Hoffmann et al., arXiv:2203.15556, along one path of growing models and data. A ladder has two or three
 //! points and the law three unknowns, so the share of the loss that no compute removes, `E`, is not fitted but taken
 //! through a range: from none at all to three quarters of the last loss. Their fit has `E` near 0.4 of the loss of their
-//! smallest runs. Each measured loss carries the spread between seeds and data orders; the fit carries it to the
+//! smallest runs. Each measured loss carries what compute does not explain (`SPREAD`); the fit carries it to the
 //! prediction, so that two phases of nearly equal compute promise little about a third that is far away. The interval is
 //! the range over `E`, widened by twice the carried spread.
 
@@ -24,7 +24,8 @@ pub struct Prediction {
 const SHARES: [f64; 7] = [0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75];
 /// The share that the point prediction takes: `E / L` of small runs in arXiv:2203.15556.
 const MIDDLE: f64 = 0.375;
-/// Standard deviation between seeds and data orders of small runs, as a ratio of the loss.
+/// Standard deviation, as a ratio of the loss, of what compute alone does not explain in small runs: between seeds 0.4% to
+/// 0.7%, and 4% to 5% between training on a tenth or a third of the data and on all of it (docs/BENCHMARKS.md, Learning).
 const SPREAD: f64 = 0.02;
 
 /// Predict the loss at `flops` from at least two phases of different compute; `None` before that.
