@@ -120,18 +120,18 @@ impl Attention {
             }
             return;
         }
-        let (first, end) = (self.keys_of(queries.start, 1).start, self.keys_of(queries.end - 1, 1).end);
+        let keys = self.keys_of(queries.start, queries.len());
         s.keys_turned.clear();
         s.values.clear();
-        if first < end {
-            pack_here(self.precision, self.kv(qkv[1], b, kv_head, first).transposed(), d, end - first, &mut s.keys_turned);
+        if !keys.is_empty() {
+            pack_here(self.precision, self.kv(qkv[1], b, kv_head, keys.start).transposed(), d, keys.len(), &mut s.keys_turned);
         }
-        for j in (first..end).step_by(BLOCK) {
-            pack_here(self.precision, self.kv(qkv[2], b, kv_head, j), BLOCK.min(end - j), d, &mut s.values);
+        for j in keys.clone().step_by(BLOCK) {
+            pack_here(self.precision, self.kv(qkv[2], b, kv_head, j), BLOCK.min(keys.end - j), d, &mut s.values);
         }
         for head in heads {
             for start in queries.clone().step_by(BLOCK) {
-                self.forward_block(b, head, start, first, qkv[0], out, lse, s);
+                self.forward_block(b, head, start, &keys, qkv[0], out, lse, s);
             }
         }
     }
@@ -161,8 +161,18 @@ impl Attention {
         *lse = most + total.ln();
     }
 
-    /// `first`: the first key that was packed.
-    fn forward_block(&self, b: usize, head: usize, start: usize, first: usize, q: &[f32], out: SharedMut, lse: SharedMut, s: &mut Scratch) {
+    /// `packed`: the keys that were packed, from the start of a block on.
+    fn forward_block(
+        &self,
+        b: usize,
+        head: usize,
+        start: usize,
+        packed: &Range<usize>,
+        q: &[f32],
+        out: SharedMut,
+        lse: SharedMut,
+        s: &mut Scratch,
+    ) {
         let (d, rows) = (self.head_dim, BLOCK.min(self.q_len - start));
         let (q_width, q_at) = (self.heads * d, self.q_at(b, head, start));
         s.rows.clear();
@@ -177,8 +187,9 @@ impl Attention {
             unsafe { std::slice::from_raw_parts_mut(out.add(r * q_width), d) }.fill(0.0);
         }
         for j in self.keys_of(start, rows).step_by(BLOCK) {
-            let cols = BLOCK.min(self.kv_len - j);
-            let (keys, values) = (&s.keys_turned[self.turned(j - first)..], &s.values[self.block(j - first)..]);
+            // The last block is as wide as it was packed.
+            let (at, cols) = (j - packed.start, BLOCK.min(packed.end - j));
+            let (keys, values) = (&s.keys_turned[self.turned(at)..], &s.values[self.block(at)..]);
             // SAFETY: `scores` holds a block.
             unsafe { self.gemm(rows, cols, d, false).tile(self.q(q, b, head, start), keys, None, s.scores.as_mut_ptr(), BLOCK) };
             for r in 0..rows {
@@ -451,4 +462,93 @@ fn backward_row_body<V: Vector>(scores: &mut [f32], dp: &mut [f32], lse: f32, de
             *ds_at.add(i) = p * (*ds_at.add(i) - delta) * scale;
         },
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::naive::noise;
+
+    /// Output and gradients by definition, in f64: `[out, dq, dk, dv]`.
+    fn twin(a: &Attention, [q, k, v, dout]: [&[f32]; 4]) -> [Vec<f64>; 4] {
+        let (d, group) = (a.head_dim, a.heads / a.kv_heads);
+        let [mut out, mut dq] = [vec![0.0; q.len()], vec![0.0; q.len()]];
+        let [mut dk, mut dv] = [vec![0.0; k.len()], vec![0.0; k.len()]];
+        let dot = |x: &[f32], i: usize, y: &[f32], j: usize| (0..d).map(|c| f64::from(x[i + c]) * f64::from(y[j + c])).sum::<f64>();
+        for (b, head, i) in (0..a.batch * a.heads * a.q_len).map(|n| (n / a.q_len / a.heads, n / a.q_len % a.heads, n % a.q_len)) {
+            let (q_at, place) = (a.q_at(b, head, i), i + a.q_offset);
+            let k_at = |j: usize| ((b * a.kv_len + j) * a.kv_heads + head / group) * d;
+            let seen: Vec<usize> = (0..a.kv_len)
+                .filter(|j| match a.mask {
+                    Mask::Full => true,
+                    Mask::Causal => *j <= place,
+                    Mask::Window(w) => *j <= place && j + w > place,
+                })
+                .collect();
+            let slope = if a.alibi { f64::from(alibi_slope(head, a.heads)) } else { 0.0 };
+            let weight = |j: &usize| (dot(q, q_at, k, k_at(*j)) * f64::from(a.scale) + slope * (*j as f64 - place as f64)).exp();
+            let weights: Vec<f64> = seen.iter().map(weight).collect();
+            let total: f64 = weights.iter().sum();
+            let gain: Vec<f64> = seen.iter().map(|j| dot(dout, q_at, v, k_at(*j))).collect();
+            let mean = weights.iter().zip(&gain).map(|(w, g)| w / total * g).sum::<f64>();
+            for ((j, w), g) in seen.iter().zip(&weights).zip(&gain) {
+                let (p, at) = (w / total, k_at(*j));
+                let ds = p * (g - mean) * f64::from(a.scale);
+                for c in 0..d {
+                    out[q_at + c] += p * f64::from(v[at + c]);
+                    dv[at + c] += p * f64::from(dout[q_at + c]);
+                    dq[q_at + c] += ds * f64::from(k[at + c]);
+                    dk[at + c] += ds * f64::from(q[q_at + c]);
+                }
+            }
+        }
+        [out, dq, dk, dv]
+    }
+
+    fn check(a: Attention) {
+        let (q_len, kv_len) = (a.batch * a.q_len * a.heads * a.head_dim, a.batch * a.kv_len * a.kv_heads * a.head_dim);
+        let (q, k, v, dout) = (noise(1, q_len), noise(2, kv_len), noise(3, kv_len), noise(4, q_len));
+        let stats = || vec![0.0; a.batch * a.heads * a.q_len];
+        let (mut out, mut lse, mut delta) = (vec![0.0; q_len], stats(), stats());
+        a.forward(&q, &k, &v, &mut out, &mut lse);
+        let (mut dq, mut dk, mut dv) = (vec![f32::NAN; q_len], vec![f32::NAN; kv_len], vec![f32::NAN; kv_len]);
+        a.backward(&q, &k, &v, &out, &lse, &dout, &mut dq, &mut dk, &mut dv, &mut delta, [false; 3]);
+        let bound = if a.precision == Precision::F32 { 1e-5 } else { 2e-2 };
+        for ((got, want), what) in [out, dq, dk, dv].iter().zip(twin(&a, [&q, &k, &v, &dout])).zip(["out", "dq", "dk", "dv"]) {
+            // A gradient that cancels to nothing keeps the rounding of its terms, which are of the order of 1.
+            let largest = want.iter().fold(1.0_f64, |most, x| most.max(x.abs()));
+            for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                assert!((f64::from(*got) - want).abs() <= bound * largest, "{what}[{i}] is {got}, not {want}: {a:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn agrees_with_the_definition_across_the_borders_of_blocks_parts_and_packs() {
+        let lengths: [(usize, usize); 10] =
+            [(1, 1), (1, 70), (4, 70), (5, 70), (63, 64), (65, 65), (130, 130), (100, 130), (70, 200), (130, 97)];
+        for (q_len, kv_len) in lengths {
+            for (mask, alibi) in [(Mask::Full, false), (Mask::Causal, true), (Mask::Window(40), false)] {
+                for (precision, head_dim) in [(Precision::F32, 8), (Precision::F32, 40), (Precision::Bf16, 40)] {
+                    let q_offset = kv_len.saturating_sub(q_len);
+                    let sizes = Attention {
+                        batch: 2,
+                        q_len,
+                        kv_len,
+                        heads: 4,
+                        kv_heads: 2,
+                        head_dim,
+                        q_offset,
+                        mask,
+                        scale: 0.5,
+                        alibi,
+                        precision,
+                    };
+                    if q_len <= kv_len || mask == Mask::Full {
+                        check(sizes);
+                    }
+                }
+            }
+        }
+    }
 }

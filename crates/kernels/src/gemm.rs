@@ -180,6 +180,7 @@ impl Gemm {
     /// # Safety
     /// `c` points to `m` rows of `n` numbers, `ldc` apart, that are this call's alone.
     pub(crate) unsafe fn tile(&self, a: Mat<'_>, b: &[f32], bias: Option<&[f32]>, c: *mut f32, ldc: usize) {
+        assert!(4 * b.len() >= PackedRhs::bytes(self.precision, self.k, self.n), "gemm: B is packed for {self:?}");
         PACKED_A.with_borrow_mut(|packed| {
             #[cfg(target_arch = "x86_64")]
             if self.is_on_tiles() {
