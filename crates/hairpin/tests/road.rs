@@ -49,6 +49,14 @@ fn project(folder: &Path) {
     std::fs::write(folder.join("hairpin.toml"), text).unwrap();
 }
 
+/// That project's folder, its data ready.
+fn prepared() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    project(folder.path());
+    ok(&["data"], folder.path());
+    folder
+}
+
 #[test]
 fn the_whole_road_from_text_to_an_exported_model() {
     let folder = tempfile::tempdir().unwrap();
@@ -90,10 +98,8 @@ fn the_whole_road_from_text_to_an_exported_model() {
 
 #[test]
 fn a_run_killed_at_any_moment_ends_with_the_bits_of_one_left_alone() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = prepared();
     let at = folder.path();
-    project(at);
-    ok(&["data"], at);
     let recipe = "name = \"k\"\n[model]\ndepth = 1\n[batch]\nsequences = 4\nmicro_batch = 2\nlanes = 2\ncontext = 32\n[train]\nsteps = 60\n\
                   [checkpoint]\nevery_steps = 7\n[eval]\nevery_steps = 30\nwindows = 4\n";
     std::fs::write(at.join("k.toml"), recipe).unwrap();
@@ -148,10 +154,8 @@ fn a_failed_gate_stops_the_climb_with_advice_and_the_climb_goes_on_from_there() 
 #[cfg(unix)]
 #[test]
 fn sigterm_and_ctrl_c_save_and_end_and_the_run_goes_on_to_the_same_bits() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = prepared();
     let at = folder.path();
-    project(at);
-    ok(&["data"], at);
     let recipe = "[model]\ndepth = 1\n[batch]\nsequences = 4\ncontext = 32\n[train]\nsteps = 400\n[checkpoint]\nevery_steps = 400\n\
                   [eval]\nevery_steps = 400\nwindows = 4\n";
     std::fs::write(at.join("s.toml"), recipe).unwrap();
@@ -178,10 +182,8 @@ fn sigterm_and_ctrl_c_save_and_end_and_the_run_goes_on_to_the_same_bits() {
 #[cfg(unix)]
 #[test]
 fn a_full_disk_stops_a_run_with_three_and_loses_nothing_finished() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = prepared();
     let at = folder.path();
-    project(at);
-    ok(&["data"], at);
     let recipe = "[model]\ndepth = 1\n[batch]\nsequences = 4\ncontext = 32\n[train]\nsteps = 20\n\
                   [checkpoint]\nevery_steps = 5\n[eval]\nwindows = 4\n";
     std::fs::write(at.join("t.toml"), recipe).unwrap();
@@ -199,10 +201,8 @@ fn a_full_disk_stops_a_run_with_three_and_loses_nothing_finished() {
 
 #[test]
 fn threads_change_no_bit_of_a_run() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = prepared();
     let at = folder.path();
-    project(at);
-    ok(&["data"], at);
     std::fs::write(at.join("t.toml"), "[model]\ndepth = 1\n[batch]\nsequences = 4\ncontext = 32\n[train]\nsteps = 8\n").unwrap();
     let tensors = |threads: &str| {
         let out = format!("run{threads}");
@@ -215,10 +215,8 @@ fn threads_change_no_bit_of_a_run() {
 
 #[test]
 fn ranks_change_no_bit_of_a_run_and_it_goes_on_with_another_number_of_them() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = prepared();
     let at = folder.path();
-    project(at);
-    ok(&["data"], at);
     let recipe = "[model]\ndepth = 1\n[batch]\nsequences = 8\nmicro_batch = 1\nlanes = 8\ncontext = 32\n[train]\nsteps = 12\n\
                   [checkpoint]\nevery_steps = 6\n[eval]\nevery_steps = 6\nwindows = 4\n";
     std::fs::write(at.join("r.toml"), recipe).unwrap();
@@ -262,10 +260,8 @@ fn wrong_input_ends_with_two_and_says_what_where_and_how() {
 
 #[test]
 fn a_second_run_on_one_folder_and_a_run_that_is_there_are_refused() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = prepared();
     let at = folder.path();
-    project(at);
-    ok(&["data"], at);
     std::fs::write(at.join("t.toml"), "[model]\ndepth = 1\n[batch]\nsequences = 4\ncontext = 32\n[train]\nsteps = 3\n").unwrap();
     ok(&["train", "t.toml", "--out", "run"], at);
     let again = hairpin(&["train", "t.toml", "--out", "run"], at);

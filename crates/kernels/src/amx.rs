@@ -13,12 +13,12 @@ use std::{
 };
 
 use crate::{
-    gemm::{Gemm, Mat},
+    gemm::{Gemm, Mat, NR, put_block},
     simd::{Vector, word, x86::Avx512Bf16},
 };
 
 /// Rows and columns of C in the registers.
-const SIDE: usize = 32;
+const SIDE: usize = NR;
 /// Words of k that one instruction takes.
 pub(crate) const STEP: usize = 16;
 /// Words of k in one pass: that depth of a panel of A and one of B is 48 KiB, the first cache.
@@ -106,15 +106,9 @@ pub(crate) unsafe fn tile(g: Gemm, a: Mat<'_>, b: &[f32], bias: Option<&[f32]>, 
                         micro(depth / STEP, a.as_ptr(), b.as_ptr(), from, stride, at, ldc);
                         continue;
                     }
-                    let mut block = [0.0_f32; SIDE * SIDE];
-                    micro(depth / STEP, a.as_ptr(), b.as_ptr(), ZEROS.as_ptr(), 0, block.as_mut_ptr(), SIDE);
-                    for (r, sums) in block.chunks_exact(SIDE).enumerate().take(rows) {
-                        for (s, sum) in sums.iter().enumerate().take(cols) {
-                            let at = at.add(r * ldc + s);
-                            let sum = sum + bias.map_or(0.0, |bias| bias[j + s]);
-                            *at = if adds { *at + sum } else { sum };
-                        }
-                    }
+                    let mut block = [[0.0_f32; SIDE]; SIDE];
+                    micro(depth / STEP, a.as_ptr(), b.as_ptr(), ZEROS.as_ptr(), 0, block.as_mut_ptr().cast(), SIDE);
+                    put_block(&block, rows, cols, bias.map(|bias| &bias[j..]), adds, at, ldc);
                 }
             }
         }

@@ -330,13 +330,8 @@ fn blocks<V: Vector, const MR: usize>(
                             continue;
                         }
                         micro::<V, MR>(g.precision, depth, a.as_ptr(), b.as_ptr().add(half), sums.as_mut_ptr().cast(), NR, false);
-                        for (r, sums) in sums.iter().enumerate().take(rows) {
-                            for (s, sum) in sums[..width.min(cols - half)].iter().enumerate() {
-                                let c = at.add(r * ldc + s);
-                                let bias = bias.filter(|_| first).map_or(0.0, |bias| bias[j + half + s]);
-                                *c = if adds { *c + sum + bias } else { sum + bias };
-                            }
-                        }
+                        let bias = bias.filter(|_| first).map(|bias| &bias[j + half..]);
+                        put_block(&sums, rows, width.min(cols - half), bias, adds, at, ldc);
                     }
                 }
             }
@@ -344,6 +339,23 @@ fn blocks<V: Vector, const MR: usize>(
         start += depth;
         if start >= words {
             break;
+        }
+    }
+}
+
+/// The first `rows` by `cols` of `sums` into C, with the bias of its columns.
+/// # Safety
+/// `c` points to `rows` rows of `cols` numbers, `ldc` apart.
+#[inline(always)]
+pub(crate) unsafe fn put_block(sums: &[[f32; NR]], rows: usize, cols: usize, bias: Option<&[f32]>, adds: bool, c: *mut f32, ldc: usize) {
+    for (r, sums) in sums.iter().enumerate().take(rows) {
+        for (s, sum) in sums.iter().enumerate().take(cols) {
+            let bias = bias.map_or(0.0, |bias| bias[s]);
+            // SAFETY: the caller's promise.
+            unsafe {
+                let c = c.add(r * ldc + s);
+                *c = if adds { *c + sum + bias } else { sum + bias };
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use crate::{
     SharedMut,
-    gemm::{Gemm, Mat, NR},
+    gemm::{Gemm, Mat, NR, put_block},
     simd::{Vector, simd_fn, word},
 };
 
@@ -36,16 +36,8 @@ pub(crate) fn packed(g: &Gemm, a: Mat<'_>, b: &[f32], bias: Option<&[f32]>, c: &
         let j = panel * NR;
         let mut sums = [[0.0; NR]; FEW];
         few_sums(&rows, words, &b[j * words..][..NR * words], &mut sums);
-        for (r, sums) in sums.iter().enumerate().take(g.m) {
-            for (s, sum) in sums.iter().enumerate().take(g.n - j) {
-                let sum = sum + bias.map_or(0.0, |bias| bias[j + s]);
-                // SAFETY: column `j + s` of row `r` is this panel's alone.
-                unsafe {
-                    let c = shared.at(r * g.n + j + s);
-                    *c = if g.accumulate { *c + sum } else { sum };
-                }
-            }
-        }
+        // SAFETY: the columns from `j` on are this panel's alone.
+        unsafe { put_block(&sums, g.m, NR.min(g.n - j), bias.map(|bias| &bias[j..]), g.accumulate, shared.at(j), g.n) };
     });
 }
 

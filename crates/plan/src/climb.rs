@@ -66,13 +66,12 @@ pub fn climb(
         let recipe = project.recipe(index, folder)?;
         let before = ledger::read(&path).0.into_iter().rfind(|e| e.phase == index + 1);
         let (resolved, _) = run::resolve(&recipe, Some(data.vocab()))?;
-        let same = |entry: &Entry| std::fs::read_to_string(entry.folder.join("recipe.toml")).is_ok_and(|text| text == resolved.to_toml());
-        if let Some(entry) = before.filter(|entry| entry.passed && same(entry)) {
+        if let Some(entry) = before.filter(|entry| entry.passed && is_of(&entry.folder, &resolved) == Some(true)) {
             observer.note(&format!("phase {} `{}` has passed before", entry.phase, entry.name));
             entries.push(entry);
             continue;
         }
-        let phase = Rung { project, folder, data: &data, index, recipe };
+        let phase = Rung { project, folder, data: &data, index, recipe, resolved };
         let Some(entry) = phase.climb(&entries, stop, observer)? else {
             return Ok(Outcome { entries, is_stopped: true, passed: false });
         };
@@ -96,6 +95,14 @@ struct Rung<'a> {
     data: &'a Dataset,
     index: usize,
     recipe: Recipe,
+    /// The same, completed by the data.
+    resolved: Recipe,
+}
+
+/// Whether the run in `folder` is one of `recipe`; `None` when there is no run.
+fn is_of(folder: &Path, recipe: &Recipe) -> Option<bool> {
+    let text = std::fs::read_to_string(folder.join("recipe.toml")).ok()?;
+    Some(run::decisive(&text) == run::decisive(&recipe.to_toml()))
 }
 
 impl Rung<'_> {
@@ -126,8 +133,7 @@ impl Rung<'_> {
         let out = self.project.phase_folder(index, self.folder);
         let sample_before = self.sample_untrained()?;
         // A phase that was begun under another recipe begins anew.
-        let (resolved, _) = run::resolve(&self.recipe, Some(self.data.vocab()))?;
-        if std::fs::read_to_string(out.join("recipe.toml")).is_ok_and(|text| text != resolved.to_toml()) {
+        if is_of(&out, &self.resolved) == Some(false) {
             observer.note(&format!("phase {} was begun with another recipe, and begins anew", index + 1));
             let aside = out.with_extension(format!("{:.0}.old", unix_secs()));
             std::fs::rename(&out, &aside).map_err(|source| train::TrainError::Io { action: "set aside", path: out.clone(), source })?;

@@ -1,13 +1,12 @@
 //! What a recipe costs here: memory and FLOPs from `Meta`, time from a few of its own steps.
 
-use engine::Inputs;
 use serde::Serialize;
 use train::{
     TrainError,
     clock::Clock,
     recipe::Recipe,
     run,
-    step::{StepCost, StepOptions, Trainer, cost},
+    step::{StepCost, StepOptions, Trainer, cost, made_up},
 };
 
 /// The price of a recipe on this machine.
@@ -57,13 +56,9 @@ pub fn price(recipe: &Recipe, vocab: Option<usize>) -> Result<Price, TrainError>
 fn calibrate(recipe: &Recipe, model: Box<dyn models::Model>, options: &StepOptions) -> Result<(f64, f64), TrainError> {
     const ROUNDS: usize = 3;
     let (batch, context) = (options.micro_batch, options.context);
-    let vocab = model.language().map_or(2, models::LanguageModel::vocab) as u64;
+    let vocab = model.language().map_or(2, models::LanguageModel::vocab);
     let mut trainer = Trainer::new(model, StepOptions { lanes: 1, ..options.clone() })?;
-    let inputs = || {
-        let tokens = |seed: u64| (0..(batch * context) as u64).map(|i| (engine::mix(seed ^ engine::mix(i)) % vocab) as u32).collect();
-        Inputs::new().with_u32("tokens", &[batch, context], tokens(1)).with_u32("targets", &[batch, context], tokens(2))
-    };
-    let lanes = vec![vec![inputs()]];
+    let lanes = vec![vec![made_up(0, batch, context, vocab)]];
     let (mut passes, mut updates) = (Vec::new(), Vec::new());
     for step in 1..=1 + ROUNDS as u64 {
         let clock = Clock::start();

@@ -1,7 +1,7 @@
 //! Held-out loss in bits per byte: comparable between tokenizers, and with anything else that compresses text.
 
 use data::Dataset;
-use engine::{Device, Inputs, NoParams, Options, ParamStore, ParamTable, Pool, Precision, Tape};
+use engine::{Device, EngineError, Inputs, NoParams, Options, ParamStore, ParamTable, Pool, Precision, Tape, Tensor};
 use models::{LanguageModel, Model};
 
 use crate::TrainError;
@@ -29,7 +29,25 @@ pub fn inputs_of(windows: &[Vec<u32>]) -> Inputs {
     Inputs::new().with_u32("tokens", &dims, column(0)).with_u32("targets", &dims, column(1))
 }
 
-/// Runs passes without gradients over one pool, sized by `Meta`.
+/// What a language model computes from tokens.
+pub type LanguagePass = for<'m> fn(&'m dyn LanguageModel, &mut Tape<'m>, &Inputs) -> Result<Tensor, EngineError>;
+
+/// A pool for `pass` over `inputs`, as large as `Meta` says that it takes.
+/// # Errors
+/// When shapes do not fit.
+pub fn pool_for(
+    language: &dyn LanguageModel,
+    table: &ParamTable,
+    precision: Precision,
+    inputs: &Inputs,
+    pass: LanguagePass,
+) -> Result<Pool, TrainError> {
+    let (meta, mut none) = (Pool::meta(), NoParams);
+    pass(language, &mut Tape::new(&meta, &mut none, table, inference(precision)), inputs)?;
+    Ok(Pool::new(Device::Cpu, meta.usage().high_water_bytes))
+}
+
+/// Runs passes without gradients over one pool.
 pub struct Evaluator {
     pool: Pool,
     batch: usize,
@@ -41,10 +59,10 @@ impl Evaluator {
     /// When shapes do not fit, or the model is none of language.
     pub fn new(model: &dyn Model, batch: usize, context: usize, precision: Precision) -> Result<Self, TrainError> {
         let language = model.language().ok_or(TrainError::NotLanguage)?;
-        let (meta, mut store) = (Pool::meta(), NoParams);
-        let mut tape = Tape::new(&meta, &mut store, model.params(), inference(precision));
-        language.token_nll(&mut tape, &model.shapes(batch, context))?;
-        Ok(Self { pool: Pool::new(Device::Cpu, meta.usage().high_water_bytes), batch })
+        let pool = pool_for(language, model.params(), precision, &model.shapes(batch, context), |language, tape, inputs| {
+            language.token_nll(tape, inputs)
+        })?;
+        Ok(Self { pool, batch })
     }
 
     /// Bits per byte over `windows` of `data`.

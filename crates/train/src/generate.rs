@@ -102,16 +102,12 @@ fn draw(logits: &[f32], sampling: &Sampling, index: u64) -> Drawn {
     }
     let weight = |token: usize| f64::from((logits[token] - largest) / sampling.temperature).exp();
     // A few hundred of the likeliest nearly always hold the share that is wanted; more are put in order only if not.
-    let most = if sampling.top_k > 0 { sampling.top_k.min(logits.len()) } else { logits.len() };
-    let mut order = order_of(logits, most.min(FIRST));
-    let all: f64 = if most < logits.len() {
-        order = order_of(logits, most);
-        order.iter().map(|t| weight(*t)).sum()
-    } else {
-        (0..logits.len()).map(weight).sum()
-    };
-    let wanted = f64::from(sampling.top_p) * all;
-    if order.iter().map(|t| weight(*t)).sum::<f64>() < wanted {
+    let is_cut = (1..logits.len()).contains(&sampling.top_k);
+    let most = if is_cut { sampling.top_k } else { logits.len() };
+    let mut order = order_of(logits, if is_cut { most } else { FIRST });
+    let sum_of = |order: &[usize]| order.iter().map(|t| weight(*t)).sum::<f64>();
+    let wanted = f64::from(sampling.top_p) * if is_cut { sum_of(&order) } else { (0..most).map(weight).sum() };
+    if sum_of(&order) < wanted {
         order = order_of(logits, most);
     }
     let mut sum = 0.0;

@@ -127,26 +127,20 @@ pub fn train(recipe: &Recipe, out: &Path, resume: bool, stop: &AtomicBool, obser
     if ranks == 1 {
         return on_rank(Box::new(Solo), observer);
     }
-    let mut comms = Threads::group(ranks).into_iter();
-    let results: Vec<Result<Outcome, TrainError>> = std::thread::scope(|scope| {
-        let first = comms.next();
+    let mut comms = Threads::group(ranks);
+    let first = comms.remove(0);
+    let mut results: Vec<Result<Outcome, TrainError>> = std::thread::scope(|scope| {
         let on_rank = &on_rank;
-        let others: Vec<_> = comms.map(|comm| scope.spawn(move || on_rank(Box::new(comm), &mut Quiet))).collect();
-        let first = first.map(|comm| on_rank(Box::new(comm), observer));
-        first
-            .into_iter()
-            .chain(others.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
-            .collect()
+        let others: Vec<_> = comms.into_iter().map(|comm| scope.spawn(move || on_rank(Box::new(comm), &mut Quiet))).collect();
+        let mut results = vec![on_rank(Box::new(first), observer)];
+        results.extend(others.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))));
+        results
     });
-    // The rank that failed says why; the others only say that it did.
-    let is_echo = |error: &TrainError| matches!(error, TrainError::Engine(engine::EngineError::Rank(_)));
-    let (outcomes, errors): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
-    let mut errors: Vec<TrainError> = errors.into_iter().filter_map(Result::err).collect();
-    errors.sort_by_key(is_echo);
-    match errors.into_iter().next() {
-        Some(error) => Err(error),
-        None => outcomes.into_iter().next().unwrap_or(Err(TrainError::NotLanguage)),
-    }
+    // The rank that failed says why; the others only say that it did. Where none failed, the first speaks for all.
+    let is_echo = |result: &Result<_, _>| matches!(result, Err(TrainError::Engine(engine::EngineError::Rank(_))));
+    let failed = results.iter().position(|result| result.is_err() && !is_echo(result));
+    let at = failed.or_else(|| results.iter().position(Result::is_err)).unwrap_or(0);
+    results.swap_remove(at)
 }
 
 struct Run<'a> {
@@ -398,8 +392,9 @@ impl<'a> Run<'a> {
     }
 }
 
-/// A recipe's text without what changes no bit of the result.
-fn decisive(text: &str) -> String {
+/// A recipe's text without what changes no bit of the result: of two runs with equal ones, each can go on from the other.
+#[must_use]
+pub fn decisive(text: &str) -> String {
     let Ok(mut recipe) = Recipe::parse(text, "", &[]) else { return text.to_owned() };
     (recipe.parallel, recipe.train.threads) = (Parallel::default(), None);
     recipe.to_toml()

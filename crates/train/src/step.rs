@@ -95,6 +95,15 @@ fn tape_options(options: &StepOptions, key: u64) -> Options {
 /// Where a rank in training holds its parameters.
 pub type Store = Replicated<Box<dyn Communicator>>;
 
+/// Sequences `first..first + sequences` of made-up tokens, to measure with.
+#[must_use]
+pub fn made_up(first: usize, sequences: usize, context: usize, vocab: usize) -> Inputs {
+    let token = |seed: u64, i: usize| (mix(seed ^ mix(i as u64)) % vocab as u64) as u32;
+    let tokens = |seed| (first * context..(first + sequences) * context).map(|i| token(seed, i)).collect();
+    let shape = [sequences, context];
+    Inputs::new().with_u32("tokens", &shape, tokens(1)).with_u32("targets", &shape, tokens(2))
+}
+
 /// A model in training.
 pub struct Trainer {
     model: Box<dyn Model>,
@@ -124,11 +133,14 @@ impl Trainer {
     /// The same as one rank of a group: `options.lanes` of the lanes are its own.
     /// # Errors
     /// As [`Trainer::new`].
-    pub fn on_rank(model: Box<dyn Model>, mut options: StepOptions, comm: Box<dyn Communicator>) -> Result<Self, TrainError> {
+    pub fn on_rank(model: Box<dyn Model>, mut options: StepOptions, mut comm: Box<dyn Communicator>) -> Result<Self, TrainError> {
         options.first_lane = comm.rank() * options.lanes;
         let cost = cost(&*model, &options)?;
         let need_bytes = cost.total_bytes() * comm.ranks() as u64;
-        if let Some(free_bytes) = crate::memory::available_bytes().filter(|free| *free < need_bytes) {
+        let free_bytes = crate::memory::available_bytes().unwrap_or(u64::MAX);
+        // No rank allocates before all have looked, or the last would find what the first left.
+        comm.all_reduce_sum(&mut [0.0]).map_err(|e| engine::EngineError::Rank(Box::new(e)))?;
+        if free_bytes < need_bytes {
             return Err(TrainError::Memory { need_bytes, free_bytes });
         }
         let store = Replicated::new(model.params(), options.seed, comm);

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use ::train::{
     clock::Clock,
     recipe::{Optim, Recipe},
-    step::{StepOptions, Trainer},
+    step::{StepOptions, Trainer, made_up},
 };
-use engine::{Inputs, Precision};
+use engine::Precision;
 use serde_json::json;
 
 use crate::{CLOCK, print};
@@ -77,13 +77,7 @@ fn step(args: &StepArgs, json: bool) -> miette::Result<ExitCode> {
     let micro_batch = args.micro_batch.unwrap_or(batch).clamp(1, batch);
     let options = StepOptions { precision, lanes: 1, micro_batch, optim: Optim::default(), ..StepOptions::of(&recipe) };
     let mut trainer = Trainer::new(model, options)?;
-    let token = |seed: u64, i: usize| (engine::mix(seed ^ engine::mix(i as u64)) % vocab as u64) as u32;
-    let inputs = |first: usize| {
-        let sequences = micro_batch.min(batch - first);
-        let tokens = |seed| (first * context..(first + sequences) * context).map(|i| token(seed, i)).collect();
-        let shape = [sequences, context];
-        Inputs::new().with_u32("tokens", &shape, tokens(1)).with_u32("targets", &shape, tokens(2))
-    };
+    let inputs = |first: usize| made_up(first, micro_batch.min(batch - first), context, vocab);
     let lanes = vec![(0..batch).step_by(micro_batch).map(inputs).collect::<Vec<_>>()];
     let count = (batch * context) as u64;
     let mut one = |step: u64| -> miette::Result<f64> {

@@ -1,11 +1,15 @@
 //! The model leaves and comes back: exported to a Hugging Face folder and imported again, it gives the same logits.
 
 use comm::Solo;
-use engine::{Device, Inputs, NoParams, Pool, Precision, Tape};
+use engine::{Inputs, Precision, Tape};
 use parallel::Replicated;
 
 use super::{GateResult, Subject, result};
-use crate::{TrainError, eval::inference, hf};
+use crate::{
+    TrainError,
+    eval::{inference, pool_for},
+    hf,
+};
 
 pub(super) fn gate(s: &mut Subject<'_>) -> Result<GateResult, TrainError> {
     let folder = s.folder.join("export");
@@ -26,9 +30,7 @@ pub(super) fn gate(s: &mut Subject<'_>) -> Result<GateResult, TrainError> {
 fn logits(model: &dyn models::Model, store: &mut Replicated<Solo>, tokens: &[u32]) -> Result<Vec<f32>, TrainError> {
     let language = model.language().ok_or(TrainError::NotLanguage)?;
     let inputs = Inputs::new().with_u32("tokens", &[1, tokens.len()], tokens.to_vec());
-    let meta = Pool::meta();
-    language.logits(&mut Tape::new(&meta, &mut NoParams, model.params(), inference(Precision::F32)), &inputs, None)?;
-    let pool = Pool::new(Device::Cpu, meta.usage().high_water_bytes);
+    let pool = pool_for(language, model.params(), Precision::F32, &inputs, |language, tape, inputs| language.logits(tape, inputs, None))?;
     let mut tape = Tape::new(&pool, store, model.params(), inference(Precision::F32));
     Ok(language.logits(&mut tape, &inputs, None)?.f32s().to_vec())
 }

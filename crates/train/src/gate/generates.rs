@@ -1,11 +1,11 @@
 //! It writes text, and the probabilities of what it wrote are those that training would have given.
 
-use engine::{Device, Inputs, NoParams, Pool, Tape};
+use engine::Tape;
 
 use super::{GateResult, Subject, result};
 use crate::{
     TrainError,
-    eval::inference,
+    eval::{inference, inputs_of, pool_for},
     generate::{Sampling, generate},
 };
 
@@ -21,19 +21,10 @@ pub(super) fn gate(s: &mut Subject<'_>) -> Result<GateResult, TrainError> {
     let drawn = generate(language, table, &mut loaded.store, loaded.precision, &prompt, count, None, &Sampling::default(), |_| {})?;
 
     let tokens: Vec<u32> = prompt.iter().copied().chain(drawn.iter().map(|d| d.token)).collect();
-    let seq = tokens.len() - 1;
-    let inputs = |data: &[u32]| {
-        Inputs::new().with_u32("tokens", &[1, seq], data[..data.len().min(seq)].to_vec()).with_u32(
-            "targets",
-            &[1, seq],
-            data.iter().skip(1).copied().collect(),
-        )
-    };
-    let meta = Pool::meta();
-    language.token_nll(&mut Tape::new(&meta, &mut NoParams, table, inference(loaded.precision)), &inputs(&[]))?;
-    let pool = Pool::new(Device::Cpu, meta.usage().high_water_bytes);
+    let inputs = inputs_of(std::slice::from_ref(&tokens));
+    let pool = pool_for(language, table, loaded.precision, &inputs, |language, tape, inputs| language.token_nll(tape, inputs))?;
     let mut tape = Tape::new(&pool, &mut loaded.store, table, inference(loaded.precision));
-    let nll = language.token_nll(&mut tape, &inputs(&tokens))?;
+    let nll = language.token_nll(&mut tape, &inputs)?;
     let worst = nll.f32s().iter().zip(&drawn).map(|(nll, d)| (nll + d.log_prob).abs()).fold(0.0, f32::max);
     let help = "the cached pass and the training pass disagree: report it, with the recipe";
     Ok(result("generates", worst <= TOLERANCE, format!("log-probabilities within {worst:.1e}"), format!("within {TOLERANCE}"), help))
