@@ -129,7 +129,7 @@ struct Part {
 impl Layout {
     fn of(c: &DecoderConfig) -> Result<Self, TrainError> {
         let no = |what: &str| Err(refuse("model", format!("no Hugging Face layout has {what}")));
-        if c.parallel_block || c.embed_norm || c.window.is_some() {
+        if c.parallel_block || c.embed_norm || c.value_residual || c.embed_residual || c.softcap.is_some() || c.window.is_some() {
             return no("these blocks: sequential ones without embedding norm or window are needed");
         }
         match (c.norm, c.position, c.mlp) {

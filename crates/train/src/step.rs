@@ -144,7 +144,7 @@ impl Trainer {
             return Err(TrainError::Memory { need_bytes, free_bytes });
         }
         let store = Replicated::new(model.params(), options.seed, comm);
-        let optimiser = Optimiser::new(&options.optim, model.params());
+        let optimiser = Optimiser::new(&options.optim, model.params(), options.precision);
         Ok(Self { pool: Pool::new(Device::Cpu, cost.pool_bytes), model, options, store, optimiser, cost })
     }
 

@@ -3,7 +3,7 @@
 
 mod muon;
 
-use engine::{ParamId, ParamKind, ParamTable, Shape};
+use engine::{ParamId, ParamKind, ParamTable, Precision, Shape};
 
 use crate::recipe::{Optim, OptimKind};
 
@@ -21,6 +21,7 @@ pub struct Update {
 /// The state of every parameter.
 pub struct Optimiser {
     options: Optim,
+    precision: Precision,
     states: Vec<State>,
 }
 
@@ -30,8 +31,9 @@ enum State {
 }
 
 impl Optimiser {
+    /// `precision` is that of the step's products, and of Muon's.
     #[must_use]
-    pub fn new(options: &Optim, table: &ParamTable) -> Self {
+    pub fn new(options: &Optim, table: &ParamTable, precision: Precision) -> Self {
         let state = |id: ParamId| {
             let spec = table.spec(id);
             let zeros = || vec![0.0; spec.shape.elements()];
@@ -40,7 +42,7 @@ impl Optimiser {
                 (_, kind) => State::AdamW { m: zeros(), v: zeros(), decays: kind != ParamKind::Vector },
             }
         };
-        Self { options: options.clone(), states: table.ids().map(state).collect() }
+        Self { options: options.clone(), precision, states: table.ids().map(state).collect() }
     }
 
     /// Bytes of state for `table`.
@@ -74,9 +76,11 @@ impl Optimiser {
                 grad_scale: update.grad_scale,
             }
             .update(w, g, m, v),
-            State::Muon { momentum, shape } => {
+            State::Muon { momentum: buffer, shape } => {
                 let lr = o.muon_lr * update.lr_share;
-                muon::update(w, g, momentum, *shape, lr, o.momentum, o.weight_decay, update.grad_scale);
+                // A gradient from bf16 products knows no more digits than they do.
+                let (precision, grad_scale) = (self.precision, update.grad_scale);
+                muon::Muon { lr, momentum: o.momentum, weight_decay: o.weight_decay, grad_scale, precision }.update(w, g, buffer, *shape);
             }
         }
     }

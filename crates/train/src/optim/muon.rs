@@ -3,41 +3,53 @@
 
 use engine::{Precision, Shape};
 use kernels::{
-    elementwise::{scale_assign, sum_squares},
+    elementwise::{add_scaled, scale_assign, sum_squares},
     gemm::{Gemm, Mat, Rhs},
 };
+use rayon::prelude::*;
 
 /// Coefficients of the quintic that drives singular values into about 0.7..1.2 in five rounds (Jordan et al.).
 const QUINTIC: [f32; 3] = [3.4445, -4.7750, 2.0315];
 const ROUNDS: usize = 5;
 
-/// `buffer = momentum buffer + g`, then `w -= lr sqrt(max(1, rows / cols)) orthogonal(g + momentum buffer)`, with decay as
-/// in AdamW. `w`, `g`, `buffer` `[rows, cols]`; `g` is working space afterwards.
-#[expect(clippy::too_many_arguments, reason = "the update rule's own quantities")]
-pub(super) fn update(
-    w: &mut [f32],
-    g: &mut [f32],
-    buffer: &mut [f32],
-    shape: Shape,
-    lr: f32,
-    momentum: f32,
-    weight_decay: f32,
-    grad_scale: f32,
-) {
-    for (b, g) in buffer.iter_mut().zip(g.iter_mut()) {
-        *b = momentum * *b + *g * grad_scale;
-        *g = *g * grad_scale + momentum * *b;
-    }
-    let (rows, cols) = (shape.rows(), shape.last());
-    let step = orthogonal(g, rows, cols);
-    let scale = lr * (rows as f32 / cols as f32).max(1.0).sqrt();
-    for (w, s) in w.iter_mut().zip(&step) {
-        *w = *w * (1.0 - lr * weight_decay) - scale * s;
+/// Numbers in one task of a loop over a parameter.
+const CHUNK: usize = 16 << 10;
+
+/// What one update is made with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Muon {
+    pub lr: f32,
+    pub momentum: f32,
+    pub weight_decay: f32,
+    pub grad_scale: f32,
+    /// Of the products: their errors are far below those of five rounds.
+    pub precision: Precision,
+}
+
+impl Muon {
+    /// `buffer = momentum buffer + g`, then `w -= lr sqrt(max(1, rows / cols)) orthogonal(g + momentum buffer)`, with decay
+    /// as in AdamW. `w`, `g`, `buffer` `[rows, cols]`; `g` is working space afterwards.
+    pub(super) fn update(self, w: &mut [f32], g: &mut [f32], buffer: &mut [f32], shape: Shape) {
+        let Self { lr, momentum, weight_decay, grad_scale, precision } = self;
+        buffer.par_chunks_mut(CHUNK).zip(g.par_chunks_mut(CHUNK)).for_each(|(buffer, g)| {
+            for (b, g) in buffer.iter_mut().zip(g) {
+                *b = momentum * *b + *g * grad_scale;
+                *g = *g * grad_scale + momentum * *b;
+            }
+        });
+        let (rows, cols) = (shape.rows(), shape.last());
+        let step = orthogonal(g, rows, cols, precision);
+        let scale = lr * (rows as f32 / cols as f32).max(1.0).sqrt();
+        w.par_chunks_mut(CHUNK).zip(step.par_chunks(CHUNK)).for_each(|(w, step)| {
+            for (w, s) in w.iter_mut().zip(step) {
+                *w = *w * (1.0 - lr * weight_decay) - scale * s;
+            }
+        });
     }
 }
 
 /// The nearest matrix with orthonormal rows or columns, roughly.
-fn orthogonal(g: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+fn orthogonal(g: &[f32], rows: usize, cols: usize, precision: Precision) -> Vec<f32> {
     // Work on the wide side, so that the square matrix is the small one.
     let is_tall = rows > cols;
     let (r, c) = if is_tall { (cols, rows) } else { (rows, cols) };
@@ -45,31 +57,37 @@ fn orthogonal(g: &[f32], rows: usize, cols: usize) -> Vec<f32> {
     let norm = sum_squares(&x).sqrt() as f32;
     scale_assign(&mut x, 1.0 / (norm + 1e-7));
     let [a1, a3, a5] = QUINTIC;
-    let (mut gram, mut square) = (vec![0.0; r * r], vec![0.0; r * r]);
-    let gemm = |m, n, k, accumulate| Gemm { m, n, k, precision: Precision::F32, accumulate };
+    let (mut gram, mut square, mut next) = (vec![0.0; r * r], vec![0.0; r * r], vec![0.0; r * c]);
+    let gemm = |m, n, k| Gemm { m, n, k, precision, accumulate: false };
     for _ in 0..ROUNDS {
+        // x <- a1 x + (a3 G + a5 G G) x, G = x x^T
         let xm = Mat::rows(&x, c);
-        gemm(r, r, c, false).run(xm, Rhs::Plain(xm.transposed()), None, &mut gram);
+        gemm(r, r, c).run(xm, Rhs::Plain(xm.transposed()), None, &mut gram);
         let gm = Mat::rows(&gram, r);
-        gemm(r, r, r, false).run(gm, Rhs::Plain(gm), None, &mut square);
-        for (s, g) in square.iter_mut().zip(&gram) {
-            *s = a3 * g + a5 * *s;
-        }
-        let mut next = x.clone();
-        scale_assign(&mut next, a1);
-        gemm(r, c, r, true).run(Mat::rows(&square, r), Rhs::Plain(xm), None, &mut next);
-        x = next;
+        gemm(r, r, r).run(gm, Rhs::Plain(gm), None, &mut square);
+        scale_assign(&mut square, a5);
+        add_scaled(a3, &gram, &mut square);
+        gemm(r, c, r).run(Mat::rows(&square, r), Rhs::Plain(xm), None, &mut next);
+        add_scaled(a1, &x, &mut next);
+        std::mem::swap(&mut x, &mut next);
     }
     if is_tall { transpose(&x, cols, rows) } else { x }
 }
 
+/// In blocks that stay in the nearest cache.
 fn transpose(x: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+    const BLOCK: usize = 16;
     let mut out = vec![0.0; x.len()];
-    for i in 0..rows {
-        for j in 0..cols {
-            out[j * rows + i] = x[i * cols + j];
+    out.par_chunks_mut(BLOCK * rows).enumerate().for_each(|(band, out)| {
+        let first = band * BLOCK;
+        for i in (0..rows).step_by(BLOCK) {
+            for (j, out) in out.chunks_exact_mut(rows).enumerate() {
+                for k in i..rows.min(i + BLOCK) {
+                    out[k] = x[k * cols + first + j];
+                }
+            }
         }
-    }
+    });
     out
 }
 
@@ -80,8 +98,10 @@ mod tests {
 
     #[test]
     fn singular_values_end_near_one_for_wide_and_tall() {
-        for (rows, cols) in [(8, 20), (20, 8), (8, 8)] {
-            let x = orthogonal(&noise(1, rows * cols), rows, cols);
+        for (rows, cols, precision) in
+            [(8, 20, Precision::F32), (20, 8, Precision::F32), (8, 8, Precision::F32), (33, 70, Precision::Bf16), (70, 33, Precision::Bf16)]
+        {
+            let x = orthogonal(&noise(1, rows * cols), rows, cols, precision);
             let small = rows.min(cols);
             for i in 0..small {
                 for j in 0..small {
