@@ -48,12 +48,14 @@ fn table(work: &str, levels: &[(&str, &str)], python: Option<&str>) -> Result<()
 fn measure(command: &mut Command) -> Result<(f64, f64), String> {
     let output = command.output().map_err(|e| format!("{command:?}: {e}"))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let number = |key: &str| -> Option<f64> {
-        let rest = text.split_once(&format!("\"{key}\":"))?.1;
-        rest.trim_start().split([',', '}']).next()?.trim().parse().ok()
-    };
     let failed = || format!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr));
-    Ok((number("tokens_per_sec").ok_or_else(failed)?, number("peak_rss_bytes").unwrap_or(0.0)))
+    Ok((number(&text, "tokens_per_sec").ok_or_else(failed)?, number(&text, "peak_rss_bytes").unwrap_or(0.0)))
+}
+
+/// The number of `key` in a text of JSON.
+pub(crate) fn number(text: &str, key: &str) -> Option<f64> {
+    let rest = text.split_once(&format!("\"{key}\":"))?.1;
+    rest.trim_start().split([',', '}']).next()?.trim().parse().ok()
 }
 
 /// `cargo xtask bench`

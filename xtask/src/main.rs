@@ -1,6 +1,7 @@
 //! The developer's own commands: `cargo xtask test | tidy | fixtures | bench`.
 
 mod bench;
+mod learning;
 mod tidy;
 
 use std::process::{Command, ExitCode};
@@ -9,7 +10,8 @@ const USAGE: &str = "\
 cargo xtask test [--peers]   everything that is checked: tidy, clippy, tests; with --peers against transformers too
 cargo xtask tidy             the house rules that no compiler checks
 cargo xtask fixtures         make the fixtures anew with PyTorch and transformers (installs them under target/)
-cargo xtask bench [--peers]  the tables of docs/BENCHMARKS.md; with --peers beside PyTorch";
+cargo xtask bench [--peers]  the tables of docs/BENCHMARKS.md; with --peers beside PyTorch
+cargo xtask bench learning   loss, operations and time of recipes/learn-12m.toml beside nanoGPT's recipe in PyTorch";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -21,6 +23,7 @@ fn main() -> ExitCode {
         ["fixtures"] => python(&["xtask/python/fixtures.py"]),
         ["bench"] => bench::run(false),
         ["bench", "--peers"] => bench::run(true),
+        ["bench", "learning"] => learning::run(),
         _ => Err(USAGE.to_owned()),
     };
     match result {

@@ -17,6 +17,7 @@ mod readers;
 mod sampler;
 mod shards;
 mod tokenizer;
+mod words;
 
 pub use clean::{CleanOptions, Rule};
 pub use dedup::DedupOptions;

@@ -9,7 +9,7 @@ use tokenizers::{
     pre_tokenizers::byte_level::ByteLevel,
 };
 
-use crate::DataError;
+use crate::{DataError, words::Words};
 
 /// Which tokenizer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,6 +50,8 @@ const ENDS: &[&str] = &[END_OF_TEXT, "<|end_of_text|>", "</s>", "<|im_end|>", "<
 /// Text to tokens and back.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// Where the text is cut as GPT-2 cuts it.
+    words: Option<Words>,
     end_of_text: u32,
     /// Bytes of text that each token stands for.
     byte_lengths: Vec<u32>,
@@ -114,7 +116,8 @@ impl Tokenizer {
                 Some(_) => inner.decode(&[id], false).map_or(1, |text| text.len() as u32),
             })
             .collect();
-        Ok(Self { inner, end_of_text, byte_lengths })
+        let words = cuts_as_gpt2(&inner).then(Words::new);
+        Ok(Self { inner, words, end_of_text, byte_lengths })
     }
 
     /// One more than the largest token.
@@ -137,6 +140,15 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer cannot take the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        let Some(words) = &self.words else { return self.encode_slowly(text) };
+        words.encode(text, |word, tokens| {
+            tokens.extend(self.encode_slowly(word)?);
+            Ok(())
+        })
+    }
+
+    /// Without a memory of words.
+    pub(crate) fn encode_slowly(&self, text: &str) -> Result<Vec<u32>, DataError> {
         let encoding = self.inner.encode_fast(text, false);
         let failed = |e: tokenizers::Error| DataError::Tokenizer { what: "encoding".into(), problem: e.to_string() };
         encoding.map(|encoding| encoding.get_ids().to_vec()).map_err(failed)
@@ -165,6 +177,14 @@ impl Tokenizer {
             ModelWrapper::Unigram(_) => "Unigram",
         }
     }
+}
+
+/// Whether nothing but GPT-2's expression and BPE stands between a text and its tokens.
+fn cuts_as_gpt2(inner: &tokenizers::Tokenizer) -> bool {
+    let cuts = matches!(inner.get_pre_tokenizer(), Some(PreTokenizerWrapper::ByteLevel(b)) if b.use_regex && !b.add_prefix_space);
+    let is_bpe = matches!(inner.get_model(), ModelWrapper::BPE(bpe) if bpe.dropout.is_none());
+    let is_plain = inner.get_normalizer().is_none() && inner.get_truncation().is_none() && inner.get_padding().is_none();
+    cuts && is_bpe && is_plain && inner.get_added_tokens_decoder().values().all(|token| token.special)
 }
 
 #[cfg(test)]

@@ -26,9 +26,8 @@ fn read(name: &str) -> Arrays {
 }
 
 const GPT2: &str = "preset = \"gpt2-124m\"\nlayers = 2\nmodel = 16\nheads = 4\nvocab = 31\ncontext = 16";
-const LLAMA: &str =
-    "depth = 1\nlayers = 2\nmodel = 16\nheads = 4\nkv_heads = 2\nhead_dim = 4\nffn = 24\nvocab = 31\ncontext = 16\neps = 1e-5";
-const QWEN3: &str = "depth = 1\nlayers = 2\nmodel = 16\nheads = 4\nkv_heads = 2\nhead_dim = 6\nffn = 24\nvocab = 31\ncontext = 16\neps = 1e-5\nqk_norm = true";
+const LLAMA: &str = "depth = 1\nembed_norm = false\nlayers = 2\nmodel = 16\nheads = 4\nkv_heads = 2\nhead_dim = 4\nffn = 24\nvocab = 31\ncontext = 16\neps = 1e-5";
+const QWEN3: &str = "depth = 1\nembed_norm = false\nlayers = 2\nmodel = 16\nheads = 4\nkv_heads = 2\nhead_dim = 6\nffn = 24\nvocab = 31\ncontext = 16\neps = 1e-5\nqk_norm = true";
 const FALCON: &str =
     "preset = \"falcon-40b\"\nlayers = 2\nmodel = 16\nheads = 4\nkv_heads = 2\nhead_dim = 4\nffn = 64\nvocab = 31\ncontext = 16";
 

@@ -1,5 +1,6 @@
 //! Hugging Face folders (`config.json`, `model.safetensors`, `tokenizer.json`): out and in, in the layouts of GPT-2, Llama
-//! and Qwen3 (which is Llama's with norms on queries and keys). Weights go as f32.
+//! and Qwen3 (which is Llama's with norms on queries and keys). An RMSNorm of the embedding goes into the embedding's table.
+//! Weights go as f32.
 
 use std::{
     collections::HashMap,
@@ -34,7 +35,12 @@ pub fn export(loaded: &Loaded, tokenizer: &Path, folder: &Path) -> Result<(), Tr
     for part in layout.parts(config) {
         let values: Vec<&[f32]> = part.ours.iter().map(|name| value(name)).collect();
         let [rows, cols] = part.dims;
-        let joined = values.concat();
+        let mut joined = values.concat();
+        if config.embed_norm && part.ours == ["embed.weight"] {
+            // A norm of the embedding is the same for a token wherever it stands: it goes into the table.
+            let (plain, weight, mut inv_rms) = (joined.clone(), value("embed.norm.weight"), vec![0.0; rows]);
+            kernels::norm::rms_norm(&plain, weight, config.eps, &mut joined, &mut inv_rms);
+        }
         let (dims, joined) = match (part.is_turned, part.is_vector) {
             (_, true) => (vec![cols], joined),
             (true, _) => (vec![cols, rows], turned(&joined, rows, cols)),
@@ -129,8 +135,9 @@ struct Part {
 impl Layout {
     fn of(c: &DecoderConfig) -> Result<Self, TrainError> {
         let no = |what: &str| Err(refuse("model", format!("no Hugging Face layout has {what}")));
-        if c.parallel_block || c.embed_norm || c.value_residual || c.embed_residual || c.softcap.is_some() || c.window.is_some() {
-            return no("these blocks: sequential ones without embedding norm or window are needed");
+        let norm_stays = c.embed_norm && (c.tied || c.norm != Norm::RmsNorm);
+        if c.parallel_block || norm_stays || c.value_residual || c.embed_residual || c.softcap.is_some() || c.window.is_some() {
+            return no("these blocks: sequential ones are needed, without window, soft cap, shares of the first layer or a tied norm");
         }
         match (c.norm, c.position, c.mlp) {
             (Norm::RmsNorm, Position::Rope, Mlp::Swiglu) if !c.bias => Ok(if c.qk_norm { Self::Qwen3 } else { Self::Llama }),
@@ -254,6 +261,8 @@ impl Layout {
                 heads: Some(heads),
                 head_dim,
                 ffn,
+                embed_norm: Some(false),
+                zero_init: Some(false),
                 ..Default::default()
             };
             Ok(options.resolve()?)

@@ -49,6 +49,8 @@ impl StepOptions {
 pub struct StepCost {
     /// Of one micro-batch, forward and backward, without what is computed twice.
     pub micro_batch_flops: u64,
+    /// Of one update.
+    pub optimiser_flops: u64,
     pub params: u64,
     pub weight_bytes: u64,
     pub grad_bytes: u64,
@@ -79,6 +81,7 @@ pub fn cost(model: &dyn Model, options: &StepOptions) -> Result<StepCost, TrainE
     let bytes = Replicated::<Solo>::bytes(model.params(), options.lanes);
     Ok(StepCost {
         micro_batch_flops: needed.map(|event| event.flops).sum(),
+        optimiser_flops: Optimiser::flops(&options.optim, model.params()),
         params: model.params().elements(),
         weight_bytes: bytes.weights,
         grad_bytes: bytes.grads,

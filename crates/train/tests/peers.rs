@@ -8,8 +8,8 @@ use train::{eval::inference, hf, recipe::Recipe, run::Loaded};
 
 const MODELS: [&str; 3] = [
     "preset = \"gpt2-124m\"\nlayers = 2\nmodel = 48\nheads = 3\nvocab = 97\ncontext = 32",
-    "depth = 2\nvocab = 97\ncontext = 32\nkv_heads = 1",
-    "depth = 2\nvocab = 97\ncontext = 32\nqk_norm = true\ntied = true",
+    "depth = 2\nzero_init = false\nvocab = 97\ncontext = 32\nkv_heads = 1",
+    "depth = 2\nzero_init = false\nembed_norm = false\nvocab = 97\ncontext = 32\nqk_norm = true\ntied = true",
 ];
 
 #[test]

@@ -70,7 +70,7 @@ fn one_big_batch_and_many_small_ones_give_one_gradient() {
     let window = |i: u64| (0..17).map(|t| (engine::mix(i * 100 + t) % 50) as u32).collect::<Vec<u32>>();
     let windows: Vec<Vec<u32>> = (0..8).map(window).collect();
     let gradient = |lanes: usize, micro_batch: usize| {
-        let table: toml::Table = "depth = 2\nvocab = 50\ncontext = 16".parse().unwrap();
+        let table: toml::Table = "depth = 2\nvocab = 50\ncontext = 16\nzero_init = false".parse().unwrap();
         let recipe = Recipe::parse("[model]\ndepth = 2\n[batch]\ncontext = 16\n[train]\nprecision = \"f32\"\n", "test", &[]).unwrap();
         let options = StepOptions { lanes, micro_batch, ..StepOptions::of(&recipe) };
         let mut trainer = Trainer::new(models::build(&table).unwrap(), options).unwrap();

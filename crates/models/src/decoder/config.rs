@@ -207,7 +207,7 @@ fn ffn_of(model: usize, mlp: Mlp) -> usize {
     if mlp == Mlp::Swiglu { (8 * model / 3).next_multiple_of(32) } else { 4 * model }
 }
 
-/// Small models along one dial: width 64 a layer, heads of 64, Llama's choices.
+/// Small models along one dial: width 64 a layer, heads of 64, Llama's choices, and what docs/LOG.md shows to help.
 fn of_depth(depth: usize) -> DecoderConfig {
     let model = 64 * depth;
     DecoderConfig {
@@ -230,14 +230,14 @@ fn of_depth(depth: usize) -> DecoderConfig {
         bias: false,
         tied: false,
         qk_norm: false,
-        embed_norm: false,
+        embed_norm: true,
         value_residual: false,
         embed_residual: false,
         softcap: None,
         window: None,
         dropout: 0.0,
         init_std: 1.0 / (model as f32).sqrt(),
-        zero_init: false,
+        zero_init: true,
     }
 }
 
@@ -315,7 +315,9 @@ fn gpt(layers: usize, model: usize, heads: usize, context: usize) -> DecoderConf
         mlp: Mlp::GeluTanh,
         bias: true,
         tied: true,
+        embed_norm: false,
         init_std: 0.02,
+        zero_init: false,
         ..of_depth(1)
     }
 }
@@ -331,7 +333,9 @@ fn llama(layers: usize, model: usize, heads: usize, ffn: usize) -> DecoderConfig
         head_dim: model / heads,
         ffn,
         eps: 1e-6,
+        embed_norm: false,
         init_std: 0.02,
+        zero_init: false,
         ..of_depth(1)
     }
 }

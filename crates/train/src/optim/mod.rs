@@ -52,6 +52,13 @@ impl Optimiser {
         table.specs().iter().map(|spec| copies(spec.kind) * spec.shape.bytes()).sum()
     }
 
+    /// Operations of one step's products: Muon's rounds. What AdamW does to each number is not counted, as is usual.
+    #[must_use]
+    pub fn flops(options: &Optim, table: &ParamTable) -> u64 {
+        let is_muon = |spec: &&engine::ParamSpec| options.kind == OptimKind::Muon && spec.kind == ParamKind::Matrix;
+        table.specs().iter().filter(is_muon).map(|spec| muon::flops(spec.shape)).sum()
+    }
+
     /// Bytes that it really holds.
     #[must_use]
     pub fn held_bytes(&self) -> u64 {

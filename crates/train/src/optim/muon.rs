@@ -48,6 +48,13 @@ impl Muon {
     }
 }
 
+/// Operations of one update's products.
+pub(super) fn flops(shape: Shape) -> u64 {
+    let (rows, cols) = (shape.rows() as u64, shape.last() as u64);
+    let (r, c) = (rows.min(cols), rows.max(cols));
+    ROUNDS as u64 * (4 * r * r * c + 2 * r * r * r)
+}
+
 /// The nearest matrix with orthonormal rows or columns, roughly.
 fn orthogonal(g: &[f32], rows: usize, cols: usize, precision: Precision) -> Vec<f32> {
     // Work on the wide side, so that the square matrix is the small one.
