@@ -11,7 +11,8 @@ cargo xtask test [--peers]   everything that is checked: tidy, clippy, tests; wi
 cargo xtask tidy             the house rules that no compiler checks
 cargo xtask fixtures         make the fixtures anew with PyTorch and transformers (installs them under target/)
 cargo xtask bench [--peers]  the tables of docs/BENCHMARKS.md; with --peers beside PyTorch
-cargo xtask bench learning   loss, operations and time of recipes/learn-12m.toml beside nanoGPT's recipe in PyTorch";
+cargo xtask bench learning   loss, operations and time of recipes/learn-12m.toml beside nanoGPT's recipe in PyTorch
+cargo xtask bench minhash    near duplicates on one core beside datatrove";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         ["bench"] => bench::run(false),
         ["bench", "--peers"] => bench::run(true),
         ["bench", "learning"] => learning::run(),
+        ["bench", "minhash"] => minhash(),
         _ => Err(USAGE.to_owned()),
     };
     match result {
@@ -52,6 +54,13 @@ fn test(peers: bool) -> Result<(), String> {
     } else {
         cargo(&["test", "--workspace", "--features", "hairpin/parquet,hairpin/cloud"])
     }
+}
+
+fn minhash() -> Result<(), String> {
+    let folder = std::env::current_dir().map_err(|e| e.to_string())?.join("target/minhash").display().to_string();
+    cargo(&["bench", "--package", "data", "--bench", "minhash", "--", &folder])?;
+    run(Command::new(venv()?).args(["-m", "pip", "install", "--quiet", "datatrove[processing]", "spacy"]))?;
+    python(&["xtask/python/minhash.py", &folder])
 }
 
 pub(crate) fn cargo(args: &[&str]) -> Result<(), String> {

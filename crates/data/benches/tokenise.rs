@@ -1,5 +1,7 @@
 //! Tokenising on one core beside `tokenizers` alone, ids held equal: `cargo bench -p data`, text of cargo's sources.
 
+#![allow(clippy::print_stdout, reason = "a benchmark prints its table")]
+
 use std::time::Instant;
 
 use data::{Dataset, PrepareOptions, Quiet, TokenizerOptions};

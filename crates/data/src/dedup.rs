@@ -34,7 +34,8 @@ const HASHES: usize = BANDS * ROWS;
 const SHINGLE_WORDS: usize = 5;
 
 /// For each document, whether it stays; with the counts of exact and near duplicates.
-pub(crate) fn unique(documents: &[Document], options: &DedupOptions) -> (Vec<bool>, u64, u64) {
+#[must_use]
+pub fn unique(documents: &[Document], options: &DedupOptions) -> (Vec<bool>, u64, u64) {
     let mut stays = vec![true; documents.len()];
     let (mut exact, mut near) = (0, 0);
     if options.exact {

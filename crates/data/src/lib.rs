@@ -20,7 +20,7 @@ mod tokenizer;
 mod words;
 
 pub use clean::{CleanOptions, Rule};
-pub use dedup::DedupOptions;
+pub use dedup::{DedupOptions, unique};
 pub use error::DataError;
 pub use ngram::Ngram;
 pub use prepare::{PrepareOptions, Progress, Quiet, Stats, prepare};

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Which function.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     /// `x Phi(x)`, with the error function; arXiv:1606.08415.
     Gelu,
@@ -18,8 +18,6 @@ pub enum Activation {
     Relu2,
     /// `x sigmoid(x)`
     Silu,
-    /// `c tanh(x / c)`: between `-c` and `c`; arXiv:2408.00118, section 2.
-    SoftCap(f32),
 }
 
 impl Activation {
@@ -57,10 +55,6 @@ impl Activation {
             Self::Relu2 => {
                 let r = x.max(V::splat(0.0));
                 (r.mul(r), r.add(r))
-            }
-            Self::SoftCap(cap) => {
-                let t = x.mul(V::splat(1.0 / cap)).tanh();
-                (t.mul(V::splat(cap)), one.sub(t.mul(t)))
             }
             Self::Silu => {
                 let s = x.sigmoid();
@@ -149,38 +143,34 @@ unsafe fn step<V: Vector, const I: usize, const O: usize>(x: [*const f32; I], y:
 
 /// `f(x)`; which function is known when it is compiled, so that each loop is straight.
 #[derive(Clone, Copy)]
-struct Value<const F: u8> {
-    cap: f32,
-}
+struct Value<const F: u8>;
 
 /// `f'(x) dy`, on top of what was there if so told.
 #[derive(Clone, Copy)]
 struct Slope<const F: u8> {
-    cap: f32,
     accumulate: bool,
 }
 
-const fn function(f: u8, cap: f32) -> Activation {
+const fn function(f: u8) -> Activation {
     match f {
         0 => Activation::Gelu,
         1 => Activation::GeluTanh,
         2 => Activation::Relu2,
-        3 => Activation::Silu,
-        _ => Activation::SoftCap(cap),
+        _ => Activation::Silu,
     }
 }
 
 impl<const F: u8> Map<1, 1> for Value<F> {
     #[inline(always)]
     fn map<V: Vector>(self, [x]: [V; 1], _old: [V; 1]) -> [V; 1] {
-        [function(F, self.cap).both(x).0]
+        [function(F).both(x).0]
     }
 }
 
 impl<const F: u8> Map<2, 1> for Slope<F> {
     #[inline(always)]
     fn map<V: Vector>(self, [x, dy]: [V; 2], [old]: [V; 1]) -> [V; 1] {
-        let new = function(F, self.cap).both(x).1.mul(dy);
+        let new = function(F).both(x).1.mul(dy);
         // What is not to be kept may be anything, even NaN: it is left out, not multiplied away.
         [if self.accumulate { old.add(new) } else { new }]
     }
@@ -190,13 +180,11 @@ simd_fn! { fn forward_chunk(f: Activation, x: &[f32], y: &mut [f32]) = forward_b
 
 #[inline(always)]
 fn forward_body<V: Vector>(f: Activation, x: &[f32], y: &mut [f32]) {
-    let cap = if let Activation::SoftCap(cap) = f { cap } else { 1.0 };
     match f {
-        Activation::Gelu => each::<V, 1, 1>([x], [y], Value::<0> { cap }),
-        Activation::GeluTanh => each::<V, 1, 1>([x], [y], Value::<1> { cap }),
-        Activation::Relu2 => each::<V, 1, 1>([x], [y], Value::<2> { cap }),
-        Activation::Silu => each::<V, 1, 1>([x], [y], Value::<3> { cap }),
-        Activation::SoftCap(_) => each::<V, 1, 1>([x], [y], Value::<4> { cap }),
+        Activation::Gelu => each::<V, 1, 1>([x], [y], Value::<0>),
+        Activation::GeluTanh => each::<V, 1, 1>([x], [y], Value::<1>),
+        Activation::Relu2 => each::<V, 1, 1>([x], [y], Value::<2>),
+        Activation::Silu => each::<V, 1, 1>([x], [y], Value::<3>),
     }
 }
 
@@ -204,13 +192,11 @@ simd_fn! { fn backward_chunk(f: Activation, x: &[f32], dy: &[f32], dx: &mut [f32
 
 #[inline(always)]
 fn backward_body<V: Vector>(f: Activation, x: &[f32], dy: &[f32], dx: &mut [f32], accumulate: bool) {
-    let cap = if let Activation::SoftCap(cap) = f { cap } else { 1.0 };
     match f {
-        Activation::Gelu => each::<V, 2, 1>([x, dy], [dx], Slope::<0> { cap, accumulate }),
-        Activation::GeluTanh => each::<V, 2, 1>([x, dy], [dx], Slope::<1> { cap, accumulate }),
-        Activation::Relu2 => each::<V, 2, 1>([x, dy], [dx], Slope::<2> { cap, accumulate }),
-        Activation::Silu => each::<V, 2, 1>([x, dy], [dx], Slope::<3> { cap, accumulate }),
-        Activation::SoftCap(_) => each::<V, 2, 1>([x, dy], [dx], Slope::<4> { cap, accumulate }),
+        Activation::Gelu => each::<V, 2, 1>([x, dy], [dx], Slope::<0> { accumulate }),
+        Activation::GeluTanh => each::<V, 2, 1>([x, dy], [dx], Slope::<1> { accumulate }),
+        Activation::Relu2 => each::<V, 2, 1>([x, dy], [dx], Slope::<2> { accumulate }),
+        Activation::Silu => each::<V, 2, 1>([x, dy], [dx], Slope::<3> { accumulate }),
     }
 }
 

@@ -63,19 +63,12 @@ pub fn scale_assign(y: &mut [f32], s: f32) {
     y.par_chunks_mut(CHUNK).for_each(|y| y.iter_mut().for_each(|y| *y *= s));
 }
 
-/// `sum x^2`, as [`sum_products`].
+/// `sum x^2`, each chunk in f32 vectors, chunks in order in f64.
 #[must_use]
 pub fn sum_squares(x: &[f32]) -> f64 {
-    sum_products(x, x)
-}
-
-/// `sum x y`, each chunk in f32 vectors, chunks in order in f64.
-#[must_use]
-pub fn sum_products(x: &[f32], y: &[f32]) -> f64 {
     // Short runs in f32, so that the rounding of a run stays near that of one number.
-    let of_chunk =
-        |(x, y): (&[f32], &[f32])| x.chunks(1024).zip(y.chunks(1024)).map(|(x, y)| f64::from(crate::gemv::dot(x, y))).sum::<f64>();
-    x.par_chunks(CHUNK).zip(y.par_chunks(CHUNK)).map(of_chunk).collect::<Vec<_>>().into_iter().sum()
+    let of_chunk = |x: &[f32]| x.chunks(1024).map(|x| f64::from(crate::gemv::dot(x, x))).sum::<f64>();
+    x.par_chunks(CHUNK).map(of_chunk).collect::<Vec<_>>().into_iter().sum()
 }
 
 #[cfg(test)]

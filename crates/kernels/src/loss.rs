@@ -5,20 +5,11 @@ use rayon::prelude::*;
 use crate::simd::{Vector, simd_fn, stride};
 
 /// For each row of `logits` `[rows, vocab]`: `nll = ln sum e^logit - logit[target]`, and with `want_grad` the logits
-/// become `scale (softmax - onehot)`. A target of `u32::MAX` gives 0. With `softcap`, each logit is first made
-/// `softcap tanh(logit / softcap)` (arXiv:2408.00118, section 2), and the gradient is that of the logit before.
+/// become `scale (softmax - onehot)`. A target of `u32::MAX` gives 0.
 /// # Panics
 /// When another target is not below `vocab`.
-pub fn cross_entropy(
-    logits: &mut [f32],
-    targets: &[u32],
-    vocab: usize,
-    scale: f32,
-    softcap: Option<f32>,
-    nll: &mut [f32],
-    want_grad: bool,
-) {
-    logits.par_chunks_mut(vocab).zip(targets).zip(nll).for_each_init(Vec::new, |slopes, ((row, target), nll)| {
+pub fn cross_entropy(logits: &mut [f32], targets: &[u32], vocab: usize, scale: f32, nll: &mut [f32], want_grad: bool) {
+    logits.par_chunks_mut(vocab).zip(targets).zip(nll).for_each(|((row, target), nll)| {
         if *target == u32::MAX {
             *nll = 0.0;
             if want_grad {
@@ -26,42 +17,12 @@ pub fn cross_entropy(
             }
             return;
         }
-        if let Some(cap) = softcap {
-            slopes.resize(vocab, 0.0);
-            softcap_row(row, cap, slopes);
-        }
         let logit = row[*target as usize];
         *nll = softmax_row(row, scale, want_grad) - logit;
         if want_grad {
             row[*target as usize] -= scale;
-            row.iter_mut().zip(slopes.iter()).for_each(|(x, slope)| *x *= slope);
         }
     });
-}
-
-simd_fn! {
-    /// `x = cap tanh(x / cap)`, and its slope.
-    fn softcap_row(row: &mut [f32], cap: f32, slopes: &mut [f32]) = softcap_row_body;
-}
-
-#[inline(always)]
-fn softcap_row_body<V: Vector>(row: &mut [f32], cap: f32, slopes: &mut [f32]) {
-    let (n, at, slope_at) = (row.len().min(slopes.len()), row.as_mut_ptr(), slopes.as_mut_ptr());
-    // SAFETY of both closures: a whole vector starts at `i`, or `i < n`, in both.
-    #[allow(clippy::undocumented_unsafe_blocks)]
-    stride::<V>(
-        n,
-        |i| unsafe {
-            let t = V::load(at.add(i)).mul(V::splat(1.0 / cap)).tanh();
-            t.mul(V::splat(cap)).store(at.add(i));
-            V::splat(1.0).sub(t.mul(t)).store(slope_at.add(i));
-        },
-        |i| unsafe {
-            let t = (*at.add(i) / cap).tanh();
-            *at.add(i) = cap * t;
-            *slope_at.add(i) = 1.0 - t * t;
-        },
-    );
 }
 
 simd_fn! {
@@ -116,7 +77,7 @@ mod tests {
             let x: Vec<f32> = noise(1, rows * vocab).iter().map(|v| v * scale).collect();
             let targets = [0, u32::MAX, vocab as u32 - 1];
             let (mut got, mut nll) = (x.clone(), [0.0; 3]);
-            cross_entropy(&mut got, &targets, vocab, 0.5, None, &mut nll, true);
+            cross_entropy(&mut got, &targets, vocab, 0.5, &mut nll, true);
             for r in [0, 2] {
                 let row: Vec<f64> = x[r * vocab..][..vocab].iter().map(|v| f64::from(*v)).collect();
                 let p = softmax(&row);

@@ -17,7 +17,7 @@ const SMALL: &[&str] = &[
     "preset = \"falcon-40b\"\nlayers = 2\nmodel = 64\nheads = 4\nkv_heads = 2\nhead_dim = 16\nffn = 96\nvocab = 97\ncontext = 32",
     "preset = \"bloomberggpt-50b\"\nlayers = 2\nmodel = 48\nheads = 3\nvocab = 97\ncontext = 32",
     "depth = 2\nzero_init = false\nvocab = 97\ncontext = 32\nwindow = 5\nmlp = \"relu2\"\nparallel_block = true\nshared_norm = true",
-    "depth = 3\nzero_init = false\nvocab = 97\ncontext = 32\nqk_norm = true\nmlp = \"relu2\"\nvalue_residual = true\nembed_residual = true\nembed_norm = true\nsoftcap = 15.0",
+    "depth = 3\nzero_init = false\nvocab = 97\ncontext = 32\nqk_norm = true\nmlp = \"relu2\"",
 ];
 
 fn inputs(batch: usize, seq: usize, vocab: u32) -> Inputs {

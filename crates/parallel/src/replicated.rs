@@ -101,11 +101,20 @@ impl<C: Communicator> Replicated<C> {
         self.grads[id.0].total()
     }
 
-    /// Values and gradient of one parameter, for the optimiser.
+    /// Values and gradient of one parameter.
     pub fn value_and_grad(&mut self, id: ParamId) -> (&mut [f32], &mut [f32]) {
-        let weight = Arc::get_mut(&mut self.weights[id.0]).expect("no tape holds a weight between steps");
-        (weight.values_mut(), self.grads[id.0].total_mut())
+        of_optimiser(&mut self.weights[id.0], &mut self.grads[id.0])
     }
+
+    /// Values and gradients of all, in the order of the table, for the optimiser.
+    pub fn values_and_grads(&mut self) -> Vec<(&mut [f32], &mut [f32])> {
+        self.weights.iter_mut().zip(&mut self.grads).map(|(weight, grad)| of_optimiser(weight, grad)).collect()
+    }
+}
+
+fn of_optimiser<'a>(weight: &'a mut Arc<Weight>, grad: &'a mut LaneSum) -> (&'a mut [f32], &'a mut [f32]) {
+    let weight = Arc::get_mut(weight).expect("no tape holds a weight between steps");
+    (weight.values_mut(), grad.total_mut())
 }
 
 /// See [`Replicated::bytes`].

@@ -136,8 +136,8 @@ impl Layout {
     fn of(c: &DecoderConfig) -> Result<Self, TrainError> {
         let no = |what: &str| Err(refuse("model", format!("no Hugging Face layout has {what}")));
         let norm_stays = c.embed_norm && (c.tied || c.norm != Norm::RmsNorm);
-        if c.parallel_block || norm_stays || c.value_residual || c.embed_residual || c.softcap.is_some() || c.window.is_some() {
-            return no("these blocks: sequential ones are needed, without window, soft cap, shares of the first layer or a tied norm");
+        if c.parallel_block || norm_stays || c.window.is_some() {
+            return no("these blocks: sequential ones are needed, without window or a norm of a tied embedding");
         }
         match (c.norm, c.position, c.mlp) {
             (Norm::RmsNorm, Position::Rope, Mlp::Swiglu) if !c.bias => Ok(if c.qk_norm { Self::Qwen3 } else { Self::Llama }),

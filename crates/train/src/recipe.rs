@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use engine::Precision;
 use serde::{Deserialize, Serialize};
 
-use crate::TrainError;
+use crate::{TrainError, dial};
 
 /// See the head of this file. Every table may be left out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -16,7 +16,7 @@ pub struct Recipe {
     pub name: String,
     #[serde(default = "default_seed")]
     pub seed: u64,
-    /// The model's own options: `depth = 4` or `preset = "gpt2-124m"`, see `models`.
+    /// The model's own options: `depth = 4`, from which all else follows unless it is written, or `preset = "gpt2-124m"`.
     pub model: toml::Table,
     #[serde(default)]
     pub data: DataTable,
@@ -205,13 +205,14 @@ impl Recipe {
     pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<Self, TrainError> {
         let wrong = |origin: &str, problem: String| TrainError::Recipe { origin: origin.to_owned(), problem };
         let mut recipe: Self = toml::from_str(text).map_err(|e| wrong(origin, e.to_string()))?;
+        let mut written: toml::Table = text.parse().map_err(|e: toml::de::Error| wrong(origin, e.to_string()))?;
         for set in overrides {
             let flag = format!("--set {set}");
             let (key, value) = set.split_once('=').ok_or_else(|| wrong(&flag, "write `key=value`".into()))?;
-            let mut table = toml::Table::try_from(&recipe).map_err(|e| wrong(&flag, e.to_string()))?;
-            put(&mut table, key.trim(), value.trim()).map_err(|e| wrong(&flag, e))?;
-            recipe = table.try_into().map_err(|e: toml::de::Error| wrong(&flag, e.message().to_owned()))?;
+            put(&mut written, key.trim(), value.trim()).map_err(|e| wrong(&flag, e))?;
+            recipe = written.clone().try_into().map_err(|e: toml::de::Error| wrong(&flag, e.message().to_owned()))?;
         }
+        dial::turn(&mut recipe, &written);
         recipe.check()?;
         Ok(recipe)
     }

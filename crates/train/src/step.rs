@@ -225,10 +225,7 @@ impl Trainer {
     pub fn update(&mut self, step: u64, lr_share: f32, norm: f32) {
         let clip = self.options.clip;
         let grad_scale = if norm > clip { clip / norm } else { 1.0 };
-        for id in self.model.params().ids() {
-            let (w, g) = self.store.value_and_grad(id);
-            self.optimiser.update(id, Update { step, lr_share, grad_scale }, w, g);
-        }
+        self.optimiser.update(Update { step, lr_share, grad_scale }, self.store.values_and_grads());
     }
 
     /// Put back values and state by name; the first name that is missing or of another length.

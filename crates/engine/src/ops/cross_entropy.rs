@@ -18,12 +18,9 @@ const CHUNK: usize = 256;
 
 struct CrossEntropy {
     scale: f32,
-    softcap: Option<f32>,
 }
 
-struct TokenNll {
-    softcap: Option<f32>,
-}
+struct TokenNll;
 
 impl Op for CrossEntropy {
     fn name(&self) -> &'static str {
@@ -61,7 +58,7 @@ impl Op for CrossEntropy {
             let targets = &targets.u32s()[chunk.start..chunk.start + chunk.rows];
             let (logits, nll) = chunk.split(f.scratch);
             chunk.logits(logits);
-            kernels::loss::cross_entropy(logits, targets, chunk.vocab, self.scale, self.softcap, nll, want_grad);
+            kernels::loss::cross_entropy(logits, targets, chunk.vocab, self.scale, nll, want_grad);
             sum += nll.iter().map(|v| f64::from(*v)).sum::<f64>();
             chunk.gradients(logits, dx.as_mut().map(|g| &mut *g.data), dw.as_mut().map(|g| &mut *g.data), false);
         }
@@ -102,7 +99,7 @@ impl Op for TokenNll {
             let rows = chunk.start..chunk.start + chunk.rows;
             let (logits, _) = chunk.split(f.scratch);
             chunk.logits(logits);
-            kernels::loss::cross_entropy(logits, &targets.u32s()[rows.clone()], chunk.vocab, 1.0, self.softcap, &mut f.output[rows], false);
+            kernels::loss::cross_entropy(logits, &targets.u32s()[rows.clone()], chunk.vocab, 1.0, &mut f.output[rows], false);
         }
     }
     fn backward(&self, b: &mut Backward<'_>) {
@@ -116,7 +113,7 @@ impl Op for TokenNll {
             let rows = chunk.start..chunk.start + chunk.rows;
             let (logits, nll) = chunk.split(b.scratch);
             chunk.logits(logits);
-            kernels::loss::cross_entropy(logits, &targets.u32s()[rows.clone()], chunk.vocab, 1.0, self.softcap, nll, true);
+            kernels::loss::cross_entropy(logits, &targets.u32s()[rows.clone()], chunk.vocab, 1.0, nll, true);
             for (row, dy) in logits.chunks_exact_mut(chunk.vocab).zip(&b.dy[rows]) {
                 row.iter_mut().for_each(|v| *v *= dy);
             }
@@ -191,28 +188,18 @@ fn head_cost(x: &[Shape]) -> Cost {
 
 impl Tape<'_> {
     /// `scale` times the sum over rows of `-log softmax(x W^T)[target]`: one number. `x` `[.., model]`, `w` `[vocab,
-    /// model]`, `targets` below `vocab` or [`IGNORE`]; logits are kept within `softcap`, see [`Activation::SoftCap`]. Its
-    /// own gradient must be one.
+    /// model]`, `targets` below `vocab` or [`IGNORE`]. Its own gradient must be one.
     /// # Errors
     /// When `model` or the number of rows differ.
-    ///
-    /// [`Activation::SoftCap`]: super::Activation::SoftCap
-    pub fn cross_entropy(
-        &mut self,
-        x: &Tensor,
-        w: &Tensor,
-        targets: &Tensor,
-        scale: f32,
-        softcap: Option<f32>,
-    ) -> Result<Tensor, EngineError> {
-        self.apply(CrossEntropy { scale, softcap }, &[x, w, targets])
+    pub fn cross_entropy(&mut self, x: &Tensor, w: &Tensor, targets: &Tensor, scale: f32) -> Result<Tensor, EngineError> {
+        self.apply(CrossEntropy { scale }, &[x, w, targets])
     }
 
     /// `-log softmax(x W^T)[target]` of each row, in the shape of `targets`; 0 where the target is [`IGNORE`].
     /// # Errors
     /// When `model` or the number of rows differ.
-    pub fn token_nll(&mut self, x: &Tensor, w: &Tensor, targets: &Tensor, softcap: Option<f32>) -> Result<Tensor, EngineError> {
-        self.apply(TokenNll { softcap }, &[x, w, targets])
+    pub fn token_nll(&mut self, x: &Tensor, w: &Tensor, targets: &Tensor) -> Result<Tensor, EngineError> {
+        self.apply(TokenNll, &[x, w, targets])
     }
 }
 
@@ -221,10 +208,9 @@ mod tests {
     use super::*;
     use crate::check;
 
-    fn twin(x: &[f64], w: &[f64], targets: &[u32], model: usize, softcap: Option<f32>) -> Vec<f64> {
+    fn twin(x: &[f64], w: &[f64], targets: &[u32], model: usize) -> Vec<f64> {
         let nll = |(x, target): (&[f64], &u32)| {
-            let capped = |x: f64| softcap.map(f64::from).map_or(x, |cap| cap * (x / cap).tanh());
-            let logit = |w: &[f64]| capped(x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>());
+            let logit = |w: &[f64]| x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>();
             let total: f64 = w.chunks(model).map(|w| logit(w).exp()).sum();
             if *target == IGNORE { 0.0 } else { total.ln() - logit(&w[*target as usize * model..][..model]) }
         };
@@ -233,9 +219,7 @@ mod tests {
 
     #[test]
     fn both_agree_with_their_differences_and_ignore_padding() {
-        for (rows, model, vocab, softcap) in
-            [(1, 1, 2, None), (3, 5, 7, Some(0.7)), (19, 8, 33, None), (5, 8, 33, Some(2.0)), (CHUNK + 3, 2, 5, None)]
-        {
+        for (rows, model, vocab) in [(1, 1, 2), (3, 5, 7), (19, 8, 33), (CHUNK + 3, 2, 5)] {
             let targets: Vec<u32> = (0..rows as u32).map(|r| if r == 1 { IGNORE } else { r * 7 % vocab as u32 }).collect();
             let shapes = [Shape::new(&[rows, model]), Shape::new(&[vocab, model])];
             let on_tape = |tape: &mut Tape<'_>| tape.tokens(Shape::new(&[targets.len()]), &targets);
@@ -243,18 +227,18 @@ mod tests {
                 &shapes,
                 |tape, [x, w]| {
                     let targets = on_tape(tape)?;
-                    tape.token_nll(x, w, &targets, softcap)
+                    tape.token_nll(x, w, &targets)
                 },
-                |[x, w]| twin(x, w, &targets, model, softcap),
+                |[x, w]| twin(x, w, &targets, model),
                 1e-4,
             );
             check::gradients_of_loss(
                 &shapes,
                 |tape, [x, w]| {
                     let targets = on_tape(tape)?;
-                    tape.cross_entropy(x, w, &targets, 0.25, softcap)
+                    tape.cross_entropy(x, w, &targets, 0.25)
                 },
-                |[x, w]| 0.25 * twin(x, w, &targets, model, softcap).iter().sum::<f64>(),
+                |[x, w]| 0.25 * twin(x, w, &targets, model).iter().sum::<f64>(),
                 1e-4,
             );
         }

@@ -13,7 +13,7 @@ macro_rules! ops {
     };
 }
 
-ops! { activation, add, attention, cross_entropy, dropout, embedding, layer_norm, linear, rms_norm, rope, scaled_add, swiglu }
+ops! { activation, add, attention, cross_entropy, dropout, embedding, layer_norm, linear, rms_norm, rope, swiglu }
 
 pub use activation::Activation;
 pub use attention::{AttentionOptions, KvCache};

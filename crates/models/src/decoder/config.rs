@@ -65,13 +65,6 @@ pub struct DecoderConfig {
     pub qk_norm: bool,
     /// A norm right after the embedding (BLOOM, BloombergGPT).
     pub embed_norm: bool,
-    /// Each layer's values take a learned share of the first layer's (arXiv:2410.17897).
-    pub value_residual: bool,
-    /// Each layer's residual takes a learned share of the embedding.
-    pub embed_residual: bool,
-    /// Logits stay between `-softcap` and `softcap` (arXiv:2408.00118, section 2).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub softcap: Option<f32>,
     /// Keys seen back from each query; absent: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<usize>,
@@ -106,8 +99,8 @@ macro_rules! options {
 options! {
     vocab: usize, context: usize, layers: usize, model: usize, heads: usize, kv_heads: usize, head_dim: usize,
     ffn: usize, norm: Norm, norm_bias: bool, eps: f32, position: Position, theta: f32, mlp: Mlp, parallel_block: bool,
-    shared_norm: bool, bias: bool, tied: bool, qk_norm: bool, embed_norm: bool, value_residual: bool,
-    embed_residual: bool, softcap: f32, window: usize, dropout: f32, init_std: f32, zero_init: bool,
+    shared_norm: bool, bias: bool, tied: bool, qk_norm: bool, embed_norm: bool, window: usize, dropout: f32,
+    init_std: f32, zero_init: bool,
 }
 
 impl DecoderOptions {
@@ -189,7 +182,7 @@ impl DecoderConfig {
             let help = "set `parallel_block = true`, or leave `shared_norm` out";
             return Err(ModelError::key("shared_norm", "only a parallel block can share its norm", help));
         }
-        let positive = [("eps", self.eps), ("theta", self.theta), ("init_std", self.init_std), ("softcap", self.softcap.unwrap_or(1.0))];
+        let positive = [("eps", self.eps), ("theta", self.theta), ("init_std", self.init_std)];
         for (key, value) in positive {
             if !(value > 0.0 && value.is_finite()) {
                 return Err(ModelError::key(key, format!("{value} is not above zero"), format!("leave `{key}` out for the default")));
@@ -231,9 +224,6 @@ fn of_depth(depth: usize) -> DecoderConfig {
         tied: false,
         qk_norm: false,
         embed_norm: true,
-        value_residual: false,
-        embed_residual: false,
-        softcap: None,
         window: None,
         dropout: 0.0,
         init_std: 1.0 / (model as f32).sqrt(),

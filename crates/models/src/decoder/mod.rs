@@ -63,16 +63,6 @@ struct Layer {
     gate: Option<LinearParams>,
     up: LinearParams,
     down: LinearParams,
-    /// Shares of the first layer's values and of the embedding; the first layer has none.
-    value_share: Option<ParamId>,
-    embed_share: Option<ParamId>,
-}
-
-/// What later layers see of the first.
-#[derive(Clone, Copy, Default)]
-struct Origin<'a> {
-    values: Option<&'a Tensor>,
-    embedding: Option<&'a Tensor>,
 }
 
 impl Decoder {
@@ -127,50 +117,23 @@ impl Decoder {
             }
             Ok([tape.dropout(&x, self.config.dropout)?])
         })?;
-        let c = &self.config;
-        let embedding = c.embed_residual.then(|| x.clone());
-        let mut values: Option<Tensor> = None;
         for (i, layer) in self.layers.iter().enumerate() {
             let cache = cache.map(|cache| cache.layers[i].clone());
-            if c.value_residual && i == 0 {
-                let first;
-                [x, first] = tape.block(layer.block, [&x], move |tape, [x]| {
-                    let (x, values) = self.layer(tape, layer, x, Origin::default(), cache.as_ref(), offset)?;
-                    Ok([x, values])
-                })?;
-                values = Some(first);
-                continue;
-            }
-            // A block takes a fixed number of inputs; what is not used is `x` once more.
-            let inputs = [&x, values.as_ref().unwrap_or(&x), embedding.as_ref().unwrap_or(&x)];
-            [x] = tape.block(layer.block, inputs, move |tape, [x, values, embedding]| {
-                let origin = Origin { values: c.value_residual.then_some(values), embedding: c.embed_residual.then_some(embedding) };
-                Ok([self.layer(tape, layer, x, origin, cache.as_ref(), offset)?.0])
-            })?;
+            [x] = tape.block(layer.block, [&x], move |tape, [x]| Ok([self.layer(tape, layer, x, cache.as_ref(), offset)?]))?;
         }
         Ok(x)
     }
 
-    /// The residual after one layer, and the layer's own values.
     fn layer<'m>(
         &'m self,
         tape: &mut Tape<'m>,
         layer: &Layer,
         x: &Tensor,
-        origin: Origin<'_>,
         cache: Option<&Rc<RefCell<KvCache>>>,
         offset: usize,
-    ) -> Result<(Tensor, Tensor), EngineError> {
-        let mixed;
-        let x = match (origin.embedding, layer.embed_share) {
-            (Some(embedding), Some(share)) => {
-                mixed = tape.scaled_add(x, embedding, &tape.param(share))?;
-                &mixed
-            }
-            _ => x,
-        };
+    ) -> Result<Tensor, EngineError> {
         let normed = self.norm(tape, layer.attn_norm, x)?;
-        let (attended, values) = self.attention(tape, layer, &normed, origin.values, cache, offset)?;
+        let attended = self.attention(tape, layer, &normed, cache, offset)?;
         let attended = tape.dropout(&attended, self.config.dropout)?;
         if self.config.parallel_block {
             let normed = match layer.mlp_norm {
@@ -179,7 +142,7 @@ impl Decoder {
             };
             let fed = self.mlp(tape, layer, &normed)?;
             let both = tape.add(&attended, &fed)?;
-            return Ok((tape.add(x, &both)?, values));
+            return tape.add(x, &both);
         }
         drop(normed);
         let x = tape.add(x, &attended)?;
@@ -190,7 +153,7 @@ impl Decoder {
         };
         let fed = self.mlp(tape, layer, &normed)?;
         let fed = tape.dropout(&fed, self.config.dropout)?;
-        Ok((tape.add(&x, &fed)?, values))
+        tape.add(&x, &fed)
     }
 
     fn attention(
@@ -198,17 +161,13 @@ impl Decoder {
         tape: &mut Tape<'_>,
         layer: &Layer,
         x: &Tensor,
-        first_values: Option<&Tensor>,
         cache: Option<&Rc<RefCell<KvCache>>>,
         offset: usize,
-    ) -> Result<(Tensor, Tensor), EngineError> {
+    ) -> Result<Tensor, EngineError> {
         let c = &self.config;
         let mut q = linear(tape, layer.q, x)?;
         let mut k = linear(tape, layer.k, x)?;
-        let mut v = linear(tape, layer.v, x)?;
-        if let (Some(first), Some(share)) = (first_values, layer.value_share) {
-            v = tape.scaled_add(&v, first, &tape.param(share))?;
-        }
+        let v = linear(tape, layer.v, x)?;
         if let Some([q_norm, k_norm]) = layer.qk_norm {
             q = self.head_norm(tape, q_norm, &q)?;
             k = self.head_norm(tape, k_norm, &k)?;
@@ -227,8 +186,8 @@ impl Decoder {
             Some(cache) => tape.attention_cached(&q, &k, &v, options, cache)?,
             None => tape.attention(&q, &k, &v, options)?,
         };
-        drop((q, k));
-        Ok((linear(tape, layer.out, &attended)?, v))
+        drop((q, k, v));
+        linear(tape, layer.out, &attended)
     }
 
     fn mlp(&self, tape: &mut Tape<'_>, layer: &Layer, x: &Tensor) -> Result<Tensor, EngineError> {
@@ -300,7 +259,7 @@ impl Model for Decoder {
         let tokens = tape.input(inputs, "tokens")?;
         let targets = tape.input(inputs, "targets")?;
         let x = self.hidden(tape, &tokens, None)?;
-        self.output(tape, &x, move |tape, x, head| tape.cross_entropy(x, head, &targets, scale, self.config.softcap))
+        self.output(tape, &x, move |tape, x, head| tape.cross_entropy(x, head, &targets, scale))
     }
 
     fn shapes(&self, batch: usize, length: usize) -> Inputs {
@@ -325,16 +284,13 @@ impl LanguageModel for Decoder {
         let tokens = tape.input(inputs, "tokens")?;
         let targets = tape.input(inputs, "targets")?;
         let x = self.hidden(tape, &tokens, None)?;
-        self.output(tape, &x, move |tape, x, head| tape.token_nll(x, head, &targets, self.config.softcap))
+        self.output(tape, &x, move |tape, x, head| tape.token_nll(x, head, &targets))
     }
 
     fn logits<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs, cache: Option<&Cache>) -> Result<Tensor, EngineError> {
         let tokens = tape.input(inputs, "tokens")?;
         let x = self.hidden(tape, &tokens, cache)?;
-        self.output(tape, &x, |tape, x, head| {
-            let logits = tape.linear(x, head, None)?;
-            self.config.softcap.map_or(Ok(logits.clone()), |cap| tape.activation(Activation::SoftCap(cap), &logits))
-        })
+        self.output(tape, &x, |tape, x, head| tape.linear(x, head, None))
     }
 
     fn cache(&self) -> Cache {
@@ -367,13 +323,10 @@ impl Declare<'_> {
         LinearParams { weight, bias }
     }
 
-    fn share(&mut self, name: &str) -> ParamId {
-        self.table.add(name, &[1], Init::Zeros, ParamKind::Vector)
-    }
-
     fn layer(&mut self, index: usize) -> Layer {
         let c = self.config;
-        let (std, residual_std) = (c.init_std, if c.zero_init { 0.0 } else { c.init_std / (2.0 * c.layers as f32).sqrt() });
+        let std = c.init_std;
+        let residual_std = if c.zero_init { 0.0 } else { std / (2.0 * c.layers as f32).sqrt() };
         let (q_width, kv_width) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
         let block = self.table.block(format!("layers.{index}"));
         Layer {
@@ -390,8 +343,6 @@ impl Declare<'_> {
             gate: (c.mlp == Mlp::Swiglu).then(|| self.linear("mlp.gate", c.ffn, c.model, std)),
             up: self.linear("mlp.up", c.ffn, c.model, std),
             down: self.linear("mlp.down", c.model, c.ffn, residual_std),
-            value_share: (c.value_residual && index > 0).then(|| self.share("attn.first_values.weight")),
-            embed_share: (c.embed_residual && index > 0).then(|| self.share("embed_share.weight")),
         }
     }
 }

@@ -4,6 +4,7 @@
 mod muon;
 
 use engine::{ParamId, ParamKind, ParamTable, Precision, Shape};
+use rayon::prelude::*;
 
 use crate::recipe::{Optim, OptimKind};
 
@@ -28,6 +29,32 @@ pub struct Optimiser {
 enum State {
     AdamW { m: Vec<f32>, v: Vec<f32>, decays: bool },
     Muon { momentum: Vec<f32>, shape: Shape },
+}
+
+impl State {
+    fn update(&mut self, o: &Optim, precision: Precision, update: Update, w: &mut [f32], g: &mut [f32]) {
+        match self {
+            Self::AdamW { m, v, decays } => kernels::adamw::AdamW {
+                lr: o.lr * update.lr_share,
+                beta1: o.beta1,
+                beta2: o.beta2,
+                eps: o.eps,
+                weight_decay: if *decays { o.weight_decay } else { 0.0 },
+                step: update.step,
+                grad_scale: update.grad_scale,
+            }
+            .update(w, g, m, v),
+            // A gradient from bf16 products knows no more digits than they do.
+            Self::Muon { momentum: buffer, shape } => muon::Muon {
+                lr: o.muon_lr * update.lr_share,
+                momentum: o.momentum,
+                weight_decay: o.weight_decay,
+                grad_scale: update.grad_scale,
+                precision,
+            }
+            .update(w, g, buffer, *shape),
+        }
+    }
 }
 
 impl Optimiser {
@@ -69,27 +96,11 @@ impl Optimiser {
         4 * self.states.iter().map(len).sum::<usize>() as u64
     }
 
-    /// Move one parameter by its gradient.
-    pub fn update(&mut self, id: ParamId, update: Update, w: &mut [f32], g: &mut [f32]) {
-        let o = &self.options;
-        match &mut self.states[id.0] {
-            State::AdamW { m, v, decays } => kernels::adamw::AdamW {
-                lr: o.lr * update.lr_share,
-                beta1: o.beta1,
-                beta2: o.beta2,
-                eps: o.eps,
-                weight_decay: if *decays { o.weight_decay } else { 0.0 },
-                step: update.step,
-                grad_scale: update.grad_scale,
-            }
-            .update(w, g, m, v),
-            State::Muon { momentum: buffer, shape } => {
-                let lr = o.muon_lr * update.lr_share;
-                // A gradient from bf16 products knows no more digits than they do.
-                let (precision, grad_scale) = (self.precision, update.grad_scale);
-                muon::Muon { lr, momentum: o.momentum, weight_decay: o.weight_decay, grad_scale, precision }.update(w, g, buffer, *shape);
-            }
-        }
+    /// Move every parameter by its gradient: `parts` are values and gradients in the order of the table. Parameters are
+    /// shared out among threads; a small product alone would keep few of them busy.
+    pub fn update(&mut self, update: Update, parts: Vec<(&mut [f32], &mut [f32])>) {
+        let (o, precision) = (&self.options, self.precision);
+        self.states.par_iter_mut().zip(parts).with_max_len(1).for_each(|(state, (w, g))| state.update(o, precision, update, w, g));
     }
 
     /// State as named arrays, in the order of the table.
