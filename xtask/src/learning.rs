@@ -15,7 +15,6 @@ const NANO_RECIPE: &str = "recipes/learn-nanogpt-12m.toml";
 struct Row {
     bits_per_byte: f64,
     secs: f64,
-    first_step_secs: f64,
 }
 
 fn json_of(command: &mut Command) -> Result<String, String> {
@@ -44,6 +43,7 @@ pub(crate) fn run() -> Result<(), String> {
     check(hairpin().args(["data", FOLDER]))?;
     let (python, data) = (venv()?, format!("{FOLDER}/data"));
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let mut compile_secs: f64 = 0.0;
     for seed in SEEDS {
         let seed = seed.to_string();
         let out = format!("{FOLDER}/run-{seed}");
@@ -51,12 +51,13 @@ pub(crate) fn run() -> Result<(), String> {
         let _ = std::fs::remove_dir_all(&out);
         let data_set = format!("data.path={data}");
         let text = json_of(hairpin().args(["train", OURS, "--out", &out, "--json", "--set", &data_set, "--set", &format!("seed={seed}")]))?;
-        ours.push(Row { bits_per_byte: need(&text, "bits_per_byte")?, secs: need(&text, "secs")?, first_step_secs: 0.0 });
+        ours.push(Row { bits_per_byte: need(&text, "bits_per_byte")?, secs: need(&text, "secs")? });
 
         let [nano_steps, lr, mode] = NANO;
         let text = json_of(Command::new(&python).args(["xtask/python/nanogpt.py", &data, &seed, nano_steps, lr, mode]))?;
         let (bits_per_byte, secs) = (need(&text, "bits_per_byte")?, need(&text, "secs")?);
-        theirs.push(Row { bits_per_byte, secs, first_step_secs: need(&text, "first_step_secs")? });
+        theirs.push(Row { bits_per_byte, secs });
+        compile_secs = compile_secs.max(need(&text, "first_step_secs")?);
         println!(
             "seed {seed}: hairpin {:.4} in {:.0} s, nanoGPT {bits_per_byte:.4} in {secs:.0} s",
             ours[ours.len() - 1].bits_per_byte,
@@ -69,11 +70,12 @@ pub(crate) fn run() -> Result<(), String> {
         Ok(need(&text, "flops")? + need(&text, "steps")? * need(&text, "optimiser_flops")?)
     };
     let flops = [flops(OURS)?, flops(NANO_RECIPE)?];
-    println!("\n| recipe | bits per byte, seeds 1 to 3 | PFLOP | seconds | of which the first step |\n|---|---|---|---|---|");
+    println!("\n| recipe | bits per byte, seeds 1 to 3 | PFLOP | seconds |\n|---|---|---|---|");
     for (name, rows, flops) in [("hairpin", &ours, flops[0]), ("nanoGPT", &theirs, flops[1])] {
         let each = rows.iter().map(|row| format!("{:.4}", row.bits_per_byte)).collect::<Vec<_>>().join(" ");
-        println!("| {name} | {each} | {:.3} | {:.0} | {:.0} |", flops / 1e15, mean(rows, |r| r.secs), mean(rows, |r| r.first_step_secs));
+        println!("| {name} | {each} | {:.3} | {:.0} |", flops / 1e15, mean(rows, |r| r.secs));
     }
     println!("\noperations {:.2}x fewer, time {:.2}x shorter", flops[1] / flops[0], mean(&theirs, |r| r.secs) / mean(&ours, |r| r.secs));
+    println!("nanoGPT's seconds hold its first step, in which PyTorch compiles: {compile_secs:.0} s at most");
     Ok(())
 }
