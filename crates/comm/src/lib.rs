@@ -1,45 +1,144 @@
 //! Communicators: how ranks add and share arrays. A strategy asks for collectives and never knows what carries them.
 //!
-//! Here: [`Solo`], one rank, where every collective is the identity; [`Threads`], ranks that are threads of one process.
+//! ```text
+//! strategy -> Group::start(Job) -> Ticket ... Group::wait(Ticket) -> Array
+//!              |  a thread beside the work runs jobs in the order in which they were started
+//!               +-> Communicator: Solo | Threads
+//! ```
+//! Start at [`Group`]. A backend implements [`Communicator`], which blocks and knows nothing of overlap.
+//!
+//! **Invariant:** with [`Order::Tree`] a sum has the same bits on every backend and every layout of the ranks.
+//! **Absent on purpose:** parameters, models, strategies; any transport of our own between machines.
 
+mod group;
 mod threads;
 
+use std::ops::Range;
+
+pub use group::{Group, Ticket, Traffic};
 pub use threads::Threads;
 
 /// What went wrong between ranks.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("rank {rank} failed during {operation}: {problem}")]
 pub struct CommError {
+    /// The rank that is at fault, among all ranks of the job.
     pub rank: usize,
     pub operation: &'static str,
     pub problem: String,
 }
 
-/// Collectives over a group of ranks; every rank of the group calls the same ones in the same order.
+/// In which order a sum over ranks is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// That of one fixed binary tree over rank numbers, split at the largest power of two below their number: the same
+    /// bits everywhere.
+    Tree,
+    /// Whatever is fastest.
+    Any,
+}
+
+/// Collectives over a group of ranks, and messages between two; every rank of a group calls the same collectives in the
+/// same order. Each call returns when this rank's part is done and its data may be used again.
+///
+/// # Errors
+/// Of every method: [`CommError`], naming the rank that ended, stopped answering or brought another length.
+#[allow(clippy::missing_errors_doc, reason = "said once, above")]
 pub trait Communicator: Send {
     fn rank(&self) -> usize;
 
     fn ranks(&self) -> usize;
 
-    /// Element by element, the sum over ranks, in the order of one fixed binary tree over rank numbers.
-    /// # Errors
-    /// When a rank does not answer.
-    fn all_reduce_sum(&mut self, data: &mut [f32]) -> Result<(), CommError>;
+    /// Element by element, the sum over ranks, for all of them.
+    fn all_reduce(&mut self, data: &mut [f32], order: Order) -> Result<(), CommError>;
+
+    /// Rank `r` gets the sum over ranks of the elements [`part`]`(data.len(), ranks, r)`.
+    fn reduce_scatter(&mut self, data: &[f32], mine: &mut [f32], order: Order) -> Result<(), CommError>;
+
+    /// The reverse: every rank brings its [`part`] of `all`.
+    fn all_gather(&mut self, mine: &[f32], all: &mut [f32]) -> Result<(), CommError>;
+
+    /// What `root` has, for all.
+    fn broadcast(&mut self, root: usize, data: &mut [f32]) -> Result<(), CommError>;
+
+    /// Messages from one rank to another arrive in the order in which they were sent.
+    fn send(&mut self, to: usize, data: &[f32]) -> Result<(), CommError>;
+
+    fn recv(&mut self, from: usize, data: &mut [f32]) -> Result<(), CommError>;
+
+    /// The next message from whichever rank sends one of this length first; its number.
+    fn recv_any(&mut self, data: &mut [f32]) -> Result<usize, CommError>;
+
+    /// The group of those ranks that give the same `color`, in the order of their numbers here.
+    fn split(&mut self, color: usize) -> Result<Box<dyn Communicator>, CommError>;
 }
 
-impl<C: Communicator + ?Sized> Communicator for Box<C> {
-    fn rank(&self) -> usize {
-        (**self).rank()
+/// The elements of an array of `len` that fall to `rank`: equal parts, the last ones shorter or empty.
+#[must_use]
+pub fn part(len: usize, ranks: usize, rank: usize) -> Range<usize> {
+    let each = len.div_ceil(ranks.max(1));
+    (rank * each).min(len)..((rank + 1) * each).min(len)
+}
+
+/// Numbers on their way between ranks; on the device `Meta` a length with nothing behind it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Array {
+    values: Vec<f32>,
+    len: usize,
+}
+
+impl Array {
+    #[must_use]
+    pub fn meta(len: usize) -> Self {
+        Self { values: Vec::new(), len }
     }
-    fn ranks(&self) -> usize {
-        (**self).ranks()
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
     }
-    fn all_reduce_sum(&mut self, data: &mut [f32]) -> Result<(), CommError> {
-        (**self).all_reduce_sum(data)
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The numbers; empty on `Meta`.
+    #[must_use]
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    #[must_use]
+    pub fn into_values(self) -> Vec<f32> {
+        self.values
     }
 }
 
-/// A group of one.
+impl From<Vec<f32>> for Array {
+    fn from(values: Vec<f32>) -> Self {
+        Self { len: values.len(), values }
+    }
+}
+
+/// One thing for a [`Group`] to do; [`Group::wait`] gives what came of it.
+#[derive(Debug)]
+pub enum Job {
+    /// Gives the sum.
+    AllReduce(Array, Order),
+    /// Gives this rank's part of the sum.
+    ReduceScatter(Array, Order),
+    /// This rank's part, and the length of the whole, which it gives.
+    AllGather(Array, usize),
+    /// Gives what the rank of that number brought.
+    Broadcast(usize, Array),
+    /// To that rank; gives the array back, to be filled again.
+    Send(usize, Array),
+    /// From that rank, of that length.
+    Recv(usize, usize),
+}
+
+/// A group of one, where every collective is the identity.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Solo;
 
@@ -50,7 +149,67 @@ impl Communicator for Solo {
     fn ranks(&self) -> usize {
         1
     }
-    fn all_reduce_sum(&mut self, _data: &mut [f32]) -> Result<(), CommError> {
+    fn all_reduce(&mut self, _data: &mut [f32], _order: Order) -> Result<(), CommError> {
         Ok(())
+    }
+    fn reduce_scatter(&mut self, data: &[f32], mine: &mut [f32], _order: Order) -> Result<(), CommError> {
+        mine.copy_from_slice(data);
+        Ok(())
+    }
+    fn all_gather(&mut self, mine: &[f32], all: &mut [f32]) -> Result<(), CommError> {
+        all.copy_from_slice(mine);
+        Ok(())
+    }
+    fn broadcast(&mut self, _root: usize, _data: &mut [f32]) -> Result<(), CommError> {
+        Ok(())
+    }
+    fn send(&mut self, to: usize, _data: &[f32]) -> Result<(), CommError> {
+        Err(alone(to, "send"))
+    }
+    fn recv(&mut self, from: usize, _data: &mut [f32]) -> Result<(), CommError> {
+        Err(alone(from, "recv"))
+    }
+    fn recv_any(&mut self, _data: &mut [f32]) -> Result<usize, CommError> {
+        Err(alone(0, "recv_any"))
+    }
+    fn split(&mut self, _color: usize) -> Result<Box<dyn Communicator>, CommError> {
+        Ok(Box::new(Self))
+    }
+}
+
+fn alone(rank: usize, operation: &'static str) -> CommError {
+    CommError { rank, operation, problem: "there is no other rank in a group of one".into() }
+}
+
+impl<C: Communicator + ?Sized> Communicator for Box<C> {
+    fn rank(&self) -> usize {
+        (**self).rank()
+    }
+    fn ranks(&self) -> usize {
+        (**self).ranks()
+    }
+    fn all_reduce(&mut self, data: &mut [f32], order: Order) -> Result<(), CommError> {
+        (**self).all_reduce(data, order)
+    }
+    fn reduce_scatter(&mut self, data: &[f32], mine: &mut [f32], order: Order) -> Result<(), CommError> {
+        (**self).reduce_scatter(data, mine, order)
+    }
+    fn all_gather(&mut self, mine: &[f32], all: &mut [f32]) -> Result<(), CommError> {
+        (**self).all_gather(mine, all)
+    }
+    fn broadcast(&mut self, root: usize, data: &mut [f32]) -> Result<(), CommError> {
+        (**self).broadcast(root, data)
+    }
+    fn send(&mut self, to: usize, data: &[f32]) -> Result<(), CommError> {
+        (**self).send(to, data)
+    }
+    fn recv(&mut self, from: usize, data: &mut [f32]) -> Result<(), CommError> {
+        (**self).recv(from, data)
+    }
+    fn recv_any(&mut self, data: &mut [f32]) -> Result<usize, CommError> {
+        (**self).recv_any(data)
+    }
+    fn split(&mut self, color: usize) -> Result<Box<dyn Communicator>, CommError> {
+        (**self).split(color)
     }
 }

@@ -77,7 +77,7 @@ impl<C: Communicator> Replicated<C> {
                 // No op of the model used this parameter.
                 grad.end_lane(spec.shape.elements());
             }
-            self.comm.all_reduce_sum(grad.total_mut()).map_err(|e| EngineError::Rank(Box::new(e)))?;
+            self.comm.all_reduce(grad.total_mut(), comm::Order::Tree).map_err(|e| EngineError::Rank(Box::new(e)))?;
         }
         Ok(())
     }
@@ -86,7 +86,7 @@ impl<C: Communicator> Replicated<C> {
     /// # Errors
     /// When a rank does not answer.
     pub fn all_reduce_sum(&mut self, data: &mut [f32]) -> Result<(), EngineError> {
-        self.comm.all_reduce_sum(data).map_err(|e| EngineError::Rank(Box::new(e)))
+        self.comm.all_reduce(data, comm::Order::Tree).map_err(|e| EngineError::Rank(Box::new(e)))
     }
 
     /// This rank and their number.

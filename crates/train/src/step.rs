@@ -142,7 +142,7 @@ impl Trainer {
         let need_bytes = cost.total_bytes() * comm.ranks() as u64;
         let free_bytes = crate::memory::available_bytes().unwrap_or(u64::MAX);
         // No rank allocates before all have looked, or the last would find what the first left.
-        comm.all_reduce_sum(&mut [0.0]).map_err(|e| engine::EngineError::Rank(Box::new(e)))?;
+        comm.all_reduce(&mut [0.0], comm::Order::Tree).map_err(|e| engine::EngineError::Rank(Box::new(e)))?;
         if free_bytes < need_bytes {
             return Err(TrainError::Memory { need_bytes, free_bytes });
         }

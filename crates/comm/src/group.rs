@@ -1,0 +1,202 @@
+//! A group that works beside its rank: jobs are started, run one after another on a thread of their own, and are waited
+//! for when their result is needed. A group of one needs no thread.
+
+use std::{
+    collections::HashMap,
+    sync::mpsc::{Receiver, Sender, channel},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use crate::{Array, CommError, Communicator, Job, part};
+
+/// Stands for a job that was started; give it to [`Group::wait`] once.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket(u64);
+
+/// What a group has carried so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Traffic {
+    /// That this rank had to send at least: for an all-reduce of `n` bytes over `r` ranks, `2 (r - 1) / r * n`.
+    pub sent_bytes: u64,
+    /// Seconds in which jobs ran.
+    pub busy_secs: f64,
+    /// Seconds in which the rank waited for them.
+    pub exposed_secs: f64,
+}
+
+/// See the head of this file.
+pub struct Group {
+    rank: usize,
+    ranks: usize,
+    worker: Worker,
+    started: u64,
+    done: HashMap<u64, Done>,
+    traffic: Traffic,
+}
+
+enum Worker {
+    Here(Box<dyn Communicator>),
+    Beside { orders: Sender<Order>, results: Receiver<(u64, Done)>, thread: Option<JoinHandle<()>> },
+}
+
+enum Order {
+    Run(u64, Job),
+    Split(usize, Sender<Result<Box<dyn Communicator>, CommError>>),
+}
+
+struct Done {
+    result: Result<Array, CommError>,
+    busy: Duration,
+}
+
+impl Group {
+    #[must_use]
+    pub fn new(comm: Box<dyn Communicator>) -> Self {
+        let (rank, ranks) = (comm.rank(), comm.ranks());
+        let worker = if ranks == 1 { Worker::Here(comm) } else { Worker::beside(comm) };
+        Self { rank, ranks, worker, started: 0, done: HashMap::new(), traffic: Traffic::default() }
+    }
+
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    #[must_use]
+    pub fn ranks(&self) -> usize {
+        self.ranks
+    }
+
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        self.traffic
+    }
+
+    /// Begin `job` after those that were started before.
+    pub fn start(&mut self, job: Job) -> Ticket {
+        self.traffic.sent_bytes += self.sent_bytes(&job);
+        let ticket = self.started;
+        self.started += 1;
+        match &mut self.worker {
+            Worker::Here(comm) => {
+                self.done.insert(ticket, run(&mut **comm, job));
+            }
+            // Where the thread is gone, `wait` says so.
+            Worker::Beside { orders, .. } => drop(orders.send(Order::Run(ticket, job))),
+        }
+        Ticket(ticket)
+    }
+
+    /// What came of a job.
+    /// # Errors
+    /// [`CommError`] when a rank did not do its part.
+    pub fn wait(&mut self, ticket: Ticket) -> Result<Array, CommError> {
+        let since = Instant::now();
+        while !self.done.contains_key(&ticket.0) {
+            let received = match &self.worker {
+                Worker::Beside { results, .. } => results.recv().ok(),
+                Worker::Here(_) => None,
+            };
+            let Some((number, done)) = received else {
+                let problem = "its communication thread has ended".to_owned();
+                return Err(CommError { rank: self.rank, operation: "wait", problem });
+            };
+            self.done.insert(number, done);
+        }
+        self.traffic.exposed_secs += since.elapsed().as_secs_f64();
+        let Some(done) = self.done.remove(&ticket.0) else { unreachable!("the loop above ends with the result") };
+        self.traffic.busy_secs += done.busy.as_secs_f64();
+        done.result
+    }
+
+    /// [`Group::start`] and [`Group::wait`] in one.
+    /// # Errors
+    /// As [`Group::wait`].
+    pub fn run(&mut self, job: Job) -> Result<Array, CommError> {
+        let ticket = self.start(job);
+        self.wait(ticket)
+    }
+
+    /// The group of those ranks that give the same `color`, in the order of their numbers here. All jobs before it are done.
+    /// # Errors
+    /// As [`Group::wait`].
+    pub fn split(&mut self, color: usize) -> Result<Self, CommError> {
+        let split = match &mut self.worker {
+            Worker::Here(comm) => comm.split(color),
+            Worker::Beside { orders, .. } => {
+                let (sender, receiver) = channel();
+                drop(orders.send(Order::Split(color, sender)));
+                let problem = || "its communication thread has ended".to_owned();
+                receiver.recv().unwrap_or_else(|_| Err(CommError { rank: self.rank, operation: "split", problem: problem() }))
+            }
+        };
+        Ok(Self::new(split?))
+    }
+
+    fn sent_bytes(&self, job: &Job) -> u64 {
+        let others = |len: usize| len - part(len, self.ranks, self.rank).len();
+        let elements = match job {
+            Job::AllReduce(array, _) => 2 * others(array.len()),
+            Job::ReduceScatter(array, _) => others(array.len()),
+            Job::AllGather(mine, _) => mine.len() * (self.ranks - 1),
+            Job::Broadcast(root, array) => if *root == self.rank { array.len() } else { 0 },
+            Job::Send(_, array) => array.len(),
+            Job::Recv(..) => 0,
+        };
+        4 * elements as u64
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let worker = std::mem::replace(&mut self.worker, Worker::Here(Box::new(crate::Solo)));
+        if let Worker::Beside { orders, results, thread } = worker {
+            // The thread ends when nothing more can be ordered.
+            drop((orders, results));
+            if let Some(thread) = thread {
+                drop(thread.join());
+            }
+        }
+    }
+}
+
+impl Worker {
+    fn beside(mut comm: Box<dyn Communicator>) -> Self {
+        let (orders, received) = channel();
+        let (sender, results) = channel();
+        let work = move || {
+            for order in received {
+                match order {
+                    Order::Run(ticket, job) => drop(sender.send((ticket, run(&mut *comm, job)))),
+                    Order::Split(color, reply) => drop(reply.send(comm.split(color))),
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("comm".into()).spawn(work).ok();
+        Self::Beside { orders, results, thread }
+    }
+}
+
+fn run(comm: &mut dyn Communicator, job: Job) -> Done {
+    let since = Instant::now();
+    let result = match job {
+        Job::AllReduce(mut array, order) => comm.all_reduce(&mut array.values, order).map(|()| array),
+        Job::ReduceScatter(array, order) => {
+            let mut mine = vec![0.0; part(array.len(), comm.ranks(), comm.rank()).len()];
+            comm.reduce_scatter(&array.values, &mut mine, order).map(|()| mine.into())
+        }
+        Job::AllGather(mine, len) => {
+            let mut all = vec![0.0; len];
+            comm.all_gather(&mine.values, &mut all).map(|()| all.into())
+        }
+        Job::Broadcast(root, mut array) => comm.broadcast(root, &mut array.values).map(|()| array),
+        Job::Send(to, array) => comm.send(to, &array.values).map(|()| array),
+        Job::Recv(from, len) => {
+            let mut data = vec![0.0; len];
+            comm.recv(from, &mut data).map(|()| data.into())
+        }
+    };
+    Done { result, busy: since.elapsed() }
+}
