@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Array, CommError, Communicator, Job, part};
+use crate::{Array, CommError, Communicator, Job, Pulse, part};
 
 /// Stands for a job that was started; give it to [`Group::wait`] once.
 #[must_use]
@@ -30,6 +30,7 @@ pub struct Traffic {
 pub struct Group {
     rank: usize,
     ranks: usize,
+    pulse: Pulse,
     worker: Worker,
     started: u64,
     done: HashMap<u64, Done>,
@@ -55,8 +56,9 @@ impl Group {
     #[must_use]
     pub fn new(comm: Box<dyn Communicator>) -> Self {
         let (rank, ranks) = (comm.rank(), comm.ranks());
+        let pulse = comm.pulse();
         let worker = if ranks == 1 { Worker::Here(comm) } else { Worker::beside(comm) };
-        Self { rank, ranks, worker, started: 0, done: HashMap::new(), traffic: Traffic::default() }
+        Self { rank, ranks, pulse, worker, started: 0, done: HashMap::new(), traffic: Traffic::default() }
     }
 
     #[must_use]
@@ -67,6 +69,12 @@ impl Group {
     #[must_use]
     pub fn ranks(&self) -> usize {
         self.ranks
+    }
+
+    /// This rank's signs of life; see [`Communicator::pulse`].
+    #[must_use]
+    pub fn pulse(&self) -> &Pulse {
+        &self.pulse
     }
 
     #[must_use]
@@ -141,7 +149,13 @@ impl Group {
             Job::AllReduce(array, _) => 2 * others(array.len()),
             Job::ReduceScatter(array, _) => others(array.len()),
             Job::AllGather(mine, _) => mine.len() * (self.ranks - 1),
-            Job::Broadcast(root, array) => if *root == self.rank { array.len() } else { 0 },
+            Job::Broadcast(root, array) => {
+                if *root == self.rank {
+                    array.len()
+                } else {
+                    0
+                }
+            }
             Job::Send(_, array) => array.len(),
             Job::Recv(..) => 0,
         };
@@ -181,22 +195,6 @@ impl Worker {
 
 fn run(comm: &mut dyn Communicator, job: Job) -> Done {
     let since = Instant::now();
-    let result = match job {
-        Job::AllReduce(mut array, order) => comm.all_reduce(&mut array.values, order).map(|()| array),
-        Job::ReduceScatter(array, order) => {
-            let mut mine = vec![0.0; part(array.len(), comm.ranks(), comm.rank()).len()];
-            comm.reduce_scatter(&array.values, &mut mine, order).map(|()| mine.into())
-        }
-        Job::AllGather(mine, len) => {
-            let mut all = vec![0.0; len];
-            comm.all_gather(&mine.values, &mut all).map(|()| all.into())
-        }
-        Job::Broadcast(root, mut array) => comm.broadcast(root, &mut array.values).map(|()| array),
-        Job::Send(to, array) => comm.send(to, &array.values).map(|()| array),
-        Job::Recv(from, len) => {
-            let mut data = vec![0.0; len];
-            comm.recv(from, &mut data).map(|()| data.into())
-        }
-    };
+    let result = comm.carry(job);
     Done { result, busy: since.elapsed() }
 }

@@ -11,11 +11,14 @@
 //! **Absent on purpose:** parameters, models, strategies; any transport of our own between machines.
 
 mod group;
+mod pulse;
 mod threads;
+mod tree;
 
 use std::ops::Range;
 
 pub use group::{Group, Ticket, Traffic};
+pub use pulse::{Patience, Pulse};
 pub use threads::Threads;
 
 /// What went wrong between ranks.
@@ -41,36 +44,64 @@ pub enum Order {
 /// Collectives over a group of ranks, and messages between two; every rank of a group calls the same collectives in the
 /// same order. Each call returns when this rank's part is done and its data may be used again.
 ///
+/// A backend implements [`Communicator::carry`], which takes arrays and gives them back; calls over slices copy.
+///
 /// # Errors
-/// Of every method: [`CommError`], naming the rank that ended, stopped answering or brought another length.
+/// Of every method: [`CommError`], naming the rank that ended, stopped answering or called something else.
 #[allow(clippy::missing_errors_doc, reason = "said once, above")]
 pub trait Communicator: Send {
     fn rank(&self) -> usize;
 
     fn ranks(&self) -> usize;
 
-    /// Element by element, the sum over ranks, for all of them.
-    fn all_reduce(&mut self, data: &mut [f32], order: Order) -> Result<(), CommError>;
+    /// This rank's signs of life, to be given to whatever works for long between two calls.
+    fn pulse(&self) -> Pulse;
 
-    /// Rank `r` gets the sum over ranks of the elements [`part`]`(data.len(), ranks, r)`.
-    fn reduce_scatter(&mut self, data: &[f32], mine: &mut [f32], order: Order) -> Result<(), CommError>;
-
-    /// The reverse: every rank brings its [`part`] of `all`.
-    fn all_gather(&mut self, mine: &[f32], all: &mut [f32]) -> Result<(), CommError>;
-
-    /// What `root` has, for all.
-    fn broadcast(&mut self, root: usize, data: &mut [f32]) -> Result<(), CommError>;
-
-    /// Messages from one rank to another arrive in the order in which they were sent.
-    fn send(&mut self, to: usize, data: &[f32]) -> Result<(), CommError>;
-
-    fn recv(&mut self, from: usize, data: &mut [f32]) -> Result<(), CommError>;
+    /// Do a job, from its beginning to its end.
+    fn carry(&mut self, job: Job) -> Result<Array, CommError>;
 
     /// The next message from whichever rank sends one of this length first; its number.
     fn recv_any(&mut self, data: &mut [f32]) -> Result<usize, CommError>;
 
     /// The group of those ranks that give the same `color`, in the order of their numbers here.
     fn split(&mut self, color: usize) -> Result<Box<dyn Communicator>, CommError>;
+
+    /// Element by element, the sum over ranks, for all of them.
+    fn all_reduce(&mut self, data: &mut [f32], order: Order) -> Result<(), CommError> {
+        if self.ranks() == 1 {
+            return Ok(());
+        }
+        give(self.carry(Job::AllReduce(data.to_vec().into(), order)), data)
+    }
+
+    /// Rank `r` gets the sum over ranks of the elements [`part`]`(data.len(), ranks, r)`.
+    fn reduce_scatter(&mut self, data: &[f32], mine: &mut [f32], order: Order) -> Result<(), CommError> {
+        give(self.carry(Job::ReduceScatter(data.to_vec().into(), order)), mine)
+    }
+
+    /// The reverse: every rank brings its [`part`] of `all`.
+    fn all_gather(&mut self, mine: &[f32], all: &mut [f32]) -> Result<(), CommError> {
+        give(self.carry(Job::AllGather(mine.to_vec().into(), all.len())), all)
+    }
+
+    /// What `root` has, for all.
+    fn broadcast(&mut self, root: usize, data: &mut [f32]) -> Result<(), CommError> {
+        give(self.carry(Job::Broadcast(root, data.to_vec().into())), data)
+    }
+
+    /// Messages from one rank to another arrive in the order in which they were sent.
+    fn send(&mut self, to: usize, data: &[f32]) -> Result<(), CommError> {
+        self.carry(Job::Send(to, data.to_vec().into())).map(drop)
+    }
+
+    fn recv(&mut self, from: usize, data: &mut [f32]) -> Result<(), CommError> {
+        give(self.carry(Job::Recv(from, data.len())), data)
+    }
+}
+
+fn give(result: Result<Array, CommError>, data: &mut [f32]) -> Result<(), CommError> {
+    data.copy_from_slice(result?.values());
+    Ok(())
 }
 
 /// The elements of an array of `len` that fall to `rank`: equal parts, the last ones shorter or empty.
@@ -132,7 +163,7 @@ pub enum Job {
     AllGather(Array, usize),
     /// Gives what the rank of that number brought.
     Broadcast(usize, Array),
-    /// To that rank; gives the array back, to be filled again.
+    /// To that rank; gives an array of that length, to be filled again.
     Send(usize, Array),
     /// From that rank, of that length.
     Recv(usize, usize),
@@ -149,28 +180,18 @@ impl Communicator for Solo {
     fn ranks(&self) -> usize {
         1
     }
-    fn all_reduce(&mut self, _data: &mut [f32], _order: Order) -> Result<(), CommError> {
-        Ok(())
+    fn pulse(&self) -> Pulse {
+        Pulse::alone()
     }
-    fn reduce_scatter(&mut self, data: &[f32], mine: &mut [f32], _order: Order) -> Result<(), CommError> {
-        mine.copy_from_slice(data);
-        Ok(())
-    }
-    fn all_gather(&mut self, mine: &[f32], all: &mut [f32]) -> Result<(), CommError> {
-        all.copy_from_slice(mine);
-        Ok(())
-    }
-    fn broadcast(&mut self, _root: usize, _data: &mut [f32]) -> Result<(), CommError> {
-        Ok(())
-    }
-    fn send(&mut self, to: usize, _data: &[f32]) -> Result<(), CommError> {
-        Err(alone(to, "send"))
-    }
-    fn recv(&mut self, from: usize, _data: &mut [f32]) -> Result<(), CommError> {
-        Err(alone(from, "recv"))
+    fn carry(&mut self, job: Job) -> Result<Array, CommError> {
+        match job {
+            Job::AllReduce(array, _) | Job::ReduceScatter(array, _) | Job::AllGather(array, _) | Job::Broadcast(_, array) => Ok(array),
+            Job::Send(to, _) => Err(alone(to, "send")),
+            Job::Recv(from, _) => Err(alone(from, "recv")),
+        }
     }
     fn recv_any(&mut self, _data: &mut [f32]) -> Result<usize, CommError> {
-        Err(alone(0, "recv_any"))
+        Err(alone(0, "recv"))
     }
     fn split(&mut self, _color: usize) -> Result<Box<dyn Communicator>, CommError> {
         Ok(Box::new(Self))
@@ -188,23 +209,11 @@ impl<C: Communicator + ?Sized> Communicator for Box<C> {
     fn ranks(&self) -> usize {
         (**self).ranks()
     }
-    fn all_reduce(&mut self, data: &mut [f32], order: Order) -> Result<(), CommError> {
-        (**self).all_reduce(data, order)
+    fn pulse(&self) -> Pulse {
+        (**self).pulse()
     }
-    fn reduce_scatter(&mut self, data: &[f32], mine: &mut [f32], order: Order) -> Result<(), CommError> {
-        (**self).reduce_scatter(data, mine, order)
-    }
-    fn all_gather(&mut self, mine: &[f32], all: &mut [f32]) -> Result<(), CommError> {
-        (**self).all_gather(mine, all)
-    }
-    fn broadcast(&mut self, root: usize, data: &mut [f32]) -> Result<(), CommError> {
-        (**self).broadcast(root, data)
-    }
-    fn send(&mut self, to: usize, data: &[f32]) -> Result<(), CommError> {
-        (**self).send(to, data)
-    }
-    fn recv(&mut self, from: usize, data: &mut [f32]) -> Result<(), CommError> {
-        (**self).recv(from, data)
+    fn carry(&mut self, job: Job) -> Result<Array, CommError> {
+        (**self).carry(job)
     }
     fn recv_any(&mut self, data: &mut [f32]) -> Result<usize, CommError> {
         (**self).recv_any(data)

@@ -1,56 +1,123 @@
-//! Ranks that are threads of one process.
+//! Ranks that are threads of one process: arrays are lent, not sent.
 //!
 //! ```text
-//! all-reduce:  each rank puts its array in its slot         | meet
-//!              rank r adds part r of all slots, in a tree   | meet
-//!              each rank copies all parts                   | meet
+//! reduce-scatter:  each rank lends its array to all  | meet |  rank r adds part r of all, in a tree
+//! all-gather:      each rank lends its part to all   | meet |  each copies all parts
+//! all-reduce:      both, one after the other; a short array is added by every rank itself
+//! message:         the array moves into the box of its receiver
 //! ```
-//! A rank whose communicator is dropped while others wait (an error, a panic) wakes them all with an error that names it.
+//! A rank whose communicator is dropped while others wait for it (an error, a panic) wakes them with an error that names
+//! it; one that hangs is found by its [`Pulse`].
 
 use std::{
-    collections::{HashMap, VecDeque},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock},
-    time::Duration,
+    collections::VecDeque,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release},
+    },
+    time::{Duration, Instant},
 };
 
-use crate::{CommError, Communicator, Order, part};
+use crate::{
+    Array, CommError, Communicator, Job, Patience, Pulse, part,
+    pulse::{Vitals, Watch},
+    tree,
+};
 
-/// How long a rank waits for the slowest. Between two collectives the first rank may measure held-out loss or wait for
-/// a disk, so this is long; a rank that ends is noticed at once.
-const PATIENCE: Duration = Duration::from_mins(15);
+/// Up to this length an all-reduce is one meeting, in which every rank adds all.
+const SHORT: usize = 4096;
+/// How long a rank looks for the others before it sleeps: less than a sleep and a wake cost.
+const SPIN: Duration = Duration::from_micros(5);
+/// How often a rank that sleeps looks for signs of life.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// One rank of a group of threads.
 pub struct Threads {
     rank: usize,
-    group: Arc<Group>,
-    splits: u64,
+    room: Arc<Room>,
+    seat: Arc<Seat>,
 }
 
-struct Group {
+/// Where the ranks of a group meet.
+struct Room {
+    /// Numbers of its ranks among all ranks of the job.
+    members: Vec<usize>,
     meeting: Mutex<Meeting>,
-    changed: Condvar,
-    /// What each rank brought.
-    slots: Vec<RwLock<Vec<f32>>>,
-    /// Messages on their way: from, to, numbers.
-    boxes: Mutex<VecDeque<(usize, usize, Vec<f32>)>>,
-    mail: Condvar,
-    /// Groups that splits have made and not all members have taken yet.
-    children: Mutex<HashMap<(u64, usize), Arc<Group>>>,
+    met: Condvar,
+    /// How often all have met; also kept outside the lock, to be looked at.
+    rounds: AtomicU64,
+    boxes: Vec<MailBox>,
 }
 
 #[derive(Default)]
 struct Meeting {
-    arrived: Vec<bool>,
-    /// How often all have met.
+    brought: Vec<Option<Brought>>,
+    /// What all brought to the last round, for those who have not taken it yet.
+    last: Option<Arc<[Brought]>>,
+    takers: usize,
     rounds: u64,
-    gone: Option<usize>,
+    left: Vec<bool>,
 }
 
-impl Group {
-    fn of(ranks: usize) -> Self {
-        let meeting = Mutex::new(Meeting { arrived: vec![false; ranks], ..Meeting::default() });
-        let slots = (0..ranks).map(|_| RwLock::default()).collect();
-        Self { meeting, changed: Condvar::new(), slots, boxes: Mutex::default(), mail: Condvar::new(), children: Mutex::default() }
+#[derive(Default)]
+struct MailBox {
+    mail: Mutex<Mail>,
+    came: Condvar,
+}
+
+#[derive(Default)]
+struct Mail {
+    /// From, and the numbers.
+    messages: VecDeque<(usize, Vec<f32>)>,
+    left: Vec<bool>,
+}
+
+/// What a rank lends to the others, under the name of the call, which must be the same for all.
+#[derive(Clone)]
+struct Brought {
+    call: Call,
+    lent: Lent,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Call {
+    operation: &'static str,
+    len: usize,
+    root: usize,
+}
+
+#[derive(Clone)]
+enum Lent {
+    Numbers(Arc<Vec<f32>>),
+    Color(usize),
+    Room(Option<Arc<Room>>),
+}
+
+impl Lent {
+    fn numbers(&self) -> &[f32] {
+        match self {
+            Self::Numbers(values) => values,
+            _ => &[],
+        }
+    }
+}
+
+/// A rank among all of the job, over all its groups.
+struct Seat(Pulse);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.vitals().ranks[self.0.rank()].ended.store(true, Relaxed);
+    }
+}
+
+impl Room {
+    fn of(members: Vec<usize>) -> Self {
+        let ranks = members.len();
+        let meeting = Meeting { brought: vec![None; ranks], left: vec![false; ranks], ..Meeting::default() };
+        let mail_box = || MailBox { mail: Mutex::new(Mail { left: vec![false; ranks], ..Mail::default() }), ..MailBox::default() };
+        let boxes = (0..ranks).map(|_| mail_box()).collect();
+        Self { members, meeting: Mutex::new(meeting), met: Condvar::new(), rounds: AtomicU64::new(0), boxes }
     }
 }
 
@@ -58,75 +125,174 @@ impl Threads {
     /// A group of `ranks`, one communicator for each.
     #[must_use]
     pub fn group(ranks: usize) -> Vec<Self> {
-        let group = Arc::new(Group::of(ranks));
-        (0..ranks).map(|rank| Self { rank, group: group.clone(), splits: 0 }).collect()
+        Self::patient(ranks, Patience::default())
     }
 
-    /// The next message for this rank from `from`, or from anyone.
-    fn take(&self, from: Option<usize>, data: &mut [f32]) -> Result<usize, CommError> {
-        let fits = |(source, to, values): &(usize, usize, Vec<f32>)| {
-            *to == self.rank && from.is_none_or(|from| from == *source) && values.len() == data.len()
-        };
-        let mut boxes = self.group.boxes.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = std::time::Instant::now();
-        loop {
-            if let Some(at) = boxes.iter().position(fits)
-                && let Some((source, _, values)) = boxes.remove(at)
-            {
-                data.copy_from_slice(&values);
-                return Ok(source);
-            }
-            let failed = |rank, problem: &str| CommError { rank, operation: "recv", problem: problem.into() };
-            if let Some(gone) = self.meeting().gone {
-                return Err(failed(gone, "it has ended; its own error says why"));
-            }
-            if since.elapsed() > PATIENCE {
-                return Err(failed(from.unwrap_or(0), "no message came"));
-            }
-            let waited = self.group.mail.wait_timeout(boxes, Duration::from_millis(100));
-            boxes = waited.unwrap_or_else(PoisonError::into_inner).0;
+    /// The same, with another patience.
+    #[must_use]
+    pub fn patient(ranks: usize, patience: Patience) -> Vec<Self> {
+        let (room, vitals) = (Arc::new(Room::of((0..ranks).collect())), Arc::new(Vitals::new(ranks, patience)));
+        let seat = |rank| Arc::new(Seat(Pulse::new(&vitals, rank)));
+        (0..ranks).map(|rank| Self { rank, room: room.clone(), seat: seat(rank) }).collect()
+    }
+
+    /// An error, with the number among all ranks of the job for one in this group.
+    fn failed<T>(&self, operation: &'static str, rank: usize, problem: String) -> Result<T, CommError> {
+        let (rank, problem) = self.seat.0.vitals().blame(self.room.members[rank], problem);
+        Err(CommError { rank, operation, problem })
+    }
+
+    fn left<T>(&self, operation: &'static str, rank: usize) -> Result<T, CommError> {
+        let (rank, problem) = self.seat.0.vitals().blame_left(self.room.members[rank]);
+        Err(CommError { rank, operation, problem })
+    }
+
+    /// Lend something and get what all lend, once all are here.
+    fn meet(&self, call: Call, lent: Lent) -> Result<Arc<[Brought]>, CommError> {
+        let mut meeting = lock(&self.room.meeting);
+        if let Some(gone) = meeting.left.iter().position(|left| *left) {
+            return self.left(call.operation, gone);
         }
-    }
-
-    fn meeting(&self) -> MutexGuard<'_, Meeting> {
-        self.group.meeting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Wait until all ranks are here.
-    fn meet(&self, operation: &'static str) -> Result<(), CommError> {
-        let failed = |rank: usize, problem: &str| CommError { rank, operation, problem: problem.into() };
-        let mut meeting = self.meeting();
         let round = meeting.rounds;
-        meeting.arrived[self.rank] = true;
-        if meeting.arrived.iter().all(|here| *here) {
-            meeting.arrived.fill(false);
+        meeting.brought[self.rank] = Some(Brought { call, lent });
+        if meeting.brought.iter().all(Option::is_some) {
+            let ranks = meeting.brought.len();
+            let all: Vec<Brought> = meeting.brought.iter_mut().filter_map(Option::take).collect();
+            (meeting.last, meeting.takers) = (Some(all.into()), ranks);
             meeting.rounds += 1;
-            self.group.changed.notify_all();
-            return Ok(());
+            self.room.rounds.store(meeting.rounds, Release);
+            self.room.met.notify_all();
+        } else {
+            drop(meeting);
+            meeting = self.until_met(round, call.operation)?;
         }
-        let is_early = |meeting: &mut Meeting| meeting.rounds == round && meeting.gone.is_none();
-        let waited = self.group.changed.wait_timeout_while(meeting, PATIENCE, is_early);
-        let (meeting, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-        if meeting.rounds != round {
-            return Ok(());
+        meeting.takers -= 1;
+        let all = if meeting.takers == 0 { meeting.last.take() } else { meeting.last.clone() };
+        drop(meeting);
+        let Some(all) = all else { unreachable!("a round is kept until all have taken it") };
+        // The call of most is taken to be right, that of the first of them when it is a draw.
+        let votes = |call: Call| all.iter().filter(|other| other.call == call).count();
+        if votes(call) < all.len() {
+            let right = all.iter().rev().max_by_key(|brought| votes(brought.call)).map_or(call, |brought| brought.call);
+            let wrong = all.iter().position(|brought| brought.call != right).unwrap_or(0);
+            let Call { operation, len, root } = all[wrong].call;
+            let problem = format!(
+                "it called {operation} of {len} numbers (root {root}) where others called {} of {} (root {})",
+                right.operation, right.len, right.root
+            );
+            return self.failed(call.operation, wrong, problem);
         }
-        match meeting.gone {
-            Some(rank) => Err(failed(rank, "it has ended; its own error says why")),
-            None if timeout.timed_out() => {
-                let missing = meeting.arrived.iter().position(|here| !here).unwrap_or(0);
-                Err(failed(missing, &format!("no answer in {} s", PATIENCE.as_secs())))
+        Ok(all)
+    }
+
+    /// Wait for the end of `round`: look for a moment, then sleep.
+    fn until_met(&self, round: u64, operation: &'static str) -> Result<MutexGuard<'_, Meeting>, CommError> {
+        let _waiting = self.seat.0.wait();
+        let since = Instant::now();
+        while self.room.rounds.load(Acquire) == round && since.elapsed() < SPIN {
+            std::hint::spin_loop();
+        }
+        let mut meeting = lock(&self.room.meeting);
+        let mut watch = None;
+        while meeting.rounds == round {
+            if let Some(gone) = meeting.left.iter().position(|left| *left) {
+                return self.left(operation, gone);
             }
-            None => Ok(()),
+            let (woken, timeout) = self.room.met.wait_timeout(meeting, LOOK).unwrap_or_else(PoisonError::into_inner);
+            meeting = woken;
+            if timeout.timed_out() {
+                let missing = meeting.brought.iter().position(Option::is_none).unwrap_or(0);
+                let watch = watch.get_or_insert_with(|| Watch::new(&self.seat.0));
+                if let Some((rank, problem)) = watch.fault(self.room.members[missing]) {
+                    return Err(CommError { rank, operation, problem });
+                }
+            }
         }
+        Ok(meeting)
+    }
+
+    /// The next message for this rank from `from`, or the next of `len` from anyone.
+    fn take(&self, from: Option<usize>, len: usize) -> Result<(usize, Vec<f32>), CommError> {
+        let operation = "recv";
+        let mail_box = &self.room.boxes[self.rank];
+        let (mut waiting, mut watch) = (None, None);
+        let mut mail = lock(&mail_box.mail);
+        loop {
+            let fits = |(source, values): &(usize, Vec<f32>)| from.map_or(values.len() == len, |from| from == *source);
+            if let Some(at) = mail.messages.iter().position(fits)
+                && let Some((source, values)) = mail.messages.remove(at)
+            {
+                if values.len() != len {
+                    let problem = format!("it sent {} numbers where {len} were due", values.len());
+                    return self.failed(operation, source, problem);
+                }
+                return Ok((source, values));
+            }
+            let others = |left: &[bool]| (0..left.len()).filter(|rank| *rank != self.rank).all(|rank| left[rank]);
+            if from.map_or_else(|| others(&mail.left), |from| mail.left[from]) {
+                return self.left(operation, from.unwrap_or(usize::from(self.rank == 0)));
+            }
+            waiting.get_or_insert_with(|| self.seat.0.wait());
+            let (woken, timeout) = mail_box.came.wait_timeout(mail, LOOK).unwrap_or_else(PoisonError::into_inner);
+            mail = woken;
+            if timeout.timed_out() {
+                let watch = watch.get_or_insert_with(|| Watch::new(&self.seat.0));
+                let missing = self.room.members[from.unwrap_or(usize::from(self.rank == 0))];
+                if let Some((rank, problem)) = watch.fault(missing) {
+                    return Err(CommError { rank, operation, problem });
+                }
+            }
+        }
+    }
+
+    fn sum_part(&self, call: Call, lent: Arc<Vec<f32>>) -> Result<Vec<f32>, CommError> {
+        let all = self.meet(call, Lent::Numbers(lent))?;
+        let range = part(call.len, self.ranks(), self.rank);
+        let arrays: Vec<&[f32]> = all.iter().map(|brought| &brought.lent.numbers()[range.clone()]).collect();
+        let mut mine = vec![0.0; range.len()];
+        tree::sum(&arrays, &mut mine);
+        Ok(mine)
+    }
+
+    fn gather_parts(&self, call: Call, mine: Vec<f32>) -> Result<Arc<[Brought]>, CommError> {
+        let all = self.meet(call, Lent::Numbers(mine.into()))?;
+        for (rank, brought) in all.iter().enumerate() {
+            let (is, due) = (brought.lent.numbers().len(), part(call.len, all.len(), rank).len());
+            if is != due {
+                return self.failed(call.operation, rank, format!("it brought {is} numbers where {due} were due"));
+            }
+        }
+        Ok(all)
+    }
+
+    fn sum_whole(&self, call: Call, values: Vec<f32>) -> Result<Vec<f32>, CommError> {
+        let lent = Arc::new(values);
+        if call.len <= SHORT {
+            let all = self.meet(call, Lent::Numbers(lent))?;
+            let arrays: Vec<&[f32]> = all.iter().map(|brought| brought.lent.numbers()).collect();
+            let mut sum = vec![0.0; call.len];
+            tree::sum(&arrays, &mut sum);
+            return Ok(sum);
+        }
+        let mine = self.sum_part(call, lent.clone())?;
+        let parts = self.gather_parts(call, mine)?;
+        // All have added by now, so nobody reads this rank's array any more.
+        let mut sum = Arc::try_unwrap(lent).unwrap_or_else(|_| vec![0.0; call.len]);
+        for (rank, brought) in parts.iter().enumerate() {
+            sum[part(call.len, parts.len(), rank)].copy_from_slice(brought.lent.numbers());
+        }
+        Ok(sum)
     }
 }
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        let mut meeting = self.meeting();
-        meeting.gone.get_or_insert(self.rank);
-        drop(meeting);
-        self.group.changed.notify_all();
+        lock(&self.room.meeting).left[self.rank] = true;
+        self.room.met.notify_all();
+        for mail_box in &self.room.boxes {
+            lock(&mail_box.mail).left[self.rank] = true;
+            mail_box.came.notify_all();
+        }
     }
 }
 
@@ -136,171 +302,67 @@ impl Communicator for Threads {
     }
 
     fn ranks(&self) -> usize {
-        self.group.slots.len()
+        self.room.members.len()
     }
 
-    fn all_reduce(&mut self, data: &mut [f32], order: Order) -> Result<(), CommError> {
-        let mut mine = vec![0.0; part(data.len(), self.ranks(), self.rank).len()];
-        self.reduce_scatter(data, &mut mine, order)?;
-        self.all_gather(&mine, data)
+    fn pulse(&self) -> Pulse {
+        self.seat.0.clone()
     }
 
-    fn reduce_scatter(&mut self, data: &[f32], mine: &mut [f32], _order: Order) -> Result<(), CommError> {
-        const OPERATION: &str = "reduce_scatter";
-        put(&self.group.slots[self.rank], data);
-        self.meet(OPERATION)?;
-        let range = part(data.len(), self.ranks(), self.rank);
-        let slots: Vec<_> = self.group.slots.iter().map(|slot| slot.read().unwrap_or_else(PoisonError::into_inner)).collect();
-        if let Some(short) = slots.iter().position(|slot| slot.len() != data.len()) {
-            let problem = format!("it brought {} numbers, rank {} brought {}", slots[short].len(), self.rank, data.len());
-            return Err(CommError { rank: short, operation: OPERATION, problem });
-        }
-        let arrays: Vec<&[f32]> = slots.iter().map(|slot| &slot[range.clone()]).collect();
-        mine.copy_from_slice(&tree_sum(&arrays));
-        drop(slots);
-        // Nobody may bring the next array before all have read this one.
-        self.meet(OPERATION)
-    }
-
-    fn all_gather(&mut self, mine: &[f32], all: &mut [f32]) -> Result<(), CommError> {
-        const OPERATION: &str = "all_gather";
-        put(&self.group.slots[self.rank], mine);
-        self.meet(OPERATION)?;
-        for rank in 0..self.ranks() {
-            let range = part(all.len(), self.ranks(), rank);
-            let brought = self.group.slots[rank].read().unwrap_or_else(PoisonError::into_inner);
-            if brought.len() != range.len() {
-                let problem = format!("it brought {} numbers where {} were due", brought.len(), range.len());
-                return Err(CommError { rank, operation: OPERATION, problem });
+    fn carry(&mut self, job: Job) -> Result<Array, CommError> {
+        let call = |operation, len, root| Call { operation, len, root };
+        match job {
+            Job::AllReduce(array, _) => self.sum_whole(call("all_reduce", array.len, 0), array.values).map(Array::from),
+            Job::ReduceScatter(array, _) => self.sum_part(call("reduce_scatter", array.len, 0), array.values.into()).map(Array::from),
+            Job::AllGather(mine, len) => {
+                let parts = self.gather_parts(call("all_gather", len, 0), mine.values)?;
+                let mut all = Vec::with_capacity(len);
+                parts.iter().for_each(|brought| all.extend_from_slice(brought.lent.numbers()));
+                Ok(all.into())
             }
-            all[range].copy_from_slice(&brought);
+            Job::Broadcast(root, array) => {
+                let (call, len) = (call("broadcast", array.len, root), array.len);
+                let mut values = if self.rank == root { array.values } else { Vec::new() };
+                let lent = Arc::new(std::mem::take(&mut values));
+                let all = self.meet(call, Lent::Numbers(lent.clone()))?;
+                if self.rank != root {
+                    return Ok(all[root].lent.numbers().to_vec().into());
+                }
+                drop(all);
+                // The others may still be copying.
+                Ok(Arc::try_unwrap(lent).unwrap_or_else(|lent| lent[..len].to_vec()).into())
+            }
+            Job::Send(to, array) => {
+                let mail_box = &self.room.boxes[to];
+                lock(&mail_box.mail).messages.push_back((self.rank, array.values));
+                mail_box.came.notify_one();
+                Ok(vec![0.0; array.len].into())
+            }
+            Job::Recv(from, len) => self.take(Some(from), len).map(|(_, values)| values.into()),
         }
-        self.meet(OPERATION)
-    }
-
-    fn broadcast(&mut self, root: usize, data: &mut [f32]) -> Result<(), CommError> {
-        const OPERATION: &str = "broadcast";
-        if self.rank == root {
-            put(&self.group.slots[root], data);
-        }
-        self.meet(OPERATION)?;
-        data.copy_from_slice(&self.group.slots[root].read().unwrap_or_else(PoisonError::into_inner));
-        self.meet(OPERATION)
-    }
-
-    fn send(&mut self, to: usize, data: &[f32]) -> Result<(), CommError> {
-        let mut boxes = self.group.boxes.lock().unwrap_or_else(PoisonError::into_inner);
-        boxes.push_back((self.rank, to, data.to_vec()));
-        drop(boxes);
-        self.group.mail.notify_all();
-        Ok(())
-    }
-
-    fn recv(&mut self, from: usize, data: &mut [f32]) -> Result<(), CommError> {
-        self.take(Some(from), data).map(drop)
     }
 
     fn recv_any(&mut self, data: &mut [f32]) -> Result<usize, CommError> {
-        self.take(None, data)
+        let (from, values) = self.take(None, data.len())?;
+        data.copy_from_slice(&values);
+        Ok(from)
     }
 
     fn split(&mut self, color: usize) -> Result<Box<dyn Communicator>, CommError> {
-        let mut colors = vec![0.0; self.ranks()];
-        self.all_gather(&[color as f32], &mut colors)?;
-        let members: Vec<usize> = (0..self.ranks()).filter(|rank| colors[*rank] == color as f32).collect();
-        let mut children = self.group.children.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (self.splits, color);
-        self.splits += 1;
-        let place = members.iter().position(|rank| *rank == self.rank).unwrap_or(0);
-        let group = children.entry(key).or_insert_with(|| Arc::new(Group::of(members.len()))).clone();
-        if Arc::strong_count(&group) > members.len() {
-            children.remove(&key);
-        }
-        Ok(Box::new(Self { rank: place, group, splits: 0 }))
+        let call = Call { operation: "split", len: 0, root: 0 };
+        let all = self.meet(call, Lent::Color(color))?;
+        let same = |brought: &Brought| matches!(brought.lent, Lent::Color(other) if other == color);
+        let members: Vec<usize> = (0..all.len()).filter(|rank| same(&all[*rank])).collect();
+        // The first of a group makes the room for all of it.
+        let room = || Arc::new(Room::of(members.iter().map(|rank| self.room.members[*rank]).collect()));
+        let all = self.meet(call, Lent::Room((members[0] == self.rank).then(room)))?;
+        let Lent::Room(Some(room)) = &all[members[0]].lent else { unreachable!("the first member brings the room") };
+        let rank = members.iter().position(|rank| *rank == self.rank).unwrap_or(0);
+        Ok(Box::new(Self { rank, room: room.clone(), seat: self.seat.clone() }))
     }
 }
 
-fn put(slot: &RwLock<Vec<f32>>, data: &[f32]) {
-    let mut slot = slot.write().unwrap_or_else(PoisonError::into_inner);
-    slot.clear();
-    slot.extend_from_slice(data);
-}
-
-/// The sum of `arrays` in the tree that splits them at the largest power of two below their number.
-fn tree_sum(arrays: &[&[f32]]) -> Vec<f32> {
-    match arrays {
-        [] => Vec::new(),
-        [one] => one.to_vec(),
-        [left, right] => left.iter().zip(*right).map(|(a, b)| a + b).collect(),
-        _ => {
-            let (left, right) = arrays.split_at(arrays.len().next_power_of_two() / 2);
-            let (mut sum, right) = (tree_sum(left), tree_sum(right));
-            sum.iter_mut().zip(right).for_each(|(a, b)| *a += b);
-            sum
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Run `work` on every rank of a group and give what each returned.
-    fn on_ranks<T: Send>(ranks: usize, work: impl Fn(Threads) -> T + Sync) -> Vec<T> {
-        std::thread::scope(|scope| {
-            let work = &work;
-            let threads: Vec<_> = Threads::group(ranks).into_iter().map(|comm| scope.spawn(move || work(comm))).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-        })
-    }
-
-    #[test]
-    fn every_rank_gets_the_sum_at_every_length_one_after_another() {
-        for ranks in [1, 2, 3, 4, 7, 8] {
-            let results = on_ranks(ranks, |mut comm| {
-                let lengths = [0, 1, 3, ranks, 1000, 1001];
-                lengths.map(|n| {
-                    let mut data: Vec<f32> = (0..n).map(|i| (i * (comm.rank() + 1)) as f32).collect();
-                    comm.all_reduce(&mut data, Order::Tree).unwrap();
-                    data
-                })
-            });
-            let factor = ranks * (ranks + 1) / 2;
-            for result in &results {
-                for data in result {
-                    assert!(data.iter().enumerate().all(|(i, x)| *x == (i * factor) as f32), "{ranks} ranks");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn the_order_of_the_additions_is_a_tree_over_ranks() {
-        // With 1e8 in f32, adding 3 is lost and adding 6 is not: the order shows.
-        let values = [1e8_f32, 3.0, 3.0, 3.0];
-        let sums = on_ranks(4, |mut comm| {
-            let mut data = [values[comm.rank()]];
-            comm.all_reduce(&mut data, Order::Tree).unwrap();
-            data[0]
-        });
-        assert_eq!(sums, [(1e8 + 3.0) + (3.0 + 3.0); 4]);
-    }
-
-    #[test]
-    fn a_rank_that_ends_early_is_named_to_all_who_wait() {
-        let results = on_ranks(4, |mut comm| {
-            if comm.rank() == 2 {
-                return None;
-            }
-            comm.all_reduce(&mut [1.0], Order::Tree).err().map(|error| (error.rank, error.operation))
-        });
-        let named = Some((2, "reduce_scatter"));
-        assert_eq!(results, [named, named, None, named]);
-    }
-
-    #[test]
-    fn different_lengths_are_an_error_and_no_hang() {
-        let results = on_ranks(2, |mut comm| comm.all_reduce(&mut vec![1.0; comm.rank() + 1], Order::Tree).is_err());
-        assert_eq!(results, [true, true]);
-    }
+/// A rank that panicked has left, which the others learn from [`Drop`]; what it held is whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

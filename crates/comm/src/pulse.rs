@@ -1,0 +1,200 @@
+//! Signs of life: how a rank that waits tells one that has hung from one that computes for long.
+//!
+//! ```text
+//! the work of a rank:   beat . beat . beat ....................   each op of the tape, each batch of an evaluation
+//! a rank that waits:    looks whether anyone stands still who is not waiting: that rank has hung
+//!                       looks whether all stand still and wait: the rank that it waits for is where the work parted
+//! ```
+//! A beat costs one addition in memory that only its rank writes. A rank that has never beaten by hand is not held to it,
+//! and is given [`Patience::silent`].
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+/// How long ranks wait for one another before they say who is at fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// Without a beat of a rank that gives them.
+    pub beat: Duration,
+    /// Without a sign of a rank that gives no beats.
+    pub silent: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { beat: Duration::from_secs(8), silent: Duration::from_mins(15) }
+    }
+}
+
+/// A rank's hand on its own signs of life; see the head of this file. Cheap to clone, to be given to whatever works long.
+#[derive(Clone)]
+pub struct Pulse {
+    vitals: Arc<Vitals>,
+    rank: usize,
+}
+
+impl Pulse {
+    /// The work goes on.
+    pub fn beat(&self) {
+        self.vitals.ranks[self.rank].beats.fetch_add(1, Relaxed);
+    }
+
+    /// The rank's number among all ranks of the job.
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    pub(crate) fn new(vitals: &Arc<Vitals>, rank: usize) -> Self {
+        Self { vitals: vitals.clone(), rank }
+    }
+
+    /// Of a rank that nobody waits for.
+    pub(crate) fn alone() -> Self {
+        Self::new(&Arc::new(Vitals::new(1, Patience::default())), 0)
+    }
+
+    pub(crate) fn vitals(&self) -> &Arc<Vitals> {
+        &self.vitals
+    }
+
+    /// The rank begins to wait for others; when the guard goes it works again.
+    pub(crate) fn wait(&self) -> Waiting<'_> {
+        let vital = &self.vitals.ranks[self.rank];
+        vital.waits.fetch_add(1, Relaxed);
+        Waiting(vital)
+    }
+}
+
+/// See [`Pulse::wait`].
+pub(crate) struct Waiting<'a>(&'a Vital);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.steps.fetch_add(1, Relaxed);
+        self.0.waits.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The signs of life of all ranks of a job.
+pub(crate) struct Vitals {
+    pub(crate) ranks: Vec<Vital>,
+    pub(crate) patience: Patience,
+    /// The first fault that anyone found: who ends because of it is not the cause.
+    fault: OnceLock<(usize, String)>,
+}
+
+/// Of one rank; alone on its cache line, as its owner writes it often.
+#[derive(Default)]
+#[repr(align(64))]
+pub(crate) struct Vital {
+    /// By hand.
+    pub(crate) beats: AtomicU64,
+    /// Waits that came to an end.
+    pub(crate) steps: AtomicU64,
+    /// Waits of the rank's threads right now.
+    pub(crate) waits: AtomicU32,
+    pub(crate) ended: AtomicBool,
+}
+
+impl Vitals {
+    pub(crate) fn new(ranks: usize, patience: Patience) -> Self {
+        Self { ranks: (0..ranks).map(|_| Vital::default()).collect(), patience, fault: OnceLock::new() }
+    }
+
+    /// Keep a fault, and give the first that was found.
+    pub(crate) fn blame(&self, rank: usize, problem: String) -> (usize, String) {
+        self.fault.get_or_init(|| (rank, problem)).clone()
+    }
+
+    /// A rank that others wait for has left: because of another's fault, or by itself.
+    pub(crate) fn blame_left(&self, rank: usize) -> (usize, String) {
+        self.blame(rank, "it has ended; its own error says why".into())
+    }
+}
+
+/// What a rank sees of the others while it waits.
+pub(crate) struct Watch<'a> {
+    vitals: &'a Vitals,
+    me: usize,
+    /// What each rank had counted when it was last seen to move, and when that was.
+    seen: Vec<(u64, Instant)>,
+}
+
+impl<'a> Watch<'a> {
+    pub(crate) fn new(pulse: &'a Pulse) -> Self {
+        let now = Instant::now();
+        let seen = pulse.vitals.ranks.iter().map(|vital| (vital.count(), now)).collect();
+        Self { vitals: &pulse.vitals, me: pulse.rank, seen }
+    }
+
+    /// The rank that is at fault, and how, when the wait for `missing` has no end.
+    pub(crate) fn fault(&mut self, missing: usize) -> Option<(usize, String)> {
+        let now = Instant::now();
+        let Patience { beat, silent } = self.vitals.patience;
+        let mut all_stand = true;
+        for (rank, (vital, (count, since))) in self.vitals.ranks.iter().zip(&mut self.seen).enumerate() {
+            if *count != vital.count() {
+                (*count, *since) = (vital.count(), now);
+            }
+            let still = now - *since;
+            let ended = vital.ended.load(Relaxed);
+            if rank != self.me && vital.waits.load(Relaxed) == 0 && !ended {
+                let limit = if vital.beats.load(Relaxed) > 0 { beat } else { silent };
+                if still > limit {
+                    return Some(self.vitals.blame(rank, format!("it has hung: no sign of life in {} s", still.as_secs())));
+                }
+                all_stand = false;
+            }
+            all_stand &= ended || still > beat;
+        }
+        let problem = || format!("all ranks wait, and it does something else than the others, for {} s", beat.as_secs());
+        all_stand.then(|| self.vitals.blame(missing, problem()))
+    }
+}
+
+impl Vital {
+    fn count(&self) -> u64 {
+        self.beats.load(Relaxed).wrapping_add(self.steps.load(Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Patience = Patience { beat: Duration::from_millis(40), silent: Duration::from_mins(1) };
+
+    #[test]
+    fn a_rank_that_beats_is_slow_and_one_that_stopped_has_hung() {
+        let vitals = Arc::new(Vitals::new(3, PATIENCE));
+        let (me, slow) = (Pulse::new(&vitals, 0), Pulse::new(&vitals, 1));
+        let _waiting = me.wait();
+        let mut watch = Watch::new(&me);
+        for _ in 0..20 {
+            slow.beat();
+            std::thread::sleep(Duration::from_millis(5));
+            assert_eq!(watch.fault(1), None, "rank 1 beats, rank 2 never did and is given longer");
+        }
+        std::thread::sleep(Duration::from_millis(60));
+        let (rank, problem) = watch.fault(1).unwrap();
+        assert_eq!(rank, 1);
+        assert!(problem.contains("hung"), "{problem}");
+    }
+
+    #[test]
+    fn ranks_that_all_wait_have_parted() {
+        let vitals = Arc::new(Vitals::new(2, PATIENCE));
+        let (me, other) = (Pulse::new(&vitals, 0), Pulse::new(&vitals, 1));
+        let _waiting = (me.wait(), other.wait());
+        let mut watch = Watch::new(&me);
+        assert_eq!(watch.fault(1), None);
+        std::thread::sleep(Duration::from_millis(60));
+        assert_eq!(watch.fault(1).unwrap().0, 1);
+    }
+}
