@@ -53,6 +53,8 @@ pub struct ParamSpec {
 pub struct ParamTable {
     specs: Vec<ParamSpec>,
     blocks: Vec<String>,
+    /// Parameters that a block reads besides its own.
+    shared: Vec<(BlockId, ParamId)>,
 }
 
 impl ParamTable {
@@ -74,6 +76,21 @@ impl ParamTable {
         debug_assert!(self.find(&name).is_none(), "parameter `{name}` is declared twice");
         self.specs.push(ParamSpec { name, shape: Shape::new(dims), init, kind, block });
         ParamId(self.specs.len() - 1)
+    }
+
+    /// The current block reads `param` of an earlier block too: a tied head, a shared norm.
+    pub fn share(&mut self, param: ParamId) {
+        self.shared.push((BlockId(self.blocks.len() - 1), param));
+    }
+
+    /// The blocks whose parameters `block` reads: its own, and those that it shares with earlier ones.
+    #[must_use]
+    pub fn needs(&self, block: BlockId) -> Vec<BlockId> {
+        let of_others = self.shared.iter().filter(|(reader, _)| *reader == block).map(|(_, param)| self.spec(*param).block);
+        let mut needs: Vec<BlockId> = of_others.chain([block]).collect();
+        needs.sort_unstable();
+        needs.dedup();
+        needs
     }
 
     #[must_use]

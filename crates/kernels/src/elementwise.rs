@@ -63,12 +63,70 @@ pub fn scale_assign(y: &mut [f32], s: f32) {
     y.par_chunks_mut(CHUNK).for_each(|y| y.iter_mut().for_each(|y| *y *= s));
 }
 
-/// `sum x^2`, each chunk in f32 vectors, chunks in order in f64.
+/// Numbers whose squares are added in f32: short, so that the rounding of a run stays near that of one number.
+pub const GRAIN: usize = 1024;
+
+/// `sum x^2`, exactly the same in whatever order and in however many parts it is taken: each [`GRAIN`] of 1024 numbers is
+/// summed in f32 vectors and rounded to a whole number of [`Squares::UNIT`], and whole numbers add without error.
 #[must_use]
-pub fn sum_squares(x: &[f32]) -> f64 {
-    // Short runs in f32, so that the rounding of a run stays near that of one number.
-    let of_chunk = |x: &[f32]| x.chunks(1024).map(|x| f64::from(crate::gemv::dot(x, x))).sum::<f64>();
-    x.par_chunks(CHUNK).map(of_chunk).collect::<Vec<_>>().into_iter().sum()
+pub fn sum_squares(x: &[f32]) -> Squares {
+    let of_chunk = |x: &[f32]| x.chunks(GRAIN).map(|x| Squares::of(crate::gemv::dot(x, x))).sum();
+    if x.len() <= CHUNK { of_chunk(x) } else { x.par_chunks(CHUNK).map(of_chunk).sum() }
+}
+
+/// A sum of squares as a whole number of units.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Squares {
+    units: u128,
+    /// Some square was no number, or larger than any that counts.
+    is_lost: bool,
+}
+
+impl Squares {
+    /// A norm of 1e-9 still counts a thousand units.
+    pub const UNIT: f64 = 1.0 / (1_u128 << 70) as f64;
+    /// Each a run of 12 bits, so that thousands of ranks add them in f32 without error; the last tells what is lost.
+    pub const LIMBS: usize = 11;
+    const LIMB_BITS: usize = 12;
+
+    fn of(sum: f32) -> Self {
+        let units = f64::from(sum) / Self::UNIT;
+        if units < 2_f64.powi(110) { Self { units: units as u128, is_lost: false } } else { Self { units: 0, is_lost: true } }
+    }
+
+    /// The sum itself; not a number where one was lost.
+    #[must_use]
+    pub fn value(self) -> f64 {
+        if self.is_lost { f64::NAN } else { self.units as f64 * Self::UNIT }
+    }
+
+    /// As numbers that ranks can add element by element.
+    #[must_use]
+    pub fn limbs(self) -> [f32; Self::LIMBS] {
+        let limb = |i: usize| (self.units >> (Self::LIMB_BITS * i) & ((1 << Self::LIMB_BITS) - 1)) as f32;
+        std::array::from_fn(|i| if i + 1 == Self::LIMBS { f32::from(self.is_lost) } else { limb(i) })
+    }
+
+    /// From limbs that were added.
+    #[must_use]
+    pub fn from_limbs(limbs: [f32; Self::LIMBS]) -> Self {
+        let [limbs @ .., lost] = limbs;
+        let units = limbs.iter().enumerate().map(|(i, limb)| (*limb as u128) << (Self::LIMB_BITS * i)).sum();
+        Self { units, is_lost: lost > 0.0 }
+    }
+}
+
+impl std::ops::Add for Squares {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self { units: self.units.saturating_add(other.units), is_lost: self.is_lost || other.is_lost }
+    }
+}
+
+impl std::iter::Sum for Squares {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), std::ops::Add::add)
+    }
 }
 
 #[cfg(test)]
@@ -89,7 +147,23 @@ mod tests {
             add_scaled(-0.5, &b, &mut y);
             assert!(y.iter().zip(&a).all(|(y, a)| (y - a).abs() < 1e-6));
             let want: f64 = a.iter().map(|a| f64::from(*a).powi(2)).sum();
-            assert!((sum_squares(&a) - want).abs() <= 1e-6 * want);
+            assert!((sum_squares(&a).value() - want).abs() <= 1e-6 * want);
         }
+    }
+
+    #[test]
+    fn squares_add_to_the_same_bits_in_any_parts_and_order() {
+        let x = noise(3, 50 * GRAIN + 77);
+        let whole = sum_squares(&x);
+        for parts in [1, 2, 3, 8, 50] {
+            let each = (x.len() / GRAIN).div_ceil(parts) * GRAIN;
+            let mut limbs = [0.0; Squares::LIMBS];
+            for part in x.chunks(each).rev() {
+                limbs.iter_mut().zip(sum_squares(part).limbs()).for_each(|(sum, limb)| *sum += limb);
+            }
+            assert_eq!(Squares::from_limbs(limbs), whole, "{parts} parts");
+        }
+        assert!(sum_squares(&[1.0, f32::NAN]).value().is_nan() && sum_squares(&[f32::MAX]).value().is_nan());
+        assert!((sum_squares(&[1e-7; 100]).value() / 1e-12 - 1.0).abs() < 1e-6);
     }
 }

@@ -3,11 +3,11 @@
 
 use std::collections::HashMap;
 
-use comm::Solo;
 use engine::{Device, Inputs, Options, ParamKind, Pool, Precision, Tape};
 use kernels::adamw::AdamW;
 use models::{Model, build};
-use parallel::Replicated;
+use kernels::elementwise::{Squares, sum_squares};
+use parallel::{Replicated, Strategy};
 
 type Arrays = HashMap<String, (Vec<usize>, Vec<f32>)>;
 
@@ -33,7 +33,7 @@ const FALCON: &str =
 
 struct Golden {
     model: Box<dyn Model>,
-    store: Replicated<Solo>,
+    store: Replicated,
     arrays: Arrays,
     inputs: Inputs,
     pool: Pool,
@@ -47,7 +47,7 @@ impl Golden {
             let found = arrays.get(&spec.name).unwrap_or_else(|| panic!("{name}: the fixture lacks {}", spec.name));
             assert_eq!(found.0, spec.shape.dims(), "{name}: {}", spec.name);
         }
-        let store = Replicated::with_values(model.params(), Solo, |id| arrays[&model.params().spec(id).name].1.clone());
+        let store = Replicated::solo(model.params(), |id| arrays[&model.params().spec(id).name].1.clone());
         let whole = |key: &str| arrays[key].1.iter().map(|v| *v as u32).collect::<Vec<u32>>();
         let inputs = Inputs::new().with_u32("tokens", &[2, 9], whole("tokens")).with_u32("targets", &[2, 9], whole("targets"));
         Self { model, store, inputs, pool: Pool::new(Device::Cpu, 1 << 24), arrays }
@@ -96,15 +96,13 @@ fn logits_loss_gradients_and_ten_steps_agree_with_pytorch() {
             let loss = g.gradient();
             let want = g.arrays["losses"].1[step as usize - 1];
             assert!((loss - want).abs() < 2e-5 * want, "{name} step {step}: loss {loss}, PyTorch has {want}");
-            let norm = table.ids().map(|id| kernels::elementwise::sum_squares(g.store.grad(id))).sum::<f64>().sqrt() as f32;
+            let norm = table.ids().map(|id| sum_squares(g.store.grad(id))).sum::<Squares>().value().sqrt() as f32;
             // PyTorch's clip adds 1e-6 to the norm.
             let grad_scale = (1.0 / (norm + 1e-6)).min(1.0);
-            for id in table.ids() {
-                let weight_decay = if table.spec(id).kind == ParamKind::Vector { 0.0 } else { 0.1 };
+            for (part, [m, v]) in g.store.parts().into_iter().zip(&mut moments) {
+                let weight_decay = if table.spec(part.param).kind == ParamKind::Vector { 0.0 } else { 0.1 };
                 let adamw = AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay, step, grad_scale };
-                let [m, v] = &mut moments[id.0];
-                let (w, grad) = g.store.value_and_grad(id);
-                adamw.update(w, grad, m, v);
+                adamw.update(part.values, part.grad, m, v);
             }
         }
         for id in table.ids() {

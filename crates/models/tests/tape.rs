@@ -1,9 +1,8 @@
 //! The tape and the decoder together: what `Meta` says is what `Cpu` does, and running a block twice changes nothing.
 
-use comm::Solo;
 use engine::{Device, Inputs, NoParams, Options, Pass, Pool, Precision, Tape, check::noise};
 use models::{Model, build};
-use parallel::Replicated;
+use parallel::{PassAt, Replicated, Strategy};
 
 fn model(text: &str) -> Box<dyn Model> {
     build(&text.parse().unwrap()).unwrap()
@@ -32,9 +31,9 @@ fn options(precision: Precision, recompute: bool) -> Options {
 
 /// Loss and all gradients of one step on `pool`.
 fn step(model: &dyn Model, pool: &Pool, inputs: &Inputs, options: Options) -> (f32, Vec<Vec<f32>>) {
-    let mut store = Replicated::new(model.params(), 1, Solo);
+    let mut store = Replicated::solo(model.params(), |id| model.params().initial(id, 1));
     store.begin_step();
-    store.begin_pass(true);
+    store.begin_pass(PassAt { ends_lane: true, ends_step: true });
     let mut tape = Tape::new(pool, &mut store, model.params(), options);
     let loss = model.loss(&mut tape, inputs, 1.0 / 40.0).unwrap();
     tape.backward(&loss).unwrap();
@@ -66,7 +65,7 @@ fn meta_predicts_the_pool_of_the_cpu_to_the_byte() {
             assert_eq!(pool.usage(), predicted, "a second step takes no more");
 
             let short = Pool::new(Device::Cpu, predicted.high_water_bytes - 64);
-            let mut store = Replicated::new(model.params(), 1, Solo);
+            let mut store = Replicated::solo(model.params(), |id| model.params().initial(id, 1));
             let mut tape = Tape::new(&short, &mut store, model.params(), options(precision, recompute));
             let batch = inputs(2, 20, 97);
             let full = model.loss(&mut tape, &batch, 1.0).and_then(|loss| tape.backward(&loss));
@@ -126,7 +125,7 @@ fn a_cache_gives_the_logits_of_the_whole_sequence() {
         let pool = Pool::new(Device::Cpu, 1 << 24);
         let options = Options { train: false, ..options(Precision::F32, false) };
         let run = |tokens: &[u32], cache: Option<&models::Cache>| {
-            let mut store = Replicated::new(model.params(), 1, Solo);
+            let mut store = Replicated::solo(model.params(), |id| model.params().initial(id, 1));
             let mut tape = Tape::new(&pool, &mut store, model.params(), options);
             let inputs = Inputs::new().with_u32("tokens", &[1, tokens.len()], tokens.to_vec());
             language.logits(&mut tape, &inputs, cache).unwrap().f32s().to_vec()

@@ -70,6 +70,20 @@ impl LaneSum {
         self.sums.first().map_or(&[], |(_, sum)| sum)
     }
 
+    /// Nothing was added to it.
+    pub fn is_empty(&self) -> bool {
+        self.sums.is_empty()
+    }
+
+    /// The sum itself, on its way to other ranks; [`LaneSum::set_total`] brings what came of it.
+    pub fn take_total(&mut self) -> Vec<f32> {
+        self.sums.pop().map_or_else(Vec::new, |(_, sum)| sum)
+    }
+
+    pub fn set_total(&mut self, sum: Vec<f32>) {
+        self.sums = vec![(0, sum)];
+    }
+
     pub fn total_mut(&mut self) -> &mut [f32] {
         self.sums.first_mut().map_or(&mut [], |(_, sum)| sum)
     }

@@ -1,10 +1,174 @@
 //! Strategies: who holds a parameter, when it is gathered, where its gradient goes. Each is one file that implements
-//! [`engine::ParamStore`]; a model never knows which.
+//! [`Strategy`]; a model never knows which.
 //!
-//! Here: [`Replicated`], every rank holds every parameter, with the tree over lanes that all data-parallel strategies
-//! share ([`lanes`]).
+//! ```text
+//! Trainer -> Strategy::begin_pass -> tape (gather, release, reduce) -> end_step -> parts -> optimiser -> publish
+//! ```
+//! [`build`] makes one by the name in a recipe, from the groups that the [`Mesh`] gives. [`lanes`] holds the tree over
+//! lanes that all data-parallel strategies share, [`flat`] the cut of a block into equal parts.
+//!
+//! **Invariant:** the data-parallel strategies give the bits of one rank, at any number of ranks that divides the lanes.
 
+pub mod flat;
 pub mod lanes;
+mod mics;
 mod replicated;
+mod sharded;
 
+use std::ops::Range;
+
+use comm::{CommError, Communicator, Group, Order};
+use engine::{BlockId, Device, EngineError, ParamId, ParamStore, ParamTable};
 pub use replicated::Replicated;
+pub use sharded::{Sharded, Stage};
+
+/// A [`ParamStore`] that a training step runs over.
+pub trait Strategy: ParamStore {
+    /// Forget the last step's gradients.
+    fn begin_step(&mut self);
+
+    /// A forward and backward pass begins.
+    fn begin_pass(&mut self, pass: PassAt);
+
+    /// A pass is done.
+    /// # Errors
+    /// When a rank does not answer.
+    fn end_pass(&mut self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    /// All passes are done: afterwards the gradients of [`Strategy::parts`] are those of the global batch.
+    /// # Errors
+    /// When a rank does not answer.
+    fn end_step(&mut self) -> Result<(), EngineError>;
+
+    /// The numbers of parameters that [`Strategy::parts`] will give.
+    fn share(&self) -> Vec<(ParamId, Range<usize>)>;
+
+    /// What this rank's optimiser moves, once there are gradients, by block and in the order of the table.
+    fn parts(&mut self) -> Vec<Part<'_>>;
+
+    /// The optimiser is done: whoever reads what was moved may see it.
+    /// # Errors
+    /// When a rank does not answer.
+    fn publish(&mut self) -> Result<(), EngineError>;
+
+    /// The blocks that this rank has a hand in.
+    fn blocks(&self) -> Range<usize>;
+
+    /// Whether [`Strategy::parts`] may be pieces of parameters.
+    fn is_cut(&self) -> bool;
+
+    /// Put in place the whole values of a parameter, alike on every rank.
+    fn restore(&mut self, param: ParamId, whole: &[f32]);
+
+    /// The whole parameters of a block from arrays as long as this rank's [`Strategy::parts`] of it: values, gradients or
+    /// an optimiser's state. All ranks of the group call it.
+    /// # Errors
+    /// When a rank does not answer.
+    fn gather_parts(&mut self, block: BlockId, mine: Vec<Vec<f32>>) -> Result<Vec<(ParamId, Vec<f32>)>, EngineError>;
+
+    /// The place among all lanes of the `index`th of the `lanes` that a rank has: it decides which ranks meet first in the
+    /// tree.
+    fn lane(&self, index: usize, lanes: usize) -> usize;
+
+    /// Element by element, the sum of something small over all ranks that see other data.
+    /// # Errors
+    /// When a rank does not answer.
+    fn sum(&mut self, data: &mut [f32]) -> Result<(), EngineError>;
+
+    /// The same over the ranks that hold one copy of the model together: of something that each has for its parts.
+    /// # Errors
+    /// When a rank does not answer.
+    fn sum_parts(&mut self, data: &mut [f32]) -> Result<(), EngineError>;
+
+    /// This rank among those that see other data, and their number.
+    fn rank(&self) -> (usize, usize);
+
+    /// Bytes of weights, gradients and copies that it holds now.
+    fn held_bytes(&self) -> u64;
+}
+
+/// Where in a step a pass stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PassAt {
+    /// It is the last micro-batch of its lane.
+    pub ends_lane: bool,
+    /// And of this rank's last lane.
+    pub ends_step: bool,
+}
+
+/// Numbers `of_param` of one parameter, and their gradient.
+pub struct Part<'a> {
+    pub param: ParamId,
+    pub of_param: Range<usize>,
+    pub values: &'a mut [f32],
+    pub grad: &'a mut [f32],
+}
+
+/// Numbers to send, or on `Meta` how many.
+pub(crate) fn array(device: Device, values: Vec<f32>, len: usize) -> comm::Array {
+    match device {
+        Device::Cpu => values.into(),
+        Device::Meta => comm::Array::meta(len),
+    }
+}
+
+/// `data` summed over `group`, whatever the order.
+pub(crate) fn sum_over(group: &mut Group, data: &mut [f32]) -> Result<(), EngineError> {
+    let sum = group.run(comm::Job::AllReduce(data.to_vec().into(), Order::Tree)).map_err(rank_error)?;
+    data.copy_from_slice(sum.values());
+    Ok(())
+}
+
+pub(crate) fn rank_error(error: comm::CommError) -> EngineError {
+    EngineError::Rank(Box::new(error))
+}
+
+/// What a strategy is built from.
+pub struct Build<'a> {
+    pub table: &'a ParamTable,
+    pub device: Device,
+    pub order: Order,
+    /// The ranks that see other data.
+    pub comm: Box<dyn Communicator>,
+    /// How many of them hold one copy of the model together, where the strategy leaves that open.
+    pub shards: usize,
+    /// Whole parameters at their values; not asked on `Meta`.
+    pub value: &'a mut dyn FnMut(ParamId) -> Vec<f32>,
+}
+
+/// One line of [`STRATEGIES`].
+#[derive(Debug)]
+pub struct Kind {
+    /// As recipes call it.
+    pub name: &'static str,
+    pub build: fn(Build<'_>) -> Result<Box<dyn Strategy>, CommError>,
+    /// Of `ranks`, how many hold one copy of the model together, when `asked` is what the mesh says.
+    pub shards: fn(ranks: usize, asked: usize) -> usize,
+    /// Bytes of weights and gradients on each rank, for so many shards, and lanes of its own.
+    pub bytes: fn(table: &ParamTable, shards: usize, lanes: usize) -> StoreBytes,
+}
+
+/// Every strategy of the data-parallel family.
+pub const STRATEGIES: &[Kind] = &[replicated::KIND, sharded::ZERO_1, sharded::ZERO_2, sharded::ZERO_3, mics::KIND];
+
+/// The strategy of that name.
+#[must_use]
+pub fn kind(name: &str) -> Option<&'static Kind> {
+    STRATEGIES.iter().find(|kind| kind.name == name)
+}
+
+/// Consecutive ranks of `comm` in groups of `shards`, and those with the same place in each.
+pub(crate) fn split(mut comm: Box<dyn Communicator>, shards: usize) -> Result<(Group, Group), CommError> {
+    let rank = comm.rank();
+    let (shard, replicas) = (comm.split(rank / shards)?, comm.split(rank % shards)?);
+    Ok((Group::new(shard), Group::new(replicas)))
+}
+
+/// What a rank holds, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreBytes {
+    pub weights: u64,
+    pub grads: u64,
+}

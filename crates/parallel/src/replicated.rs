@@ -1,37 +1,61 @@
-//! Every rank holds every parameter; gradients are summed over lanes, then over ranks.
-//! Per rank: 4 bytes a parameter for weights, 4 for each gradient that the lane tree holds, and in bf16 two packed
-//! copies of each matrix.
+//! Every rank holds every parameter; gradients are summed over lanes, then over ranks, as Horovod and PyTorch's DDP do.
+//!
+//! A gradient that is final goes to the group at once, while the backward pass goes on: a large one by itself, without a
+//! copy; small ones together, a block at a time. Per rank: 4 bytes a parameter for weights, 4 for each gradient that the
+//! lane tree holds, and in bf16 two packed copies of each matrix; per step, `2 (n - 1) / n * grad_bytes` sent.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
-use comm::Communicator;
+use comm::{Communicator, Group, Job, Order, Solo, Ticket};
 use engine::{BlockId, EngineError, ParamId, ParamStore, ParamTable, Weight};
 
-use crate::lanes::{LaneSum, copies};
+use crate::{
+    Kind, Part, PassAt, StoreBytes, Strategy,
+    lanes::{LaneSum, copies},
+    rank_error, sum_over,
+};
+
+pub(crate) const KIND: Kind = Kind {
+    name: "replicated",
+    build: |b| Ok(Box::new(Replicated::new(b.table, b.comm, b.order, b.value))),
+    shards: |_, _| 1,
+    bytes: |table, _, lanes| Replicated::bytes(table, lanes),
+};
+
+/// Gradients below this go together.
+const SMALL: usize = 1 << 14;
 
 /// See the head of this file.
-pub struct Replicated<C> {
+pub struct Replicated {
     table: ParamTable,
     weights: Vec<Arc<Weight>>,
     grads: Vec<LaneSum>,
-    /// Whether the pass at work is the last of its lane.
-    ends_lane: bool,
-    comm: C,
+    pass: PassAt,
+    group: Group,
+    order: Order,
+    /// Jobs on their way, with the gradients that each carries.
+    sent: Vec<(Ticket, Vec<ParamId>)>,
+    /// Gradients that are final in this step.
+    is_final: Vec<bool>,
+    /// Of each block: gradients that are not final yet, and small ones that wait for the others.
+    waiting: Vec<(usize, Vec<ParamId>)>,
 }
 
-impl<C: Communicator> Replicated<C> {
-    /// All parameters of `table` at their starting values for `seed`.
+impl Replicated {
+    /// All parameters of `table` at the values that `value` gives, on one rank.
     #[must_use]
-    pub fn new(table: &ParamTable, seed: u64, comm: C) -> Self {
-        Self::with_values(table, comm, |id| table.initial(id, seed))
+    pub fn solo(table: &ParamTable, value: impl FnMut(ParamId) -> Vec<f32>) -> Self {
+        Self::new(table, Box::new(Solo), Order::Tree, value)
     }
 
-    /// All parameters of `table` at the values that `value` gives.
+    /// The same on each rank of `comm`.
     #[must_use]
-    pub fn with_values(table: &ParamTable, comm: C, mut value: impl FnMut(ParamId) -> Vec<f32>) -> Self {
+    pub fn new(table: &ParamTable, comm: Box<dyn Communicator>, order: Order, mut value: impl FnMut(ParamId) -> Vec<f32>) -> Self {
         let weights = table.ids().map(|id| Arc::new(Weight::new(value(id), table.spec(id).shape))).collect();
         let grads = table.ids().map(|_| LaneSum::default()).collect();
-        Self { table: table.clone(), weights, grads, ends_lane: true, comm }
+        let pass = PassAt { ends_lane: true, ends_step: true };
+        let (is_final, waiting) = (vec![false; table.specs().len()], vec![(0, Vec::new()); table.blocks().len()]);
+        Self { table: table.clone(), weights, grads, pass, group: Group::new(comm), order, sent: Vec::new(), is_final, waiting }
     }
 
     /// Bytes that a rank holds for weights, and for the gradients of `lanes` lanes.
@@ -41,90 +65,139 @@ impl<C: Communicator> Replicated<C> {
         StoreBytes { weights, grads: weights * copies(lanes) }
     }
 
-    /// Bytes that it really holds now, packed copies included.
-    #[must_use]
-    pub fn held_bytes(&self) -> u64 {
-        let weights: u64 = self.weights.iter().map(|w| 4 * w.values().len() as u64 + w.held_packed_bytes()).sum();
-        weights + self.grads.iter().map(LaneSum::held_bytes).sum::<u64>()
-    }
-
-    #[must_use]
-    pub fn table(&self) -> &ParamTable {
-        &self.table
-    }
-
     #[must_use]
     pub fn value(&self, id: ParamId) -> &[f32] {
         self.weights[id.0].values()
     }
 
-    /// Forget the last step's gradients.
-    pub fn begin_step(&mut self) {
-        self.grads.iter_mut().for_each(LaneSum::clear);
-    }
-
-    /// A forward and backward pass begins; `ends_lane` when it is the last micro-batch of its lane.
-    pub fn begin_pass(&mut self, ends_lane: bool) {
-        self.ends_lane = ends_lane;
-    }
-
-    /// All lanes are done: sum over ranks. Afterwards [`Replicated::grad`] is the gradient of the global batch.
-    /// # Errors
-    /// When a rank does not answer.
-    pub fn end_step(&mut self) -> Result<(), EngineError> {
-        for (grad, spec) in self.grads.iter_mut().zip(self.table.specs()) {
-            if grad.total().is_empty() {
-                // No op of the model used this parameter.
-                grad.end_lane(spec.shape.elements());
-            }
-            self.comm.all_reduce(grad.total_mut(), comm::Order::Tree).map_err(|e| EngineError::Rank(Box::new(e)))?;
-        }
-        Ok(())
-    }
-
-    /// The sum over ranks of something small that is no gradient.
-    /// # Errors
-    /// When a rank does not answer.
-    pub fn all_reduce_sum(&mut self, data: &mut [f32]) -> Result<(), EngineError> {
-        self.comm.all_reduce(data, comm::Order::Tree).map_err(|e| EngineError::Rank(Box::new(e)))
-    }
-
-    /// This rank and their number.
-    #[must_use]
-    pub fn rank(&self) -> (usize, usize) {
-        (self.comm.rank(), self.comm.ranks())
-    }
-
-    /// The gradient over the global batch, after [`Replicated::end_step`].
+    /// The gradient over the global batch, after [`Strategy::end_step`].
     #[must_use]
     pub fn grad(&self, id: ParamId) -> &[f32] {
         self.grads[id.0].total()
     }
 
-    /// Values and gradient of one parameter.
-    pub fn value_and_grad(&mut self, id: ParamId) -> (&mut [f32], &mut [f32]) {
-        of_optimiser(&mut self.weights[id.0], &mut self.grads[id.0])
+    fn elements(&self, id: ParamId) -> usize {
+        self.table.spec(id).shape.elements()
     }
 
-    /// Values and gradients of all, in the order of the table, for the optimiser.
-    pub fn values_and_grads(&mut self) -> Vec<(&mut [f32], &mut [f32])> {
-        self.weights.iter_mut().zip(&mut self.grads).map(|(weight, grad)| of_optimiser(weight, grad)).collect()
+    /// The gradient of `id` is final on this rank.
+    fn send(&mut self, id: ParamId) {
+        let block = self.table.spec(id).block.0;
+        self.is_final[id.0] = true;
+        if self.elements(id) >= SMALL {
+            let ticket = self.group.start(Job::AllReduce(self.grads[id.0].take_total().into(), self.order));
+            self.sent.push((ticket, vec![id]));
+        } else {
+            self.waiting[block].1.push(id);
+        }
+        self.waiting[block].0 -= 1;
+        if self.waiting[block].0 == 0 && !self.waiting[block].1.is_empty() {
+            let small = std::mem::take(&mut self.waiting[block].1);
+            let together: Vec<f32> = small.iter().flat_map(|id| self.grads[id.0].total()).copied().collect();
+            let ticket = self.group.start(Job::AllReduce(together.into(), self.order));
+            self.sent.push((ticket, small));
+        }
     }
 }
 
-fn of_optimiser<'a>(weight: &'a mut Arc<Weight>, grad: &'a mut LaneSum) -> (&'a mut [f32], &'a mut [f32]) {
-    let weight = Arc::get_mut(weight).expect("no tape holds a weight between steps");
-    (weight.values_mut(), grad.total_mut())
+impl Strategy for Replicated {
+    fn begin_step(&mut self) {
+        self.grads.iter_mut().for_each(LaneSum::clear);
+        self.is_final.fill(false);
+        for (block, (count, _)) in self.waiting.iter_mut().enumerate() {
+            *count = self.table.specs().iter().filter(|spec| spec.block.0 == block).count();
+        }
+    }
+
+    fn begin_pass(&mut self, pass: PassAt) {
+        self.pass = pass;
+    }
+
+    fn end_step(&mut self) -> Result<(), EngineError> {
+        for id in self.table.ids() {
+            if !self.is_final[id.0] && self.grads[id.0].is_empty() {
+                // No op of the model used this parameter.
+                let elements = self.elements(id);
+                self.grads[id.0].end_lane(elements);
+                if self.group.ranks() > 1 {
+                    self.send(id);
+                }
+            }
+        }
+        for (ticket, ids) in std::mem::take(&mut self.sent) {
+            let sums = self.group.wait(ticket).map_err(rank_error)?.into_values();
+            if let [id] = ids[..] && self.elements(id) >= SMALL {
+                self.grads[id.0].set_total(sums);
+                continue;
+            }
+            let mut rest = &sums[..];
+            for id in ids {
+                let (sum, after) = rest.split_at(self.elements(id));
+                self.grads[id.0].total_mut().copy_from_slice(sum);
+                rest = after;
+            }
+        }
+        Ok(())
+    }
+
+    fn share(&self) -> Vec<(ParamId, Range<usize>)> {
+        self.table.ids().map(|id| (id, 0..self.elements(id))).collect()
+    }
+
+    fn parts(&mut self) -> Vec<Part<'_>> {
+        let all = self.weights.iter_mut().zip(&mut self.grads).enumerate();
+        all.map(|(i, (weight, grad))| {
+            let values = Arc::get_mut(weight).expect("no tape holds a weight between steps").values_mut();
+            Part { param: ParamId(i), of_param: 0..values.len(), values, grad: grad.total_mut() }
+        })
+        .collect()
+    }
+
+    fn publish(&mut self) -> Result<(), EngineError> {
+        Ok(()) // every rank moved every parameter
+    }
+
+    fn blocks(&self) -> Range<usize> {
+        0..self.table.blocks().len()
+    }
+
+    fn is_cut(&self) -> bool {
+        false
+    }
+
+    fn restore(&mut self, param: ParamId, whole: &[f32]) {
+        let weight = Arc::get_mut(&mut self.weights[param.0]).expect("no tape holds a weight between steps");
+        weight.values_mut().copy_from_slice(whole);
+    }
+
+    fn gather_parts(&mut self, block: BlockId, mine: Vec<Vec<f32>>) -> Result<Vec<(ParamId, Vec<f32>)>, EngineError> {
+        Ok(self.table.ids().filter(|id| self.table.spec(*id).block == block).zip(mine).collect())
+    }
+
+    fn lane(&self, index: usize, lanes: usize) -> usize {
+        // A rank's lanes meet among themselves before they meet those of others.
+        self.group.rank() * lanes + index
+    }
+
+    fn sum(&mut self, data: &mut [f32]) -> Result<(), EngineError> {
+        sum_over(&mut self.group, data)
+    }
+
+    fn sum_parts(&mut self, _data: &mut [f32]) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn rank(&self) -> (usize, usize) {
+        (self.group.rank(), self.group.ranks())
+    }
+
+    fn held_bytes(&self) -> u64 {
+        let weights: u64 = self.weights.iter().map(|w| 4 * w.values().len() as u64 + w.held_packed_bytes()).sum();
+        weights + self.grads.iter().map(LaneSum::held_bytes).sum::<u64>()
+    }
 }
 
-/// See [`Replicated::bytes`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StoreBytes {
-    pub weights: u64,
-    pub grads: u64,
-}
-
-impl<C: Communicator> ParamStore for Replicated<C> {
+impl ParamStore for Replicated {
     fn gather(&mut self, _block: BlockId) -> Result<(), EngineError> {
         Ok(()) // always here
     }
@@ -133,14 +206,19 @@ impl<C: Communicator> ParamStore for Replicated<C> {
         self.weights[param.0].clone()
     }
     fn take_grad(&mut self, param: ParamId) -> Vec<f32> {
-        self.grads[param.0].take(self.table.spec(param).shape.elements())
+        let elements = self.elements(param);
+        self.grads[param.0].take(elements)
     }
     fn put_grad(&mut self, param: ParamId, grad: Vec<f32>) {
         self.grads[param.0].put(grad);
     }
     fn reduce(&mut self, param: ParamId) -> Result<(), EngineError> {
-        if self.ends_lane {
-            self.grads[param.0].end_lane(self.table.spec(param).shape.elements());
+        if self.pass.ends_lane {
+            let elements = self.elements(param);
+            self.grads[param.0].end_lane(elements);
+            if self.pass.ends_step && self.group.ranks() > 1 {
+                self.send(param);
+            }
         }
         Ok(())
     }

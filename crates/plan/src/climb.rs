@@ -197,7 +197,7 @@ impl Rung<'_> {
 
     fn sample_untrained(&self) -> Result<String, PlanError> {
         let (recipe, model) = run::resolve(&self.recipe, Some(self.data.vocab()))?;
-        let store = parallel::Replicated::new(model.params(), recipe.seed, comm::Solo);
+        let store = parallel::Replicated::solo(model.params(), |id| model.params().initial(id, recipe.seed));
         let precision = recipe.train.precision.resolve();
         self.sample(&mut Loaded { recipe, model, store, precision, step: 0 })
     }

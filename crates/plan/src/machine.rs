@@ -64,7 +64,7 @@ fn calibrate(recipe: &Recipe, model: Box<dyn models::Model>, options: &StepOptio
         let clock = Clock::start();
         let gradient = trainer.gradient(step, &lanes, recipe.step_tokens())?;
         let pass = clock.secs();
-        trainer.update(step, 1e-6, gradient.norm);
+        trainer.update(step, 1e-6, gradient.norm)?;
         if step > 1 {
             passes.push(pass);
             updates.push(clock.secs() - pass);

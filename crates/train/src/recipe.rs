@@ -3,7 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
+use comm::Order;
 use engine::Precision;
+use parallel::Kind;
 use serde::{Deserialize, Serialize};
 
 use crate::{TrainError, dial};
@@ -99,10 +101,53 @@ table! {
     }
 }
 table! {
-    /// On how many ranks. It changes no bit of the result: a run may be resumed on another number.
+    /// On how many ranks, and how they share the work. Of the data-parallel strategies none changes a bit of the result,
+    /// unless `reduce` is `fast`: a run may be resumed on another number under another.
     Parallel {
-        /// Threads of this process, each with its lanes of the batch; a power of two that divides `batch.lanes`.
+        /// A power of two that divides `batch.lanes`. Threads of this process, or as many processes as MPI started.
         ranks: usize = 1,
+        /// One of those that `hairpin train --help` names.
+        strategy: String = "replicated".into(),
+        mesh: Mesh = Mesh::default(),
+        reduce: Reduce = Reduce::Exact,
+    }
+}
+table! {
+    /// How many ranks there are along each axis; those that are left out follow from the strategy.
+    Mesh {
+        /// Ranks that hold one copy of the model together, for `mics`.
+        shard: usize = 2,
+    }
+}
+
+/// How sums over ranks are ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reduce {
+    /// In one fixed tree: the same bits on any number of ranks.
+    Exact,
+    /// As the communicator likes.
+    Fast,
+}
+
+impl Reduce {
+    pub(crate) fn order(self) -> Order {
+        match self {
+            Self::Exact => Order::Tree,
+            Self::Fast => Order::Any,
+        }
+    }
+}
+
+impl Parallel {
+    /// The strategy, which [`Recipe::check`] has looked up.
+    pub(crate) fn kind(&self) -> &'static Kind {
+        parallel::kind(&self.strategy).unwrap_or(&parallel::STRATEGIES[0])
+    }
+
+    /// Ranks that hold one copy of the model together.
+    pub(crate) fn shards(&self) -> usize {
+        (self.kind().shards)(self.ranks, self.mesh.shard)
     }
 }
 table! {
@@ -247,6 +292,16 @@ impl Recipe {
         if !ranks.is_power_of_two() || !b.lanes.is_multiple_of(ranks) {
             let problem = format!("{ranks} ranks are no power of two that divides {} lanes", b.lanes);
             return wrong("parallel.ranks", problem, "use 1, 2, 4 or 8 ranks and as many `batch.lanes` or more");
+        }
+        let names = || parallel::STRATEGIES.iter().map(|kind| format!("`{}`", kind.name)).collect::<Vec<_>>().join(", ");
+        if parallel::kind(&self.parallel.strategy).is_none() {
+            let problem = format!("there is no strategy `{}`", self.parallel.strategy);
+            return wrong("parallel.strategy", problem, &format!("use one of {}", names()));
+        }
+        let shards = self.parallel.shards();
+        if !shards.is_power_of_two() || !ranks.is_multiple_of(shards) {
+            let problem = format!("{shards} ranks to one copy are no power of two that divides {ranks} ranks");
+            return wrong("parallel.mesh.shard", problem, "use 1, 2, 4 or 8, and no more than there are ranks");
         }
         if !(self.data.fraction > 0.0 && self.data.fraction <= 1.0) {
             return wrong("data.fraction", format!("{} is not above 0 and at most 1", self.data.fraction), "1% is 0.01");

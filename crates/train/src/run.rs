@@ -263,13 +263,13 @@ impl<'a> Run<'a> {
             }
             let share = schedule::share(&self.recipe.schedule, step, steps);
             if !is_skipped {
-                self.trainer.update(step, share, gradient.norm);
+                self.trainer.update(step, share, gradient.norm)?;
             }
             self.step = step;
             tokens += step_tokens;
             let tokens_per_sec = step_tokens as f64 / step_clock.secs();
             let is_eval = step.is_multiple_of(self.recipe.eval.every_steps) || step == steps;
-            if is_eval && self.writer.is_some() {
+            if is_eval {
                 self.bits_per_byte = Some(self.evaluate()?);
             }
             let lr = self.recipe.optim.lr * share;
@@ -309,19 +309,18 @@ impl<'a> Run<'a> {
     /// Whether any rank was asked to stop: all must end at the same step.
     fn is_stopped(&mut self, stop: &AtomicBool) -> Result<bool, TrainError> {
         let mut asked = [f32::from(stop.load(Ordering::Relaxed))];
-        self.trainer.store_mut().all_reduce_sum(&mut asked)?;
+        self.trainer.store_mut().sum(&mut asked)?;
         Ok(asked[0] > 0.0)
     }
 
     /// This rank's windows of one step, cut into lanes and micro-batches.
     fn batch(&self, step: u64) -> Vec<Vec<Inputs>> {
         let b = &self.recipe.batch;
-        let (rank, ranks) = self.trainer.store().rank();
-        let share = b.sequences / ranks;
-        let windows = self.windows(step).skip(rank * share).take(share);
-        let windows: Vec<Vec<u32>> = windows.map(|w| self.data.train().window(w, b.context)).collect();
-        let micro_batch = b.micro_batch.min(b.sequences / b.lanes);
-        windows.chunks(b.sequences / b.lanes).map(|lane| lane.chunks(micro_batch).map(eval::inputs_of).collect()).collect()
+        let (each, windows) = (b.sequences / b.lanes, self.windows(step).collect::<Vec<u64>>());
+        let micro_batch = b.micro_batch.min(each);
+        let window = |w: &u64| self.data.train().window(*w, b.context);
+        let cut = |lane: &[u64]| lane.chunks(micro_batch).map(|part| eval::inputs_of(&part.iter().map(window).collect::<Vec<_>>())).collect();
+        self.trainer.lanes().map(|lane| cut(&windows[lane * each..][..each])).collect()
     }
 
     fn windows(&self, step: u64) -> impl Iterator<Item = u64> {
@@ -344,7 +343,7 @@ impl<'a> Run<'a> {
                 writer.finish()?;
             }
             // The others read what the first has written by now.
-            self.trainer.store_mut().all_reduce_sum(&mut [0.0])?;
+            self.trainer.store_mut().sum(&mut [0.0])?;
             if let Some((path, snapshot, _)) = checkpoint::latest_whole(self.out)? {
                 let mut left_out = self.state.guard.left_out.clone();
                 left_out.push(step);
@@ -378,13 +377,10 @@ impl<'a> Run<'a> {
 
     fn save(&mut self) -> Result<(), TrainError> {
         self.saved_step = Some(self.step);
+        let tensors = self.trainer.tensors(self.writer.is_some())?;
         let Some(writer) = &mut self.writer else { return Ok(()) };
-        let named = |name: &str, dims: &[usize], values: Vec<f32>| NamedTensor { name: name.to_owned(), shape: dims.to_vec(), values };
-        let (table, store) = (self.trainer.table(), self.trainer.store());
-        let params = table.ids().map(|id| (table.spec(id), store.value(id).to_vec()));
-        let mut tensors: Vec<NamedTensor> = params.map(|(spec, values)| named(&spec.name, spec.shape.dims(), values)).collect();
-        let states = self.trainer.optimiser().tensors(table).into_iter();
-        tensors.extend(states.map(|(name, shape, values)| named(&name, shape.dims(), values)));
+        let named = |(name, shape, values): (String, engine::Shape, Vec<f32>)| NamedTensor { name, shape: shape.dims().to_vec(), values };
+        let tensors = tensors.into_iter().map(named).collect();
         let state = serde_json::to_value(&self.state).map_err(|e| TrainError::io("write the state of", self.out)(e.into()))?;
         let snapshot = Snapshot { step: self.step, recipe: self.recipe.to_toml(), bits_per_byte: self.bits_per_byte, state, tensors };
         writer.submit(snapshot)?;
@@ -404,7 +400,7 @@ pub fn decisive(text: &str) -> String {
 pub struct Loaded {
     pub recipe: Recipe,
     pub model: Box<dyn Model>,
-    pub store: Replicated<Solo>,
+    pub store: Replicated,
     pub precision: Precision,
     pub step: u64,
 }
@@ -429,7 +425,7 @@ pub fn load(folder: &Path) -> Result<Loaded, TrainError> {
             return Err(checkpoint::CheckpointError::OtherModel { path, problem }.into());
         }
     }
-    let store = Replicated::with_values(table, Solo, |id| tensors.remove(&table.spec(id).name).map_or_else(Vec::new, |t| t.values));
+    let store = Replicated::solo(table, |id| tensors.remove(&table.spec(id).name).map_or_else(Vec::new, |t| t.values));
     let precision = recipe.train.precision.resolve();
     Ok(Loaded { precision, step: snapshot.step, model, store, recipe })
 }

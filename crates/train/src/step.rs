@@ -1,10 +1,11 @@
 //! One whole training step: forward and backward over lanes and micro-batches, the lane tree, clipping, the optimiser.
 //! The loop, the benchmark and the planner run this and nothing else.
 
-use comm::{Communicator, Solo};
-use engine::{Device, Inputs, NoParams, Options, ParamTable, Pass, Pool, Precision, Tape, key, mix};
+use comm::{Communicator, Order, Solo};
+use engine::{BlockId, Device, EngineError, Inputs, NoParams, Options, ParamId, ParamTable, Pass, Pool, Precision, Shape, Tape, key, mix};
+use kernels::elementwise::{Squares, sum_squares};
 use models::Model;
-use parallel::{Replicated, lanes::LaneSum};
+use parallel::{Build, Kind, PassAt, Strategy, flat::Layout, lanes::LaneSum};
 
 use crate::{
     TrainError,
@@ -18,9 +19,13 @@ pub struct StepOptions {
     pub precision: Precision,
     pub recompute: bool,
     pub clip: f32,
-    /// Lanes of this rank, and the number of the first among all.
+    /// How the ranks share the work.
+    pub strategy: &'static Kind,
+    /// Ranks that hold one copy of the model together, and how sums over ranks are ordered.
+    pub shards: usize,
+    pub order: Order,
+    /// Lanes of each rank.
     pub lanes: usize,
-    pub first_lane: usize,
     pub micro_batch: usize,
     pub context: usize,
     pub seed: u64,
@@ -34,8 +39,10 @@ impl StepOptions {
             precision: recipe.train.precision.resolve(),
             recompute: recipe.train.recompute,
             clip: recipe.train.clip,
+            strategy: recipe.parallel.kind(),
+            shards: recipe.parallel.shards(),
+            order: recipe.parallel.reduce.order(),
             lanes: recipe.batch.lanes / recipe.parallel.ranks,
-            first_lane: 0,
             micro_batch: recipe.batch.micro_batch.min(recipe.batch.sequences / recipe.batch.lanes),
             context: recipe.batch.context,
             seed: recipe.seed,
@@ -78,14 +85,17 @@ pub fn cost(model: &dyn Model, options: &StepOptions) -> Result<StepCost, TrainE
     let loss = model.loss(&mut tape, &model.shapes(options.micro_batch, options.context), 1.0)?;
     tape.backward(&loss)?;
     let needed = tape.events().iter().filter(|event| event.pass != Pass::Recompute);
-    let bytes = Replicated::<Solo>::bytes(model.params(), options.lanes);
+    let table = model.params();
+    let bytes = (options.strategy.bytes)(table, options.shards, options.lanes);
+    let layout = Layout::new(table, options.shards);
     Ok(StepCost {
         micro_batch_flops: needed.map(|event| event.flops).sum(),
         optimiser_flops: Optimiser::flops(&options.optim, model.params()),
         params: model.params().elements(),
         weight_bytes: bytes.weights,
         grad_bytes: bytes.grads,
-        optimiser_bytes: Optimiser::bytes(&options.optim, model.params()),
+        // The first rank has the most: what is between parameters falls to the last.
+        optimiser_bytes: Optimiser::bytes(&options.optim, table, layout.share(0).map(|piece| (piece.param, piece.of_param.len()))),
         packed_bytes: tape.packed_bytes(),
         pool_bytes: pool.usage().high_water_bytes,
     })
@@ -94,9 +104,6 @@ pub fn cost(model: &dyn Model, options: &StepOptions) -> Result<StepCost, TrainE
 fn tape_options(options: &StepOptions, key: u64) -> Options {
     Options { precision: options.precision, recompute: options.recompute, train: true, key, trace: false }
 }
-
-/// Where a rank in training holds its parameters.
-pub type Store = Replicated<Box<dyn Communicator>>;
 
 /// Sequences `first..first + sequences` of made-up tokens, to measure with.
 #[must_use]
@@ -111,7 +118,7 @@ pub fn made_up(first: usize, sequences: usize, context: usize, vocab: usize) -> 
 pub struct Trainer {
     model: Box<dyn Model>,
     options: StepOptions,
-    store: Store,
+    store: Box<dyn Strategy>,
     optimiser: Optimiser,
     pool: Pool,
     cost: StepCost,
@@ -136,18 +143,21 @@ impl Trainer {
     /// The same as one rank of a group: `options.lanes` of the lanes are its own.
     /// # Errors
     /// As [`Trainer::new`].
-    pub fn on_rank(model: Box<dyn Model>, mut options: StepOptions, mut comm: Box<dyn Communicator>) -> Result<Self, TrainError> {
-        options.first_lane = comm.rank() * options.lanes;
+    pub fn on_rank(model: Box<dyn Model>, options: StepOptions, mut comm: Box<dyn Communicator>) -> Result<Self, TrainError> {
         let cost = cost(&*model, &options)?;
         let need_bytes = cost.total_bytes() * comm.ranks() as u64;
         let free_bytes = crate::memory::available_bytes().unwrap_or(u64::MAX);
+        let rank_error = |e| EngineError::Rank(Box::new(e));
         // No rank allocates before all have looked, or the last would find what the first left.
-        comm.all_reduce(&mut [0.0], comm::Order::Tree).map_err(|e| engine::EngineError::Rank(Box::new(e)))?;
+        comm.all_reduce(&mut [0.0], Order::Any).map_err(rank_error)?;
         if free_bytes < need_bytes {
             return Err(TrainError::Memory { need_bytes, free_bytes });
         }
-        let store = Replicated::new(model.params(), options.seed, comm);
-        let optimiser = Optimiser::new(&options.optim, model.params(), options.precision);
+        let table = model.params();
+        let mut value = |id| table.initial(id, options.seed);
+        let build = Build { table, device: Device::Cpu, order: options.order, comm, shards: options.shards, value: &mut value };
+        let store = (options.strategy.build)(build).map_err(rank_error)?;
+        let optimiser = Optimiser::new(&options.optim, table, options.precision, &*store);
         Ok(Self { pool: Pool::new(Device::Cpu, cost.pool_bytes), model, options, store, optimiser, cost })
     }
 
@@ -172,23 +182,23 @@ impl Trainer {
         self.model.params()
     }
 
-    pub fn store_mut(&mut self) -> &mut Store {
-        &mut self.store
+    pub fn store_mut(&mut self) -> &mut dyn Strategy {
+        &mut *self.store
     }
 
     #[must_use]
-    pub fn store(&self) -> &Store {
-        &self.store
-    }
-
-    #[must_use]
-    pub fn optimiser(&self) -> &Optimiser {
-        &self.optimiser
+    pub fn store(&self) -> &dyn Strategy {
+        &*self.store
     }
 
     /// Model, its parameters and its pool, for passes that do not train.
-    pub fn parts(&mut self) -> (&dyn Model, &mut Store, Precision) {
-        (&*self.model, &mut self.store, self.options.precision)
+    pub fn parts(&mut self) -> (&dyn Model, &mut dyn Strategy, Precision) {
+        (&*self.model, &mut *self.store, self.options.precision)
+    }
+
+    /// The places of this rank's lanes among all.
+    pub fn lanes(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.options.lanes).map(|index| self.store.lane(index, self.options.lanes))
     }
 
     /// The gradient of the mean loss over the batch: for each lane of this rank its micro-batches, in order. `tokens` is
@@ -197,48 +207,76 @@ impl Trainer {
     /// When shapes do not fit.
     pub fn gradient(&mut self, step: u64, lanes: &[Vec<Inputs>], tokens: u64) -> Result<Gradient, TrainError> {
         let scale = 1.0 / tokens as f32;
-        let mut losses = LaneSum::default();
+        let places: Vec<usize> = self.lanes().collect();
+        let mut losses = vec![0.0; self.options.lanes * self.store.rank().1];
         self.store.begin_step();
-        for (lane, micro_batches) in lanes.iter().enumerate() {
-            let lane = self.options.first_lane + lane;
+        for (index, (micro_batches, lane)) in lanes.iter().zip(places).enumerate() {
             let mut loss = 0.0_f64;
             for (i, inputs) in micro_batches.iter().enumerate() {
-                self.store.begin_pass(i + 1 == micro_batches.len());
+                let ends_lane = i + 1 == micro_batches.len();
+                self.store.begin_pass(PassAt { ends_lane, ends_step: ends_lane && index + 1 == lanes.len() });
                 let draw = mix(key(self.options.seed, "dropout") ^ mix(step) ^ mix((lane as u64) << 32 | i as u64));
                 let table = self.model.params();
-                let mut tape = Tape::new(&self.pool, &mut self.store, table, tape_options(&self.options, draw));
+                let mut tape = Tape::new(&self.pool, &mut *self.store, table, tape_options(&self.options, draw));
                 let part = self.model.loss(&mut tape, inputs, scale)?;
                 tape.backward(&part)?;
                 loss += f64::from(part.f32s()[0]);
+                drop((part, tape));
+                self.store.end_pass()?;
             }
-            losses.put(vec![loss as f32]);
-            losses.end_lane(1);
+            losses[lane] = loss as f32;
         }
         self.store.end_step()?;
-        self.store.all_reduce_sum(losses.total_mut())?;
-        let squares = self.table().ids().map(|id| kernels::elementwise::sum_squares(self.store.grad(id)));
-        let norm = squares.sum::<f64>().sqrt();
-        Ok(Gradient { loss: losses.total()[0], norm: norm as f32 })
+        // Each loss is one rank's own, and limbs add exactly: no order of adding them changes a bit.
+        self.store.sum(&mut losses)?;
+        let squares: Squares = self.store.parts().iter().map(|part| sum_squares(part.grad)).sum();
+        let mut limbs = squares.limbs();
+        self.store.sum_parts(&mut limbs)?;
+        let squares = Squares::from_limbs(limbs);
+        let mut tree = LaneSum::default();
+        for loss in losses {
+            tree.put(vec![loss]);
+            tree.end_lane(1);
+        }
+        Ok(Gradient { loss: tree.total()[0], norm: squares.value().sqrt() as f32 })
     }
 
     /// Move every parameter by the gradient, clipped; `step` counts from 1.
-    pub fn update(&mut self, step: u64, lr_share: f32, norm: f32) {
+    /// # Errors
+    /// When a rank does not answer.
+    pub fn update(&mut self, step: u64, lr_share: f32, norm: f32) -> Result<(), TrainError> {
         let clip = self.options.clip;
         let grad_scale = if norm > clip { clip / norm } else { 1.0 };
-        self.optimiser.update(Update { step, lr_share, grad_scale }, self.store.values_and_grads());
+        Ok(self.optimiser.update(Update { step, lr_share, grad_scale }, &mut *self.store)?)
+    }
+
+    /// Every whole parameter and its optimiser's state, by name. All ranks call it; where parameters are not cut, only those
+    /// that want it.
+    /// # Errors
+    /// When a rank does not answer.
+    pub fn tensors(&mut self, is_wanted: bool) -> Result<Vec<(String, Shape, Vec<f32>)>, TrainError> {
+        let (mut all, is_cut) = (Vec::new(), self.store.is_cut());
+        let table = self.model.params();
+        for block in self.store.blocks().map(BlockId).filter(|_| is_wanted || is_cut) {
+            let parts = self.store.parts().into_iter().filter(|part| table.spec(part.param).block == block);
+            let mine = parts.map(|part| part.values.to_vec()).collect();
+            let values = self.store.gather_parts(block, mine)?;
+            let state = self.optimiser.tensors(table, block, &mut *self.store)?;
+            if is_wanted {
+                all.extend(values.into_iter().map(|(id, values)| (table.spec(id).name.clone(), table.spec(id).shape, values)));
+                all.extend(state);
+            }
+        }
+        Ok(all)
     }
 
     /// Put back values and state by name; the first name that is missing or of another length.
     pub fn restore(&mut self, mut find: impl FnMut(&str) -> Option<Vec<f32>>) -> Result<(), String> {
-        for id in self.model.params().ids() {
-            let name = &self.model.params().spec(id).name;
-            let values = find(name).ok_or_else(|| name.clone())?;
-            let (w, _) = self.store.value_and_grad(id);
-            if values.len() != w.len() {
-                return Err(name.clone());
-            }
-            w.copy_from_slice(&values);
+        let table = self.model.params();
+        for (i, spec) in table.specs().iter().enumerate() {
+            let values = find(&spec.name).filter(|values| values.len() == spec.shape.elements());
+            self.store.restore(ParamId(i), &values.ok_or_else(|| spec.name.clone())?);
         }
-        self.optimiser.restore(self.model.params(), find)
+        self.optimiser.restore(table, find)
     }
 }

@@ -1,7 +1,6 @@
 //! Exported folders load in the real `transformers` with the same logits. Runs where `HAIRPIN_PEERS_PYTHON` names a Python
 //! that has it: `cargo xtask test --peers`.
 
-use comm::Solo;
 use engine::{Device, Inputs, Pool, Precision, Tape};
 use parallel::Replicated;
 use train::{eval::inference, hf, recipe::Recipe, run::Loaded};
@@ -19,7 +18,7 @@ fn transformers_gives_the_logits_that_we_give() {
         let folder = tempfile::tempdir().unwrap();
         let recipe = Recipe::parse(&format!("[model]\n{text}\n"), "test", &[]).unwrap();
         let model = models::build(&recipe.model).unwrap();
-        let store = Replicated::new(model.params(), 3, Solo);
+        let store = Replicated::solo(model.params(), |id| model.params().initial(id, 3));
         let mut loaded = Loaded { recipe, model, store, precision: Precision::F32, step: 0 };
         let tokenizer = folder.path().join("any.json");
         std::fs::write(&tokenizer, "{}").unwrap();

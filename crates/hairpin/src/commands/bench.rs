@@ -83,7 +83,7 @@ fn step(args: &StepArgs, json: bool) -> miette::Result<ExitCode> {
     let mut one = |step: u64| -> miette::Result<f64> {
         let clock = Clock::start();
         let gradient = trainer.gradient(step, &lanes, count)?;
-        trainer.update(step, 0.1, gradient.norm);
+        trainer.update(step, 0.1, gradient.norm)?;
         Ok(clock.secs())
     };
     one(1)?;

@@ -24,6 +24,9 @@ pub(crate) struct TrainArgs {
     /// On so many ranks, threads of this process; the bits are the same on any number that divides `batch.lanes`
     #[arg(long)]
     ranks: Option<usize>,
+    /// How ranks share the work: replicated, zero1, zero2, zero3, mics
+    #[arg(long)]
+    strategy: Option<String>,
     /// Change one key of the recipe, e.g. `optim.lr=3e-4`
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -31,7 +34,8 @@ pub(crate) struct TrainArgs {
 
 pub(crate) fn run(args: &TrainArgs, json: bool) -> miette::Result<ExitCode> {
     let ranks = args.ranks.map(|ranks| format!("parallel.ranks={ranks}"));
-    let recipe = Recipe::read(&args.recipe, &args.set.iter().cloned().chain(ranks).collect::<Vec<_>>())?;
+    let strategy = args.strategy.as_ref().map(|name| format!("parallel.strategy={name}"));
+    let recipe = Recipe::read(&args.recipe, &args.set.iter().cloned().chain(ranks).chain(strategy).collect::<Vec<_>>())?;
     let mut follow = Follow::new();
     let outcome = training::train(&recipe, &args.out, args.resume, &STOP, &mut follow);
     follow.end();

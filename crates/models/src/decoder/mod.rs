@@ -83,6 +83,9 @@ impl Decoder {
         let head_block = declare.table.block("");
         let norm = declare.norm("norm");
         let start = if c.zero_init { Init::Zeros } else { start };
+        if c.tied {
+            declare.table.share(embed);
+        }
         let head = if c.tied { embed } else { declare.table.add("head.weight", &[c.vocab, c.model], start, ParamKind::Head) };
         let params = declare.table;
         Ok(Self { params, embed_block, embed, positions, embed_norm, layers, head_block, norm, head, config })

@@ -1,6 +1,5 @@
 //! The model leaves and comes back: exported to a Hugging Face folder and imported again, it gives the same logits.
 
-use comm::Solo;
 use engine::{Inputs, Precision, Tape};
 use parallel::Replicated;
 
@@ -17,7 +16,7 @@ pub(super) fn gate(s: &mut Subject<'_>) -> Result<GateResult, TrainError> {
     let imported = hf::import(&folder)?;
     let model = models::build(&imported.model)?;
     let mut tensors = imported.tensors;
-    let mut store = Replicated::with_values(model.params(), Solo, |id| tensors.remove(&model.params().spec(id).name).unwrap_or_default());
+    let mut store = Replicated::solo(model.params(), |id| tensors.remove(&model.params().spec(id).name).unwrap_or_default());
     let context = s.loaded.recipe.batch.context.min(64);
     let tokens = s.data.held_out().read(0, context.min(s.data.held_out().tokens() as usize));
     let ours = logits(&*s.loaded.model, &mut s.loaded.store, &tokens)?;
@@ -27,7 +26,7 @@ pub(super) fn gate(s: &mut Subject<'_>) -> Result<GateResult, TrainError> {
     Ok(result("exports", worst == 0.0, format!("logits within {worst:.1e}"), "equal logits".into(), help))
 }
 
-fn logits(model: &dyn models::Model, store: &mut Replicated<Solo>, tokens: &[u32]) -> Result<Vec<f32>, TrainError> {
+fn logits(model: &dyn models::Model, store: &mut Replicated, tokens: &[u32]) -> Result<Vec<f32>, TrainError> {
     let language = model.language().ok_or(TrainError::NotLanguage)?;
     let inputs = Inputs::new().with_u32("tokens", &[1, tokens.len()], tokens.to_vec());
     let pool = pool_for(language, model.params(), Precision::F32, &inputs, |language, tape, inputs| language.logits(tape, inputs, None))?;

@@ -1,9 +1,12 @@
-//! Optimisers: AdamW for all parameters, or Muon for matrices and AdamW for the rest. State is kept by parameter and
-//! named for checkpoints: `optim/m/...`, `optim/v/...`, `optim/momentum/...`.
+//! Optimisers: AdamW for all parameters, or Muon for matrices and AdamW for the rest. State is kept for the parts that a
+//! rank moves, and named for checkpoints: `optim/m/...`, `optim/v/...`, `optim/momentum/...`.
 
 mod muon;
 
-use engine::{ParamId, ParamKind, ParamTable, Precision, Shape};
+use std::ops::Range;
+
+use engine::{BlockId, EngineError, ParamId, ParamKind, ParamTable, Precision, Shape};
+use parallel::Strategy;
 use rayon::prelude::*;
 
 use crate::recipe::{Optim, OptimKind};
@@ -19,128 +22,173 @@ pub struct Update {
     pub grad_scale: f32,
 }
 
-/// The state of every parameter.
+/// The state of every part that this rank moves.
 pub struct Optimiser {
     options: Optim,
     precision: Precision,
     states: Vec<State>,
 }
 
-enum State {
-    AdamW { m: Vec<f32>, v: Vec<f32>, decays: bool },
-    Muon { momentum: Vec<f32>, shape: Shape },
+/// Of the numbers `of_param` of one parameter.
+struct State {
+    param: ParamId,
+    block: BlockId,
+    shape: Shape,
+    of_param: Range<usize>,
+    moments: Moments,
 }
 
-impl State {
-    fn update(&mut self, o: &Optim, precision: Precision, update: Update, w: &mut [f32], g: &mut [f32]) {
+enum Moments {
+    AdamW { m: Vec<f32>, v: Vec<f32>, decays: bool },
+    Muon { momentum: Vec<f32> },
+}
+
+impl Moments {
+    /// By the names that checkpoints use.
+    fn arrays(&self) -> Vec<(&'static str, &Vec<f32>)> {
         match self {
-            Self::AdamW { m, v, decays } => kernels::adamw::AdamW {
-                lr: o.lr * update.lr_share,
-                beta1: o.beta1,
-                beta2: o.beta2,
-                eps: o.eps,
-                weight_decay: if *decays { o.weight_decay } else { 0.0 },
-                step: update.step,
-                grad_scale: update.grad_scale,
-            }
-            .update(w, g, m, v),
-            // A gradient from bf16 products knows no more digits than they do.
-            Self::Muon { momentum: buffer, shape } => muon::Muon {
-                lr: o.muon_lr * update.lr_share,
-                momentum: o.momentum,
-                weight_decay: o.weight_decay,
-                grad_scale: update.grad_scale,
-                precision,
-            }
-            .update(w, g, buffer, *shape),
+            Self::AdamW { m, v, .. } => vec![("m", m), ("v", v)],
+            Self::Muon { momentum } => vec![("momentum", momentum)],
+        }
+    }
+
+    fn arrays_mut(&mut self) -> Vec<(&'static str, &mut Vec<f32>)> {
+        match self {
+            Self::AdamW { m, v, .. } => vec![("m", m), ("v", v)],
+            Self::Muon { momentum } => vec![("momentum", momentum)],
         }
     }
 }
 
 impl Optimiser {
-    /// `precision` is that of the step's products, and of Muon's.
+    /// State for the parts that `store` gives to this rank. `precision` is that of the step's products, and of Muon's.
     #[must_use]
-    pub fn new(options: &Optim, table: &ParamTable, precision: Precision) -> Self {
-        let state = |id: ParamId| {
-            let spec = table.spec(id);
-            let zeros = || vec![0.0; spec.shape.elements()];
-            match (options.kind, spec.kind) {
-                (OptimKind::Muon, ParamKind::Matrix) => State::Muon { momentum: zeros(), shape: spec.shape },
-                (_, kind) => State::AdamW { m: zeros(), v: zeros(), decays: kind != ParamKind::Vector },
-            }
+    pub fn new(options: &Optim, table: &ParamTable, precision: Precision, store: &dyn Strategy) -> Self {
+        let state = |(param, of_param): (ParamId, Range<usize>)| {
+            let spec = table.spec(param);
+            let zeros = || vec![0.0; of_param.len()];
+            let moments = if is_muon(options, spec.kind) {
+                Moments::Muon { momentum: zeros() }
+            } else {
+                Moments::AdamW { m: zeros(), v: zeros(), decays: spec.kind != ParamKind::Vector }
+            };
+            State { param, block: spec.block, shape: spec.shape, of_param, moments }
         };
-        Self { options: options.clone(), precision, states: table.ids().map(state).collect() }
+        let states = store.share().into_iter().map(state).collect();
+        Self { options: options.clone(), precision, states }
     }
 
-    /// Bytes of state for `table`.
+    /// Bytes of state for so many numbers of each parameter.
     #[must_use]
-    pub fn bytes(options: &Optim, table: &ParamTable) -> u64 {
-        let copies = |kind| if options.kind == OptimKind::Muon && kind == ParamKind::Matrix { 1 } else { 2 };
-        table.specs().iter().map(|spec| copies(spec.kind) * spec.shape.bytes()).sum()
+    pub fn bytes(options: &Optim, table: &ParamTable, share: impl Iterator<Item = (ParamId, usize)>) -> u64 {
+        let copies = |kind| if is_muon(options, kind) { 1 } else { 2 };
+        share.map(|(param, elements)| 4 * copies(table.spec(param).kind) * elements as u64).sum()
     }
 
     /// Operations of one step's products: Muon's rounds. What AdamW does to each number is not counted, as is usual.
     #[must_use]
     pub fn flops(options: &Optim, table: &ParamTable) -> u64 {
-        let is_muon = |spec: &&engine::ParamSpec| options.kind == OptimKind::Muon && spec.kind == ParamKind::Matrix;
-        table.specs().iter().filter(is_muon).map(|spec| muon::flops(spec.shape)).sum()
+        table.specs().iter().filter(|spec| is_muon(options, spec.kind)).map(|spec| muon::flops(spec.shape)).sum()
     }
 
     /// Bytes that it really holds.
     #[must_use]
     pub fn held_bytes(&self) -> u64 {
-        let len = |state: &State| match state {
-            State::AdamW { m, v, .. } => m.len() + v.len(),
-            State::Muon { momentum, .. } => momentum.len(),
+        4 * self.states.iter().flat_map(|state| state.moments.arrays()).map(|(_, array)| array.len() as u64).sum::<u64>()
+    }
+
+    /// Move this rank's parts by their gradients. They are shared out among threads; a small product alone would keep few
+    /// of them busy. Where matrices are cut, Muon's directions are gathered, block by block.
+    /// # Errors
+    /// When a rank does not answer.
+    pub fn update(&mut self, update: Update, store: &mut dyn Strategy) -> Result<(), EngineError> {
+        let (o, precision, is_cut) = (&self.options, self.precision, store.is_cut());
+        let adamw = |decays: bool| kernels::adamw::AdamW {
+            lr: o.lr * update.lr_share,
+            beta1: o.beta1,
+            beta2: o.beta2,
+            eps: o.eps,
+            weight_decay: if decays { o.weight_decay } else { 0.0 },
+            step: update.step,
+            grad_scale: update.grad_scale,
         };
-        4 * self.states.iter().map(len).sum::<usize>() as u64
-    }
-
-    /// Move every parameter by its gradient: `parts` are values and gradients in the order of the table. Parameters are
-    /// shared out among threads; a small product alone would keep few of them busy.
-    pub fn update(&mut self, update: Update, parts: Vec<(&mut [f32], &mut [f32])>) {
-        let (o, precision) = (&self.options, self.precision);
-        self.states.par_iter_mut().zip(parts).with_max_len(1).for_each(|(state, (w, g))| state.update(o, precision, update, w, g));
-    }
-
-    /// State as named arrays, in the order of the table.
-    #[must_use]
-    pub fn tensors(&self, table: &ParamTable) -> Vec<(String, Shape, Vec<f32>)> {
-        let mut all = Vec::new();
-        for (spec, state) in table.specs().iter().zip(&self.states) {
-            let mut add = |kind: &str, values: &Vec<f32>| all.push((format!("optim/{kind}/{}", spec.name), spec.shape, values.clone()));
-            match state {
-                State::AdamW { m, v, .. } => {
-                    add("m", m);
-                    add("v", v);
+        let muon = muon::Muon {
+            lr: o.muon_lr * update.lr_share,
+            momentum: o.momentum,
+            weight_decay: o.weight_decay,
+            grad_scale: update.grad_scale,
+            // A gradient from bf16 products knows no more digits than they do.
+            precision,
+        };
+        self.states.par_iter_mut().zip(store.parts()).with_max_len(1).for_each(|(state, part)| match &mut state.moments {
+            Moments::AdamW { m, v, decays } => adamw(*decays).update(part.values, part.grad, m, v),
+            Moments::Muon { momentum } => {
+                muon.direct(part.grad, momentum);
+                if !is_cut {
+                    muon.step(part.values, part.of_param, part.grad, state.shape);
                 }
-                State::Muon { momentum, .. } => add("momentum", momentum),
+            }
+        });
+        let is_muon = |state: &State| matches!(state.moments, Moments::Muon { .. });
+        if is_cut && o.kind == OptimKind::Muon {
+            for block in store.blocks().map(BlockId) {
+                let mine = self.states.iter().zip(store.parts()).filter(|(state, _)| state.block == block);
+                let mine = mine.map(|(_, part)| part.grad.to_vec()).collect();
+                let whole = store.gather_parts(block, mine)?;
+                let parts = self.states.iter().zip(store.parts()).filter(|(state, _)| state.block == block && is_muon(state));
+                for (state, part) in parts {
+                    let direction = whole.iter().find(|(param, _)| *param == state.param).map_or(&[][..], |(_, direction)| direction);
+                    muon.step(part.values, part.of_param, direction, state.shape);
+                }
             }
         }
-        all
+        store.publish()
     }
 
-    /// Take state from named arrays; the name of the first that is missing or of another length.
+    /// The state of a block's whole parameters as named arrays; all ranks of `store` call it.
+    /// # Errors
+    /// When a rank does not answer.
+    pub fn tensors(
+        &self,
+        table: &ParamTable,
+        block: BlockId,
+        store: &mut dyn Strategy,
+    ) -> Result<Vec<(String, Shape, Vec<f32>)>, EngineError> {
+        let of_block = || self.states.iter().filter(|state| state.block == block);
+        let mut all = Vec::new();
+        for kind in ["m", "v", "momentum"] {
+            // A part whose optimiser has no such state goes along as zeros, so that a block is gathered as one.
+            let zeros = |state: &State| vec![0.0; state.of_param.len()];
+            let find = |state: &State| state.moments.arrays().into_iter().find(|(name, _)| *name == kind).map(|(_, array)| array.clone());
+            let mine = of_block().map(|state| find(state).unwrap_or_else(|| zeros(state))).collect();
+            let has_kind = |param: ParamId| is_muon(&self.options, table.spec(param).kind) == (kind == "momentum");
+            if !table.ids().any(|id| table.spec(id).block == block && has_kind(id)) {
+                continue;
+            }
+            for (param, values) in store.gather_parts(block, mine)?.into_iter().filter(|(param, _)| has_kind(*param)) {
+                let spec = table.spec(param);
+                all.push((format!("optim/{kind}/{}", spec.name), spec.shape, values));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Take state from named arrays of whole parameters; the name of the first that is missing or of another length.
     pub fn restore(&mut self, table: &ParamTable, mut find: impl FnMut(&str) -> Option<Vec<f32>>) -> Result<(), String> {
-        for (spec, state) in table.specs().iter().zip(&mut self.states) {
-            let mut take = |kind: &str, into: &mut Vec<f32>| {
+        for state in &mut self.states {
+            let spec = table.spec(state.param);
+            for (kind, into) in state.moments.arrays_mut() {
                 let name = format!("optim/{kind}/{}", spec.name);
                 match find(&name) {
-                    Some(values) if values.len() == into.len() => {
-                        *into = values;
-                        Ok(())
-                    }
-                    _ => Err(name),
+                    Some(whole) if whole.len() == spec.shape.elements() => into.copy_from_slice(&whole[state.of_param.clone()]),
+                    _ => return Err(name),
                 }
-            };
-            match state {
-                State::AdamW { m, v, .. } => {
-                    take("m", m)?;
-                    take("v", v)?;
-                }
-                State::Muon { momentum, .. } => take("momentum", momentum)?,
             }
         }
         Ok(())
     }
+}
+
+fn is_muon(options: &Optim, kind: ParamKind) -> bool {
+    options.kind == OptimKind::Muon && kind == ParamKind::Matrix
 }

@@ -1,6 +1,8 @@
 //! Muon: momentum whose every step is made orthogonal by Newton-Schulz iterations; Jordan et al. 2024,
 //! *Muon: An optimizer for hidden layers in neural networks*.
 
+use std::ops::Range;
+
 use engine::{Precision, Shape};
 use kernels::{
     elementwise::{add_scaled, scale_assign, sum_squares},
@@ -27,22 +29,26 @@ pub(super) struct Muon {
 }
 
 impl Muon {
-    /// `buffer = momentum buffer + g`, then `w -= lr sqrt(max(1, rows / cols)) orthogonal(g + momentum buffer)`, with decay
-    /// as in AdamW. `w`, `g`, `buffer` `[rows, cols]`; `g` is working space afterwards.
-    pub(super) fn update(self, w: &mut [f32], g: &mut [f32], buffer: &mut [f32], shape: Shape) {
-        let Self { lr, momentum, weight_decay, grad_scale, precision } = self;
+    /// `buffer = momentum buffer + g`, and `g` becomes `g + momentum buffer`, the direction of the step. Any run of a matrix.
+    pub(super) fn direct(self, g: &mut [f32], buffer: &mut [f32]) {
+        let Self { momentum, grad_scale, .. } = self;
         buffer.par_chunks_mut(CHUNK).zip(g.par_chunks_mut(CHUNK)).for_each(|(buffer, g)| {
             for (b, g) in buffer.iter_mut().zip(g) {
                 *b = momentum * *b + *g * grad_scale;
                 *g = *g * grad_scale + momentum * *b;
             }
         });
+    }
+
+    /// `w -= lr sqrt(max(1, rows / cols)) orthogonal(direction)`, with decay as in AdamW, for the numbers `of` of `w`.
+    /// `direction` `[rows, cols]` is that of the whole matrix.
+    pub(super) fn step(self, w: &mut [f32], of: Range<usize>, direction: &[f32], shape: Shape) {
         let (rows, cols) = (shape.rows(), shape.last());
-        let step = orthogonal(g, rows, cols, precision);
-        let scale = lr * (rows as f32 / cols as f32).max(1.0).sqrt();
-        w.par_chunks_mut(CHUNK).zip(step.par_chunks(CHUNK)).for_each(|(w, step)| {
+        let step = orthogonal(direction, rows, cols, self.precision);
+        let scale = self.lr * (rows as f32 / cols as f32).max(1.0).sqrt();
+        w.par_chunks_mut(CHUNK).zip(step[of].par_chunks(CHUNK)).for_each(|(w, step)| {
             for (w, s) in w.iter_mut().zip(step) {
-                *w = *w * (1.0 - lr * weight_decay) - scale * s;
+                *w = *w * (1.0 - self.lr * self.weight_decay) - scale * s;
             }
         });
     }
@@ -61,7 +67,7 @@ fn orthogonal(g: &[f32], rows: usize, cols: usize, precision: Precision) -> Vec<
     let is_tall = rows > cols;
     let (r, c) = if is_tall { (cols, rows) } else { (rows, cols) };
     let mut x: Vec<f32> = if is_tall { transpose(g, rows, cols) } else { g.to_vec() };
-    let norm = sum_squares(&x).sqrt() as f32;
+    let norm = sum_squares(&x).value().sqrt() as f32;
     scale_assign(&mut x, 1.0 / (norm + 1e-7));
     let [a1, a3, a5] = QUINTIC;
     let (mut gram, mut square, mut next) = (vec![0.0; r * r], vec![0.0; r * r], vec![0.0; r * c]);

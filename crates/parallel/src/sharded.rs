@@ -1,0 +1,479 @@
+//! Every rank of a group holds an equal part of each block, its gradient and the optimiser's state: ZeRO,
+//! *Memory Optimizations Toward Training Trillion Parameter Models*, arXiv:1910.02054.
+//!
+//! ```text
+//! stage  weights   gradients of a lane    summed gradients, optimiser   sent a step, of M bytes of parameters
+//!   1    whole     whole                  1/n                           M (n-1)/n, twice
+//!   2    whole     a block at a time      1/n                           M (n-1)/n a lane, and once more
+//!   3    1/n, the block at work whole     1/n                           3 M (n-1)/n a lane
+//! ```
+//! In stages 2 and 3 a block's gradient is scattered as soon as it is final, lane by lane; ranks therefore take lanes in
+//! turn, so that those that meet first in the tree are those that meet first on the wire. In stage 3 the next block is
+//! on its way while one is at work. `mics` is stage 3 inside a group that is repeated: after the last lane
+//! each part is summed once over the groups (arXiv:2205.00119, section 3.3).
+
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
+
+use comm::{CommError, Group, Job, Order, Ticket};
+use engine::{BlockId, Device, EngineError, ParamId, ParamStore, ParamTable, Weight};
+
+use crate::{
+    Build, Kind, Part, PassAt, StoreBytes, Strategy, array,
+    flat::Layout,
+    lanes::{LaneSum, copies},
+    rank_error, split, sum_over,
+};
+
+/// What is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    Optimiser = 1,
+    Gradients = 2,
+    Weights = 3,
+}
+
+pub(crate) const ZERO_1: Kind = zero("zero1", |b| build(b, Stage::Optimiser), |t, n, lanes| Sharded::bytes(t, Stage::Optimiser, n, lanes));
+pub(crate) const ZERO_2: Kind = zero("zero2", |b| build(b, Stage::Gradients), |t, n, lanes| Sharded::bytes(t, Stage::Gradients, n, lanes));
+pub(crate) const ZERO_3: Kind = zero("zero3", |b| build(b, Stage::Weights), |t, n, lanes| Sharded::bytes(t, Stage::Weights, n, lanes));
+
+/// All ranks hold one copy together.
+const fn zero(
+    name: &'static str,
+    build: fn(Build<'_>) -> Result<Box<dyn Strategy>, CommError>,
+    bytes: fn(&ParamTable, usize, usize) -> StoreBytes,
+) -> Kind {
+    Kind { name, build, shards: |ranks, _| ranks, bytes }
+}
+
+fn build(b: Build<'_>, stage: Stage) -> Result<Box<dyn Strategy>, CommError> {
+    let ranks = b.comm.ranks();
+    let (shard, replicas) = split(b.comm, ranks)?;
+    Ok(Box::new(Sharded::new(b.table, stage, b.device, b.order, shard, replicas, b.value)))
+}
+
+/// See the head of this file.
+pub struct Sharded {
+    table: ParamTable,
+    layout: Layout,
+    stage: Stage,
+    device: Device,
+    order: Order,
+    pass: PassAt,
+    /// Ranks that share one copy of the model, and ranks that hold the same part of other copies.
+    shard: Group,
+    replicas: Group,
+    /// This rank's part of each block, in stage 3.
+    values: Vec<Vec<f32>>,
+    /// Those that can be read now.
+    weights: Vec<Option<Arc<Weight>>>,
+    /// Of each parameter the gradient of the lane at work; in stage 1 of all this rank's lanes.
+    lanes: Vec<LaneSum>,
+    /// Of each block this rank's part of the summed gradient.
+    sums: Vec<LaneSum>,
+    /// Parameters of each block whose gradient is not final in this lane.
+    waiting: Vec<usize>,
+    scattering: Vec<(BlockId, Ticket)>,
+    gathering: BTreeMap<BlockId, Ticket>,
+    /// How many blocks at work read each block, the last one that nobody reads, and the one gathered last.
+    readers: Vec<u32>,
+    idle: Option<BlockId>,
+    last: Option<BlockId>,
+}
+
+impl Sharded {
+    /// The parts of this rank, cut from the whole parameters that `value` gives; alike on every rank. On `Meta` it is
+    /// not asked.
+    #[must_use]
+    pub fn new(
+        table: &ParamTable,
+        stage: Stage,
+        device: Device,
+        order: Order,
+        shard: Group,
+        replicas: Group,
+        mut value: impl FnMut(ParamId) -> Vec<f32>,
+    ) -> Self {
+        let layout = Layout::new(table, shard.ranks());
+        let (blocks, params) = (table.blocks().len(), table.specs().len());
+        let mut this = Self {
+            table: table.clone(),
+            stage,
+            device,
+            order,
+            pass: PassAt { ends_lane: true, ends_step: true },
+            values: vec![Vec::new(); blocks],
+            weights: vec![None; params],
+            lanes: (0..params).map(|_| LaneSum::default()).collect(),
+            sums: (0..blocks).map(|_| LaneSum::default()).collect(),
+            waiting: vec![0; blocks],
+            scattering: Vec::new(),
+            gathering: BTreeMap::new(),
+            readers: vec![0; blocks],
+            idle: None,
+            last: None,
+            layout,
+            shard,
+            replicas,
+        };
+        if device == Device::Cpu {
+            for block in this.layout.blocks() {
+                let part = this.layout.part(block, this.shard.rank());
+                let mut mine = vec![0.0; if stage == Stage::Weights { part.len() } else { 0 }];
+                for (id, _) in table.specs().iter().enumerate().filter(|(_, spec)| spec.block == block) {
+                    let whole = value(ParamId(id));
+                    if stage != Stage::Weights {
+                        this.weights[id] = Some(Arc::new(Weight::new(whole, table.specs()[id].shape)));
+                        continue;
+                    }
+                    for piece in this.layout.pieces(block, part.clone()).filter(|piece| piece.param.0 == id) {
+                        mine[piece.at..][..piece.of_param.len()].copy_from_slice(&whole[piece.of_param]);
+                    }
+                }
+                this.values[block.0] = mine;
+            }
+        }
+        this
+    }
+
+    /// Bytes that each of `ranks` holds in a step over `lanes` of its own: weights (in stage 3 its part and the two largest
+    /// blocks next to each other), gradients (what is summed, and what is not scattered yet).
+    #[must_use]
+    pub fn bytes(table: &ParamTable, stage: Stage, ranks: usize, lanes: usize) -> StoreBytes {
+        let layout = Layout::new(table, ranks);
+        let parts: u64 = layout.blocks().map(|block| 4 * layout.part(block, 0).len() as u64).sum();
+        let whole = 4 * table.elements();
+        let block = |b: BlockId| 4 * table.specs().iter().filter(|spec| spec.block == b).map(|spec| spec.shape.elements() as u64).sum::<u64>();
+        let blocks: Vec<u64> = layout.blocks().map(block).collect();
+        let pair = blocks.windows(2).map(|pair| pair.iter().sum()).max().unwrap_or(whole);
+        match stage {
+            Stage::Optimiser => StoreBytes { weights: whole, grads: whole * copies(lanes) + parts },
+            Stage::Gradients => StoreBytes { weights: whole, grads: whole + parts * copies(lanes) },
+            Stage::Weights => StoreBytes { weights: parts + pair, grads: whole + parts * copies(lanes) },
+        }
+    }
+
+    fn elements(&self, id: ParamId) -> usize {
+        if self.device == Device::Cpu { self.table.spec(id).shape.elements() } else { 0 }
+    }
+
+    fn params_of(&self, block: BlockId) -> impl Iterator<Item = ParamId> + use<> {
+        let range = self.table.specs().partition_point(|spec| spec.block < block)..self.table.specs().partition_point(|spec| spec.block <= block);
+        range.map(ParamId)
+    }
+
+    /// A block end to end, from one array for each parameter.
+    fn flatten<'a>(&self, block: BlockId, of: impl Fn(ParamId) -> &'a [f32]) -> Vec<f32> {
+        let mut flat = vec![0.0; self.layout.len(block)];
+        for piece in self.layout.whole(block) {
+            flat[piece.at..][..piece.of_param.len()].copy_from_slice(of(piece.param));
+        }
+        flat
+    }
+
+    /// All gradients of `block` are final in this lane, or in stage 1 in this step.
+    fn scatter(&mut self, block: BlockId) {
+        let len = self.layout.len(block);
+        let flat = if self.device == Device::Cpu { self.flatten(block, |id| self.lanes[id.0].total()) } else { Vec::new() };
+        for id in self.params_of(block) {
+            self.lanes[id.0].clear();
+        }
+        self.scattering.push((block, self.shard.start(Job::ReduceScatter(array(self.device, flat, len), self.order))));
+    }
+
+    /// Take in the parts that are on their way. After the last lane each goes on to the other copies.
+    fn collect(&mut self, ends_step: bool) -> Result<(), EngineError> {
+        let mut reducing = Vec::new();
+        for (block, ticket) in std::mem::take(&mut self.scattering) {
+            let part = self.shard.wait(ticket).map_err(rank_error)?;
+            let elements = self.part_elements(block);
+            self.sums[block.0].put(part.into_values());
+            self.sums[block.0].end_lane(elements);
+            if ends_step && self.replicas.ranks() > 1 {
+                let len = self.layout.part(block, 0).len();
+                let total = array(self.device, self.sums[block.0].take_total(), len);
+                reducing.push((block, self.replicas.start(Job::AllReduce(total, self.order))));
+            }
+        }
+        for (block, ticket) in reducing {
+            let sum = self.replicas.wait(ticket).map_err(rank_error)?;
+            self.sums[block.0].set_total(sum.into_values());
+        }
+        Ok(())
+    }
+
+    fn part_elements(&self, block: BlockId) -> usize {
+        if self.device == Device::Cpu { self.layout.part(block, 0).len() } else { 0 }
+    }
+
+    fn start_gather(&mut self, block: BlockId) {
+        if self.is_here(block) || self.gathering.contains_key(&block) {
+            return;
+        }
+        let mine = array(self.device, self.values[block.0].clone(), self.layout.part(block, 0).len());
+        let ticket = self.shard.start(Job::AllGather(mine, self.layout.len(block)));
+        self.gathering.insert(block, ticket);
+    }
+
+    fn is_here(&self, block: BlockId) -> bool {
+        self.readers[block.0] > 0 || self.idle == Some(block)
+    }
+
+    fn drop_idle(&mut self) {
+        if let Some(block) = self.idle.take() {
+            for id in self.params_of(block) {
+                self.weights[id.0] = None;
+            }
+        }
+    }
+
+    /// The block that will be wanted after `block`: forward, and back from the last one.
+    fn next(&self, block: BlockId) -> Option<BlockId> {
+        let is_last = block.0 + 1 == self.table.blocks().len();
+        let is_forward = self.last.is_none_or(|last| last < block) && !is_last;
+        if is_forward { Some(BlockId(block.0 + 1)) } else { block.0.checked_sub(1).map(BlockId) }
+    }
+}
+
+impl Strategy for Sharded {
+    fn begin_step(&mut self) {
+        self.lanes.iter_mut().for_each(LaneSum::clear);
+        self.sums.iter_mut().for_each(LaneSum::clear);
+    }
+
+    fn begin_pass(&mut self, pass: PassAt) {
+        self.pass = pass;
+        for block in self.layout.blocks() {
+            self.waiting[block.0] = self.params_of(block).count();
+        }
+    }
+
+    fn end_pass(&mut self) -> Result<(), EngineError> {
+        if self.pass.ends_step || self.pass.ends_lane && self.stage != Stage::Optimiser {
+            for block in self.layout.blocks().filter(|block| self.waiting[block.0] > 0).collect::<Vec<_>>() {
+                // Some of its parameters are not used by the model, or not by this pass.
+                for id in self.params_of(block) {
+                    if self.lanes[id.0].is_empty() {
+                        let elements = self.elements(id);
+                        self.lanes[id.0].end_lane(elements);
+                    }
+                }
+                self.scatter(block);
+            }
+            self.collect(self.pass.ends_step)?;
+        }
+        Ok(())
+    }
+
+    fn end_step(&mut self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn share(&self) -> Vec<(ParamId, Range<usize>)> {
+        self.layout.share(self.shard.rank()).map(|piece| (piece.param, piece.of_param)).collect()
+    }
+
+    fn parts(&mut self) -> Vec<Part<'_>> {
+        let rank = self.shard.rank();
+        let mut weights: Vec<Option<&mut [f32]>> = (self.weights.iter_mut())
+            .map(|weight| weight.as_mut().map(|weight| Arc::get_mut(weight).expect("no tape holds a weight between steps").values_mut()))
+            .collect();
+        let mut parts = Vec::new();
+        for ((block, sum), values) in self.layout.blocks().zip(&mut self.sums).zip(&mut self.values) {
+            let (mut grads, mut values, mut done) = (sum.total_mut(), &mut values[..], 0);
+            for piece in self.layout.pieces(block, self.layout.part(block, rank)) {
+                let (skip, len) = (piece.at - done, piece.of_param.len());
+                let grad = cut(&mut grads, skip, len);
+                let values = match &mut weights[piece.param.0] {
+                    Some(_) if self.stage != Stage::Weights => {
+                        // A rank has one run of each parameter.
+                        let whole = weights[piece.param.0].take().unwrap_or_default();
+                        &mut whole[piece.of_param.clone()]
+                    }
+                    _ => cut(&mut values, skip, len),
+                };
+                done = piece.at + len;
+                parts.push(Part { param: piece.param, of_param: piece.of_param, values, grad });
+            }
+        }
+        parts
+    }
+
+    fn publish(&mut self) -> Result<(), EngineError> {
+        // What was gathered before is stale.
+        self.drop_idle();
+        for (_, ticket) in std::mem::take(&mut self.gathering) {
+            self.shard.wait(ticket).map_err(rank_error)?;
+        }
+        self.last = None;
+        if self.stage == Stage::Weights {
+            return Ok(());
+        }
+        let rank = self.shard.rank();
+        let mut tickets = Vec::new();
+        for block in self.layout.blocks() {
+            let part = self.layout.part(block, rank);
+            let mut mine = vec![0.0; self.part_elements(block)];
+            if self.device == Device::Cpu {
+                for piece in self.layout.pieces(block, part.clone()) {
+                    let whole = self.weights[piece.param.0].as_ref().map_or(&[][..], |w| w.values());
+                    mine[piece.at..][..piece.of_param.len()].copy_from_slice(&whole[piece.of_param]);
+                }
+            }
+            let mine = array(self.device, mine, part.len());
+            tickets.push((block, self.shard.start(Job::AllGather(mine, self.layout.len(block)))));
+        }
+        for (block, ticket) in tickets {
+            let flat = self.shard.wait(ticket).map_err(rank_error)?.into_values();
+            for piece in self.layout.whole(block).filter(|_| !flat.is_empty()) {
+                if let Some(weight) = self.weights[piece.param.0].as_mut().and_then(Arc::get_mut) {
+                    weight.values_mut().copy_from_slice(&flat[piece.at..][..piece.of_param.len()]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn blocks(&self) -> Range<usize> {
+        0..self.table.blocks().len()
+    }
+
+    fn is_cut(&self) -> bool {
+        self.shard.ranks() > 1
+    }
+
+    fn restore(&mut self, param: ParamId, whole: &[f32]) {
+        let block = self.table.spec(param).block;
+        if let Some(weight) = self.weights[param.0].as_mut().and_then(Arc::get_mut) {
+            weight.values_mut().copy_from_slice(whole);
+        }
+        let pieces: Vec<_> = self.layout.pieces(block, self.layout.part(block, self.shard.rank())).collect();
+        for piece in pieces.into_iter().filter(|piece| self.stage == Stage::Weights && piece.param == param) {
+            self.values[block.0][piece.at..][..piece.of_param.len()].copy_from_slice(&whole[piece.of_param]);
+        }
+    }
+
+    fn gather_parts(&mut self, block: BlockId, mine: Vec<Vec<f32>>) -> Result<Vec<(ParamId, Vec<f32>)>, EngineError> {
+        let part = self.layout.part(block, self.shard.rank());
+        let mut flat = vec![0.0; part.len()];
+        for (piece, values) in self.layout.pieces(block, part).zip(mine) {
+            flat[piece.at..][..values.len()].copy_from_slice(&values);
+        }
+        let all = self.shard.run(Job::AllGather(flat.into(), self.layout.len(block))).map_err(rank_error)?;
+        Ok(self.layout.whole(block).map(|piece| (piece.param, all.values()[piece.at..][..piece.of_param.len()].to_vec())).collect())
+    }
+
+    fn lane(&self, index: usize, lanes: usize) -> usize {
+        let (shard, shards, replica) = (self.shard.rank(), self.shard.ranks(), self.replicas.rank());
+        match self.stage {
+            Stage::Optimiser => (replica * shards + shard) * lanes + index,
+            _ => (replica * lanes + index) * shards + shard,
+        }
+    }
+
+    fn sum(&mut self, data: &mut [f32]) -> Result<(), EngineError> {
+        sum_over(&mut self.shard, data)?;
+        sum_over(&mut self.replicas, data)
+    }
+
+    fn sum_parts(&mut self, data: &mut [f32]) -> Result<(), EngineError> {
+        sum_over(&mut self.shard, data)
+    }
+
+    fn rank(&self) -> (usize, usize) {
+        let shards = self.shard.ranks();
+        (self.replicas.rank() * shards + self.shard.rank(), shards * self.replicas.ranks())
+    }
+
+    fn held_bytes(&self) -> u64 {
+        let values: usize = self.values.iter().map(Vec::capacity).sum();
+        let weights = self.weights.iter().flatten().map(|w| 4 * w.values().len() as u64 + w.held_packed_bytes()).sum::<u64>();
+        4 * values as u64 + weights + self.lanes.iter().chain(&self.sums).map(LaneSum::held_bytes).sum::<u64>()
+    }
+}
+
+/// The `len` numbers after the first `skip` of a run, of which what follows remains.
+fn cut<'a>(run: &mut &'a mut [f32], skip: usize, len: usize) -> &'a mut [f32] {
+    if run.is_empty() {
+        return &mut []; // before the first step there are no gradients
+    }
+    let (_, after) = std::mem::take(run).split_at_mut(skip);
+    let (here, after) = after.split_at_mut(len);
+    *run = after;
+    here
+}
+
+impl ParamStore for Sharded {
+    fn gather(&mut self, block: BlockId) -> Result<(), EngineError> {
+        if self.stage != Stage::Weights {
+            return Ok(());
+        }
+        let needs = self.table.needs(block);
+        if self.idle.is_some_and(|idle| !needs.contains(&idle)) {
+            self.drop_idle();
+        }
+        for need in needs {
+            self.start_gather(need);
+            if let Some(ticket) = self.gathering.remove(&need) {
+                let flat = self.shard.wait(ticket).map_err(rank_error)?.into_values();
+                for piece in self.layout.whole(need).filter(|_| !flat.is_empty()) {
+                    let values = flat[piece.at..][..piece.of_param.len()].to_vec();
+                    self.weights[piece.param.0] = Some(Arc::new(Weight::new(values, self.table.spec(piece.param).shape)));
+                }
+            }
+            if self.idle == Some(need) {
+                self.idle = None;
+            }
+            self.readers[need.0] += 1;
+        }
+        if let Some(next) = self.next(block) {
+            self.start_gather(next);
+        }
+        self.last = Some(block);
+        Ok(())
+    }
+
+    fn release(&mut self, block: BlockId) {
+        if self.stage != Stage::Weights {
+            return;
+        }
+        for need in self.table.needs(block) {
+            self.readers[need.0] -= 1;
+            if self.readers[need.0] == 0 {
+                // The last block of the forward pass is the first of the backward one.
+                self.drop_idle();
+                self.idle = Some(need);
+            }
+        }
+    }
+
+    fn weight(&self, param: ParamId) -> Arc<Weight> {
+        let weight = self.weights[param.0].as_ref();
+        weight.unwrap_or_else(|| unreachable!("`{}` is read outside of its block", self.table.spec(param).name)).clone()
+    }
+
+    fn take_grad(&mut self, param: ParamId) -> Vec<f32> {
+        let elements = self.elements(param);
+        self.lanes[param.0].take(elements)
+    }
+
+    fn put_grad(&mut self, param: ParamId, grad: Vec<f32>) {
+        self.lanes[param.0].put(grad);
+    }
+
+    fn reduce(&mut self, param: ParamId) -> Result<(), EngineError> {
+        if !self.pass.ends_lane {
+            return Ok(());
+        }
+        let elements = self.elements(param);
+        self.lanes[param.0].end_lane(elements);
+        if self.stage == Stage::Optimiser && !self.pass.ends_step {
+            return Ok(());
+        }
+        let block = self.table.spec(param).block;
+        self.waiting[block.0] -= 1;
+        if self.waiting[block.0] == 0 {
+            self.scatter(block);
+        }
+        Ok(())
+    }
+}
