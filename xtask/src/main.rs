@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode};
 
 const USAGE: &str = "\
 cargo xtask test [--peers]   everything that is checked: tidy, clippy, tests; with --peers against transformers too
+cargo xtask test-mpi         the promises of a communicator kept by processes, under mpirun (needs libopenmpi-dev, libclang-dev)
 cargo xtask tidy             the house rules that no compiler checks
 cargo xtask fixtures         make the fixtures anew with PyTorch and transformers (installs them under target/)
 cargo xtask bench [--peers]  the tables of docs/BENCHMARKS.md; with --peers beside PyTorch
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["test"] => test(false),
         ["test", "--peers"] => test(true),
+        ["test-mpi"] => cargo(&["test", "--package", "comm", "--features", "mpi", "--test", "mpi"]),
         ["tidy"] => tidy::check(),
         ["fixtures"] => python(&["xtask/python/fixtures.py"]),
         ["bench"] => bench::run(false),

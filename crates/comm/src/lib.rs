@@ -3,7 +3,7 @@
 //! ```text
 //! strategy -> Group::start(Job) -> Ticket ... Group::wait(Ticket) -> Array
 //!              |  a thread beside the work runs jobs in the order in which they were started
-//!               +-> Communicator: Solo | Threads
+//!               +-> Communicator: Solo | Threads | Mpi
 //! ```
 //! Start at [`Group`]. A backend implements [`Communicator`], which blocks and knows nothing of overlap.
 //!
@@ -11,6 +11,8 @@
 //! **Absent on purpose:** parameters, models, strategies; any transport of our own between machines.
 
 mod group;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod pulse;
 mod threads;
 mod tree;
@@ -18,6 +20,8 @@ mod tree;
 use std::ops::Range;
 
 pub use group::{Group, Ticket, Traffic};
+#[cfg(feature = "mpi")]
+pub use mpi::Mpi;
 pub use pulse::{Patience, Pulse};
 pub use threads::Threads;
 
@@ -102,6 +106,12 @@ pub trait Communicator: Send {
 fn give(result: Result<Array, CommError>, data: &mut [f32]) -> Result<(), CommError> {
     data.copy_from_slice(result?.values());
     Ok(())
+}
+
+/// How many ranks `mpirun` started, of which this process is one; `None` when it was started in another way.
+#[must_use]
+pub fn launched_ranks() -> Option<usize> {
+    std::env::var("OMPI_COMM_WORLD_SIZE").ok()?.parse().ok()
 }
 
 /// The elements of an array of `len` that fall to `rank`: equal parts, the last ones shorter or empty.

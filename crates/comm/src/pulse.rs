@@ -100,11 +100,26 @@ pub(crate) struct Vital {
     /// Waits of the rank's threads right now.
     pub(crate) waits: AtomicU32,
     pub(crate) ended: AtomicBool,
+    /// Of the thread that speaks for its process; 0 where ranks share memory.
+    pub(crate) ticks: AtomicU64,
+    /// One more than the rank that this one found at fault; 0 when none. Where ranks share memory, [`Vitals::fault`] says it.
+    #[cfg(feature = "mpi")]
+    pub(crate) blames: AtomicU64,
 }
+
+/// Numbers of a rank in what processes tell one another.
+#[cfg(feature = "mpi")]
+pub(crate) const WORD: usize = 6;
 
 impl Vitals {
     pub(crate) fn new(ranks: usize, patience: Patience) -> Self {
         Self { ranks: (0..ranks).map(|_| Vital::default()).collect(), patience, fault: OnceLock::new() }
+    }
+
+    /// The first that was found.
+    #[cfg(feature = "mpi")]
+    pub(crate) fn fault(&self) -> Option<(usize, String)> {
+        self.fault.get().cloned()
     }
 
     /// Keep a fault, and give the first that was found.
@@ -122,14 +137,22 @@ impl Vitals {
 pub(crate) struct Watch<'a> {
     vitals: &'a Vitals,
     me: usize,
-    /// What each rank had counted when it was last seen to move, and when that was.
-    seen: Vec<(u64, Instant)>,
+    seen: Vec<Seen>,
+}
+
+/// What a rank had counted when it was last seen to move, and when that was; the same of its process.
+struct Seen {
+    count: u64,
+    moved: Instant,
+    ticks: u64,
+    spoke: Instant,
 }
 
 impl<'a> Watch<'a> {
     pub(crate) fn new(pulse: &'a Pulse) -> Self {
         let now = Instant::now();
-        let seen = pulse.vitals.ranks.iter().map(|vital| (vital.count(), now)).collect();
+        let see = |vital: &Vital| Seen { count: vital.count(), moved: now, ticks: vital.ticks.load(Relaxed), spoke: now };
+        let seen = pulse.vitals.ranks.iter().map(see).collect();
         Self { vitals: &pulse.vitals, me: pulse.rank, seen }
     }
 
@@ -138,12 +161,18 @@ impl<'a> Watch<'a> {
         let now = Instant::now();
         let Patience { beat, silent } = self.vitals.patience;
         let mut all_stand = true;
-        for (rank, (vital, (count, since))) in self.vitals.ranks.iter().zip(&mut self.seen).enumerate() {
-            if *count != vital.count() {
-                (*count, *since) = (vital.count(), now);
+        for (rank, (vital, seen)) in self.vitals.ranks.iter().zip(&mut self.seen).enumerate() {
+            if seen.count != vital.count() {
+                (seen.count, seen.moved) = (vital.count(), now);
             }
-            let still = now - *since;
-            let ended = vital.ended.load(Relaxed);
+            if seen.ticks != vital.ticks.load(Relaxed) {
+                (seen.ticks, seen.spoke) = (vital.ticks.load(Relaxed), now);
+            }
+            let (still, ended) = (now - seen.moved, vital.ended.load(Relaxed));
+            if rank != self.me && seen.ticks > 0 && !ended && now - seen.spoke > beat {
+                let secs = (now - seen.spoke).as_secs();
+                return Some(self.vitals.blame(rank, format!("its process has stopped, died or lost its network: no word in {secs} s")));
+            }
             if rank != self.me && vital.waits.load(Relaxed) == 0 && !ended {
                 let limit = if vital.beats.load(Relaxed) > 0 { beat } else { silent };
                 if still > limit {
@@ -159,6 +188,23 @@ impl<'a> Watch<'a> {
 }
 
 impl Vital {
+    /// What the process of a rank tells others of it.
+    #[cfg(feature = "mpi")]
+    pub(crate) fn word(&self) -> [u64; WORD] {
+        let [ticks, beats, steps, blames] = [&self.ticks, &self.beats, &self.steps, &self.blames].map(|count| count.load(Relaxed));
+        [ticks, beats, steps, blames, self.waits.load(Relaxed).into(), self.ended.load(Relaxed).into()]
+    }
+
+    #[cfg(feature = "mpi")]
+    pub(crate) fn hear(&self, [ticks, beats, steps, blames, waits, ended]: [u64; WORD]) {
+        self.ticks.store(ticks, Relaxed);
+        self.beats.store(beats, Relaxed);
+        self.steps.store(steps, Relaxed);
+        self.blames.store(blames, Relaxed);
+        self.waits.store(waits as u32, Relaxed);
+        self.ended.fetch_or(ended > 0, Relaxed);
+    }
+
     fn count(&self) -> u64 {
         self.beats.load(Relaxed).wrapping_add(self.steps.load(Relaxed))
     }

@@ -1,0 +1,221 @@
+//! The thread of a process that is never busy with numbers: it tells other processes that this one lives, hears the same
+//! from them, and sees to messages that are on their way out.
+//!
+//! ```text
+//! every 100 ms:  what is known of all ranks -> ranks + 1, 2, 4, ... ; of two words on a rank the later one is kept
+//! same machine:  is the process still there?
+//! outgoing:      tested until they have left, so that no sender waits for its receiver
+//! ```
+//! A process that is stopped or gone falls silent, whatever it was doing; one whose work hangs still speaks here, and is
+//! found by its missing beats.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use super::raw::{Counts, Processes, Transfer};
+use crate::pulse::{Vitals, WORD};
+
+/// Between two words to the others.
+const TICK: Duration = Duration::from_millis(100);
+/// Between two looks at outgoing messages.
+const LOOK: Duration = Duration::from_micros(50);
+/// For how long a process that found a fault lets the others find it too before it ends.
+const GRACE: Duration = Duration::from_secs(2);
+/// Halves of numbers of one rank in a word.
+const FIELDS: usize = 2 * WORD;
+
+/// See the head of this file.
+pub(super) struct Heart {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    out: Mutex<Vec<Transfer>>,
+    /// Arrays of messages that have left.
+    spare: Mutex<Vec<Vec<f32>>>,
+    ends: AtomicBool,
+}
+
+impl Heart {
+    /// Begin; every process of `world` does.
+    pub(super) fn begin(world: Processes, vitals: Arc<Vitals>) -> Result<Self, String> {
+        let shared = Arc::new(Shared { out: Mutex::default(), spare: Mutex::default(), ends: AtomicBool::new(false) });
+        let beat = Beat { places: places(world)?, world, vitals, words: Vec::new(), known: vec![0; world.ranks()] };
+        let mine = shared.clone();
+        let work = move || beat.work(&mine);
+        let thread = std::thread::Builder::new().name("heart".into()).spawn(work).map_err(|e| e.to_string())?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// See a message off; gives an array of the same length.
+    pub(super) fn see_off(&self, message: Transfer, len: usize) -> Vec<f32> {
+        lock(&self.shared.out).push(message);
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
+        let mut spare = lock(&self.shared.spare);
+        spare.iter().position(|array| array.len() == len).map_or_else(|| vec![0.0; len], |at| spare.swap_remove(at))
+    }
+}
+
+impl Drop for Heart {
+    fn drop(&mut self) {
+        self.shared.ends.store(true, Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            drop(thread.join());
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the thread works with.
+struct Beat {
+    world: Processes,
+    vitals: Arc<Vitals>,
+    /// Where each process runs: the machine with its table of processes, and its number there.
+    places: Vec<(u64, u32)>,
+    /// Words on their way, by whom they go to.
+    words: Vec<(usize, Transfer)>,
+    /// The last tick heard of each rank.
+    known: Vec<u64>,
+}
+
+impl Beat {
+    fn work(mut self, shared: &Shared) {
+        let me = self.world.rank();
+        let mut last = None;
+        let mut ended: Option<Instant> = None;
+        loop {
+            if last.is_none_or(|last: Instant| last.elapsed() >= TICK) {
+                last = Some(Instant::now());
+                let mine = &self.vitals.ranks[me];
+                mine.ticks.fetch_add(1, Relaxed);
+                mine.blames.store(self.vitals.fault().map_or(0, |(rank, _)| rank as u64 + 1), Relaxed);
+                self.look_at_neighbours();
+                self.speak();
+            }
+            self.hear();
+            let mut out = lock(&shared.out);
+            let (left, on_their_way): (Vec<_>, Vec<_>) =
+                out.drain(..).map(|mut t| (t.test().unwrap_or(true), t)).partition(|(done, _)| *done);
+            out.extend(on_their_way.into_iter().map(|(_, transfer)| transfer));
+            let has_mail = !out.is_empty();
+            drop(out);
+            lock(&shared.spare).extend(left.into_iter().filter_map(|(_, transfer)| Some(transfer.finish()?.0)).take(16));
+            if shared.ends.load(Relaxed) {
+                let since = *ended.get_or_insert_with(|| {
+                    self.vitals.ranks[me].ended.store(true, Relaxed);
+                    last = None; // the last word goes out at once
+                    Instant::now()
+                });
+                let fault = self.vitals.fault().is_some();
+                let is_told = last.is_some() && (self.words.is_empty() || since.elapsed() > GRACE);
+                if if fault { since.elapsed() > GRACE } else { is_told && !has_mail } {
+                    return;
+                }
+            }
+            std::thread::park_timeout(if has_mail || ended.is_some() { LOOK } else { TICK / 4 });
+        }
+    }
+
+    /// Tell some what is known of all.
+    fn speak(&mut self) {
+        let (me, ranks) = (self.world.rank(), self.world.ranks());
+        let word: Vec<f32> = self.vitals.ranks.iter().flat_map(|vital| vital.word()).flat_map(halves).collect();
+        let mut step = 1;
+        while step < ranks {
+            let to = (me + step) % ranks;
+            // Whoever does not take words is not sent more of them.
+            if self.words.iter().all(|(other, _)| *other != to)
+                && let Ok(transfer) = self.world.send(word.clone(), to, 0)
+            {
+                self.words.push((to, transfer));
+            }
+            step *= 2;
+        }
+    }
+
+    fn hear(&mut self) {
+        self.words.retain_mut(|(_, word)| !word.test().unwrap_or(true));
+        while let Ok(Some(message)) = self.world.probe(None, None) {
+            let Ok(mut transfer) = Processes::receive(message) else { return };
+            // It has come, so this takes no longer than a copy.
+            while let Ok(false) = transfer.test() {}
+            let Some((_, word)) = transfer.finish() else { return };
+            let me = self.world.rank();
+            for (rank, fields) in word.chunks_exact(FIELDS).enumerate() {
+                let mut fields = fields.chunks_exact(2).map(|half| whole([half[0], half[1]]));
+                let word: [u64; WORD] = std::array::from_fn(|_| fields.next().unwrap_or(0));
+                if rank == me || word[0] <= self.known[rank] {
+                    continue;
+                }
+                self.known[rank] = word[0];
+                self.vitals.ranks[rank].hear(word);
+                let blamed = self.vitals.ranks[rank].blames.load(Relaxed) as usize;
+                if blamed > 0 && blamed <= self.known.len() {
+                    self.vitals.blame(blamed - 1, format!("rank {rank} found it hung or gone"));
+                }
+            }
+        }
+    }
+
+    /// A process of the same machine that is gone is known to be.
+    fn look_at_neighbours(&self) {
+        let here = self.places[self.world.rank()].0;
+        for (rank, (machine, pid)) in self.places.iter().enumerate() {
+            let ended = self.vitals.ranks[rank].ended.load(Relaxed);
+            if *machine == here && !ended && rank != self.world.rank() && is_gone(*pid) {
+                self.vitals.ranks[rank].ended.store(true, Relaxed);
+                self.vitals.blame(rank, format!("its process {pid} has ended"));
+            }
+        }
+    }
+}
+
+/// A process that has ended and is not yet buried is a zombie.
+fn is_gone(pid: u32) -> bool {
+    if !cfg!(target_os = "linux") {
+        return false;
+    }
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['Z', 'X'])))
+        || !std::path::Path::new("/proc").join(pid.to_string()).exists()
+}
+
+/// Where all processes run.
+fn places(world: Processes) -> Result<Vec<(u64, u32)>, String> {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let table = std::fs::read_link("/proc/self/ns/pid").map(|path| path.display().to_string()).unwrap_or_default();
+    // FNV-1a: the same in every process.
+    let machine = boot
+        .bytes()
+        .chain(table.bytes())
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let mine: Vec<f32> = [machine, u64::from(std::process::id())].into_iter().flat_map(halves).collect();
+    let mut transfer = world.all_gather(mine, Counts::new((0..world.ranks()).map(|_| 4))?)?;
+    while !transfer.test()? {
+        std::thread::sleep(LOOK);
+    }
+    let all = transfer.finish().map(|(_, all)| all).unwrap_or_default();
+    Ok(all.chunks_exact(4).map(|place| (whole([place[0], place[1]]), whole([place[2], place[3]]) as u32)).collect())
+}
+
+/// A whole number as two that MPI carries: the bits are copied, never computed with.
+fn halves(number: u64) -> [f32; 2] {
+    [f32::from_bits(number as u32), f32::from_bits((number >> 32) as u32)]
+}
+
+fn whole(halves: [f32; 2]) -> u64 {
+    u64::from(halves[0].to_bits()) | u64::from(halves[1].to_bits()) << 32
+}

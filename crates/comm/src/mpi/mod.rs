@@ -1,0 +1,299 @@
+//! Ranks that are processes, on one machine or many, over a real MPI.
+//!
+//! ```text
+//! Order::Tree:  part r of every array goes to rank r (all-to-all), which adds them in the tree of all backends;
+//!               then an all-gather. As many bytes as the best all-reduce moves, and the same bits everywhere.
+//! Order::Any:   MPI's own sums
+//! ```
+//! Each transfer is non-blocking and looked at until it is done, so that a rank that dies or hangs is noticed: by a
+//! thread beside ([`heart`]). Each collective tells all ranks what was called, in a transfer beside its own.
+//!
+//! **Absent on purpose:** any recovery inside MPI. Who finds a fault returns an error and ends without ending MPI, which
+//! makes `mpirun` end the rest.
+
+mod heart;
+mod raw;
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use mpi::environment::Universe;
+
+use crate::{
+    Array, CommError, Communicator, Job, Order, Patience, Pulse, launched_ranks, part,
+    pulse::{Vitals, Watch},
+    tree,
+};
+use heart::Heart;
+use raw::{Counts, Processes, Transfer};
+
+/// Up to this length a sum in the order of the tree is one all-gather, after which every rank adds all.
+const SHORT: usize = 1024;
+/// Longest sleep between two looks at a transfer.
+const NAP: Duration = Duration::from_micros(200);
+/// How often a rank that waits looks for signs of life.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// One rank of a group of processes.
+pub struct Mpi {
+    group: Processes,
+    /// Numbers of its ranks among all ranks of the job.
+    members: Vec<usize>,
+    process: Arc<Process>,
+}
+
+/// What this process holds once. The last group that goes ends MPI.
+struct Process {
+    pulse: Pulse,
+    heart: Option<Heart>,
+    universe: Mutex<Option<Universe>>,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.heart = None;
+        let universe = self.universe.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if self.pulse.vitals().fault().is_some() || std::thread::panicking() {
+            // To end MPI is to wait for all, and one of them is gone.
+            std::mem::forget(universe);
+        }
+    }
+}
+
+impl Mpi {
+    /// All processes that `mpirun` started; `None` when none did.
+    /// # Errors
+    /// When MPI does not begin, or was begun before in this process.
+    pub fn world() -> Result<Option<Self>, CommError> {
+        Self::patient(Patience::default())
+    }
+
+    /// The same, with another patience.
+    /// # Errors
+    /// As [`Mpi::world`].
+    pub fn patient(patience: Patience) -> Result<Option<Self>, CommError> {
+        if launched_ranks().is_none() {
+            return Ok(None);
+        }
+        Self::begin(patience).map(Some).map_err(|problem| CommError { rank: 0, operation: "begin", problem })
+    }
+
+    fn begin(patience: Patience) -> Result<Self, String> {
+        let universe = raw::initialise()?;
+        let group = Processes::world(&universe)?;
+        let vitals = Arc::new(Vitals::new(group.ranks(), patience));
+        let pulse = Pulse::new(&vitals, group.rank());
+        let heart = Some(Heart::begin(group.copy()?, vitals)?);
+        let process = Arc::new(Process { pulse, heart, universe: Mutex::new(Some(universe)) });
+        Ok(Self { group, members: (0..group.ranks()).collect(), process })
+    }
+
+    fn failed(&self, operation: &'static str, rank: usize, problem: String) -> CommError {
+        let (rank, problem) = self.process.pulse.vitals().blame(self.members[rank], problem);
+        CommError { rank, operation, problem }
+    }
+
+    /// What MPI itself refuses is laid to this rank's own door.
+    fn own(&self, operation: &'static str) -> impl Fn(String) -> CommError {
+        move |problem| self.failed(operation, self.rank(), problem)
+    }
+
+    /// Look again and again, ever more slowly, until `done` gives something; `missing` is a rank that it hangs on.
+    fn until<T>(
+        &self,
+        operation: &'static str,
+        missing: Option<usize>,
+        mut done: impl FnMut() -> Result<Option<T>, String>,
+    ) -> Result<T, CommError> {
+        let (mut waiting, mut watch, mut looked) = (None, None, Instant::now());
+        let since = looked;
+        let pulse = &self.process.pulse;
+        loop {
+            if let Some(result) = done().map_err(self.own(operation))? {
+                return Ok(result);
+            }
+            waiting.get_or_insert_with(|| pulse.wait());
+            if looked.elapsed() > LOOK {
+                looked = Instant::now();
+                let watch = watch.get_or_insert_with(|| Watch::new(pulse));
+                // In a collective it may hang on anyone: one that has ended, or the next.
+                let vitals = pulse.vitals();
+                let ended = |rank: &usize| vitals.ranks[self.members[*rank]].ended.load(std::sync::atomic::Ordering::Relaxed);
+                let others = (0..self.ranks()).filter(|rank| *rank != self.rank());
+                let gone = missing.map_or_else(|| others.clone().find(ended), |rank| Some(rank).filter(ended));
+                // Its last message may be on its way still.
+                if let Some(gone) = gone.filter(|_| since.elapsed() > 20 * LOOK) {
+                    let (rank, problem) = vitals.blame_left(self.members[gone]);
+                    return Err(CommError { rank, operation, problem });
+                }
+                let missing = missing.or_else(|| others.clone().next()).unwrap_or(0);
+                if let Some((rank, problem)) = vitals.fault().or_else(|| watch.fault(self.members[missing])) {
+                    return Err(CommError { rank, operation, problem });
+                }
+            }
+            match since.elapsed() {
+                moment if moment < Duration::from_micros(20) => std::thread::yield_now(),
+                time => std::thread::sleep((time / 8).min(NAP)),
+            }
+        }
+    }
+
+    fn finish(&self, operation: &'static str, missing: Option<usize>, mut transfer: Transfer) -> Result<(Vec<f32>, Vec<f32>), CommError> {
+        self.until(operation, missing, || Ok(transfer.test()?.then_some(())))?;
+        transfer.finish().ok_or_else(|| self.failed(operation, self.rank(), "a transfer did not end".into()))
+    }
+
+    /// A collective: what is called goes to all beside the numbers, and differences are an error.
+    fn collective(
+        &self,
+        operation: &'static str,
+        len: usize,
+        root: usize,
+        transfer: Result<Transfer, String>,
+    ) -> Result<(Vec<f32>, Vec<f32>), CommError> {
+        let own = self.own(operation);
+        let word = |number: usize| [number as u32, (number as u64 >> 32) as u32].map(f32::from_bits);
+        let name = operation.bytes().fold(0_usize, |name, byte| name.wrapping_mul(31) + usize::from(byte));
+        let mine = [word(name), word(len), word(root)].concat();
+        let counts = Counts::new((0..self.ranks()).map(|_| mine.len())).map_err(&own)?;
+        let word = self.group.all_gather(mine.clone(), counts).map_err(&own)?;
+        // Both are on their way at once, begun in the same order by all.
+        let transfer = transfer.map_err(&own)?;
+        let (_, all) = self.finish(operation, None, word)?;
+        let calls: Vec<Vec<u32>> = all.chunks_exact(mine.len()).map(|call| call.iter().map(|x| x.to_bits()).collect()).collect();
+        let votes = |call: &Vec<u32>| calls.iter().filter(|other| *other == call).count();
+        let right = calls.iter().rev().max_by_key(|call| votes(call));
+        if let Some(wrong) = calls.iter().position(|call| Some(call) != right) {
+            let problem =
+                format!("it called something else than the others, or {} numbers where others brought another count", calls[wrong][2]);
+            return Err(self.failed(operation, wrong, problem));
+        }
+        self.finish(operation, None, transfer)
+    }
+
+    fn parts(&self, len: usize) -> Result<Counts, String> {
+        Counts::new((0..self.ranks()).map(|rank| part(len, self.ranks(), rank).len()))
+    }
+
+    /// This rank's part of the sum, in the order of the tree.
+    fn sum_part(&self, operation: &'static str, data: Vec<f32>) -> Result<Vec<f32>, CommError> {
+        let len = data.len();
+        let mine = part(len, self.ranks(), self.rank()).len();
+        let start = || self.group.all_to_all(data, self.parts(len)?, Counts::new((0..self.ranks()).map(|_| mine))?);
+        let (_, slices) = self.collective(operation, len, 0, start())?;
+        Ok(self.add(&slices, mine))
+    }
+
+    fn sum_whole(&self, data: Vec<f32>) -> Result<Vec<f32>, CommError> {
+        let (operation, len) = ("all_reduce", data.len());
+        if len <= SHORT {
+            let start = || self.group.all_gather(data, Counts::new((0..self.ranks()).map(|_| len))?);
+            let (_, all) = self.collective(operation, len, 0, start())?;
+            return Ok(self.add(&all, len));
+        }
+        let mine = self.sum_part(operation, data)?;
+        let start = || self.group.all_gather(mine, self.parts(len)?);
+        let transfer = start().map_err(self.own(operation))?;
+        Ok(self.finish(operation, None, transfer)?.1)
+    }
+
+    /// The sum of arrays of `len` that stand one after another.
+    fn add(&self, arrays: &[f32], len: usize) -> Vec<f32> {
+        let mut sum = vec![0.0; len];
+        let arrays: Vec<&[f32]> = (0..self.ranks()).map(|rank| &arrays[rank * len..(rank + 1) * len]).collect();
+        tree::sum(&arrays, &mut sum);
+        sum
+    }
+
+    /// The next message from `from`, or the next of `len` from anyone.
+    fn receive(&self, from: Option<usize>, len: usize) -> Result<(usize, Vec<f32>), CommError> {
+        let operation = "recv";
+        let tag = from.is_none().then(|| tag(len));
+        let message = self.until(operation, from, || self.group.probe(from, tag))?;
+        let (source, is) = (message.from, message.len);
+        if is != len {
+            return Err(self.failed(operation, source, format!("it sent {is} numbers where {len} were due")));
+        }
+        let transfer = Processes::receive(message).map_err(self.own(operation))?;
+        Ok((source, self.finish(operation, Some(source), transfer)?.1))
+    }
+}
+
+/// Messages are told apart by their length, as [`Communicator::recv_any`] asks for one.
+fn tag(len: usize) -> usize {
+    len & 0x3fff_ffff
+}
+
+impl Communicator for Mpi {
+    fn rank(&self) -> usize {
+        self.group.rank()
+    }
+
+    fn ranks(&self) -> usize {
+        self.members.len()
+    }
+
+    fn pulse(&self) -> Pulse {
+        self.process.pulse.clone()
+    }
+
+    fn carry(&mut self, job: Job) -> Result<Array, CommError> {
+        let len = |array: &Array| array.len;
+        match job {
+            Job::AllReduce(array, Order::Tree) => self.sum_whole(array.values),
+            Job::AllReduce(array, Order::Any) => {
+                let len = len(&array);
+                Ok(self.collective("all_reduce", len, 0, self.group.all_reduce(array.values))?.1)
+            }
+            Job::ReduceScatter(array, Order::Tree) => self.sum_part("reduce_scatter", array.values),
+            Job::ReduceScatter(array, Order::Any) => {
+                let len = len(&array);
+                let start = || self.group.reduce_scatter(array.values, self.parts(len)?);
+                Ok(self.collective("reduce_scatter", len, 0, start())?.1)
+            }
+            Job::AllGather(mine, len) => {
+                let (is, due) = (mine.len, part(len, self.ranks(), self.rank()).len());
+                if is != due {
+                    let problem = format!("it brought {is} numbers where {due} were due");
+                    return Err(self.failed("all_gather", self.rank(), problem));
+                }
+                let start = || self.group.all_gather(mine.values, self.parts(len)?);
+                Ok(self.collective("all_gather", len, 0, start())?.1)
+            }
+            Job::Broadcast(root, array) => {
+                let len = len(&array);
+                Ok(self.collective("broadcast", len, root, self.group.broadcast(array.values, root))?.0)
+            }
+            Job::Send(to, array) => {
+                let len = len(&array);
+                let message = self.group.send(array.values, to, tag(len)).map_err(self.own("send"))?;
+                Ok(self.process.heart.as_ref().map_or_else(Vec::new, |heart| heart.see_off(message, len)))
+            }
+            Job::Recv(from, len) => Ok(self.receive(Some(from), len)?.1),
+        }
+        .map(Array::from)
+    }
+
+    fn recv_any(&mut self, data: &mut [f32]) -> Result<usize, CommError> {
+        let (from, values) = self.receive(None, data.len())?;
+        data.copy_from_slice(&values);
+        Ok(from)
+    }
+
+    fn split(&mut self, color: usize) -> Result<Box<dyn Communicator>, CommError> {
+        let operation = "split";
+        let own = self.own(operation);
+        let mine = [color as u32, (color as u64 >> 32) as u32].map(f32::from_bits).to_vec();
+        let start = || self.group.all_gather(mine, Counts::new((0..self.ranks()).map(|_| 2))?);
+        let (_, all) = self.collective(operation, 0, 0, start())?;
+        let colors: Vec<[u32; 2]> = all.chunks_exact(2).map(|c| [c[0].to_bits(), c[1].to_bits()]).collect();
+        let me = colors[self.rank()];
+        let members = (0..colors.len()).filter(|rank| colors[*rank] == me).map(|rank| self.members[rank]).collect();
+        // A small number for MPI: the first rank of that color. All are here, so this blocks no longer than a message.
+        let first = colors.iter().position(|color| *color == me).unwrap_or(0);
+        let group = self.group.split(first).map_err(&own)?;
+        Ok(Box::new(Self { group, members, process: self.process.clone() }))
+    }
+}
