@@ -1,13 +1,11 @@
 //! Attention over blocks of queries and keys with online softmax; *FlashAttention-2*, arXiv:2307.08691, algorithms 1, 2.
 //!
-//! ```text
-//! forward task  (sequence, key head, run of queries):  pack K^T and V; each query head of the group, each 64 queries,
-//!                                                      each 64 keys that they may see: S = Q K^T, P = exp(S - max), O += P V
-//! backward task (sequence, key head):                  pack K^T, V^T and K; for the same blocks: P again from lse;
-//!                                                      dV += P^T dO, dS = P (dO V^T - delta), dK += dS^T Q, dQ += dS K
-//! ```
-//! A task owns all that it writes, so nothing is shared and the bits are fixed. Blocks that the mask hides are skipped.
-//! Few queries (one token of a text being written) are dot products along the keys as they lie: nothing is packed.
+//! Two ways through the blocks: [`vectors`] on every CPU, [`tiles`] for bf16 on matrix tiles. Few queries (one token of a
+//! text being written) are dot products along the keys as they lie: nothing is packed. A task owns all that it writes, so
+//! nothing is shared and the bits are fixed. Blocks that the mask hides are skipped.
+
+mod tiles;
+mod vectors;
 
 use std::{cell::RefCell, ops::Range};
 
@@ -15,7 +13,7 @@ use rayon::prelude::*;
 
 use crate::{
     SharedMut,
-    gemm::{Gemm, Mat, PackedRhs, Precision, pack_here},
+    gemm::{Mat, Precision},
     gemv::dot,
     simd::{Vector, simd_fn, stride},
 };
@@ -48,7 +46,6 @@ pub struct Attention {
     pub precision: Precision,
 }
 
-const BLOCK: usize = 64;
 /// Up to so many queries nothing is packed.
 const FEW: usize = 4;
 /// The number of tasks that a forward pass is cut into, if it has as many blocks.
@@ -62,21 +59,8 @@ pub fn alibi_slope(head: usize, heads: usize) -> f32 {
     if head < power { of(power, head) } else { of(2 * power, 2 * (head - power)) }
 }
 
-/// Working space of one thread.
-#[derive(Default)]
-struct Scratch {
-    scores: Vec<f32>,
-    other: Vec<f32>,
-    rows: Vec<f32>,
-    keys: Vec<f32>,
-    keys_turned: Vec<f32>,
-    values: Vec<f32>,
-    queries: Vec<f32>,
-    grads: Vec<f32>,
-}
-
 thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
+    static SCORES: RefCell<Vec<f32>> = RefCell::default();
 }
 
 impl Attention {
@@ -84,63 +68,40 @@ impl Attention {
     pub fn forward(&self, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32], lse: &mut [f32]) {
         self.check(q, k, v, out);
         let (out, lse) = (SharedMut::new(out), SharedMut::new(lse));
-        let blocks = self.q_len.div_ceil(BLOCK);
-        let pairs = self.batch * self.kv_heads;
-        let parts = TASKS.div_ceil(pairs.max(1)).clamp(1, blocks.max(1));
-        let per_part = blocks.div_ceil(parts);
-        let task = |t: usize| {
-            // Later blocks see more keys: they go first, so that the last task to end is a short one.
-            let (part, kv_head, b) = (parts - 1 - t % parts, t / parts % self.kv_heads, t / parts / self.kv_heads);
-            let queries = part * per_part * BLOCK..((part + 1) * per_part * BLOCK).min(self.q_len);
-            SCRATCH.with_borrow_mut(|s| self.forward_part(b, kv_head, queries, [q, k, v], out, lse, s));
-        };
-        let tasks = pairs * parts;
-        if self.q_len <= FEW { (0..tasks).for_each(task) } else { (0..tasks).into_par_iter().with_max_len(1).for_each(task) }
+        if self.q_len <= FEW {
+            for t in 0..self.batch * self.heads * self.q_len {
+                let (i, head, b) = (t % self.q_len, t / self.q_len % self.heads, t / self.q_len / self.heads);
+                SCORES.with_borrow_mut(|scores| self.forward_row(b, head, i, [q, k, v], out, lse, scores));
+            }
+        } else if self.precision.is_on_tiles() {
+            self.forward_on_tiles([q, k, v], out, lse);
+        } else {
+            self.forward_in_vectors([q, k, v], out, lse);
+        }
     }
 
-    fn forward_part(
-        &self,
-        b: usize,
-        kv_head: usize,
-        queries: Range<usize>,
-        qkv: [&[f32]; 3],
-        out: SharedMut,
-        lse: SharedMut,
-        s: &mut Scratch,
-    ) {
-        if queries.is_empty() {
-            return;
-        }
-        let (d, group) = (self.head_dim, self.heads / self.kv_heads);
-        let heads = kv_head * group..(kv_head + 1) * group;
-        s.scores.resize((BLOCK * BLOCK).max(self.kv_len), 0.0);
-        if self.q_len <= FEW {
-            for (head, i) in heads.flat_map(|head| queries.clone().map(move |i| (head, i))) {
-                self.forward_row(b, head, i, qkv, out, lse, s);
+    /// Call `task(sequence, key head, queries)`, in parallel, for runs of queries that begin at whole blocks.
+    fn each_part(&self, block: usize, task: impl Fn(usize, usize, Range<usize>) + Sync) {
+        let blocks = self.q_len.div_ceil(block);
+        let pairs = self.batch * self.kv_heads;
+        let parts = TASKS.div_ceil(pairs.max(1)).clamp(1, blocks.max(1));
+        let per_part = blocks.div_ceil(parts) * block;
+        (0..pairs * parts).into_par_iter().with_max_len(1).for_each(|t| {
+            // Later blocks see more keys: they go first, so that the last task to end is a short one.
+            let (part, kv_head, b) = (parts - 1 - t % parts, t / parts % self.kv_heads, t / parts / self.kv_heads);
+            let queries = part * per_part..((part + 1) * per_part).min(self.q_len);
+            if !queries.is_empty() {
+                task(b, kv_head, queries);
             }
-            return;
-        }
-        let keys = self.keys_of(queries.start, queries.len());
-        s.keys_turned.clear();
-        s.values.clear();
-        if !keys.is_empty() {
-            pack_here(self.precision, self.kv(qkv[1], b, kv_head, keys.start).transposed(), d, keys.len(), &mut s.keys_turned);
-        }
-        for j in keys.clone().step_by(BLOCK) {
-            pack_here(self.precision, self.kv(qkv[2], b, kv_head, j), BLOCK.min(keys.end - j), d, &mut s.values);
-        }
-        for head in heads {
-            for start in queries.clone().step_by(BLOCK) {
-                self.forward_block(b, head, start, &keys, qkv[0], out, lse, s);
-            }
-        }
+        });
     }
 
     /// One query against the keys and values as they lie.
-    fn forward_row(&self, b: usize, head: usize, i: usize, [q, k, v]: [&[f32]; 3], out: SharedMut, lse: SharedMut, s: &mut Scratch) {
+    fn forward_row(&self, b: usize, head: usize, i: usize, [q, k, v]: [&[f32]; 3], out: SharedMut, lse: SharedMut, scores: &mut Vec<f32>) {
         let (d, at, kv_head) = (self.head_dim, self.q_at(b, head, i), head / (self.heads / self.kv_heads));
-        let keys = self.keys_of(i, 1);
-        let scores = &mut s.scores[..keys.len()];
+        let keys = self.keys_of(i, 1, 1);
+        scores.resize(scores.len().max(keys.len()), 0.0);
+        let scores = &mut scores[..keys.len()];
         let (k, v) = (self.kv(k, b, kv_head, keys.start), self.kv(v, b, kv_head, keys.start));
         for (j, score) in scores.iter_mut().enumerate() {
             *score = dot(&q[at..at + d], &k.data[j * k.row_stride..][..d]);
@@ -161,59 +122,6 @@ impl Attention {
         *lse = most + total.ln();
     }
 
-    /// `packed`: the keys that were packed, from the start of a block on.
-    fn forward_block(
-        &self,
-        b: usize,
-        head: usize,
-        start: usize,
-        packed: &Range<usize>,
-        q: &[f32],
-        out: SharedMut,
-        lse: SharedMut,
-        s: &mut Scratch,
-    ) {
-        let (d, rows) = (self.head_dim, BLOCK.min(self.q_len - start));
-        let (q_width, q_at) = (self.heads * d, self.q_at(b, head, start));
-        s.rows.clear();
-        s.rows.resize(3 * BLOCK, 0.0);
-        let (most, rest) = s.rows.split_at_mut(BLOCK);
-        let (total, factor) = rest.split_at_mut(BLOCK);
-        most.fill(f32::NEG_INFINITY);
-        // SAFETY: rows `start..start + rows` of this head of `out` and `lse` are this task's alone.
-        let (out, lse) = unsafe { (out.at(q_at), lse.at((b * self.heads + head) * self.q_len + start)) };
-        for r in 0..rows {
-            // SAFETY: as above.
-            unsafe { std::slice::from_raw_parts_mut(out.add(r * q_width), d) }.fill(0.0);
-        }
-        for j in self.keys_of(start, rows).step_by(BLOCK) {
-            // The last block is as wide as it was packed.
-            let (at, cols) = (j - packed.start, BLOCK.min(packed.end - j));
-            let (keys, values) = (&s.keys_turned[self.turned(at)..], &s.values[self.block(at)..]);
-            // SAFETY: `scores` holds a block.
-            unsafe { self.gemm(rows, cols, d, false).tile(self.q(q, b, head, start), keys, None, s.scores.as_mut_ptr(), BLOCK) };
-            for r in 0..rows {
-                let row = &mut s.scores[r * BLOCK..][..cols];
-                self.mask_row(row, head, start + r, j);
-                factor[r] = online_softmax(row, self.scale, &mut most[r], &mut total[r]);
-                if factor[r] != 1.0 {
-                    // SAFETY: as above.
-                    let out = unsafe { std::slice::from_raw_parts_mut(out.add(r * q_width), d) };
-                    out.iter_mut().for_each(|o| *o *= factor[r]);
-                }
-            }
-            // SAFETY: as above.
-            unsafe { self.gemm(rows, d, cols, true).tile(Mat::rows(&s.scores, BLOCK), values, None, out, q_width) };
-        }
-        for r in 0..rows {
-            // SAFETY: as above.
-            unsafe {
-                *lse.add(r) = most[r] + total[r].ln();
-                let inverse = if total[r] > 0.0 { 1.0 / total[r] } else { 0.0 };
-                std::slice::from_raw_parts_mut(out.add(r * q_width), d).iter_mut().for_each(|o| *o *= inverse);
-            }
-        }
-    }
 
     /// Gradients of all three, each added to what it holds where `accumulate` says so. `delta` `[batch, heads, q_len]`
     /// is working space.
@@ -232,8 +140,9 @@ impl Attention {
         accumulate: [bool; 3],
     ) {
         self.check(q, k, v, out);
-        for (grad, keep) in [&mut *dq, &mut *dk, &mut *dv].into_iter().zip(accumulate) {
-            if !keep {
+        for (i, grad) in [&mut *dq, &mut *dk, &mut *dv].into_iter().enumerate() {
+            // In vectors, keys' and values' gradients are written whole.
+            if !accumulate[i] && (i == 0 || self.precision.is_on_tiles()) {
                 grad.par_chunks_mut(1 << 14).for_each(|g| g.fill(0.0));
             }
         }
@@ -249,67 +158,15 @@ impl Attention {
         let delta = &*delta;
         (0..self.batch * self.kv_heads).into_par_iter().with_max_len(1).for_each(|t| {
             let (b, kv_head) = (t / self.kv_heads, t % self.kv_heads);
-            SCRATCH.with_borrow_mut(|s| self.backward_head(b, kv_head, [q, k, v, lse, dout, delta], [dq, dk, dv], s));
+            let (read, grads) = ([q, k, v, lse, dout, delta], [dq, dk, dv]);
+            if self.precision.is_on_tiles() {
+                self.backward_on_tiles(b, kv_head, read, grads);
+            } else {
+                self.backward_in_vectors(b, kv_head, read, grads, accumulate);
+            }
         });
     }
 
-    fn backward_head(
-        &self,
-        b: usize,
-        kv_head: usize,
-        [q, k, v, lse, dout, delta]: [&[f32]; 6],
-        [dq, dk, dv]: [SharedMut; 3],
-        s: &mut Scratch,
-    ) {
-        let (d, group) = (self.head_dim, self.heads / self.kv_heads);
-        let (q_width, kv_width) = (self.heads * d, self.kv_heads * d);
-        s.scores.resize(BLOCK * BLOCK, 0.0);
-        s.other.resize(BLOCK * BLOCK, 0.0);
-        let (k, v) = (self.kv(k, b, kv_head, 0), self.kv(v, b, kv_head, 0));
-        for words in [&mut s.keys_turned, &mut s.values, &mut s.keys] {
-            words.clear();
-        }
-        pack_here(self.precision, k.transposed(), d, self.kv_len, &mut s.keys_turned);
-        pack_here(self.precision, v.transposed(), d, self.kv_len, &mut s.values);
-        for j in (0..self.kv_len).step_by(BLOCK) {
-            let block = Mat { data: &k.data[j * k.row_stride..], ..k };
-            pack_here(self.precision, block, BLOCK.min(self.kv_len - j), d, &mut s.keys);
-        }
-        for head in kv_head * group..(kv_head + 1) * group {
-            for start in (0..self.q_len).step_by(BLOCK) {
-                let rows = BLOCK.min(self.q_len - start);
-                let stat = (b * self.heads + head) * self.q_len + start;
-                let (queries, grads) = (self.q(q, b, head, start), self.q(dout, b, head, start));
-                s.queries.clear();
-                s.grads.clear();
-                pack_here(self.precision, queries, rows, d, &mut s.queries);
-                pack_here(self.precision, grads, rows, d, &mut s.grads);
-                for j in self.keys_of(start, rows).step_by(BLOCK) {
-                    let cols = BLOCK.min(self.kv_len - j);
-                    let kv_at = ((b * self.kv_len + j) * self.kv_heads + kv_head) * d;
-                    // SAFETY: this task alone writes this key head of `dk`, `dv` and its query heads of `dq`; the two
-                    // blocks of scores are this thread's.
-                    unsafe {
-                        let (p, ds) = (s.scores.as_mut_ptr(), s.other.as_mut_ptr());
-                        let turned = self.turned(j);
-                        self.gemm(rows, cols, d, false).tile(queries, &s.keys_turned[turned..], None, p, BLOCK);
-                        self.gemm(rows, cols, d, false).tile(grads, &s.values[turned..], None, ds, BLOCK);
-                        for r in 0..rows {
-                            let row = &mut s.scores[r * BLOCK..][..cols];
-                            self.mask_row(row, head, start + r, j);
-                            let other = &mut s.other[r * BLOCK..][..cols];
-                            backward_row(row, other, lse[stat + r], delta[stat + r], self.scale);
-                        }
-                        let (p, ds) = (Mat::rows(&s.scores, BLOCK), Mat::rows(&s.other, BLOCK));
-                        self.gemm(cols, d, rows, true).tile(p.transposed(), &s.grads, None, dv.at(kv_at), kv_width);
-                        self.gemm(cols, d, rows, true).tile(ds.transposed(), &s.queries, None, dk.at(kv_at), kv_width);
-                        let dq = dq.at(self.q_at(b, head, start));
-                        self.gemm(rows, d, cols, true).tile(ds, &s.keys[self.block(j)..], None, dq, q_width);
-                    }
-                }
-            }
-        }
-    }
 
     /// Multiplications and additions of the pairs that the mask lets through.
     #[must_use]
@@ -333,10 +190,6 @@ impl Attention {
         assert!(self.heads.is_multiple_of(self.kv_heads), "attention: whole groups");
     }
 
-    fn gemm(&self, m: usize, n: usize, k: usize, accumulate: bool) -> Gemm {
-        Gemm { m, n, k, precision: self.precision, accumulate }
-    }
-
     fn q_at(&self, b: usize, head: usize, row: usize) -> usize {
         ((b * self.q_len + row) * self.heads + head) * self.head_dim
     }
@@ -349,25 +202,16 @@ impl Attention {
         Mat::rows(&x[((b * self.kv_len + row) * self.kv_heads + kv_head) * self.head_dim..], self.kv_heads * self.head_dim)
     }
 
-    /// Where key `j`, counted from the first packed, starts among packed `[head_dim, keys]`.
-    fn turned(&self, j: usize) -> usize {
-        PackedRhs::bytes(self.precision, self.head_dim, j) / 4
-    }
-
-    /// Where the block of key `j`, counted from the first packed, starts among packed blocks `[64, head_dim]`.
-    fn block(&self, j: usize) -> usize {
-        j / BLOCK * (PackedRhs::bytes(self.precision, BLOCK, self.head_dim) / 4)
-    }
 
     /// The keys that some query of `start..start + rows` sees, from the start of a block on.
-    fn keys_of(&self, start: usize, rows: usize) -> Range<usize> {
+    fn keys_of(&self, start: usize, rows: usize, block: usize) -> Range<usize> {
         let (first_query, last_query) = (start + self.q_offset, start + rows - 1 + self.q_offset);
         let (first, end) = match self.mask {
             Mask::Full => (0, self.kv_len),
             Mask::Causal => (0, (last_query + 1).min(self.kv_len)),
             Mask::Window(w) => ((first_query + 1).saturating_sub(w), (last_query + 1).min(self.kv_len)),
         };
-        first / BLOCK * BLOCK..end
+        first / block * block..end
     }
 
     /// To scores of query `i` with keys from `j` on, not scaled yet, add the slope, and hide what the mask hides.
@@ -438,31 +282,6 @@ fn online_softmax_body<V: Vector>(row: &mut [f32], scale: f32, most: &mut f32, t
     factor
 }
 
-simd_fn! {
-    /// `p = e^(scale score - lse)` in the first row, `ds = p (dp - delta) scale` in the second.
-    fn backward_row(scores: &mut [f32], dp: &mut [f32], lse: f32, delta: f32, scale: f32) = backward_row_body;
-}
-
-#[inline(always)]
-fn backward_row_body<V: Vector>(scores: &mut [f32], dp: &mut [f32], lse: f32, delta: f32, scale: f32) {
-    let n = scores.len().min(dp.len());
-    let (p_at, ds_at) = (scores.as_mut_ptr(), dp.as_mut_ptr());
-    // SAFETY of both closures: a whole vector starts at `i`, or `i < n`.
-    #[allow(clippy::undocumented_unsafe_blocks)]
-    stride::<V>(
-        n,
-        |i| unsafe {
-            let p = V::load(p_at.add(i)).fma(V::splat(scale), V::splat(-lse)).exp();
-            p.store(p_at.add(i));
-            p.mul(V::load(ds_at.add(i)).sub(V::splat(delta))).mul(V::splat(scale)).store(ds_at.add(i));
-        },
-        |i| unsafe {
-            let p = (scale * *p_at.add(i) - lse).exp();
-            *p_at.add(i) = p;
-            *ds_at.add(i) = p * (*ds_at.add(i) - delta) * scale;
-        },
-    );
-}
 
 #[cfg(test)]
 mod tests {

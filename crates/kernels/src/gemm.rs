@@ -34,6 +34,18 @@ impl Precision {
             Self::Bf16 => k.div_ceil(32) * 16,
         }
     }
+
+    /// How many numbers are in a word.
+    pub(crate) const fn per_word(self) -> usize {
+        match self {
+            Self::F32 => 1,
+            Self::Bf16 => 2,
+        }
+    }
+
+    pub(crate) fn is_on_tiles(self) -> bool {
+        self == Self::Bf16 && crate::level() == crate::Level::Amx
+    }
 }
 
 /// A matrix somewhere in a slice: element `(i, j)` is at `i * row_stride + j * col_stride`.
@@ -151,7 +163,7 @@ impl Gemm {
             return;
         }
         // Matrix tiles are so fast that A is packed once for all columns, and has to be.
-        let (mc, nc) = if self.is_on_tiles() { (128, 4096) } else { (MC, NC) };
+        let (mc, nc) = if self.precision.is_on_tiles() { (128, 4096) } else { (MC, NC) };
         // Few rows: narrower tiles, so that there are enough of them.
         let nc = if self.m <= mc { 128 } else { nc };
         let (down, across) = (self.m.div_ceil(mc), self.n.div_ceil(nc));
@@ -183,16 +195,12 @@ impl Gemm {
         assert!(4 * b.len() >= PackedRhs::bytes(self.precision, self.k, self.n), "gemm: B is packed for {self:?}");
         PACKED_A.with_borrow_mut(|packed| {
             #[cfg(target_arch = "x86_64")]
-            if self.is_on_tiles() {
+            if self.precision.is_on_tiles() {
                 // SAFETY: the level says that the tiles are there; the rest is the caller's promise.
                 return unsafe { crate::amx::tile(*self, a, b, bias, c, ldc, packed) };
             }
             tile(*self, a, b, bias, c, ldc, packed);
         });
-    }
-
-    fn is_on_tiles(&self) -> bool {
-        self.precision == Precision::Bf16 && crate::level() == crate::Level::Amx
     }
 }
 
@@ -290,7 +298,7 @@ fn tile_body<V: Vector>(g: Gemm, a: Mat<'_>, b: &[f32], bias: Option<&[f32]>, c:
 }
 
 #[inline(always)]
-fn blocks<V: Vector, const MR: usize>(
+pub(crate) fn blocks<V: Vector, const MR: usize>(
     g: Gemm,
     a: Mat<'_>,
     b: &[f32],
@@ -326,10 +334,10 @@ fn blocks<V: Vector, const MR: usize>(
                     unsafe {
                         let at = c.add(p * MR * ldc + j + half);
                         if whole && (bias.is_none() || !first) {
-                            micro::<V, MR>(g.precision, depth, a.as_ptr(), b.as_ptr().add(half), at, ldc, adds);
+                            micro::<V, MR>(g.precision, depth, a.as_ptr(), MR, b.as_ptr().add(half), at, ldc, adds);
                             continue;
                         }
-                        micro::<V, MR>(g.precision, depth, a.as_ptr(), b.as_ptr().add(half), sums.as_mut_ptr().cast(), NR, false);
+                        micro::<V, MR>(g.precision, depth, a.as_ptr(), MR, b.as_ptr().add(half), sums.as_mut_ptr().cast(), NR, false);
                         let bias = bias.filter(|_| first).map(|bias| &bias[j + half..]);
                         put_block(&sums, rows, width.min(cols - half), bias, adds, at, ldc);
                     }
@@ -362,12 +370,13 @@ pub(crate) unsafe fn put_block(sums: &[[f32; NR]], rows: usize, cols: usize, bia
 
 /// MR rows by two vectors of C, in registers over `depth` words.
 /// # Safety
-/// `a` holds `depth * MR` words, `b` `depth` rows of NR that start at this block's columns, `c` MR rows `ldc` apart.
+/// `a` holds `depth` runs of MR words, `lda` apart, `b` `depth` rows of NR that start at this block's columns, `c` MR rows `ldc` apart.
 #[inline(always)]
-unsafe fn micro<V: Vector, const MR: usize>(
+pub(crate) unsafe fn micro<V: Vector, const MR: usize>(
     precision: Precision,
     depth: usize,
     a: *const f32,
+    lda: usize,
     b: *const f32,
     c: *mut f32,
     ldc: usize,
@@ -381,7 +390,7 @@ unsafe fn micro<V: Vector, const MR: usize>(
                 for p in 0..depth {
                     let (b0, b1) = (V::load(b.add(p * NR)), V::load(b.add(p * NR + V::N)));
                     for r in 0..MR {
-                        let a = V::splat(*a.add(p * MR + r));
+                        let a = V::splat(*a.add(p * lda + r));
                         sums[r] = [a.fma(b0, sums[r][0]), a.fma(b1, sums[r][1])];
                     }
                 }
@@ -390,7 +399,7 @@ unsafe fn micro<V: Vector, const MR: usize>(
                 for p in 0..depth {
                     let (b0, b1) = (V::load(b.add(p * NR)), V::load(b.add(p * NR + V::N)));
                     for r in 0..MR {
-                        let a = V::splat(*a.add(p * MR + r));
+                        let a = V::splat(*a.add(p * lda + r));
                         sums[r] = [V::dot_bf16(a, b0, sums[r][0]), V::dot_bf16(a, b1, sums[r][1])];
                     }
                 }
@@ -409,7 +418,7 @@ unsafe fn micro<V: Vector, const MR: usize>(
 /// Rows `i..i + rows` of A, words `start..start + depth`, as `[depth][MR]`, zeros in the rows beyond. Room for one more
 /// vector follows the panel.
 #[inline(always)]
-fn pack_lhs<V: Vector, const MR: usize>(
+pub(crate) fn pack_lhs<V: Vector, const MR: usize>(
     precision: Precision,
     a: Mat<'_>,
     i: usize,

@@ -26,6 +26,13 @@ pub(crate) trait Vector: Copy {
     fn round(self) -> Self;
     /// `2^self` for whole numbers in -126..=127.
     fn exp2_whole(self) -> Self;
+    /// `self * 2^n` for whole numbers in -126..=128.
+    #[inline(always)]
+    fn times_exp2(self, n: Self) -> Self {
+        // 2^127 is the largest power; 2^128 is reached in two steps.
+        let half = n.mul(Self::splat(0.5)).round();
+        self.mul(half.exp2_whole()).mul(n.sub(half).exp2_whole())
+    }
     /// Each lane holds two bf16, low half first: both as f32.
     fn bf16_pair(self) -> (Self, Self);
     /// 0 in the lanes where `x` is below `floor`.
@@ -103,9 +110,7 @@ pub(crate) trait Vector: Copy {
             p = p.fma(r, Self::splat(c));
         }
         let p = p.fma(r.mul(r), r.add(Self::splat(1.0)));
-        // 2^127 is the largest power; 2^128 * p is reached in two steps.
-        let half = n.mul(Self::splat(0.5)).round();
-        p.mul(half.exp2_whole()).mul(n.sub(half).exp2_whole()).zero_below(self, -87.3)
+        p.times_exp2(n).zero_below(self, -87.3)
     }
 
     /// `1 / (1 + e^-self)`
@@ -365,6 +370,10 @@ pub(crate) mod x86 {
             }
         }
         #[inline(always)]
+        fn times_exp2(self, n: Self) -> Self {
+            Self(unsafe { _mm512_scalef_ps(self.0, n.0) })
+        }
+        #[inline(always)]
         fn bf16_pair(self) -> (Self, Self) {
             unsafe {
                 let bits = _mm512_castps_si512(self.0);
@@ -434,6 +443,10 @@ pub(crate) mod x86 {
         #[inline(always)]
         fn exp2_whole(self) -> Self {
             Self(self.0.exp2_whole())
+        }
+        #[inline(always)]
+        fn times_exp2(self, n: Self) -> Self {
+            Self(self.0.times_exp2(n.0))
         }
         #[inline(always)]
         fn bf16_pair(self) -> (Self, Self) {
