@@ -53,6 +53,44 @@ fn axpy_body<V: Vector>(s: f32, a: &[f32], y: &mut [f32]) {
     );
 }
 
+/// `sum[j] += sum over r of rows[r][j]`, in the order of the rows.
+pub fn add_rows(rows: &[f32], sum: &mut [f32]) {
+    const STRIP: usize = 128;
+    let width = sum.len();
+    sum.par_chunks_mut(STRIP).enumerate().for_each(|(strip, sum)| add_strip(&rows[strip * STRIP..], width, sum));
+}
+
+simd_fn! { fn add_strip(rows: &[f32], width: usize, sum: &mut [f32]) = add_strip_body; }
+
+#[inline(always)]
+fn add_strip_body<V: Vector>(rows: &[f32], width: usize, sum: &mut [f32]) {
+    let n = sum.len();
+    let mut whole = 0;
+    // Four vectors of sums stay in registers all the way down.
+    while whole + 4 * V::N <= n {
+        let mut sums = [V::splat(0.0); 4];
+        for row in rows.chunks(width).filter(|row| row.len() >= n) {
+            for (i, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: a row holds the `n` columns of this strip.
+                *sum = sum.add(unsafe { V::load(row.as_ptr().add(whole + i * V::N)) });
+            }
+        }
+        for (i, partial) in sums.iter().enumerate() {
+            // SAFETY: `whole + 4 N <= n`.
+            unsafe {
+                let at = sum.as_mut_ptr().add(whole + i * V::N);
+                V::load(at).add(*partial).store(at);
+            }
+        }
+        whole += 4 * V::N;
+    }
+    for row in rows.chunks(width).filter(|row| row.len() >= n) {
+        for (sum, x) in sum[whole..].iter_mut().zip(&row[whole..n]) {
+            *sum += x;
+        }
+    }
+}
+
 /// `y += s a`
 pub fn add_scaled(s: f32, a: &[f32], y: &mut [f32]) {
     y.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).for_each(|(y, a)| axpy(s, a, y));
@@ -133,6 +171,17 @@ impl std::iter::Sum for Squares {
 mod tests {
     use super::*;
     use crate::naive::noise;
+
+    #[test]
+    fn rows_are_added_to_what_is_there() {
+        for (rows, width) in [(1, 1), (3, 7), (5, 64), (2, 129), (67, 200), (9, 300)] {
+            let (x, mut sum) = (noise(1, rows * width), noise(2, width));
+            let want: Vec<f64> =
+                (0..width).map(|j| f64::from(sum[j]) + (0..rows).map(|r| f64::from(x[r * width + j])).sum::<f64>()).collect();
+            add_rows(&x, &mut sum);
+            assert!(sum.iter().zip(&want).all(|(got, want)| (f64::from(*got) - want).abs() < 1e-5), "{rows} x {width}");
+        }
+    }
 
     #[test]
     fn sums_agree_at_every_length() {

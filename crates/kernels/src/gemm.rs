@@ -309,20 +309,26 @@ pub(crate) fn blocks<V: Vector, const MR: usize>(
 ) {
     let words = g.precision.words(g.k);
     let panels = g.m.div_ceil(MR);
-    packed.resize(packed.len().max(panels * MR * KC + V::N), 0.0);
+    // Room for one more vector follows each panel.
+    let panel_room = MR * KC + V::N;
+    packed.resize(packed.len().max(panels * panel_room), 0.0);
     // A product over nothing still writes its zeros and bias.
     let mut start = 0;
     loop {
         let depth = KC.min(words - start);
-        for p in 0..panels {
-            let panel = &mut packed[p * MR * depth..][..MR * depth + V::N];
-            pack_lhs::<V, MR>(g.precision, a, p * MR, MR.min(g.m - p * MR), start, depth, g.k, panel);
+        if a.row_stride == 1 && a.col_stride != 1 {
+            pack_turned::<V, MR>(g, a, start, depth, panel_room, packed);
+        } else {
+            for p in 0..panels {
+                let panel = &mut packed[p * panel_room..][..MR * depth + V::N];
+                pack_lhs::<V, MR>(g.precision, a, p * MR, MR.min(g.m - p * MR), start, depth, g.k, panel);
+            }
         }
         let first = start == 0;
         for j in (0..g.n).step_by(NR) {
             let b = &b[j * words + start * NR..];
             for p in 0..panels {
-                let a = &packed[p * MR * depth..];
+                let a = &packed[p * panel_room..];
                 let (rows, cols) = (MR.min(g.m - p * MR), NR.min(g.n - j));
                 let width = 2 * V::N;
                 for half in (0..NR).step_by(width).filter(|half| *half < cols) {
@@ -449,24 +455,40 @@ pub(crate) fn pack_lhs<V: Vector, const MR: usize>(
                 }
             }
         }
-    } else if a.row_stride == 1 && rows == MR {
-        let whole = (k - first) / per_word;
-        while done < depth.min(whole) && (first + per_word * (done + 1) - 1) * a.col_stride + V::N <= data.len() {
-            // SAFETY: the last column read has `N` numbers from its first row on; stores as above.
-            unsafe {
-                let at = data.as_ptr().add((first + per_word * done) * a.col_stride);
-                let low = V::load(at);
-                let words = if per_word == 1 { low } else { V::bf16_words(low, V::load(at.add(a.col_stride))) };
-                words.store(panel.as_mut_ptr().add(done * MR));
-            }
-            done += 1;
-        }
     }
     let at = |r: usize, p: usize| if p < k && r < rows { data[r * a.row_stride + p * a.col_stride] } else { 0.0 };
     for p in done..depth {
         for r in 0..MR {
             let q = first + per_word * p;
             panel[p * MR + r] = if per_word == 1 { at(r, q) } else { word(at(r, q), at(r, q + 1)) };
+        }
+    }
+}
+
+/// As [`pack_lhs`], for all panels of an A whose columns lie as runs: each column is read once, along memory. Rows beyond
+/// the last may be anything.
+#[inline(always)]
+fn pack_turned<V: Vector, const MR: usize>(g: Gemm, a: Mat<'_>, start: usize, depth: usize, panel_room: usize, packed: &mut [f32]) {
+    let (panels, per_word) = (g.m.div_ceil(MR), g.precision.per_word());
+    let at = |r: usize, q: usize| if q < g.k && r < g.m { a.data[r + q * a.col_stride] } else { 0.0 };
+    for p in 0..depth {
+        let q = per_word * (start + p);
+        let last_end = (q + per_word - 1) * a.col_stride + (panels - 1) * MR + V::N;
+        if q + per_word <= g.k && last_end <= a.data.len() {
+            for panel in 0..panels {
+                // SAFETY: the bound above; what a store has beyond MR lanes, the next one covers, and the last the room.
+                unsafe {
+                    let from = a.data.as_ptr().add(q * a.col_stride + panel * MR);
+                    let low = V::load(from);
+                    let words = if per_word == 1 { low } else { V::bf16_words(low, V::load(from.add(a.col_stride))) };
+                    words.store(packed.as_mut_ptr().add(panel * panel_room + p * MR));
+                }
+            }
+        } else {
+            for r in 0..panels * MR {
+                let to = r / MR * panel_room + p * MR + r % MR;
+                packed[to] = if per_word == 1 { at(r, q) } else { word(at(r, q), at(r, q + 1)) };
+            }
         }
     }
 }

@@ -79,14 +79,42 @@ simd_fn! {
 #[inline(always)]
 fn layer_rows_body<V: Vector>(x: &[f32], w: &[f32], b: Option<&[f32]>, eps: f32, y: &mut [f32], mean: &mut [f32], inv_std: &mut [f32]) {
     let n = w.len();
+    assert!(b.is_none_or(|b| b.len() == n), "norm: a bias for each column");
     for (r, (x, y)) in x.chunks_exact(n).zip(y.chunks_exact_mut(n)).enumerate() {
-        let m = x.iter().sum::<f32>() / n as f32;
+        let m = sum::<V>(x) / n as f32;
         let s = 1.0 / (sum_products::<V>(x, m, x, m) / n as f32 + eps).sqrt();
         (mean[r], inv_std[r]) = (m, s);
-        for i in 0..n {
-            y[i] = (x[i] - m) * s * w[i] + b.map_or(0.0, |b| b[i]);
+        let (x, w, out) = (x.as_ptr(), w.as_ptr(), y.as_mut_ptr());
+        let (vm, vs) = (V::splat(m), V::splat(s));
+        // SAFETY of all four closures: a whole vector starts at `i`, or `i < n`; rows, `w` and `b` are `n` long.
+        #[allow(clippy::undocumented_unsafe_blocks)]
+        if let Some(b) = b {
+            let b = b.as_ptr();
+            stride::<V>(
+                n,
+                |i| unsafe { V::load(x.add(i)).sub(vm).mul(vs).fma(V::load(w.add(i)), V::load(b.add(i))).store(out.add(i)) },
+                |i| unsafe { *out.add(i) = (*x.add(i) - m) * s * *w.add(i) + *b.add(i) },
+            );
+        } else {
+            stride::<V>(
+                n,
+                |i| unsafe { V::load(x.add(i)).sub(vm).mul(vs).mul(V::load(w.add(i))).store(out.add(i)) },
+                |i| unsafe { *out.add(i) = (*x.add(i) - m) * s * *w.add(i) },
+            );
         }
     }
+}
+
+#[inline(always)]
+fn sum<V: Vector>(x: &[f32]) -> f32 {
+    let (mut sums, mut single) = (V::splat(0.0), 0.0);
+    stride::<V>(
+        x.len(),
+        // SAFETY: a whole vector starts at `i`.
+        |i| sums = sums.add(unsafe { V::load(x.as_ptr().add(i)) }),
+        |i| single += x[i],
+    );
+    sums.sum() + single
 }
 
 /// With `h = (x - mean) s` and `g = w dy`: `dx = s (g - mean(g) - h mean(g h))`, `dw += h dy`, `db += dy`.
@@ -158,17 +186,32 @@ fn backward_rows_body<V: Vector>(rows: Rows<'_>, dx: &mut [f32], sums: &mut [f32
     let mut weighted = vec![0.0; n];
     for (r, ((x, dy), dx)) in rows.x.chunks_exact(n).zip(rows.dy.chunks_exact(n)).zip(dx.chunks_exact_mut(n)).enumerate() {
         let (m, s) = (if is_layer { rows.mean[r] } else { 0.0 }, rows.inv[r]);
-        for i in 0..n {
-            weighted[i] = w[i] * dy[i];
-        }
+        scale_into::<V>(dy, w, 1.0, &mut weighted);
         let g_h = sum_products::<V>(&weighted, 0.0, x, m) * s / n as f32;
-        let g = if is_layer { sum_products::<V>(w, 0.0, dy, 0.0) / n as f32 } else { 0.0 };
-        for i in 0..n {
-            let h = (x[i] - m) * s;
-            let new = s * (weighted[i] - g - h * g_h);
-            dx[i] = if accumulate { dx[i] + new } else { new };
-            dw[i] += h * dy[i];
-            db[i] += dy[i];
-        }
+        let g = if is_layer { sum::<V>(&weighted) / n as f32 } else { 0.0 };
+        let (vm, vs, vg, vg_h) = (V::splat(m), V::splat(s), V::splat(g), V::splat(g_h));
+        let (to, dw, db) = (dx.as_mut_ptr(), dw.as_mut_ptr(), db.as_mut_ptr());
+        // SAFETY of both closures: a whole vector starts at `i`, or `i < n`, and all rows and sums are `n` long.
+        #[allow(clippy::undocumented_unsafe_blocks)]
+        stride::<V>(
+            n,
+            |i| unsafe {
+                let dy = V::load(dy.as_ptr().add(i));
+                let h = V::load(x.as_ptr().add(i)).sub(vm).mul(vs);
+                let new = vs.mul(V::load(weighted.as_ptr().add(i)).sub(vg).sub(h.mul(vg_h)));
+                if accumulate { V::load(to.add(i)).add(new) } else { new }.store(to.add(i));
+                h.fma(dy, V::load(dw.add(i))).store(dw.add(i));
+                if is_layer {
+                    V::load(db.add(i)).add(dy).store(db.add(i));
+                }
+            },
+            |i| unsafe {
+                let h = (x[i] - m) * s;
+                let new = s * (weighted[i] - g - h * g_h);
+                *to.add(i) = if accumulate { *to.add(i) + new } else { new };
+                *dw.add(i) += h * dy[i];
+                *db.add(i) += dy[i];
+            },
+        );
     }
 }

@@ -411,6 +411,16 @@ pub(crate) mod x86 {
         )*};
     }
 
+    /// Number `i` of the lower half, then of the upper.
+    const INTERLEAVED: [u16; 32] = {
+        let (mut order, mut i) = ([0; 32], 0);
+        while i < 16 {
+            (order[2 * i], order[2 * i + 1]) = (i as u16, 16 + i as u16);
+            i += 1;
+        }
+        order
+    };
+
     impl Vector for Avx512Bf16 {
         const N: usize = 16;
         same_as_avx512!(add, sub, mul, div, max, min);
@@ -472,11 +482,11 @@ pub(crate) mod x86 {
         }
         #[inline(always)]
         fn bf16_words(low: Self, high: Self) -> Self {
-            // SAFETY: used only inside functions compiled for AVX-512 BF16; the types are 32 bytes of plain bits.
+            // SAFETY: used only inside functions compiled for AVX-512 BF16; the types are 64 bytes of plain bits.
             unsafe {
-                let low = _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(low.0.0)));
-                let high = _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(high.0.0)));
-                Self(Avx512(_mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32::<16>(high)))))
+                let halves = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high.0.0, low.0.0));
+                let order = std::mem::transmute::<[u16; 32], __m512i>(INTERLEAVED);
+                Self(Avx512(_mm512_castsi512_ps(_mm512_permutexvar_epi16(order, halves))))
             }
         }
         #[inline(always)]

@@ -2,7 +2,6 @@
 //! Backward: `dx = dy W`, `dW += dy^T x`, `db += sum over rows of dy`; the transposes are read in place.
 
 use kernels::gemm::{Gemm, Mat, Precision, Rhs};
-use rayon::prelude::*;
 
 use super::{Backward, Cost, Forward, Input, Op, Saves};
 use crate::{EngineError, Form, Shape, ShapeError, Tape, Tensor};
@@ -56,7 +55,7 @@ impl Op for Linear {
             if !db.accumulate {
                 db.data.fill(0.0);
             }
-            add_rows(b.dy, db.data);
+            kernels::elementwise::add_rows(b.dy, db.data);
         }
     }
 }
@@ -68,19 +67,6 @@ pub(super) fn rhs<'a>(w: &Input<'a>, form: Form, precision: Precision) -> Rhs<'a
         (_, _, Form::Forward) => Rhs::Plain(Mat::rows(w.f32s(), w.shape.last()).transposed()),
         (_, _, Form::Backward) => Rhs::Plain(Mat::rows(w.f32s(), w.shape.last())),
     }
-}
-
-/// `sum[j] += sum over r of rows[r][j]`, in the order of the rows, in parallel over strips of columns.
-fn add_rows(rows: &[f32], sum: &mut [f32]) {
-    const STRIP: usize = 64;
-    let width = sum.len();
-    sum.par_chunks_mut(STRIP).enumerate().for_each(|(strip, sum)| {
-        for row in rows.chunks_exact(width) {
-            for (sum, v) in sum.iter_mut().zip(&row[strip * STRIP..]) {
-                *sum += v;
-            }
-        }
-    });
 }
 
 impl Tape<'_> {
