@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Array, CommError, Communicator, Job, Pulse, part};
+use crate::{
+    Array, CommError, Communicator, Job, Pulse, part,
+    sim::{GroupClock, Timing},
+};
 
 /// Stands for a job that was started; give it to [`Group::wait`] once.
 #[must_use]
@@ -35,6 +38,9 @@ pub struct Group {
     started: u64,
     done: HashMap<u64, Done>,
     traffic: Traffic,
+    /// Of a simulated group: virtual seconds stand for those that pass.
+    clock: Option<GroupClock>,
+    timings: HashMap<u64, (Timing, &'static str)>,
 }
 
 enum Worker {
@@ -44,7 +50,22 @@ enum Worker {
 
 enum Order {
     Run(u64, Job),
-    Split(usize, Sender<Result<Box<dyn Communicator>, CommError>>),
+    Split(Split, Sender<Result<Box<dyn Communicator>, CommError>>),
+}
+
+/// This rank's color, or that of every rank.
+enum Split {
+    Color(usize),
+    Colors(Vec<usize>),
+}
+
+impl Split {
+    fn of(self, comm: &mut dyn Communicator) -> Result<Box<dyn Communicator>, CommError> {
+        match self {
+            Self::Color(color) => comm.split(color),
+            Self::Colors(colors) => comm.split_by(&|rank| colors[rank]),
+        }
+    }
 }
 
 struct Done {
@@ -54,11 +75,12 @@ struct Done {
 
 impl Group {
     #[must_use]
-    pub fn new(comm: Box<dyn Communicator>) -> Self {
-        let (rank, ranks) = (comm.rank(), comm.ranks());
-        let pulse = comm.pulse();
-        let worker = if ranks == 1 { Worker::Here(comm) } else { Worker::beside(comm) };
-        Self { rank, ranks, pulse, worker, started: 0, done: HashMap::new(), traffic: Traffic::default() }
+    pub fn new(mut comm: Box<dyn Communicator>) -> Self {
+        let (rank, ranks, pulse, clock) = (comm.rank(), comm.ranks(), comm.pulse(), comm.take_clock());
+        let has_nothing_to_do = ranks == 1 || clock.as_ref().is_some_and(|clock| !clock.carries_data());
+        let worker = if has_nothing_to_do { Worker::Here(comm) } else { Worker::beside(comm) };
+        let (done, timings) = Default::default();
+        Self { rank, ranks, pulse, worker, started: 0, done, traffic: Traffic::default(), clock, timings }
     }
 
     #[must_use]
@@ -87,6 +109,9 @@ impl Group {
         self.traffic.sent_bytes += self.sent_bytes(&job);
         let ticket = self.started;
         self.started += 1;
+        if let Some(clock) = &mut self.clock {
+            self.timings.insert(ticket, (clock.start(&job), job.operation()));
+        }
         match &mut self.worker {
             Worker::Here(comm) => {
                 self.done.insert(ticket, run(&mut **comm, job));
@@ -102,6 +127,11 @@ impl Group {
     /// [`CommError`] when a rank did not do its part.
     pub fn wait(&mut self, ticket: Ticket) -> Result<Array, CommError> {
         let since = Instant::now();
+        // Virtual time first: a simulation sees that all ranks wait, and for what.
+        let passed = match (&self.clock, self.timings.remove(&ticket.0)) {
+            (Some(clock), Some((timing, operation))) => Some(clock.wait(timing, operation)?),
+            _ => None,
+        };
         while !self.done.contains_key(&ticket.0) {
             let received = match &self.worker {
                 Worker::Beside { results, .. } => results.recv().ok(),
@@ -113,9 +143,11 @@ impl Group {
             };
             self.done.insert(number, done);
         }
-        self.traffic.exposed_secs += since.elapsed().as_secs_f64();
         let Some(done) = self.done.remove(&ticket.0) else { unreachable!("the loop above ends with the result") };
-        self.traffic.busy_secs += done.busy.as_secs_f64();
+        let real = (since.elapsed().as_secs_f64(), done.busy.as_secs_f64());
+        let (exposed_secs, busy_secs) = passed.map_or(real, |passed| (passed.exposed_secs, passed.busy_secs));
+        self.traffic.exposed_secs += exposed_secs;
+        self.traffic.busy_secs += busy_secs;
         done.result
     }
 
@@ -131,16 +163,27 @@ impl Group {
     /// # Errors
     /// As [`Group::wait`].
     pub fn split(&mut self, color: usize) -> Result<Self, CommError> {
-        let split = match &mut self.worker {
-            Worker::Here(comm) => comm.split(color),
+        self.split_with(Split::Color(color))
+    }
+
+    /// The same, where every rank knows the color of every other; see [`Communicator::split_by`].
+    /// # Errors
+    /// As [`Group::wait`].
+    pub fn split_by(&mut self, color: impl Fn(usize) -> usize) -> Result<Self, CommError> {
+        self.split_with(Split::Colors((0..self.ranks).map(color).collect()))
+    }
+
+    fn split_with(&mut self, split: Split) -> Result<Self, CommError> {
+        let part = match &mut self.worker {
+            Worker::Here(comm) => split.of(&mut **comm),
             Worker::Beside { orders, .. } => {
                 let (sender, receiver) = channel();
-                drop(orders.send(Order::Split(color, sender)));
+                drop(orders.send(Order::Split(split, sender)));
                 let problem = || "its communication thread has ended".to_owned();
                 receiver.recv().unwrap_or_else(|_| Err(CommError { rank: self.rank, operation: "split", problem: problem() }))
             }
         };
-        Ok(Self::new(split?))
+        Ok(Self::new(part?))
     }
 
     fn sent_bytes(&self, job: &Job) -> u64 {
@@ -159,7 +202,8 @@ impl Group {
             Job::Send(_, array) => array.len(),
             Job::Recv(..) => 0,
         };
-        4 * elements as u64
+        let bytes = self.clock.as_ref().map_or(4.0, GroupClock::bytes_per_element);
+        (bytes * elements as f64) as u64
     }
 }
 
@@ -184,7 +228,7 @@ impl Worker {
             for order in received {
                 match order {
                     Order::Run(ticket, job) => drop(sender.send((ticket, run(&mut *comm, job)))),
-                    Order::Split(color, reply) => drop(reply.send(comm.split(color))),
+                    Order::Split(split, reply) => drop(reply.send(split.of(&mut *comm))),
                 }
             }
         };

@@ -3,7 +3,7 @@
 //! ```text
 //! strategy -> Group::start(Job) -> Ticket ... Group::wait(Ticket) -> Array
 //!              |  a thread beside the work runs jobs in the order in which they were started
-//!               +-> Communicator: Solo | Threads | Mpi
+//!               +-> Communicator: Solo | Threads | Mpi | sim::Simulated
 //! ```
 //! Start at [`Group`]. A backend implements [`Communicator`], which blocks and knows nothing of overlap.
 //!
@@ -14,6 +14,7 @@ mod group;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod pulse;
+pub mod sim;
 mod threads;
 mod tree;
 
@@ -70,6 +71,18 @@ pub trait Communicator: Send {
     /// The group of those ranks that give the same `color`, in the order of their numbers here.
     fn split(&mut self, color: usize) -> Result<Box<dyn Communicator>, CommError>;
 
+    /// The same, where every rank knows the color of every other, as in a mesh; `color` is asked with ranks of this group.
+    /// The only way to split a simulated group of which a single rank runs.
+    fn split_by(&mut self, color: &dyn Fn(usize) -> usize) -> Result<Box<dyn Communicator>, CommError> {
+        self.split(color(self.rank()))
+    }
+
+    /// The clock of a simulated group, taken by the [`Group`] that knows when its jobs are started.
+    #[doc(hidden)]
+    fn take_clock(&mut self) -> Option<sim::GroupClock> {
+        None
+    }
+
     /// Element by element, the sum over ranks, for all of them.
     fn all_reduce(&mut self, data: &mut [f32], order: Order) -> Result<(), CommError> {
         if self.ranks() == 1 {
@@ -104,7 +117,11 @@ pub trait Communicator: Send {
 }
 
 fn give(result: Result<Array, CommError>, data: &mut [f32]) -> Result<(), CommError> {
-    data.copy_from_slice(result?.values());
+    let result = result?;
+    // On `Meta` there is nothing to give.
+    if result.values.len() == result.len {
+        data.copy_from_slice(&result.values);
+    }
     Ok(())
 }
 
@@ -179,6 +196,21 @@ pub enum Job {
     Recv(usize, usize),
 }
 
+impl Job {
+    /// As errors call it.
+    #[must_use]
+    pub fn operation(&self) -> &'static str {
+        match self {
+            Self::AllReduce(..) => "all_reduce",
+            Self::ReduceScatter(..) => "reduce_scatter",
+            Self::AllGather(..) => "all_gather",
+            Self::Broadcast(..) => "broadcast",
+            Self::Send(..) => "send",
+            Self::Recv(..) => "recv",
+        }
+    }
+}
+
 /// A group of one, where every collective is the identity.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Solo;
@@ -230,5 +262,11 @@ impl<C: Communicator + ?Sized> Communicator for Box<C> {
     }
     fn split(&mut self, color: usize) -> Result<Box<dyn Communicator>, CommError> {
         (**self).split(color)
+    }
+    fn split_by(&mut self, color: &dyn Fn(usize) -> usize) -> Result<Box<dyn Communicator>, CommError> {
+        (**self).split_by(color)
+    }
+    fn take_clock(&mut self) -> Option<sim::GroupClock> {
+        (**self).take_clock()
     }
 }

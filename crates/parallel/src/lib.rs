@@ -161,8 +161,7 @@ pub fn kind(name: &str) -> Option<&'static Kind> {
 
 /// Consecutive ranks of `comm` in groups of `shards`, and those with the same place in each.
 pub(crate) fn split(mut comm: Box<dyn Communicator>, shards: usize) -> Result<(Group, Group), CommError> {
-    let rank = comm.rank();
-    let (shard, replicas) = (comm.split(rank / shards)?, comm.split(rank % shards)?);
+    let (shard, replicas) = (comm.split_by(&|rank| rank / shards)?, comm.split_by(&|rank| rank % shards)?);
     Ok((Group::new(shard), Group::new(replicas)))
 }
 
