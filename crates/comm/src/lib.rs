@@ -11,6 +11,7 @@
 //! **Absent on purpose:** parameters, models, strategies; any transport of our own between machines.
 
 mod group;
+mod hierarchical;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod pulse;
@@ -21,6 +22,7 @@ mod tree;
 use std::ops::Range;
 
 pub use group::{Group, Ticket, Traffic};
+pub use hierarchical::by_machine;
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
 pub use pulse::{Patience, Pulse};
@@ -58,6 +60,9 @@ pub trait Communicator: Send {
     fn rank(&self) -> usize;
 
     fn ranks(&self) -> usize;
+
+    /// How many of them, numbered one after another, share a machine: as many on every one, or 1.
+    fn ranks_on_machine(&self) -> usize;
 
     /// This rank's signs of life, to be given to whatever works for long between two calls.
     fn pulse(&self) -> Pulse;
@@ -222,6 +227,9 @@ impl Communicator for Solo {
     fn ranks(&self) -> usize {
         1
     }
+    fn ranks_on_machine(&self) -> usize {
+        1
+    }
     fn pulse(&self) -> Pulse {
         Pulse::alone()
     }
@@ -250,6 +258,9 @@ impl<C: Communicator + ?Sized> Communicator for Box<C> {
     }
     fn ranks(&self) -> usize {
         (**self).ranks()
+    }
+    fn ranks_on_machine(&self) -> usize {
+        (**self).ranks_on_machine()
     }
     fn pulse(&self) -> Pulse {
         (**self).pulse()

@@ -19,7 +19,9 @@ use std::{
 };
 
 use crate::{
-    Array, CommError, Communicator, Job, Patience, Pulse, part,
+    Array, CommError, Communicator, Job, Patience, Pulse,
+    hierarchical::ranks_on_machine,
+    part,
     pulse::{Vitals, Watch},
     tree,
 };
@@ -40,8 +42,9 @@ pub struct Threads {
 
 /// Where the ranks of a group meet.
 struct Room {
-    /// Numbers of its ranks among all ranks of the job.
+    /// Numbers of its ranks among all ranks of the job, of which so many share a machine.
     members: Vec<usize>,
+    on_machine: usize,
     meeting: Mutex<Meeting>,
     met: Condvar,
     /// How often all have met; also kept outside the lock, to be looked at.
@@ -112,12 +115,12 @@ impl Drop for Seat {
 }
 
 impl Room {
-    fn of(members: Vec<usize>) -> Self {
+    fn of(members: Vec<usize>, on_machine: usize) -> Self {
         let ranks = members.len();
         let meeting = Meeting { brought: vec![None; ranks], left: vec![false; ranks], ..Meeting::default() };
         let mail_box = || MailBox { mail: Mutex::new(Mail { left: vec![false; ranks], ..Mail::default() }), ..MailBox::default() };
         let boxes = (0..ranks).map(|_| mail_box()).collect();
-        Self { members, meeting: Mutex::new(meeting), met: Condvar::new(), rounds: AtomicU64::new(0), boxes }
+        Self { members, on_machine, meeting: Mutex::new(meeting), met: Condvar::new(), rounds: AtomicU64::new(0), boxes }
     }
 }
 
@@ -131,7 +134,17 @@ impl Threads {
     /// The same, with another patience.
     #[must_use]
     pub fn patient(ranks: usize, patience: Patience) -> Vec<Self> {
-        let (room, vitals) = (Arc::new(Room::of((0..ranks).collect())), Arc::new(Vitals::new(ranks, patience)));
+        Self::seated(ranks, ranks, patience)
+    }
+
+    /// The same as if each `on_machine` ranks had a machine of their own: what levels do shows without a second machine.
+    #[must_use]
+    pub fn on_machines(ranks: usize, on_machine: usize) -> Vec<Self> {
+        Self::seated(ranks, on_machine, Patience::default())
+    }
+
+    fn seated(ranks: usize, on_machine: usize, patience: Patience) -> Vec<Self> {
+        let (room, vitals) = (Arc::new(Room::of((0..ranks).collect(), on_machine)), Arc::new(Vitals::new(ranks, patience)));
         let seat = |rank| Arc::new(Seat(Pulse::new(&vitals, rank)));
         (0..ranks).map(|rank| Self { rank, room: room.clone(), seat: seat(rank) }).collect()
     }
@@ -305,6 +318,11 @@ impl Communicator for Threads {
         self.room.members.len()
     }
 
+    fn ranks_on_machine(&self) -> usize {
+        let machines: Vec<usize> = self.room.members.iter().map(|rank| rank / self.room.on_machine).collect();
+        ranks_on_machine(&machines)
+    }
+
     fn pulse(&self) -> Pulse {
         self.seat.0.clone()
     }
@@ -354,7 +372,7 @@ impl Communicator for Threads {
         let same = |brought: &Brought| matches!(brought.lent, Lent::Color(other) if other == color);
         let members: Vec<usize> = (0..all.len()).filter(|rank| same(&all[*rank])).collect();
         // The first of a group makes the room for all of it.
-        let room = || Arc::new(Room::of(members.iter().map(|rank| self.room.members[*rank]).collect()));
+        let room = || Arc::new(Room::of(members.iter().map(|rank| self.room.members[*rank]).collect(), self.room.on_machine));
         let all = self.meet(call, Lent::Room((members[0] == self.rank).then(room)))?;
         let Lent::Room(Some(room)) = &all[members[0]].lent else { unreachable!("the first member brings the room") };
         let rank = members.iter().position(|rank| *rank == self.rank).unwrap_or(0);

@@ -4,7 +4,7 @@ mod suite;
 
 use std::time::{Duration, Instant};
 
-use comm::{CommError, Communicator, Group, Job, Order, Patience, Solo, Threads};
+use comm::{CommError, Communicator, Group, Job, Order, Patience, Solo, Threads, by_machine};
 
 /// Run `work` on every rank of a group and give what each returned.
 fn on_ranks<T: Send>(group: Vec<Threads>, work: impl Fn(Threads) -> T + Sync) -> Vec<T> {
@@ -20,6 +20,29 @@ fn threads_keep_every_promise() {
     for ranks in suite::RANKS {
         on_ranks(Threads::group(ranks), |comm| suite::promises(Box::new(comm)));
     }
+}
+
+#[test]
+fn levels_keep_every_promise() {
+    for (ranks, on_machine) in [(4, 2), (6, 2), (8, 2), (8, 4), (12, 4)] {
+        on_ranks(Threads::on_machines(ranks, on_machine), |comm| {
+            assert_eq!(comm.ranks_on_machine(), on_machine);
+            suite::promises(by_machine(Box::new(comm)).unwrap());
+        });
+    }
+}
+
+#[test]
+fn a_long_sum_in_levels_has_the_bits_of_one_without() {
+    let sum = |on_machine| {
+        on_ranks(Threads::on_machines(8, on_machine), |comm| {
+            let mut data: Vec<f32> = (0..300_001).map(|i| 1.0 / (0.3 + (comm.rank() * 31 + i % 977) as f32)).collect();
+            by_machine(Box::new(comm)).unwrap().all_reduce(&mut data, Order::Tree).unwrap();
+            data.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+        })
+    };
+    let flat = sum(8);
+    assert!(sum(2) == flat && sum(4) == flat);
 }
 
 #[test]

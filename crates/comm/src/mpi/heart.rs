@@ -44,10 +44,10 @@ struct Shared {
 }
 
 impl Heart {
-    /// Begin; every process of `world` does.
-    pub(super) fn begin(world: Processes, vitals: Arc<Vitals>) -> Result<Self, String> {
+    /// Begin; every process of `world` does, and knows where each runs.
+    pub(super) fn begin(world: Processes, places: Vec<Place>, vitals: Arc<Vitals>) -> Result<Self, String> {
         let shared = Arc::new(Shared { out: Mutex::default(), spare: Mutex::default(), ends: AtomicBool::new(false) });
-        let beat = Beat { places: places(world)?, world, vitals, words: Vec::new(), known: vec![0; world.ranks()] };
+        let beat = Beat { places, world, vitals, words: Vec::new(), known: vec![0; world.ranks()] };
         let mine = shared.clone();
         let work = move || beat.work(&mine);
         let thread = std::thread::Builder::new().name("heart".into()).spawn(work).map_err(|e| e.to_string())?;
@@ -79,12 +79,20 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Where a process runs.
+pub(super) struct Place {
+    /// The machine with its table of processes, and the number there.
+    table: u64,
+    pid: u32,
+    /// The machine with its links to others: a container with links of its own counts as one.
+    pub(super) links: u64,
+}
+
 /// What the thread works with.
 struct Beat {
     world: Processes,
     vitals: Arc<Vitals>,
-    /// Where each process runs: the machine with its table of processes, and its number there.
-    places: Vec<(u64, u32)>,
+    places: Vec<Place>,
     /// Words on their way, by whom they go to.
     words: Vec<(usize, Transfer)>,
     /// The last tick heard of each rank.
@@ -172,10 +180,10 @@ impl Beat {
 
     /// A process of the same machine that is gone is known to be.
     fn look_at_neighbours(&self) {
-        let here = self.places[self.world.rank()].0;
-        for (rank, (machine, pid)) in self.places.iter().enumerate() {
+        let here = self.places[self.world.rank()].table;
+        for (rank, Place { table, pid, .. }) in self.places.iter().enumerate() {
             let ended = self.vitals.ranks[rank].ended.load(Relaxed);
-            if *machine == here && !ended && rank != self.world.rank() && is_gone(*pid) {
+            if *table == here && !ended && rank != self.world.rank() && is_gone(*pid) {
                 self.vitals.ranks[rank].ended.store(true, Relaxed);
                 self.vitals.blame(rank, format!("its process {pid} has ended"));
             }
@@ -194,21 +202,23 @@ fn is_gone(pid: u32) -> bool {
 }
 
 /// Where all processes run.
-fn places(world: Processes) -> Result<Vec<(u64, u32)>, String> {
+pub(super) fn places(world: Processes) -> Result<Vec<Place>, String> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let table = std::fs::read_link("/proc/self/ns/pid").map(|path| path.display().to_string()).unwrap_or_default();
-    // FNV-1a: the same in every process.
-    let machine = boot
-        .bytes()
-        .chain(table.bytes())
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    let mine: Vec<f32> = [machine, u64::from(std::process::id())].into_iter().flat_map(halves).collect();
-    let mut transfer = world.all_gather(mine, Counts::new((0..world.ranks()).map(|_| 4))?)?;
+    let machine = |space: &str| {
+        let space = std::fs::read_link(space).map(|path| path.display().to_string()).unwrap_or_default();
+        // FNV-1a: the same in every process.
+        let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        boot.bytes().chain(space.bytes()).fold(0xcbf2_9ce4_8422_2325, mix)
+    };
+    let place = [machine("/proc/self/ns/pid"), u64::from(std::process::id()), machine("/proc/self/ns/net")];
+    let mine: Vec<f32> = place.into_iter().flat_map(halves).collect();
+    let mut transfer = world.all_gather(mine, Counts::new((0..world.ranks()).map(|_| 6))?)?;
     while !transfer.test()? {
         std::thread::sleep(LOOK);
     }
     let all = transfer.finish().map(|(_, all)| all).unwrap_or_default();
-    Ok(all.chunks_exact(4).map(|place| (whole([place[0], place[1]]), whole([place[2], place[3]]) as u32)).collect())
+    let number = |place: &[f32], i: usize| whole([place[2 * i], place[2 * i + 1]]);
+    Ok(all.chunks_exact(6).map(|place| Place { table: number(place, 0), pid: number(place, 1) as u32, links: number(place, 2) }).collect())
 }
 
 /// A whole number as two that MPI carries: the bits are copied, never computed with.

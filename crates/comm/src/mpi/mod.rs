@@ -22,7 +22,9 @@ use std::{
 use mpi::environment::Universe;
 
 use crate::{
-    Array, CommError, Communicator, Job, Order, Patience, Pulse, launched_ranks, part,
+    Array, CommError, Communicator, Job, Order, Patience, Pulse,
+    hierarchical::ranks_on_machine,
+    launched_ranks, part,
     pulse::{Vitals, Watch},
     tree,
 };
@@ -47,6 +49,8 @@ pub struct Mpi {
 /// What this process holds once. The last group that goes ends MPI.
 struct Process {
     pulse: Pulse,
+    /// Where each rank of the job runs.
+    machines: Vec<usize>,
     heart: Option<Heart>,
     universe: Mutex<Option<Universe>>,
 }
@@ -85,8 +89,10 @@ impl Mpi {
         let group = Processes::world(&universe)?;
         let vitals = Arc::new(Vitals::new(group.ranks(), patience));
         let pulse = Pulse::new(&vitals, group.rank());
-        let heart = Some(Heart::begin(group.copy()?, vitals)?);
-        let process = Arc::new(Process { pulse, heart, universe: Mutex::new(Some(universe)) });
+        let places = heart::places(group)?;
+        let machines = places.iter().map(|place| place.links as usize).collect();
+        let heart = Some(Heart::begin(group.copy()?, places, vitals)?);
+        let process = Arc::new(Process { pulse, machines, heart, universe: Mutex::new(Some(universe)) });
         Ok(Self { group, members: (0..group.ranks()).collect(), process })
     }
 
@@ -233,6 +239,11 @@ impl Communicator for Mpi {
 
     fn ranks(&self) -> usize {
         self.members.len()
+    }
+
+    fn ranks_on_machine(&self) -> usize {
+        let machines: Vec<usize> = self.members.iter().map(|rank| self.process.machines[*rank]).collect();
+        ranks_on_machine(&machines)
     }
 
     fn pulse(&self) -> Pulse {
