@@ -29,9 +29,8 @@ pub fn by_machine(mut comm: Box<dyn Communicator>) -> Result<Box<dyn Communicato
     if on_machine == 1 || on_machine == comm.ranks() || !on_machine.is_power_of_two() {
         return Ok(comm);
     }
-    let rank = comm.rank();
-    let inside = Group::new(comm.split(rank / on_machine)?);
-    let across = Group::new(comm.split(rank % on_machine)?);
+    let inside = Group::new(comm.split_by(&|rank| rank / on_machine)?);
+    let across = Group::new(comm.split_by(&|rank| rank % on_machine)?);
     Ok(Box::new(Hierarchical { whole: comm, inside, across }))
 }
 
@@ -152,6 +151,10 @@ impl Communicator for Hierarchical {
 
     fn split(&mut self, color: usize) -> Result<Box<dyn Communicator>, CommError> {
         self.whole.split(color)
+    }
+
+    fn split_by(&mut self, color: &dyn Fn(usize) -> usize) -> Result<Box<dyn Communicator>, CommError> {
+        self.whole.split_by(color)
     }
 }
 

@@ -10,6 +10,7 @@
 //! **Invariant:** the data-parallel strategies give the bits of one rank, at any number of ranks that divides the lanes.
 
 pub mod flat;
+mod herring;
 pub mod lanes;
 mod mics;
 mod replicated;
@@ -151,7 +152,7 @@ pub struct Kind {
 }
 
 /// Every strategy of the data-parallel family.
-pub const STRATEGIES: &[Kind] = &[replicated::KIND, sharded::ZERO_1, sharded::ZERO_2, sharded::ZERO_3, mics::KIND];
+pub const STRATEGIES: &[Kind] = &[replicated::KIND, herring::KIND, sharded::ZERO_1, sharded::ZERO_2, sharded::ZERO_3, mics::KIND];
 
 /// The strategy of that name.
 #[must_use]
@@ -159,10 +160,11 @@ pub fn kind(name: &str) -> Option<&'static Kind> {
     STRATEGIES.iter().find(|kind| kind.name == name)
 }
 
-/// Consecutive ranks of `comm` in groups of `shards`, and those with the same place in each.
+/// Consecutive ranks of `comm` in groups of `shards`, and those with the same place in each; in two levels where they span
+/// machines.
 pub(crate) fn split(mut comm: Box<dyn Communicator>, shards: usize) -> Result<(Group, Group), CommError> {
     let (shard, replicas) = (comm.split_by(&|rank| rank / shards)?, comm.split_by(&|rank| rank % shards)?);
-    Ok((Group::new(shard), Group::new(replicas)))
+    Ok((Group::new(comm::by_machine(shard)?), Group::new(comm::by_machine(replicas)?)))
 }
 
 /// What a rank holds, in bytes.

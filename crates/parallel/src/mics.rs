@@ -7,6 +7,7 @@
 //! ```
 //! Of `M` bytes of parameters on `n` ranks in groups of `p`, a rank sends `3 M (p-1)/p` a lane inside its group, and
 //! `2 (M/p) (n/p - 1)/(n/p)` a step across groups: more machines add groups, and do not widen what every lane waits for.
+//! A group that spans machines gathers and scatters in two levels (section 3.2), and so do groups that share one.
 
 use crate::{
     Kind,

@@ -1,8 +1,9 @@
 //! Every rank holds every parameter; gradients are summed over lanes, then over ranks, as Horovod and PyTorch's DDP do.
 //!
 //! A gradient that is final goes to the group at once, while the backward pass goes on: a large one by itself, without a
-//! copy; small ones together, a block at a time. Per rank: 4 bytes a parameter for weights, 4 for each gradient that the
-//! lane tree holds, and in bf16 two packed copies of each matrix; per step, `2 (n - 1) / n * grad_bytes` sent.
+//! copy; small ones together, a block at a time. `herring` packs them in another way ([`Packing`]). Per rank: 4 bytes a
+//! parameter for weights, 4 for each gradient that the lane tree holds, and in bf16 two packed copies of each matrix; per
+//! step, `2 (n - 1) / n * grad_bytes` sent.
 
 use std::{ops::Range, sync::Arc};
 
@@ -11,19 +12,43 @@ use engine::{BlockId, EngineError, ParamId, ParamStore, ParamTable, Weight};
 
 use crate::{
     Kind, Part, PassAt, StoreBytes, Strategy,
+    flat::Piece,
     lanes::{LaneSum, copies},
     rank_error, sum_over,
 };
 
 pub(crate) const KIND: Kind = Kind {
     name: "replicated",
-    build: |b| Ok(Box::new(Replicated::new(b.table, b.comm, b.order, b.value))),
+    build: |b| {
+        // Where the order is open, a communicator has ways of its own.
+        let comm = if b.order == Order::Tree { comm::by_machine(b.comm)? } else { b.comm };
+        Ok(Box::new(Replicated::new(b.table, comm, b.order, b.value)))
+    },
     shards: |_, _| 1,
     bytes: |table, _, lanes| Replicated::bytes(table, lanes),
 };
 
 /// Gradients below this go together.
 const SMALL: usize = 1 << 14;
+
+/// Which gradients travel together.
+pub(crate) trait Packing {
+    /// A step begins.
+    fn clear(&mut self);
+
+    /// The gradient of `param` is final: what is now ready to go.
+    fn add(&mut self, param: ParamId, grad: &mut LaneSum) -> Vec<Load>;
+
+    /// There are no more in this step: what is left.
+    fn rest(&mut self) -> Option<Load>;
+}
+
+/// Numbers on their way to be summed, and whose they are.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    pub(crate) numbers: Vec<f32>,
+    pub(crate) pieces: Vec<Piece>,
+}
 
 /// See the head of this file.
 pub struct Replicated {
@@ -33,12 +58,10 @@ pub struct Replicated {
     pass: PassAt,
     group: Group,
     order: Order,
-    /// Jobs on their way, with the gradients that each carries.
-    sent: Vec<(Ticket, Vec<ParamId>)>,
+    packing: Box<dyn Packing>,
+    sent: Vec<(Ticket, Vec<Piece>)>,
     /// Gradients that are final in this step.
     is_final: Vec<bool>,
-    /// Of each block: gradients that are not final yet, and small ones that wait for the others.
-    waiting: Vec<(usize, Vec<ParamId>)>,
 }
 
 impl Replicated {
@@ -50,12 +73,22 @@ impl Replicated {
 
     /// The same on each rank of `comm`.
     #[must_use]
-    pub fn new(table: &ParamTable, comm: Box<dyn Communicator>, order: Order, mut value: impl FnMut(ParamId) -> Vec<f32>) -> Self {
+    pub fn new(table: &ParamTable, comm: Box<dyn Communicator>, order: Order, value: impl FnMut(ParamId) -> Vec<f32>) -> Self {
+        Self::packed(table, comm, order, Box::new(Blocks::new(table)), value)
+    }
+
+    pub(crate) fn packed(
+        table: &ParamTable,
+        comm: Box<dyn Communicator>,
+        order: Order,
+        packing: Box<dyn Packing>,
+        mut value: impl FnMut(ParamId) -> Vec<f32>,
+    ) -> Self {
         let weights = table.ids().map(|id| Arc::new(Weight::new(value(id), table.spec(id).shape))).collect();
         let grads = table.ids().map(|_| LaneSum::default()).collect();
         let pass = PassAt { ends_lane: true, ends_step: true };
-        let (is_final, waiting) = (vec![false; table.specs().len()], vec![(0, Vec::new()); table.blocks().len()]);
-        Self { table: table.clone(), weights, grads, pass, group: Group::new(comm), order, sent: Vec::new(), is_final, waiting }
+        let is_final = vec![false; table.specs().len()];
+        Self { table: table.clone(), weights, grads, pass, group: Group::new(comm), order, packing, sent: Vec::new(), is_final }
     }
 
     /// Bytes that a rank holds for weights, and for the gradients of `lanes` lanes.
@@ -82,21 +115,59 @@ impl Replicated {
 
     /// The gradient of `id` is final on this rank.
     fn send(&mut self, id: ParamId) {
-        let block = self.table.spec(id).block.0;
         self.is_final[id.0] = true;
-        if self.elements(id) >= SMALL {
-            let ticket = self.group.start(Job::AllReduce(self.grads[id.0].take_total().into(), self.order));
-            self.sent.push((ticket, vec![id]));
+        for load in self.packing.add(id, &mut self.grads[id.0]) {
+            self.start(load);
+        }
+    }
+
+    fn start(&mut self, load: Load) {
+        let ticket = self.group.start(Job::AllReduce(load.numbers.into(), self.order));
+        self.sent.push((ticket, load.pieces));
+    }
+}
+
+/// A large gradient goes by itself; small ones go together, a block at a time.
+struct Blocks {
+    table: ParamTable,
+    /// Of each block: gradients that are not final yet, and small ones that wait for the others.
+    waiting: Vec<(usize, Load)>,
+}
+
+impl Blocks {
+    fn new(table: &ParamTable) -> Self {
+        let waiting = table.blocks().iter().map(|_| (0, Load::default())).collect();
+        Self { table: table.clone(), waiting }
+    }
+}
+
+impl Packing for Blocks {
+    fn clear(&mut self) {
+        for (block, (count, _)) in self.waiting.iter_mut().enumerate() {
+            *count = self.table.specs().iter().filter(|spec| spec.block.0 == block).count();
+        }
+    }
+
+    fn add(&mut self, param: ParamId, grad: &mut LaneSum) -> Vec<Load> {
+        let spec = self.table.spec(param);
+        let of_param = 0..spec.shape.elements();
+        let (count, small) = &mut self.waiting[spec.block.0];
+        let mut ready = Vec::new();
+        if of_param.len() >= SMALL {
+            ready.push(Load { numbers: grad.take_total(), pieces: vec![Piece { param, of_param, at: 0 }] });
         } else {
-            self.waiting[block].1.push(id);
+            small.pieces.push(Piece { param, of_param, at: small.numbers.len() });
+            small.numbers.extend_from_slice(grad.total());
         }
-        self.waiting[block].0 -= 1;
-        if self.waiting[block].0 == 0 && !self.waiting[block].1.is_empty() {
-            let small = std::mem::take(&mut self.waiting[block].1);
-            let together: Vec<f32> = small.iter().flat_map(|id| self.grads[id.0].total()).copied().collect();
-            let ticket = self.group.start(Job::AllReduce(together.into(), self.order));
-            self.sent.push((ticket, small));
+        *count -= 1;
+        if *count == 0 && !small.pieces.is_empty() {
+            ready.push(std::mem::take(small));
         }
+        ready
+    }
+
+    fn rest(&mut self) -> Option<Load> {
+        None // the last gradient of a block takes all along
     }
 }
 
@@ -104,9 +175,7 @@ impl Strategy for Replicated {
     fn begin_step(&mut self) {
         self.grads.iter_mut().for_each(LaneSum::clear);
         self.is_final.fill(false);
-        for (block, (count, _)) in self.waiting.iter_mut().enumerate() {
-            *count = self.table.specs().iter().filter(|spec| spec.block.0 == block).count();
-        }
+        self.packing.clear();
     }
 
     fn begin_pass(&mut self, pass: PassAt) {
@@ -124,17 +193,19 @@ impl Strategy for Replicated {
                 }
             }
         }
-        for (ticket, ids) in std::mem::take(&mut self.sent) {
+        if let Some(load) = self.packing.rest() {
+            self.start(load);
+        }
+        for (ticket, pieces) in std::mem::take(&mut self.sent) {
             let sums = self.group.wait(ticket).map_err(rank_error)?.into_values();
-            if let [id] = ids[..] && self.elements(id) >= SMALL {
-                self.grads[id.0].set_total(sums);
+            if let [piece] = &pieces[..] && self.grads[piece.param.0].is_empty() {
+                // It went without a copy, and comes back so.
+                self.grads[piece.param.0].set_total(sums);
                 continue;
             }
-            let mut rest = &sums[..];
-            for id in ids {
-                let (sum, after) = rest.split_at(self.elements(id));
-                self.grads[id.0].total_mut().copy_from_slice(sum);
-                rest = after;
+            for Piece { param, of_param, at } in pieces {
+                let len = of_param.len();
+                self.grads[param.0].total_mut()[of_param].copy_from_slice(&sums[at..][..len]);
             }
         }
         Ok(())

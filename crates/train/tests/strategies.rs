@@ -46,14 +46,14 @@ fn run_rank(recipe: &Recipe, comm: Box<dyn Communicator>, steps: u64) -> (Vec<u3
     (losses, trainer.tensors(true).unwrap().into_iter().map(|(name, _, values)| (name, bits(values))).collect())
 }
 
-fn run(model: &str, optim: &str, ranks: usize, strategy: &str) -> (Vec<u32>, BTreeMap<String, Vec<u32>>) {
+fn run(model: &str, optim: &str, [ranks, on_machine]: [usize; 2], strategy: &str) -> (Vec<u32>, BTreeMap<String, Vec<u32>>) {
     let recipe = recipe(model, &format!("[optim]\nkind = \"{optim}\"\n[parallel]\nranks = {ranks}\nstrategy = \"{strategy}\"\n"));
     if ranks == 1 {
         return run_rank(&recipe, Box::new(Solo), 3);
     }
     std::thread::scope(|scope| {
         let recipe = &recipe;
-        let ranks: Vec<_> = Threads::group(ranks).into_iter().map(|comm| scope.spawn(|| run_rank(recipe, Box::new(comm), 3))).collect();
+        let ranks: Vec<_> = Threads::on_machines(ranks, on_machine).into_iter().map(|comm| scope.spawn(|| run_rank(recipe, Box::new(comm), 3))).collect();
         let mut results: Vec<_> = ranks.into_iter().map(|rank| rank.join().unwrap()).collect();
         assert!(results.iter().all(|result| *result == results[0]), "{strategy}: all ranks gather the same");
         results.swap_remove(0)
@@ -64,13 +64,14 @@ fn run(model: &str, optim: &str, ranks: usize, strategy: &str) -> (Vec<u32>, BTr
 fn every_data_parallel_strategy_gives_the_bits_of_one_rank() {
     for model in MODELS {
         for optim in ["adamw", "muon"] {
-            let (losses, tensors) = run(model, optim, 1, "replicated");
+            let (losses, tensors) = run(model, optim, [1, 1], "replicated");
             for kind in parallel::STRATEGIES {
-                for ranks in [1, 2, 4, 8] {
+                // Ranks, and how many of them share a machine: where fewer than all do, sums go in two levels.
+                for ranks in [[1, 1], [2, 2], [4, 4], [4, 2], [8, 8], [8, 2], [8, 4]] {
                     let (other_losses, other) = run(model, optim, ranks, kind.name);
-                    assert_eq!(other_losses, losses, "{} on {ranks} ranks, {optim}: losses and norms", kind.name);
+                    assert_eq!(other_losses, losses, "{} on {ranks:?} ranks, {optim}: losses and norms", kind.name);
                     let differs = tensors.iter().find(|(name, values)| other.get(*name) != Some(values)).map(|(name, _)| name);
-                    assert_eq!(differs, None, "{} on {ranks} ranks, {optim}", kind.name);
+                    assert_eq!(differs, None, "{} on {ranks:?} ranks, {optim}", kind.name);
                     assert_eq!(other.len(), tensors.len());
                 }
             }

@@ -122,6 +122,11 @@ impl Communicator for Simulated {
         self.members.len()
     }
 
+    /// A price knows where the ranks are: levels are an algorithm there, and one job.
+    fn ranks_on_machine(&self) -> usize {
+        1
+    }
+
     fn pulse(&self) -> Pulse {
         self.carrier.as_ref().map_or_else(Pulse::alone, |carrier| carrier.pulse())
     }
