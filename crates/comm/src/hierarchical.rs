@@ -93,7 +93,7 @@ impl Hierarchical {
 
 /// Parts of `each` numbers that stand `[rows, columns]`, as `[columns, rows]`.
 fn swap(array: &Array, rows: usize, each: usize) -> Array {
-    let columns = if each == 0 { 0 } else { array.len / each / rows };
+    let columns = array.len.checked_div(each).unwrap_or(0) / rows;
     let mut values = Vec::with_capacity(array.values.len());
     for column in (0..columns).filter(|_| !array.values.is_empty()) {
         for row in 0..rows {

@@ -33,6 +33,12 @@ impl Inputs {
         self
     }
 
+    /// Each array changed by `change`.
+    #[must_use]
+    pub fn map(&self, change: impl Fn(&Array) -> Array) -> Self {
+        Self(self.0.iter().map(|(name, array)| (*name, change(array))).collect())
+    }
+
     /// # Errors
     /// [`EngineError::Input`] when there is no such input, naming those that there are.
     pub fn get(&self, name: &'static str) -> Result<&Array, EngineError> {

@@ -177,7 +177,9 @@ impl Arena {
 
     fn take(&mut self, bytes: usize) -> Result<(usize, usize), EngineError> {
         let bytes = bytes.max(1).next_multiple_of(LINE_BYTES);
-        let best = self.free.iter().filter(|(_, len)| **len >= bytes).min_by_key(|(_, len)| **len);
+        // The range at the end counts as endless, as it is on `Meta`: it is taken when no hole is long enough.
+        let rank = |(offset, len): &(&usize, &usize)| if **offset + **len == self.capacity_bytes { usize::MAX } else { **len };
+        let best = self.free.iter().filter(|(_, len)| **len >= bytes).min_by_key(rank);
         let Some((&offset, &len)) = best else {
             return Err(EngineError::PoolFull {
                 wanted_bytes: bytes as u64,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use kernels::gemm::{Mat, PackedRhs, Precision};
 
-use crate::{EngineError, Shape};
+use crate::{EngineError, Shape, ShapeError};
 
 /// The place of a parameter in its [`ParamTable`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -46,6 +46,8 @@ pub struct ParamSpec {
     pub init: Init,
     pub kind: ParamKind,
     pub block: BlockId,
+    /// The axis along which ranks of the tensor axis hold equal parts: heads, ffn or vocab. Others hold it whole.
+    pub cut: Option<usize>,
 }
 
 /// Every parameter of a model, in a fixed order.
@@ -74,8 +76,57 @@ impl ParamTable {
         let prefix = &self.blocks[block.0];
         let name = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };
         debug_assert!(self.find(&name).is_none(), "parameter `{name}` is declared twice");
-        self.specs.push(ParamSpec { name, shape: Shape::new(dims), init, kind, block });
+        self.specs.push(ParamSpec { name, shape: Shape::new(dims), init, kind, block, cut: None });
         ParamId(self.specs.len() - 1)
+    }
+
+    /// `param` may be cut along its `axis`.
+    pub fn may_cut(&mut self, param: ParamId, axis: usize) {
+        self.specs[param.0].cut = Some(axis);
+    }
+
+    /// The same parameters with the shapes that one of `parts` ranks of the tensor axis has; those of blocks that
+    /// `is_here` leaves out are empty.
+    /// # Errors
+    /// Names a parameter that cannot be cut into so many parts.
+    pub fn local(&self, parts: usize, is_here: impl Fn(BlockId) -> bool) -> Result<Self, ShapeError> {
+        let mut local = self.clone();
+        for spec in &mut local.specs {
+            if !is_here(spec.block) {
+                spec.shape = Shape::new(&[0]);
+            } else if let Some(axis) = spec.cut {
+                let mut dims = spec.shape.dims().to_vec();
+                if dims[axis] % parts != 0 {
+                    let problem = format!("`{}` has {} rows or columns, and {parts} ranks of the tensor axis do not divide them", spec.name, dims[axis]);
+                    return Err(ShapeError::new("tensor parallel", problem));
+                }
+                dims[axis] /= parts;
+                spec.shape = Shape::new(&dims);
+            }
+        }
+        Ok(local)
+    }
+
+    /// What the rank at `place` of `parts` holds of the whole values of `param`.
+    #[must_use]
+    pub fn slice(&self, param: ParamId, (place, parts): (usize, usize), whole: &[f32]) -> Vec<f32> {
+        let Some((run, stride)) = self.runs(param, parts) else { return whole.to_vec() };
+        whole.chunks_exact(stride).flat_map(|row| &row[place * run..(place + 1) * run]).copied().collect()
+    }
+
+    /// The whole values of `param` from what each rank holds, in their order.
+    #[must_use]
+    pub fn join(&self, param: ParamId, held: &[Vec<f32>]) -> Vec<f32> {
+        let Some((run, _)) = self.runs(param, held.len()) else { return held[0].clone() };
+        (0..held[0].len() / run).flat_map(|row| held.iter().flat_map(move |part| &part[row * run..(row + 1) * run])).copied().collect()
+    }
+
+    /// Of a parameter cut into `parts`: how many numbers lie together, and how far apart those of one rank begin.
+    fn runs(&self, param: ParamId, parts: usize) -> Option<(usize, usize)> {
+        let spec = self.spec(param);
+        let axis = spec.cut.filter(|_| parts > 1)?;
+        let stride: usize = spec.shape.dims()[axis..].iter().product();
+        Some((stride / parts, stride))
     }
 
     /// The current block reads `param` of an earlier block too: a tied head, a shared norm.
@@ -159,10 +210,10 @@ pub enum Form {
 }
 
 impl Weight {
-    /// `values` of a parameter of `shape`; a vector counts as one row.
+    /// `values` of a parameter of `shape`, or on `Meta` none; a vector counts as one row.
     #[must_use]
     pub fn new(values: Vec<f32>, shape: Shape) -> Self {
-        assert_eq!(values.len(), shape.elements(), "values and shape of a parameter agree");
+        assert!(values.is_empty() || values.len() == shape.elements(), "values and shape of a parameter agree");
         Self { values, rows: shape.rows(), cols: shape.last(), packed: Default::default(), spare: Default::default() }
     }
 
@@ -213,8 +264,35 @@ impl Weight {
     }
 }
 
+/// Where in a step a forward and backward pass stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PassAt {
+    /// It is the last micro-batch of its lane.
+    pub ends_lane: bool,
+    /// And of this rank's last lane.
+    pub ends_step: bool,
+    /// The blocks `first..end` that it runs.
+    pub first: usize,
+    pub end: usize,
+}
+
+impl PassAt {
+    /// The only pass of a step, through all blocks.
+    pub const ONLY: Self = Self { ends_lane: true, ends_step: true, first: 0, end: usize::MAX };
+}
+
 /// Who holds a parameter, when it is gathered, where its gradient goes. A strategy is one file that implements this.
 pub trait ParamStore {
+    /// Gradients come now from this pass.
+    fn begin_pass(&mut self, _pass: PassAt) {}
+
+    /// No more gradients come from it.
+    /// # Errors
+    /// When a rank does not answer.
+    fn end_pass(&mut self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// Make the parameters of `block` readable.
     /// # Errors
     /// When a rank that holds a part of them does not answer.

@@ -14,7 +14,7 @@
 use std::{rc::Rc, sync::Arc};
 
 use crate::{
-    Array, BlockId, Buffer, Device, EngineError, Inputs, ParamId, ParamStore, ParamTable, Pool, Precision, Shape, Weight,
+    Array, Axis, BlockId, Buffer, Device, EngineError, Inputs, ParamId, ParamStore, ParamTable, Partition, Pool, Precision, Shape, Weight, Whole,
     ops::{Backward, Forward, GradOut, Gradient, Input, Op, Saves},
     tensor::{Storage, Tensor},
     trace::{Event, Options, Pass},
@@ -26,6 +26,8 @@ pub struct Tape<'m> {
     device: Device,
     store: &'m mut (dyn ParamStore + 'm),
     table: &'m ParamTable,
+    partition: &'m dyn Partition,
+    watch: Option<&'m dyn Fn(&Event)>,
     options: Options,
     mode: Mode,
     nodes: Vec<Node<'m>>,
@@ -96,6 +98,8 @@ impl<'m> Tape<'m> {
             device: pool.device(),
             store,
             table,
+            partition: &Whole,
+            watch: None,
             options,
             mode: if options.train { Mode::Record } else { Mode::Inference },
             nodes: Vec::new(),
@@ -106,6 +110,24 @@ impl<'m> Tape<'m> {
             block: None,
             events: Vec::new(),
         }
+    }
+
+    /// The same where matrices or sequences are cut; `table` then has this rank's shapes.
+    #[must_use]
+    pub fn cut(self, partition: &'m dyn Partition) -> Self {
+        Self { partition, ..self }
+    }
+
+    /// With `trace`, tell `watch` of each op as it is done instead of keeping the events.
+    #[must_use]
+    pub fn watched(self, watch: &'m dyn Fn(&Event)) -> Self {
+        Self { watch: Some(watch), ..self }
+    }
+
+    /// This rank's place along `axis`, and how many share it.
+    #[must_use]
+    pub fn place(&self, axis: Axis) -> (usize, usize) {
+        self.partition.place(axis)
     }
 
     #[must_use]
@@ -292,8 +314,12 @@ impl<'m> Tape<'m> {
                 scratch: scratch.f32s_mut(),
                 early: early.iter_mut().map(|t| t.as_mut().map(Target::out)).collect(),
                 precision: self.options.precision,
+                partition: self.partition,
             });
+        } else if let Some((axis, what, elements)) = op.moves(&shapes, Pass::Forward) {
+            self.partition.charge(axis, what, elements);
         }
+        self.partition.check()?;
         drop(scratch);
 
         if self.mode == Mode::Record || self.mode == Mode::Forecast {
@@ -307,10 +333,10 @@ impl<'m> Tape<'m> {
         }
         let early = early.into_iter().map(|t| t.and_then(|t| self.keep_early(t))).collect();
         let output = self.tensor(shape, output, needs_grad);
-        let (name, cost) = (op.name(), op.cost(&shapes));
+        let (name, cost, gemm) = (op.name(), op.cost(&shapes), op.gemm(&shapes));
         let saved_bytes = if records { self.record(Box::new(op), inputs, &output, extras, early, &saves) } else { 0 };
         let pass = if self.mode == Mode::Replay { Pass::Recompute } else { Pass::Forward };
-        self.trace(name, pass, cost.forward_flops, cost.forward_bytes, saved_bytes);
+        self.trace(name, pass, gemm, [cost.forward_flops, cost.forward_bytes, saved_bytes]);
         Ok(output)
     }
 
@@ -413,8 +439,12 @@ impl<'m> Tape<'m> {
                 scratch: scratch.f32s_mut(),
                 grads: targets.iter_mut().map(|t| t.as_mut().map(Target::out)).collect(),
                 precision: self.options.precision,
+                partition: self.partition,
             });
+        } else if let Some((axis, what, elements)) = node.op.moves(&shapes, Pass::Backward) {
+            self.partition.charge(axis, what, elements);
         }
+        self.partition.check()?;
         drop(scratch);
         for (input, target) in node.inputs.iter().zip(targets) {
             if let Some(target) = target {
@@ -433,7 +463,7 @@ impl<'m> Tape<'m> {
             }
         }
         let cost = node.op.cost(&shapes);
-        self.trace(node.op.name(), Pass::Backward, cost.backward_flops, cost.backward_bytes, 0);
+        self.trace(node.op.name(), Pass::Backward, node.op.gemm(&shapes), [cost.backward_flops, cost.backward_bytes, 0]);
         Ok(())
     }
 
@@ -543,10 +573,14 @@ impl<'m> Tape<'m> {
         Tensor { shape, storage: Storage::Buffer(Rc::new(buffer)), value: self.grads.len() - 1, needs_grad }
     }
 
-    fn trace(&mut self, op: &'static str, pass: Pass, flops: u64, moved_bytes: u64, saved_bytes: u64) {
+    fn trace(&mut self, op: &'static str, pass: Pass, gemm: Option<[usize; 3]>, [flops, moved_bytes, saved_bytes]: [u64; 3]) {
         if self.options.trace {
             let live_bytes = self.pool.usage().live_bytes;
-            self.events.push(Event { block: self.block, op, pass, flops, moved_bytes, saved_bytes, live_bytes });
+            let event = Event { block: self.block, op, pass, gemm, flops, moved_bytes, saved_bytes, live_bytes };
+            match self.watch {
+                Some(watch) => watch(&event),
+                None => self.events.push(event),
+            }
         }
     }
 }

@@ -30,6 +30,8 @@ pub struct Event {
     pub block: Option<BlockId>,
     pub op: &'static str,
     pub pass: Pass,
+    /// Rows, columns and summed length of the forward product, where the op is one.
+    pub gemm: Option<[usize; 3]>,
     pub flops: u64,
     pub moved_bytes: u64,
     /// Bytes that only this op's backward pass keeps alive.

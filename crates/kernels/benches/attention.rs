@@ -23,6 +23,8 @@ fn main() {
             mask: Mask::Causal,
             scale: 0.125,
             alibi: false,
+            first_head: 0,
+            all_heads: heads,
             precision,
         };
         let numbers = |seed, heads| kernels::naive::noise(seed, batch * len * heads * 64);

@@ -43,6 +43,9 @@ pub struct Attention {
     pub scale: f32,
     /// Add `slope * (key place - query place)` to scores.
     pub alibi: bool,
+    /// The number of head 0 among all, and how many there are in all: slopes follow from them.
+    pub first_head: usize,
+    pub all_heads: usize,
     pub precision: Precision,
 }
 
@@ -218,7 +221,7 @@ impl Attention {
     fn mask_row(&self, row: &mut [f32], head: usize, i: usize, j: usize) {
         let place = i + self.q_offset;
         if self.alibi {
-            let slope = alibi_slope(head, self.heads) / self.scale;
+            let slope = alibi_slope(self.first_head + head, self.all_heads) / self.scale;
             for (c, x) in row.iter_mut().enumerate() {
                 *x += slope * ((j + c) as f32 - place as f32);
             }
@@ -304,7 +307,7 @@ mod tests {
                     Mask::Window(w) => *j <= place && j + w > place,
                 })
                 .collect();
-            let slope = if a.alibi { f64::from(alibi_slope(head, a.heads)) } else { 0.0 };
+            let slope = if a.alibi { f64::from(alibi_slope(a.first_head + head, a.all_heads)) } else { 0.0 };
             let weight = |j: &usize| (dot(q, q_at, k, k_at(*j)) * f64::from(a.scale) + slope * (*j as f64 - place as f64)).exp();
             let weights: Vec<f64> = seen.iter().map(weight).collect();
             let total: f64 = weights.iter().sum();
@@ -361,6 +364,8 @@ mod tests {
                         mask,
                         scale: 0.5,
                         alibi,
+                        first_head: 1,
+                        all_heads: 7,
                         precision,
                     };
                     if q_len <= kv_len || mask == Mask::Full {

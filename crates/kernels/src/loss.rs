@@ -25,6 +25,51 @@ pub fn cross_entropy(logits: &mut [f32], targets: &[u32], vocab: usize, scale: f
     });
 }
 
+/// What one part of a row's logits tells of the whole: `ln sum e^logit` over the part, and the target's logit, 0 if it is
+/// in another part.
+pub const STATS: usize = 2;
+
+/// Of each row of `logits` `[rows, vocab]`, the columns from `first` on of a wider matrix, the `stats` `[rows, 2]`; with
+/// `want_grad` the logits become the softmax of the part.
+pub fn part_stats(logits: &mut [f32], targets: &[u32], vocab: usize, first: usize, stats: &mut [f32], want_grad: bool) {
+    logits.par_chunks_mut(vocab).zip(targets).zip(stats.par_chunks_mut(STATS)).for_each(|((row, target), stats)| {
+        let logit = (*target as usize).checked_sub(first).and_then(|at| row.get(at)).copied().unwrap_or(0.0);
+        let log_total = softmax_row(row, 1.0, want_grad);
+        stats.copy_from_slice(&[log_total, logit]);
+    });
+}
+
+/// The second half of [`cross_entropy`] for one part: from the `stats` of all parts `[parts, rows, 2]`.
+pub fn part_cross_entropy(
+    logits: &mut [f32],
+    targets: &[u32],
+    vocab: usize,
+    first: usize,
+    part: usize,
+    stats: &[f32],
+    scale: f32,
+    nll: &mut [f32],
+    want_grad: bool,
+) {
+    let rows = targets.len();
+    let of = |part: usize, row: usize| &stats[(part * rows + row) * STATS..][..STATS];
+    let parts = stats.len() / (rows * STATS).max(1);
+    for (r, (row, nll)) in logits.chunks_mut(vocab).zip(nll).enumerate() {
+        let largest = (0..parts).map(|p| of(p, r)[0]).fold(f32::NEG_INFINITY, f32::max);
+        let total: f32 = (0..parts).map(|p| (of(p, r)[0] - largest).exp()).sum();
+        let log_total = largest + total.ln();
+        let is_padding = targets[r] == u32::MAX;
+        *nll = if is_padding { 0.0 } else { log_total - (0..parts).map(|p| of(p, r)[1]).sum::<f32>() };
+        if want_grad {
+            let factor = if is_padding { 0.0 } else { scale * (of(part, r)[0] - log_total).exp() };
+            row.iter_mut().for_each(|x| *x *= factor);
+            if let Some(x) = (targets[r] as usize).checked_sub(first).and_then(|at| row.get_mut(at)).filter(|_| !is_padding) {
+                *x -= scale;
+            }
+        }
+    }
+}
+
 simd_fn! {
     /// `ln sum e^x`; with `want` the row becomes `scale * softmax`.
     fn softmax_row(row: &mut [f32], scale: f32, want: bool) -> f32 = softmax_row_body;

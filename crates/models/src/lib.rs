@@ -7,7 +7,9 @@
 
 pub mod decoder;
 
-use engine::{EngineError, Inputs, ParamTable, Tape, Tensor};
+use std::ops::Range;
+
+use engine::{EngineError, Inputs, ParamTable, Shape, Tape, Tensor};
 
 /// Something that can be trained.
 pub trait Model: Send + Sync {
@@ -16,10 +18,33 @@ pub trait Model: Send + Sync {
 
     fn params(&self) -> &ParamTable;
 
-    /// The loss of one micro-batch times `scale`: one number, whose gradient must be one.
+    /// Run those of `blocks` (places in the table's list) that come before the last, from what the block before the first
+    /// gave: a stage of a pipeline, or the whole trunk.
     /// # Errors
     /// When an input is missing or of another shape, or memory is short.
-    fn loss<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs, scale: f32) -> Result<Tensor, EngineError>;
+    fn trunk<'m>(
+        &'m self,
+        tape: &mut Tape<'m>,
+        inputs: &Inputs,
+        x: Option<Tensor>,
+        blocks: Range<usize>,
+    ) -> Result<Tensor, EngineError>;
+
+    /// The last block: the loss of one micro-batch times `scale`, one number, whose gradient must be one.
+    /// # Errors
+    /// As [`Model::trunk`].
+    fn head_loss<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs, x: &Tensor, scale: f32) -> Result<Tensor, EngineError>;
+
+    /// Trunk and head in one.
+    /// # Errors
+    /// As [`Model::trunk`].
+    fn loss<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs, scale: f32) -> Result<Tensor, EngineError> {
+        let x = self.trunk(tape, inputs, None, 0..self.params().blocks().len())?;
+        self.head_loss(tape, inputs, &x, scale)
+    }
+
+    /// The shape of what passes between two blocks, for `batch` samples of `length`.
+    fn between(&self, batch: usize, length: usize) -> Shape;
 
     /// Inputs of the right shapes for `batch` samples of `length`, without data: what `Meta` is fed.
     fn shapes(&self, batch: usize, length: usize) -> Inputs;
@@ -37,15 +62,23 @@ pub trait LanguageModel: Model {
     /// The longest sequence that it can read.
     fn context(&self) -> usize;
 
-    /// `-ln p` of each target: `tokens` and `targets` `[batch, seq]` to `[batch, seq]`.
+    /// The last block: `-ln p` of each of `targets` `[batch, seq]`, in their shape.
     /// # Errors
-    /// As [`Model::loss`].
-    fn token_nll<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs) -> Result<Tensor, EngineError>;
+    /// As [`Model::trunk`].
+    fn head_nll<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs, x: &Tensor) -> Result<Tensor, EngineError>;
+
+    /// Trunk and head in one: `tokens` and `targets` `[batch, seq]` to `[batch, seq]`.
+    /// # Errors
+    /// As [`Model::trunk`].
+    fn token_nll<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs) -> Result<Tensor, EngineError> {
+        let x = self.trunk(tape, inputs, None, 0..self.params().blocks().len())?;
+        self.head_nll(tape, inputs, &x)
+    }
 
     /// Logits `[batch, seq, vocab]` of the token after each of `tokens` `[batch, seq]`. With a cache (one sequence),
     /// the tokens follow those that it holds, and it takes them in.
     /// # Errors
-    /// As [`Model::loss`].
+    /// As [`Model::trunk`].
     fn logits<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs, cache: Option<&Cache>) -> Result<Tensor, EngineError>;
 
     /// An empty cache.

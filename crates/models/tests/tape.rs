@@ -1,8 +1,8 @@
 //! The tape and the decoder together: what `Meta` says is what `Cpu` does, and running a block twice changes nothing.
 
-use engine::{Device, Inputs, NoParams, Options, Pass, Pool, Precision, Tape, check::noise};
+use engine::{Device, Inputs, NoParams, Options, ParamStore, PassAt, Pass, Pool, Precision, Tape, check::noise};
 use models::{Model, build};
-use parallel::{PassAt, Replicated, Strategy};
+use parallel::{Replicated, Strategy};
 
 fn model(text: &str) -> Box<dyn Model> {
     build(&text.parse().unwrap()).unwrap()
@@ -33,7 +33,7 @@ fn options(precision: Precision, recompute: bool) -> Options {
 fn step(model: &dyn Model, pool: &Pool, inputs: &Inputs, options: Options) -> (f32, Vec<Vec<f32>>) {
     let mut store = Replicated::solo(model.params(), |id| model.params().initial(id, 1));
     store.begin_step();
-    store.begin_pass(PassAt { ends_lane: true, ends_step: true });
+    store.begin_pass(PassAt::ONLY);
     let mut tape = Tape::new(pool, &mut store, model.params(), options);
     let loss = model.loss(&mut tape, inputs, 1.0 / 40.0).unwrap();
     tape.backward(&loss).unwrap();

@@ -26,7 +26,7 @@ pub(crate) const KIND: Kind = Kind {
     name: "herring",
     build: |b| {
         let packing = Buffers::new(b.table, b.comm.ranks());
-        Ok(Box::new(Replicated::packed(b.table, comm::by_machine(b.comm)?, b.order, Box::new(packing), b.value)))
+        Ok(Box::new(Replicated::packed(b.table, b.device, comm::by_machine(b.comm)?, b.order, Box::new(packing), b.value)))
     },
     shards: |_, _| 1,
     bytes: |table, _, lanes| {
@@ -57,15 +57,16 @@ impl Buffers {
 impl Packing for Buffers {
     fn clear(&mut self) {}
 
-    fn add(&mut self, param: ParamId, grad: &mut LaneSum) -> Vec<Load> {
+    fn add(&mut self, param: ParamId, len: usize, grad: &mut LaneSum) -> Vec<Load> {
         let (grad, mut done, mut full) = (grad.total(), 0, Vec::new());
-        while done < grad.len() {
-            let at = self.open.numbers.len();
-            let of_param = done..grad.len().min(done + self.len - at);
-            self.open.numbers.extend_from_slice(&grad[of_param.clone()]);
+        while done < len {
+            let at = self.open.len;
+            let of_param = done..len.min(done + self.len - at);
+            self.open.numbers.extend_from_slice(grad.get(of_param.clone()).unwrap_or(&[]));
+            self.open.len += of_param.len();
             done = of_param.end;
             self.open.pieces.push(Piece { param, of_param, at });
-            if self.open.numbers.len() == self.len {
+            if self.open.len == self.len {
                 full.push(std::mem::take(&mut self.open));
             }
         }
@@ -74,7 +75,10 @@ impl Packing for Buffers {
 
     fn rest(&mut self) -> Option<Load> {
         let mut last = std::mem::take(&mut self.open);
-        last.numbers.resize(last.numbers.len().next_multiple_of(self.ranks), 0.0);
+        last.len = last.len.next_multiple_of(self.ranks);
+        if !last.numbers.is_empty() {
+            last.numbers.resize(last.len, 0.0);
+        }
         (!last.pieces.is_empty()).then_some(last)
     }
 }
@@ -103,7 +107,7 @@ mod tests {
             for id in table.ids() {
                 let mut grad = LaneSum::default();
                 grad.set_total((0..sizes[id.0]).map(|i| (id.0 * 3000 + i) as f32).collect());
-                loads.extend(buffers.add(id, &mut grad));
+                loads.extend(buffers.add(id, sizes[id.0], &mut grad));
             }
             prop_assert!(loads.iter().all(|load| load.numbers.len() == buffers.len), "all but the last have one size");
             loads.extend(buffers.rest());

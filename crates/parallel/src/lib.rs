@@ -12,7 +12,9 @@
 pub mod flat;
 mod herring;
 pub mod lanes;
+pub mod mesh;
 mod mics;
+pub mod pipeline;
 mod replicated;
 mod sharded;
 
@@ -27,16 +29,6 @@ pub use sharded::{Sharded, Stage};
 pub trait Strategy: ParamStore {
     /// Forget the last step's gradients.
     fn begin_step(&mut self);
-
-    /// A forward and backward pass begins.
-    fn begin_pass(&mut self, pass: PassAt);
-
-    /// A pass is done.
-    /// # Errors
-    /// When a rank does not answer.
-    fn end_pass(&mut self) -> Result<(), EngineError> {
-        Ok(())
-    }
 
     /// All passes are done: afterwards the gradients of [`Strategy::parts`] are those of the global batch.
     /// # Errors
@@ -70,8 +62,8 @@ pub trait Strategy: ParamStore {
     fn gather_parts(&mut self, block: BlockId, mine: Vec<Vec<f32>>) -> Result<Vec<(ParamId, Vec<f32>)>, EngineError>;
 
     /// The place among all lanes of the `index`th of the `lanes` that a rank has: it decides which ranks meet first in the
-    /// tree.
-    fn lane(&self, index: usize, lanes: usize) -> usize;
+    /// tree. `siblings` consecutive ranks have the same lanes, and other tokens of them.
+    fn lane(&self, index: usize, lanes: usize, siblings: usize) -> usize;
 
     /// Element by element, the sum of something small over all ranks that see other data.
     /// # Errors
@@ -88,15 +80,6 @@ pub trait Strategy: ParamStore {
 
     /// Bytes of weights, gradients and copies that it holds now.
     fn held_bytes(&self) -> u64;
-}
-
-/// Where in a step a pass stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PassAt {
-    /// It is the last micro-batch of its lane.
-    pub ends_lane: bool,
-    /// And of this rank's last lane.
-    pub ends_step: bool,
 }
 
 /// Numbers `of_param` of one parameter, and their gradient.

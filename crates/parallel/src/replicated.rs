@@ -8,10 +8,10 @@
 use std::{ops::Range, sync::Arc};
 
 use comm::{Communicator, Group, Job, Order, Solo, Ticket};
-use engine::{BlockId, EngineError, ParamId, ParamStore, ParamTable, Weight};
+use engine::{BlockId, Device, EngineError, ParamId, ParamStore, ParamTable, PassAt, Weight};
 
 use crate::{
-    Kind, Part, PassAt, StoreBytes, Strategy,
+    Kind, Part, StoreBytes, Strategy, array,
     flat::Piece,
     lanes::{LaneSum, copies},
     rank_error, sum_over,
@@ -22,7 +22,7 @@ pub(crate) const KIND: Kind = Kind {
     build: |b| {
         // Where the order is open, a communicator has ways of its own.
         let comm = if b.order == Order::Tree { comm::by_machine(b.comm)? } else { b.comm };
-        Ok(Box::new(Replicated::new(b.table, comm, b.order, b.value)))
+        Ok(Box::new(Replicated::new(b.table, b.device, comm, b.order, b.value)))
     },
     shards: |_, _| 1,
     bytes: |table, _, lanes| Replicated::bytes(table, lanes),
@@ -36,23 +36,25 @@ pub(crate) trait Packing {
     /// A step begins.
     fn clear(&mut self);
 
-    /// The gradient of `param` is final: what is now ready to go.
-    fn add(&mut self, param: ParamId, grad: &mut LaneSum) -> Vec<Load>;
+    /// The gradient of `param`, of `len` numbers (on `Meta` none of them here), is final: what is now ready to go.
+    fn add(&mut self, param: ParamId, len: usize, grad: &mut LaneSum) -> Vec<Load>;
 
     /// There are no more in this step: what is left.
     fn rest(&mut self) -> Option<Load>;
 }
 
-/// Numbers on their way to be summed, and whose they are.
+/// `len` numbers on their way to be summed, and whose they are.
 #[derive(Debug, Default)]
 pub(crate) struct Load {
     pub(crate) numbers: Vec<f32>,
+    pub(crate) len: usize,
     pub(crate) pieces: Vec<Piece>,
 }
 
 /// See the head of this file.
 pub struct Replicated {
     table: ParamTable,
+    device: Device,
     weights: Vec<Arc<Weight>>,
     grads: Vec<LaneSum>,
     pass: PassAt,
@@ -68,27 +70,36 @@ impl Replicated {
     /// All parameters of `table` at the values that `value` gives, on one rank.
     #[must_use]
     pub fn solo(table: &ParamTable, value: impl FnMut(ParamId) -> Vec<f32>) -> Self {
-        Self::new(table, Box::new(Solo), Order::Tree, value)
+        Self::new(table, Device::Cpu, Box::new(Solo), Order::Tree, value)
     }
 
-    /// The same on each rank of `comm`.
+    /// The same on each rank of `comm`; on `Meta` nobody asks for values.
     #[must_use]
-    pub fn new(table: &ParamTable, comm: Box<dyn Communicator>, order: Order, value: impl FnMut(ParamId) -> Vec<f32>) -> Self {
-        Self::packed(table, comm, order, Box::new(Blocks::new(table)), value)
+    pub fn new(
+        table: &ParamTable,
+        device: Device,
+        comm: Box<dyn Communicator>,
+        order: Order,
+        value: impl FnMut(ParamId) -> Vec<f32>,
+    ) -> Self {
+        Self::packed(table, device, comm, order, Box::new(Blocks::new(table)), value)
     }
 
     pub(crate) fn packed(
         table: &ParamTable,
+        device: Device,
         comm: Box<dyn Communicator>,
         order: Order,
         packing: Box<dyn Packing>,
         mut value: impl FnMut(ParamId) -> Vec<f32>,
     ) -> Self {
+        let mut value = |id| if device == Device::Cpu { value(id) } else { Vec::new() };
         let weights = table.ids().map(|id| Arc::new(Weight::new(value(id), table.spec(id).shape))).collect();
         let grads = table.ids().map(|_| LaneSum::default()).collect();
-        let pass = PassAt { ends_lane: true, ends_step: true };
+        let pass = PassAt::ONLY;
         let is_final = vec![false; table.specs().len()];
-        Self { table: table.clone(), weights, grads, pass, group: Group::new(comm), order, packing, sent: Vec::new(), is_final }
+        let group = Group::new(comm);
+        Self { table: table.clone(), device, weights, grads, pass, group, order, packing, sent: Vec::new(), is_final }
     }
 
     /// Bytes that a rank holds for weights, and for the gradients of `lanes` lanes.
@@ -113,16 +124,22 @@ impl Replicated {
         self.table.spec(id).shape.elements()
     }
 
+    /// How many of them are here: none on `Meta`.
+    fn held(&self, id: ParamId) -> usize {
+        if self.device == Device::Cpu { self.elements(id) } else { 0 }
+    }
+
     /// The gradient of `id` is final on this rank.
     fn send(&mut self, id: ParamId) {
         self.is_final[id.0] = true;
-        for load in self.packing.add(id, &mut self.grads[id.0]) {
+        let len = self.elements(id);
+        for load in self.packing.add(id, len, &mut self.grads[id.0]) {
             self.start(load);
         }
     }
 
     fn start(&mut self, load: Load) {
-        let ticket = self.group.start(Job::AllReduce(load.numbers.into(), self.order));
+        let ticket = self.group.start(Job::AllReduce(array(self.device, load.numbers, load.len), self.order));
         self.sent.push((ticket, load.pieces));
     }
 }
@@ -144,20 +161,22 @@ impl Blocks {
 impl Packing for Blocks {
     fn clear(&mut self) {
         for (block, (count, _)) in self.waiting.iter_mut().enumerate() {
-            *count = self.table.specs().iter().filter(|spec| spec.block.0 == block).count();
+            // Those of other stages of a pipeline are empty.
+            let is_here = |spec: &&engine::ParamSpec| spec.block.0 == block && spec.shape.elements() > 0;
+            *count = self.table.specs().iter().filter(is_here).count();
         }
     }
 
-    fn add(&mut self, param: ParamId, grad: &mut LaneSum) -> Vec<Load> {
-        let spec = self.table.spec(param);
-        let of_param = 0..spec.shape.elements();
-        let (count, small) = &mut self.waiting[spec.block.0];
+    fn add(&mut self, param: ParamId, len: usize, grad: &mut LaneSum) -> Vec<Load> {
+        let of_param = 0..len;
+        let (count, small) = &mut self.waiting[self.table.spec(param).block.0];
         let mut ready = Vec::new();
         if of_param.len() >= SMALL {
-            ready.push(Load { numbers: grad.take_total(), pieces: vec![Piece { param, of_param, at: 0 }] });
+            ready.push(Load { numbers: grad.take_total(), len, pieces: vec![Piece { param, of_param, at: 0 }] });
         } else {
-            small.pieces.push(Piece { param, of_param, at: small.numbers.len() });
+            small.pieces.push(Piece { param, of_param, at: small.len });
             small.numbers.extend_from_slice(grad.total());
+            small.len += len;
         }
         *count -= 1;
         if *count == 0 && !small.pieces.is_empty() {
@@ -178,16 +197,12 @@ impl Strategy for Replicated {
         self.packing.clear();
     }
 
-    fn begin_pass(&mut self, pass: PassAt) {
-        self.pass = pass;
-    }
-
     fn end_step(&mut self) -> Result<(), EngineError> {
         for id in self.table.ids() {
-            if !self.is_final[id.0] && self.grads[id.0].is_empty() {
+            if !self.is_final[id.0] && self.grads[id.0].is_empty() && self.elements(id) > 0 {
                 // No op of the model used this parameter.
-                let elements = self.elements(id);
-                self.grads[id.0].end_lane(elements);
+                let held = self.held(id);
+                self.grads[id.0].end_lane(held);
                 if self.group.ranks() > 1 {
                     self.send(id);
                 }
@@ -203,7 +218,7 @@ impl Strategy for Replicated {
                 self.grads[piece.param.0].set_total(sums);
                 continue;
             }
-            for Piece { param, of_param, at } in pieces {
+            for Piece { param, of_param, at } in pieces.into_iter().filter(|_| !sums.is_empty()) {
                 let len = of_param.len();
                 self.grads[param.0].total_mut()[of_param].copy_from_slice(&sums[at..][..len]);
             }
@@ -245,9 +260,9 @@ impl Strategy for Replicated {
         Ok(self.table.ids().filter(|id| self.table.spec(*id).block == block).zip(mine).collect())
     }
 
-    fn lane(&self, index: usize, lanes: usize) -> usize {
+    fn lane(&self, index: usize, lanes: usize, siblings: usize) -> usize {
         // A rank's lanes meet among themselves before they meet those of others.
-        self.group.rank() * lanes + index
+        self.group.rank() / siblings * lanes + index
     }
 
     fn sum(&mut self, data: &mut [f32]) -> Result<(), EngineError> {
@@ -269,6 +284,9 @@ impl Strategy for Replicated {
 }
 
 impl ParamStore for Replicated {
+    fn begin_pass(&mut self, pass: PassAt) {
+        self.pass = pass;
+    }
     fn gather(&mut self, _block: BlockId) -> Result<(), EngineError> {
         Ok(()) // always here
     }
@@ -277,16 +295,16 @@ impl ParamStore for Replicated {
         self.weights[param.0].clone()
     }
     fn take_grad(&mut self, param: ParamId) -> Vec<f32> {
-        let elements = self.elements(param);
-        self.grads[param.0].take(elements)
+        let held = self.held(param);
+        self.grads[param.0].take(held)
     }
     fn put_grad(&mut self, param: ParamId, grad: Vec<f32>) {
         self.grads[param.0].put(grad);
     }
     fn reduce(&mut self, param: ParamId) -> Result<(), EngineError> {
         if self.pass.ends_lane {
-            let elements = self.elements(param);
-            self.grads[param.0].end_lane(elements);
+            let held = self.held(param);
+            self.grads[param.0].end_lane(held);
             if self.pass.ends_step && self.group.ranks() > 1 {
                 self.send(param);
             }

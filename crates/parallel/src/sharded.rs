@@ -12,13 +12,13 @@
 //! on its way while one is at work. `mics` is stage 3 inside a group that is repeated: after the last lane
 //! each part is summed once over the groups (arXiv:2205.00119, section 3.3).
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::{collections::{BTreeMap, BTreeSet}, ops::Range, sync::Arc};
 
 use comm::{CommError, Group, Job, Order, Ticket};
-use engine::{BlockId, Device, EngineError, ParamId, ParamStore, ParamTable, Weight};
+use engine::{BlockId, Device, EngineError, ParamId, ParamStore, ParamTable, PassAt, Weight};
 
 use crate::{
-    Build, Kind, Part, PassAt, StoreBytes, Strategy, array,
+    Build, Kind, Part, StoreBytes, Strategy, array,
     flat::Layout,
     lanes::{LaneSum, copies},
     rank_error, split, sum_over,
@@ -100,7 +100,7 @@ impl Sharded {
             stage,
             device,
             order,
-            pass: PassAt { ends_lane: true, ends_step: true },
+            pass: PassAt::ONLY,
             values: vec![Vec::new(); blocks],
             weights: vec![None; params],
             lanes: (0..params).map(|_| LaneSum::default()).collect(),
@@ -161,6 +161,12 @@ impl Sharded {
         range.map(ParamId)
     }
 
+    /// The blocks whose parameters the pass at work reads.
+    fn in_pass(&self) -> BTreeSet<BlockId> {
+        let run = self.layout.blocks().filter(|block| (self.pass.first..self.pass.end).contains(&block.0));
+        run.flat_map(|block| self.table.needs(block)).collect()
+    }
+
     /// A block end to end, from one array for each parameter.
     fn flatten<'a>(&self, block: BlockId, of: impl Fn(ParamId) -> &'a [f32]) -> Vec<f32> {
         let mut flat = vec![0.0; self.layout.len(block)];
@@ -173,6 +179,9 @@ impl Sharded {
     /// All gradients of `block` are final in this lane, or in stage 1 in this step.
     fn scatter(&mut self, block: BlockId) {
         let len = self.layout.len(block);
+        if len == 0 {
+            return; // it is another stage's
+        }
         let flat = if self.device == Device::Cpu { self.flatten(block, |id| self.lanes[id.0].total()) } else { Vec::new() };
         for id in self.params_of(block) {
             self.lanes[id.0].clear();
@@ -206,7 +215,7 @@ impl Sharded {
     }
 
     fn start_gather(&mut self, block: BlockId) {
-        if self.is_here(block) || self.gathering.contains_key(&block) {
+        if self.is_here(block) || self.layout.len(block) == 0 || self.gathering.contains_key(&block) {
             return;
         }
         let mine = array(self.device, self.values[block.0].clone(), self.layout.part(block, 0).len());
@@ -238,30 +247,6 @@ impl Strategy for Sharded {
     fn begin_step(&mut self) {
         self.lanes.iter_mut().for_each(LaneSum::clear);
         self.sums.iter_mut().for_each(LaneSum::clear);
-    }
-
-    fn begin_pass(&mut self, pass: PassAt) {
-        self.pass = pass;
-        for block in self.layout.blocks() {
-            self.waiting[block.0] = self.params_of(block).count();
-        }
-    }
-
-    fn end_pass(&mut self) -> Result<(), EngineError> {
-        if self.pass.ends_step || self.pass.ends_lane && self.stage != Stage::Optimiser {
-            for block in self.layout.blocks().filter(|block| self.waiting[block.0] > 0).collect::<Vec<_>>() {
-                // Some of its parameters are not used by the model, or not by this pass.
-                for id in self.params_of(block) {
-                    if self.lanes[id.0].is_empty() {
-                        let elements = self.elements(id);
-                        self.lanes[id.0].end_lane(elements);
-                    }
-                }
-                self.scatter(block);
-            }
-            self.collect(self.pass.ends_step)?;
-        }
-        Ok(())
     }
 
     fn end_step(&mut self) -> Result<(), EngineError> {
@@ -310,7 +295,7 @@ impl Strategy for Sharded {
         }
         let rank = self.shard.rank();
         let mut tickets = Vec::new();
-        for block in self.layout.blocks() {
+        for block in self.layout.blocks().filter(|block| self.layout.len(*block) > 0) {
             let part = self.layout.part(block, rank);
             let mut mine = vec![0.0; self.part_elements(block)];
             if self.device == Device::Cpu {
@@ -354,19 +339,21 @@ impl Strategy for Sharded {
 
     fn gather_parts(&mut self, block: BlockId, mine: Vec<Vec<f32>>) -> Result<Vec<(ParamId, Vec<f32>)>, EngineError> {
         let part = self.layout.part(block, self.shard.rank());
-        let mut flat = vec![0.0; part.len()];
-        for (piece, values) in self.layout.pieces(block, part).zip(mine) {
+        let mut flat = vec![0.0; self.part_elements(block)];
+        for (piece, values) in self.layout.pieces(block, part.clone()).zip(mine).filter(|(_, values)| !values.is_empty()) {
             flat[piece.at..][..values.len()].copy_from_slice(&values);
         }
-        let all = self.shard.run(Job::AllGather(flat.into(), self.layout.len(block))).map_err(rank_error)?;
-        Ok(self.layout.whole(block).map(|piece| (piece.param, all.values()[piece.at..][..piece.of_param.len()].to_vec())).collect())
+        let mine = array(self.device, flat, part.len());
+        let all = self.shard.run(Job::AllGather(mine, self.layout.len(block))).map_err(rank_error)?;
+        let values = |at: usize, len: usize| all.values().get(at..at + len).unwrap_or(&[]).to_vec();
+        Ok(self.layout.whole(block).map(|piece| (piece.param, values(piece.at, piece.of_param.len()))).collect())
     }
 
-    fn lane(&self, index: usize, lanes: usize) -> usize {
-        let (shard, shards, replica) = (self.shard.rank(), self.shard.ranks(), self.replicas.rank());
+    fn lane(&self, index: usize, lanes: usize, siblings: usize) -> usize {
+        let (rank, shards) = (self.rank().0 / siblings, (self.shard.ranks() / siblings).max(1));
         match self.stage {
-            Stage::Optimiser => (replica * shards + shard) * lanes + index,
-            _ => (replica * lanes + index) * shards + shard,
+            Stage::Optimiser => rank * lanes + index,
+            _ => (rank / shards * lanes + index) * shards + rank % shards,
         }
     }
 
@@ -403,6 +390,30 @@ fn cut<'a>(run: &mut &'a mut [f32], skip: usize, len: usize) -> &'a mut [f32] {
 }
 
 impl ParamStore for Sharded {
+    fn begin_pass(&mut self, pass: PassAt) {
+        self.pass = pass;
+        for block in self.in_pass() {
+            self.waiting[block.0] = self.params_of(block).count();
+        }
+    }
+
+    fn end_pass(&mut self) -> Result<(), EngineError> {
+        if self.pass.ends_step || self.pass.ends_lane && self.stage != Stage::Optimiser {
+            for block in self.in_pass().into_iter().filter(|block| self.waiting[block.0] > 0).collect::<Vec<_>>() {
+                // Some of its parameters are not used by the model, or not by this pass.
+                for id in self.params_of(block) {
+                    if self.lanes[id.0].is_empty() {
+                        let elements = self.elements(id);
+                        self.lanes[id.0].end_lane(elements);
+                    }
+                }
+                self.scatter(block);
+            }
+            self.collect(self.pass.ends_step)?;
+        }
+        Ok(())
+    }
+
     fn gather(&mut self, block: BlockId) -> Result<(), EngineError> {
         if self.stage != Stage::Weights {
             return Ok(());

@@ -30,7 +30,7 @@ pub struct Price {
 pub fn price(recipe: &Recipe, vocab: Option<usize>) -> Result<Price, TrainError> {
     let (recipe, model) = run::resolve(recipe, vocab)?;
     let options = StepOptions::of(&recipe);
-    let cost = cost(&*model, &options)?;
+    let cost = cost(&*model, &options, options.mesh.place(0))?;
     let passes = (recipe.batch.sequences as f64 / options.micro_batch as f64).ceil();
     let (pass_secs, update_secs) = calibrate(&recipe, model, &options)?;
     let step_secs = passes * pass_secs + update_secs;

@@ -1,11 +1,10 @@
 //! Held-out loss in bits per byte: comparable between tokenizers, and with anything else that compresses text.
 
 use data::Dataset;
-use engine::{Device, EngineError, Inputs, NoParams, Options, ParamTable, Pool, Precision, Tape, Tensor};
+use engine::{Device, EngineError, Inputs, NoParams, Options, ParamStore, ParamTable, Pool, Precision, Tape, Tensor};
 use models::{LanguageModel, Model};
-use parallel::Strategy;
 
-use crate::TrainError;
+use crate::{TrainError, step::Trainer};
 
 /// Options of a pass that does not train.
 #[must_use]
@@ -66,41 +65,38 @@ impl Evaluator {
         Ok(Self { pool, batch })
     }
 
-    /// Bits per byte over `windows` of `data`. The ranks of `store` take batches in turn; all call it and get the same bits.
+    /// Bits per byte over `windows` of `data`.
     /// # Errors
-    /// When shapes do not fit, or a rank does not answer.
+    /// When shapes do not fit.
     pub fn bits_per_byte(
         &self,
         language: &dyn LanguageModel,
         table: &ParamTable,
-        store: &mut dyn Strategy,
+        store: &mut dyn ParamStore,
         precision: Precision,
         data: &Dataset,
         windows: &[Vec<u32>],
     ) -> Result<f64, TrainError> {
-        let batches: Vec<_> = windows.chunks(self.batch).collect();
-        let (rank, ranks) = store.rank();
-        let mut nats = vec![[0.0; 3]; batches.len()];
-        for round in 0..batches.len().div_ceil(ranks) {
-            // Where parameters are gathered, all ranks run as many passes; one that has no batch left repeats the last.
-            let at = round * ranks + rank;
-            let batch = batches[at.min(batches.len() - 1)];
+        let mut nats = Vec::new();
+        for batch in windows.chunks(self.batch) {
             let mut tape = Tape::new(&self.pool, store, table, inference(precision));
             let nll = language.token_nll(&mut tape, &inputs_of(batch))?;
-            // The end of a document stands for no bytes; it is counted all the same, as it has to be told.
-            if let Some(nats) = nats.get_mut(at) {
-                *nats = split(nll.f32s().iter().map(|v| f64::from(*v)).sum());
-            }
+            nats.push(nll.f32s().iter().map(|v| f64::from(*v)).sum());
         }
-        store.sum(nats.as_flattened_mut())?;
-        let nats: f64 = nats.iter().map(|parts| parts.iter().map(|part| f64::from(*part)).sum::<f64>()).sum();
-        let bytes: u64 = windows.iter().map(|w| data.target_bytes(w)).sum();
-        Ok(nats / std::f64::consts::LN_2 / bytes.max(1) as f64)
+        Ok(per_byte(&nats, data, windows))
+    }
+
+    /// The same by a model in training; all ranks call it and get the same bits.
+    /// # Errors
+    /// When shapes do not fit, or a rank does not answer.
+    pub fn of_trainer(&self, trainer: &mut Trainer, data: &Dataset, windows: &[Vec<u32>]) -> Result<f64, TrainError> {
+        let nats = trainer.nats(&self.pool, &windows.chunks(self.batch).collect::<Vec<_>>())?;
+        Ok(per_byte(&nats, data, windows))
     }
 }
 
-/// Three numbers whose sum is `x`, so that ranks can send it.
-fn split(x: f64) -> [f32; 3] {
-    let (first, rest) = (x as f32, x - f64::from(x as f32));
-    [first, rest as f32, (rest - f64::from(rest as f32)) as f32]
+/// The end of a document stands for no bytes; it is counted all the same, as it has to be told.
+fn per_byte(nats: &[f64], data: &Dataset, windows: &[Vec<u32>]) -> f64 {
+    let bytes: u64 = windows.iter().map(|w| data.target_bytes(w)).sum();
+    nats.iter().sum::<f64>() / std::f64::consts::LN_2 / bytes.max(1) as f64
 }

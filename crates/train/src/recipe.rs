@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use comm::Order;
 use engine::Precision;
-use parallel::Kind;
+use parallel::{Kind, mesh::Mesh, pipeline};
 use serde::{Deserialize, Serialize};
 
 use crate::{TrainError, dial};
@@ -108,13 +108,23 @@ table! {
         ranks: usize = 1,
         /// One of those that `hairpin train --help` names.
         strategy: String = "replicated".into(),
-        mesh: Mesh = Mesh::default(),
+        mesh: MeshTable = MeshTable::default(),
+        /// In which order the stages of a pipeline run their micro-batches.
+        schedule: pipeline::Schedule = pipeline::Schedule::OneFOneB,
+        /// Runs of blocks on each stage, for `interleaved`.
+        chunks: usize = 2,
         reduce: Reduce = Reduce::Exact,
     }
 }
 table! {
-    /// How many ranks there are along each axis; those that are left out follow from the strategy.
-    Mesh {
+    /// How many ranks there are along each axis. What is left of `ranks` is data parallel.
+    MeshTable {
+        /// Stages, each with a run of the model's blocks.
+        pipeline: usize = 1,
+        /// Ranks that share the heads, the width of feed-forward layers and the vocabulary.
+        tensor: usize = 1,
+        /// Ranks that share the tokens of a sequence.
+        context: usize = 1,
         /// Ranks that hold one copy of the model together, for `mics`.
         shard: usize = 2,
     }
@@ -147,9 +157,21 @@ impl Parallel {
 
     /// Ranks that hold one copy of the model together.
     pub(crate) fn shards(&self) -> usize {
-        (self.kind().shards)(self.ranks, self.mesh.shard)
+        let mesh = self.mesh();
+        (self.kind().shards)(mesh.data * mesh.context, self.mesh.shard)
+    }
+
+    /// All axes, that of the data too.
+    pub(crate) fn mesh(&self) -> Mesh {
+        let MeshTable { pipeline, tensor, context, .. } = self.mesh;
+        Mesh { pipeline, tensor, context, data: (self.ranks / (pipeline * tensor * context).max(1)).max(1) }
+    }
+
+    pub(crate) fn chunks(&self) -> usize {
+        if self.schedule == pipeline::Schedule::Interleaved { self.chunks } else { 1 }
     }
 }
+
 table! {
     /// Which optimiser.
     Optim {
@@ -288,11 +310,41 @@ impl Recipe {
             let problem = format!("{} lanes are no power of two that divides {} sequences", b.lanes, b.sequences);
             return wrong("batch.lanes", problem, "use 1, 2, 4 or 8 lanes, and a number of sequences that they divide");
         }
-        let ranks = self.parallel.ranks;
-        if !ranks.is_power_of_two() || !b.lanes.is_multiple_of(ranks) {
-            let problem = format!("{ranks} ranks are no power of two that divides {} lanes", b.lanes);
+        let (p, mesh) = (&self.parallel, self.parallel.mesh());
+        for (key, count) in
+            [("parallel.mesh.pipeline", mesh.pipeline), ("parallel.mesh.tensor", mesh.tensor), ("parallel.mesh.context", mesh.context), ("parallel.chunks", p.chunks)]
+        {
+            if !(1..=1 << 16).contains(&count) {
+                return wrong(key, format!("{count} is not in 1..={}", 1 << 16), "leave the key out for its default");
+            }
+        }
+        if mesh.ranks() != p.ranks {
+            let problem = format!("{} ranks are no whole number of {} stages x {} tensor x {} context", p.ranks, mesh.pipeline, mesh.tensor, mesh.context);
+            return wrong("parallel.ranks", problem, &format!("use {} ranks, or other numbers along the mesh", mesh.ranks()));
+        }
+        if !mesh.data.is_power_of_two() || !b.lanes.is_multiple_of(mesh.data) {
+            let problem = format!("{} ranks that see other data are no power of two that divides {} lanes", mesh.data, b.lanes);
             return wrong("parallel.ranks", problem, "use 1, 2, 4 or 8 ranks and as many `batch.lanes` or more");
         }
+        if !mesh.context.is_power_of_two() || !b.context.is_multiple_of(mesh.context * mesh.tensor) {
+            let problem = format!("{} x {} ranks of context and tensor do not divide {} tokens", mesh.context, mesh.tensor, b.context);
+            return wrong("parallel.mesh.context", problem, "use a power of two that divides `batch.context`");
+        }
+        if mesh.tensor > 1 && self.optim.kind == OptimKind::Muon {
+            let problem = format!("Muon needs whole matrices, and {} ranks of the tensor axis hold parts", mesh.tensor);
+            return wrong("optim.kind", problem, "use `adamw`, or `parallel.mesh.tensor = 1` with `zero3` or `mics`, which gather for Muon");
+        }
+        let dropout = self.model.get("dropout").and_then(|d| d.as_float()).unwrap_or(0.0);
+        if dropout > 0.0 && mesh.tensor * mesh.context > 1 {
+            let problem = "its masks follow a whole sequence, which no rank of the tensor or context axis has".to_owned();
+            return wrong("model.dropout", problem, "use `dropout = 0.0`, or data and pipeline ranks only");
+        }
+        let micro_batches = b.lanes / mesh.data * (b.sequences / b.lanes).div_ceil(b.micro_batch);
+        if p.schedule == pipeline::Schedule::Interleaved && mesh.pipeline > 1 && !micro_batches.is_multiple_of(mesh.pipeline) {
+            let problem = format!("{micro_batches} micro-batches on a rank are no whole rounds of {} stages", mesh.pipeline);
+            return wrong("parallel.schedule", problem, "use `one_f_one_b`, or a `batch.micro_batch` that gives whole rounds");
+        }
+        let ranks = mesh.data * mesh.context;
         let names = || parallel::STRATEGIES.iter().map(|kind| format!("`{}`", kind.name)).collect::<Vec<_>>().join(", ");
         if parallel::kind(&self.parallel.strategy).is_none() {
             let problem = format!("there is no strategy `{}`", self.parallel.strategy);

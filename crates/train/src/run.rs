@@ -309,7 +309,7 @@ impl<'a> Run<'a> {
     /// Whether any rank was asked to stop: all must end at the same step.
     fn is_stopped(&mut self, stop: &AtomicBool) -> Result<bool, TrainError> {
         let mut asked = [f32::from(stop.load(Ordering::Relaxed))];
-        self.trainer.store_mut().sum(&mut asked)?;
+        self.trainer.sum(&mut asked)?;
         Ok(asked[0] > 0.0)
     }
 
@@ -320,7 +320,7 @@ impl<'a> Run<'a> {
         let micro_batch = b.micro_batch.min(each);
         let window = |w: &u64| self.data.train().window(*w, b.context);
         let cut = |lane: &[u64]| lane.chunks(micro_batch).map(|part| eval::inputs_of(&part.iter().map(window).collect::<Vec<_>>())).collect();
-        self.trainer.lanes().map(|lane| cut(&windows[lane * each..][..each])).collect()
+        self.trainer.lanes().into_iter().map(|lane| cut(&windows[lane * each..][..each])).collect()
     }
 
     fn windows(&self, step: u64) -> impl Iterator<Item = u64> {
@@ -343,7 +343,7 @@ impl<'a> Run<'a> {
                 writer.finish()?;
             }
             // The others read what the first has written by now.
-            self.trainer.store_mut().sum(&mut [0.0])?;
+            self.trainer.sum(&mut [0.0])?;
             if let Some((path, snapshot, _)) = checkpoint::latest_whole(self.out)? {
                 let mut left_out = self.state.guard.left_out.clone();
                 left_out.push(step);
@@ -370,14 +370,12 @@ impl<'a> Run<'a> {
     }
 
     fn evaluate(&mut self) -> Result<f64, TrainError> {
-        let (model, store, precision) = self.trainer.parts();
-        let language = model.language().ok_or(TrainError::NotLanguage)?;
-        self.evaluator.bits_per_byte(language, model.params(), store, precision, self.data, &self.held_out)
+        self.evaluator.of_trainer(&mut self.trainer, self.data, &self.held_out)
     }
 
     fn save(&mut self) -> Result<(), TrainError> {
         self.saved_step = Some(self.step);
-        let tensors = self.trainer.tensors(self.writer.is_some())?;
+        let tensors = self.trainer.tensors()?;
         let Some(writer) = &mut self.writer else { return Ok(()) };
         let named = |(name, shape, values): (String, engine::Shape, Vec<f32>)| NamedTensor { name, shape: shape.dims().to_vec(), values };
         let tensors = tensors.into_iter().map(named).collect();

@@ -1,15 +1,29 @@
 //! One whole training step: forward and backward over lanes and micro-batches, the lane tree, clipping, the optimiser.
 //! The loop, the benchmark and the planner run this and nothing else.
 
-use comm::{Communicator, Order, Solo};
-use engine::{BlockId, Device, EngineError, Inputs, NoParams, Options, ParamId, ParamTable, Pass, Pool, Precision, Shape, Tape, key, mix};
+use std::{cell::RefCell, ops::Range, rc::Rc};
+
+use comm::{Communicator, Group, Job, Order, Solo};
+use engine::{
+    Array, Axis, BlockId, Device, EngineError, Event, Inputs, NoParams, Options, ParamId, ParamTable, Partition, Pass, Places, Pool,
+    Precision, Shape, key, mix,
+};
 use kernels::elementwise::{Squares, sum_squares};
 use models::Model;
-use parallel::{Build, Kind, PassAt, Strategy, flat::Layout, lanes::LaneSum};
+use parallel::{
+    Build, Kind, Strategy,
+    flat::Layout,
+    lanes::LaneSum,
+    mesh::{Groups, Mesh, Place},
+    pipeline::{self, Action, BlockCost, Schedule},
+};
 
 use crate::{
     TrainError,
+    eval::inputs_of,
+    links::Edges,
     optim::{Optimiser, Update},
+    passes::{MicroBatch, NoLinks, Stage},
     recipe::{Optim, Recipe},
 };
 
@@ -19,7 +33,12 @@ pub struct StepOptions {
     pub precision: Precision,
     pub recompute: bool,
     pub clip: f32,
-    /// How the ranks share the work.
+    /// Ranks along each axis, and how those of a pipeline take turns.
+    pub mesh: Mesh,
+    pub schedule: Schedule,
+    /// Runs of blocks on each stage.
+    pub chunks: usize,
+    /// How ranks that see other data share the work.
     pub strategy: &'static Kind,
     /// Ranks that hold one copy of the model together, and how sums over ranks are ordered.
     pub shards: usize,
@@ -42,7 +61,10 @@ impl StepOptions {
             strategy: recipe.parallel.kind(),
             shards: recipe.parallel.shards(),
             order: recipe.parallel.reduce.order(),
-            lanes: recipe.batch.lanes / recipe.parallel.ranks,
+            mesh: recipe.parallel.mesh(),
+            schedule: recipe.parallel.schedule,
+            chunks: recipe.parallel.chunks(),
+            lanes: recipe.batch.lanes / recipe.parallel.mesh().data,
             micro_batch: recipe.batch.micro_batch.min(recipe.batch.sequences / recipe.batch.lanes),
             context: recipe.batch.context,
             seed: recipe.seed,
@@ -76,33 +98,78 @@ impl StepCost {
     }
 }
 
-/// Run one micro-batch of `model` on `Meta`.
+/// What a rank at `place` does in a step, told by a run of its passes on `Meta`.
 /// # Errors
 /// When shapes do not fit.
-pub fn cost(model: &dyn Model, options: &StepOptions) -> Result<StepCost, TrainError> {
-    let (pool, mut store) = (Pool::meta(), NoParams);
-    let mut tape = Tape::new(&pool, &mut store, model.params(), Options { trace: true, ..tape_options(options, 0) });
-    let loss = model.loss(&mut tape, &model.shapes(options.micro_batch, options.context), 1.0)?;
-    tape.backward(&loss)?;
-    let needed = tape.events().iter().filter(|event| event.pass != Pass::Recompute);
-    let table = model.params();
-    let bytes = (options.strategy.bytes)(table, options.shards, options.lanes);
-    let layout = Layout::new(table, options.shards);
+pub fn cost(model: &dyn Model, options: &StepOptions, place: Place) -> Result<StepCost, TrainError> {
+    let stage_of = runs(model, options)?;
+    let table = local_table(model, options, &stage_of[place.stage])?;
+    let places = Places { tensor: (place.tensor, options.mesh.tensor), context: (place.context, options.mesh.context) };
+    let (pool, store) = (Pool::meta(), Rc::new(RefCell::new(Box::new(NoParams))));
+    let tape_options = Options { trace: true, ..tape_options(options) };
+    let flops = std::cell::Cell::new(0);
+    let watch = |event: &Event| if event.pass != Pass::Recompute { flops.set(flops.get() + event.flops) };
+    let runs = &stage_of[place.stage];
+    let stage = Stage { model, table: &table, pool: &pool, store: &store, partition: &places, runs, options: tape_options, watch: &watch };
+    let inputs = model.shapes(options.micro_batch, options.context / options.mesh.context);
+    // As many micro-batches as can be in flight at one time.
+    let count = if options.mesh.pipeline == 1 { 1 } else { options.lanes.max(options.mesh.pipeline) };
+    let one = |lane| MicroBatch { inputs: &inputs, lane, key: 0, ends_lane: true, ends_step: true };
+    let micro_batches: Vec<MicroBatch<'_>> = (0..count).map(one).collect();
+    let mut packed_bytes = 0;
+    let actions = options.schedule.actions(place.stage, options.mesh.pipeline, count, options.chunks);
+    stage.run(&actions, &micro_batches, 1.0, &mut NoLinks, &mut |tape| {
+        packed_bytes = packed_bytes.max(tape.packed_bytes());
+    })?;
+    let (bytes, layout) = ((options.strategy.bytes)(&table, options.shards, options.lanes), Layout::new(&table, options.shards));
     Ok(StepCost {
-        micro_batch_flops: needed.map(|event| event.flops).sum(),
-        optimiser_flops: Optimiser::flops(&options.optim, model.params()),
+        micro_batch_flops: flops.get() / count as u64,
+        optimiser_flops: Optimiser::flops(&options.optim, &table),
         params: model.params().elements(),
         weight_bytes: bytes.weights,
         grad_bytes: bytes.grads,
         // The first rank has the most: what is between parameters falls to the last.
-        optimiser_bytes: Optimiser::bytes(&options.optim, table, layout.share(0).map(|piece| (piece.param, piece.of_param.len()))),
-        packed_bytes: tape.packed_bytes(),
+        optimiser_bytes: Optimiser::bytes(&options.optim, &table, layout.share(0).map(|piece| (piece.param, piece.of_param.len()))),
+        packed_bytes: packed_bytes * options.chunks as u64,
         pool_bytes: pool.usage().high_water_bytes,
     })
 }
 
-fn tape_options(options: &StepOptions, key: u64) -> Options {
-    Options { precision: options.precision, recompute: options.recompute, train: true, key, trace: false }
+/// The runs of blocks of each stage: the cut whose slowest stage is fastest, by each block's operations on `Meta`.
+fn runs(model: &dyn Model, options: &StepOptions) -> Result<Vec<Vec<Range<usize>>>, TrainError> {
+    let (stages, blocks) = (options.mesh.pipeline, model.params().blocks().len());
+    let pieces = stages * options.chunks;
+    if pieces == 1 {
+        return Ok(vec![vec![0..blocks]]);
+    }
+    let (pool, mut store) = (Pool::meta(), NoParams);
+    let mut tape = engine::Tape::new(&pool, &mut store, model.params(), Options { trace: true, ..tape_options(options) });
+    let loss = model.loss(&mut tape, &model.shapes(options.micro_batch, options.context), 1.0)?;
+    tape.backward(&loss)?;
+    let mut costs = vec![BlockCost { secs: 0.0, bytes: 0 }; blocks];
+    for event in tape.events() {
+        if let Some(block) = event.block {
+            costs[block.0].secs += event.flops as f64;
+            costs[block.0].bytes += event.saved_bytes;
+        }
+    }
+    let too_many = |_| {
+        let problem = format!("{pieces} runs of blocks cannot be cut from {blocks} blocks");
+        TrainError::Value { key: "parallel.mesh.pipeline", problem, help: "use fewer stages, or a deeper model".into() }
+    };
+    let cut = pipeline::cut(&costs, pieces, u64::MAX).map_err(too_many)?;
+    Ok((0..stages).map(|stage| (0..options.chunks).map(|chunk| cut[chunk * stages + stage].clone()).collect()).collect())
+}
+
+/// The parameters of one stage, as long as one rank of the tensor axis holds them.
+fn local_table(model: &dyn Model, options: &StepOptions, runs: &[Range<usize>]) -> Result<ParamTable, EngineError> {
+    let full = model.params();
+    let here: Vec<BlockId> = runs.iter().flat_map(|run| run.clone().flat_map(|block| full.needs(BlockId(block)))).collect();
+    Ok(full.local(options.mesh.tensor, |block| here.contains(&block))?)
+}
+
+fn tape_options(options: &StepOptions) -> Options {
+    Options { precision: options.precision, recompute: options.recompute, train: true, key: 0, trace: false }
 }
 
 /// Sequences `first..first + sequences` of made-up tokens, to measure with.
@@ -114,15 +181,29 @@ pub fn made_up(first: usize, sequences: usize, context: usize, vocab: usize) -> 
     Inputs::new().with_u32("tokens", &shape, tokens(1)).with_u32("targets", &shape, tokens(2))
 }
 
-/// A model in training.
+/// A model in training: what one rank has of it.
 pub struct Trainer {
     model: Box<dyn Model>,
     options: StepOptions,
-    store: Box<dyn Strategy>,
+    table: ParamTable,
+    runs: Vec<Range<usize>>,
+    store: Rc<RefCell<Box<dyn Strategy>>>,
+    place: Place,
+    world: Group,
+    pipeline: Group,
+    partition: parallel::mesh::Cut,
+    edges: Edges,
+    /// First and last stage, where they share a parameter.
+    tied: Option<Group>,
     optimiser: Optimiser,
     pool: Pool,
     cost: StepCost,
+    /// On `Meta`, told of each op.
+    watch: Option<Watch>,
 }
+
+/// Told of each op as it is done.
+pub type Watch = Box<dyn Fn(&Event)>;
 
 /// What came of a forward and backward pass over the batch.
 #[derive(Debug, Clone, Copy)]
@@ -133,32 +214,74 @@ pub struct Gradient {
 }
 
 impl Trainer {
-    /// A model at its starting values, with memory for its steps.
+    /// A model at its starting values, with memory for its steps, on one rank whatever mesh the options name.
     /// # Errors
     /// When shapes do not fit.
     pub fn new(model: Box<dyn Model>, options: StepOptions) -> Result<Self, TrainError> {
-        Self::on_rank(model, options, Box::new(Solo))
+        Self::on_rank(model, StepOptions { mesh: Mesh::data(1), shards: 1, chunks: 1, ..options }, Box::new(Solo))
     }
 
-    /// The same as one rank of a group: `options.lanes` of the lanes are its own.
+    /// The same on `Meta`: every call does what it does on `Cpu`, with lengths instead of numbers, and tells `watch` of each
+    /// op. Over a simulated `comm` that is the price of a step.
     /// # Errors
     /// As [`Trainer::new`].
-    pub fn on_rank(model: Box<dyn Model>, options: StepOptions, mut comm: Box<dyn Communicator>) -> Result<Self, TrainError> {
-        let cost = cost(&*model, &options)?;
+    pub fn on_meta(model: Box<dyn Model>, options: StepOptions, comm: Box<dyn Communicator>, watch: Watch) -> Result<Self, TrainError> {
+        Self::on_device(model, options, comm, Device::Meta, Some(watch))
+    }
+
+    /// The same as one rank of as many as `options.mesh` has.
+    /// # Errors
+    /// As [`Trainer::new`]; when a rank does not answer.
+    pub fn on_rank(model: Box<dyn Model>, options: StepOptions, comm: Box<dyn Communicator>) -> Result<Self, TrainError> {
+        Self::on_device(model, options, comm, Device::Cpu, None)
+    }
+
+    fn on_device(
+        model: Box<dyn Model>,
+        options: StepOptions,
+        mut comm: Box<dyn Communicator>,
+        device: Device,
+        watch: Option<Watch>,
+    ) -> Result<Self, TrainError> {
+        let mesh = options.mesh;
+        let place = mesh.place(comm.rank());
+        let cost = cost(&*model, &options, place)?;
         let need_bytes = cost.total_bytes() * comm.ranks() as u64;
         let free_bytes = crate::memory::available_bytes().unwrap_or(u64::MAX);
         let rank_error = |e| EngineError::Rank(Box::new(e));
-        // No rank allocates before all have looked, or the last would find what the first left.
-        comm.all_reduce(&mut [0.0], Order::Any).map_err(rank_error)?;
-        if free_bytes < need_bytes {
-            return Err(TrainError::Memory { need_bytes, free_bytes });
+        if device == Device::Cpu {
+            // No rank allocates before all have looked, or the last would find what the first left.
+            comm.all_reduce(&mut [0.0], Order::Any).map_err(rank_error)?;
+            if free_bytes < need_bytes {
+                return Err(TrainError::Memory { need_bytes, free_bytes });
+            }
         }
-        let table = model.params();
-        let mut value = |id| table.initial(id, options.seed);
-        let build = Build { table, device: Device::Cpu, order: options.order, comm, shards: options.shards, value: &mut value };
+        let runs = runs(&*model, &options)?.swap_remove(place.stage);
+        let table = local_table(&*model, &options, &runs)?;
+        let full = model.params();
+        let mut value = |id: ParamId| {
+            if table.spec(id).shape.elements() == 0 {
+                return Vec::new();
+            }
+            full.slice(id, (place.tensor, mesh.tensor), &full.initial(id, options.seed))
+        };
+        let Groups { world, mut pipeline, data, cut: partition, .. } = Groups::new(mesh, comm).map_err(rank_error)?;
+        let build = Build { table: &table, device, order: options.order, comm: data, shards: options.shards, value: &mut value };
         let store = (options.strategy.build)(build).map_err(rank_error)?;
-        let optimiser = Optimiser::new(&options.optim, table, options.precision, &*store);
-        Ok(Self { pool: Pool::new(Device::Cpu, cost.pool_bytes), model, options, store, optimiser, cost })
+        let optimiser = Optimiser::new(&options.optim, &table, options.precision, device, &*store);
+        let edges = Edges::new(&mut pipeline, options.chunks > 1).map_err(rank_error)?;
+        let is_end = place.stage == 0 || place.stage + 1 == mesh.pipeline;
+        let is_tied = mesh.pipeline > 1 && full.blocks().iter().enumerate().any(|(block, _)| full.needs(BlockId(block)).len() > 1);
+        let tied = if is_tied {
+            let ends = |stage: usize| usize::from(stage == 0 || stage + 1 == mesh.pipeline);
+            let group = pipeline.split_by(ends).map_err(rank_error)?;
+            is_end.then_some(group)
+        } else {
+            None
+        };
+        let pool = if device == Device::Cpu { Pool::new(Device::Cpu, cost.pool_bytes) } else { Pool::meta() };
+        let store = Rc::new(RefCell::new(store));
+        Ok(Self { model, table, runs, store, place, world, pipeline, partition, edges, tied, optimiser, pool, cost, options, watch })
     }
 
     #[must_use]
@@ -174,65 +297,65 @@ impl Trainer {
     /// Bytes that were really used so far: to be held against [`Trainer::cost`].
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
-        self.pool.usage().high_water_bytes + self.store.held_bytes() + self.optimiser.held_bytes()
+        self.pool.usage().high_water_bytes + self.store.borrow().held_bytes() + self.optimiser.held_bytes()
     }
 
+    /// Run `look` on this rank's parts of values and gradients.
+    pub fn with_store<T>(&mut self, look: impl FnOnce(&mut dyn Strategy) -> T) -> T {
+        look(&mut **self.store.borrow_mut())
+    }
+
+    /// The sum over all ranks of the job, of something small.
+    /// # Errors
+    /// When a rank does not answer.
+    pub fn sum(&mut self, data: &mut [f32]) -> Result<(), TrainError> {
+        Ok(sum(&mut self.world, data)?)
+    }
+
+    /// This rank, and their number.
     #[must_use]
-    pub fn table(&self) -> &ParamTable {
-        self.model.params()
-    }
-
-    pub fn store_mut(&mut self) -> &mut dyn Strategy {
-        &mut *self.store
-    }
-
-    #[must_use]
-    pub fn store(&self) -> &dyn Strategy {
-        &*self.store
-    }
-
-    /// Model, its parameters and its pool, for passes that do not train.
-    pub fn parts(&mut self) -> (&dyn Model, &mut dyn Strategy, Precision) {
-        (&*self.model, &mut *self.store, self.options.precision)
+    pub fn rank(&self) -> (usize, usize) {
+        (self.world.rank(), self.world.ranks())
     }
 
     /// The places of this rank's lanes among all.
-    pub fn lanes(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.options.lanes).map(|index| self.store.lane(index, self.options.lanes))
+    #[must_use]
+    pub fn lanes(&self) -> Vec<usize> {
+        let store = self.store.borrow();
+        (0..self.options.lanes).map(|index| store.lane(index, self.options.lanes, self.options.mesh.context)).collect()
     }
 
     /// The gradient of the mean loss over the batch: for each lane of this rank its micro-batches, in order. `tokens` is
     /// the number in the whole batch; the loss of each is divided by it, so cuts of one batch give one gradient.
     /// # Errors
-    /// When shapes do not fit.
+    /// When shapes do not fit, or a rank does not answer.
     pub fn gradient(&mut self, step: u64, lanes: &[Vec<Inputs>], tokens: u64) -> Result<Gradient, TrainError> {
-        let scale = 1.0 / tokens as f32;
-        let places: Vec<usize> = self.lanes().collect();
-        let mut losses = vec![0.0; self.options.lanes * self.store.rank().1];
-        self.store.begin_step();
-        for (index, (micro_batches, lane)) in lanes.iter().zip(places).enumerate() {
-            let mut loss = 0.0_f64;
-            for (i, inputs) in micro_batches.iter().enumerate() {
-                let ends_lane = i + 1 == micro_batches.len();
-                self.store.begin_pass(PassAt { ends_lane, ends_step: ends_lane && index + 1 == lanes.len() });
-                let draw = mix(key(self.options.seed, "dropout") ^ mix(step) ^ mix((lane as u64) << 32 | i as u64));
-                let table = self.model.params();
-                let mut tape = Tape::new(&self.pool, &mut *self.store, table, tape_options(&self.options, draw));
-                let part = self.model.loss(&mut tape, inputs, scale)?;
-                tape.backward(&part)?;
-                loss += f64::from(part.f32s()[0]);
-                drop((part, tape));
-                self.store.end_pass()?;
+        let places = self.lanes();
+        let own: Vec<Vec<Inputs>> = lanes.iter().map(|lane| lane.iter().map(|inputs| self.own_tokens(inputs)).collect()).collect();
+        let mut micro_batches = Vec::new();
+        for (index, (lane, place)) in own.iter().zip(&places).enumerate() {
+            for (i, inputs) in lane.iter().enumerate() {
+                let ends_lane = i + 1 == lane.len();
+                let key = mix(key(self.options.seed, "dropout") ^ mix(step) ^ mix((*place as u64) << 32 | i as u64));
+                micro_batches.push(MicroBatch { inputs, lane: index, key, ends_lane, ends_step: ends_lane && index + 1 == lanes.len() });
             }
-            losses[lane] = loss as f32;
         }
-        self.store.end_step()?;
+        self.store.borrow_mut().begin_step();
+        let actions = self.actions(micro_batches.len());
+        let stage = self.stage_of(&self.pool);
+        let each = stage.run(&actions, &micro_batches, 1.0 / tokens as f32, &mut self.edges.clone(), &mut |_| {})?;
+        self.store.borrow_mut().end_step()?;
+        self.share_gradients()?;
+
+        let siblings = self.options.mesh.context;
+        let mut sums = vec![0.0_f64; places.len()];
+        micro_batches.iter().zip(each).for_each(|(pass, loss)| sums[pass.lane] += f64::from(loss));
+        let mut losses = vec![0.0; places.len() * self.store.borrow().rank().1 / siblings];
+        places.iter().zip(sums).for_each(|(place, loss)| losses[*place] = loss as f32);
         // Each loss is one rank's own, and limbs add exactly: no order of adding them changes a bit.
-        self.store.sum(&mut losses)?;
-        let squares: Squares = self.store.parts().iter().map(|part| sum_squares(part.grad)).sum();
-        let mut limbs = squares.limbs();
-        self.store.sum_parts(&mut limbs)?;
-        let squares = Squares::from_limbs(limbs);
+        self.store.borrow_mut().sum(&mut losses)?;
+        sum(&mut self.pipeline, &mut losses)?;
+        let squares = self.squares()?;
         let mut tree = LaneSum::default();
         for loss in losses {
             tree.put(vec![loss]);
@@ -241,42 +364,203 @@ impl Trainer {
         Ok(Gradient { loss: tree.total()[0], norm: squares.value().sqrt() as f32 })
     }
 
+    /// Gradients of what several ranks hold and each has seen in part: whole parameters along the tensor axis, and those
+    /// that the first and the last stage share.
+    fn share_gradients(&mut self) -> Result<(), TrainError> {
+        let (mut store, table) = (self.store.borrow_mut(), self.model.params());
+        if self.options.mesh.tensor > 1 {
+            exchange(&mut **store, |param| table.spec(param).cut.is_none(), |data| self.partition.sum(Axis::Tensor, data))?;
+        }
+        if let Some(group) = &mut self.tied {
+            let shared: Vec<BlockId> = (0..table.blocks().len()).flat_map(|b| table.needs(BlockId(b)).into_iter().filter(move |n| n.0 != b)).collect();
+            exchange(&mut **store, |param| shared.contains(&table.spec(param).block), |mut data| sum(group, &mut data).map(|()| data))?;
+        }
+        Ok(())
+    }
+
+    /// The sum of the squares of all gradients, each counted once.
+    fn squares(&mut self) -> Result<Squares, EngineError> {
+        let (mut store, table) = (self.store.borrow_mut(), self.model.params());
+        let is_own = |block: BlockId| self.runs.iter().any(|run| run.contains(&block.0));
+        let counts = |param: ParamId| {
+            let spec = table.spec(param);
+            is_own(spec.block) && (spec.cut.is_some() || self.place.tensor == 0)
+        };
+        let squares: Squares = store.parts().iter().filter(|part| counts(part.param)).map(|part| sum_squares(part.grad)).sum();
+        let mut limbs = squares.limbs();
+        store.sum_parts(&mut limbs)?;
+        sum(&mut self.pipeline, &mut limbs)?;
+        if self.options.mesh.tensor > 1 {
+            limbs = self.partition.sum(Axis::Tensor, limbs.to_vec())?.try_into().unwrap_or(limbs);
+        }
+        Ok(Squares::from_limbs(limbs))
+    }
+
     /// Move every parameter by the gradient, clipped; `step` counts from 1.
     /// # Errors
     /// When a rank does not answer.
     pub fn update(&mut self, step: u64, lr_share: f32, norm: f32) -> Result<(), TrainError> {
         let clip = self.options.clip;
         let grad_scale = if norm > clip { clip / norm } else { 1.0 };
-        Ok(self.optimiser.update(Update { step, lr_share, grad_scale }, &mut *self.store)?)
+        Ok(self.optimiser.update(Update { step, lr_share, grad_scale }, &mut **self.store.borrow_mut())?)
     }
 
-    /// Every whole parameter and its optimiser's state, by name. All ranks call it; where parameters are not cut, only those
-    /// that want it.
+    /// The summed negative log-likelihood of each of `batches`, in nats; all ranks call it and get the same. Ranks that see
+    /// other data take batches in turn.
     /// # Errors
-    /// When a rank does not answer.
-    pub fn tensors(&mut self, is_wanted: bool) -> Result<Vec<(String, Shape, Vec<f32>)>, TrainError> {
-        let (mut all, is_cut) = (Vec::new(), self.store.is_cut());
-        let table = self.model.params();
-        for block in self.store.blocks().map(BlockId).filter(|_| is_wanted || is_cut) {
-            let parts = self.store.parts().into_iter().filter(|part| table.spec(part.param).block == block);
-            let mine = parts.map(|part| part.values.to_vec()).collect();
-            let values = self.store.gather_parts(block, mine)?;
-            let state = self.optimiser.tensors(table, block, &mut *self.store)?;
-            if is_wanted {
-                all.extend(values.into_iter().map(|(id, values)| (table.spec(id).name.clone(), table.spec(id).shape, values)));
-                all.extend(state);
+    /// When shapes do not fit, or a rank does not answer.
+    pub fn nats(&mut self, pool: &Pool, batches: &[&[Vec<u32>]]) -> Result<Vec<f64>, TrainError> {
+        let siblings = self.options.mesh.context;
+        let (rank, ranks) = self.store.borrow().rank();
+        let (rank, ranks) = (rank / siblings, ranks / siblings);
+        let mut nats = vec![[0.0; 3]; batches.len()];
+        let stage = self.stage_of(pool);
+        for round in 0..batches.len().div_ceil(ranks) {
+            // Where parameters are gathered, all ranks run as many passes; one that has no batch left repeats the last.
+            let at = round * ranks + rank;
+            let inputs = self.own_tokens(&inputs_of(batches[at.min(batches.len() - 1)]));
+            let one = stage.nats(&inputs, &mut self.edges.clone())?;
+            if let Some(nats) = nats.get_mut(at) {
+                *nats = split(one);
             }
         }
-        Ok(all)
+        self.store.borrow_mut().sum(nats.as_flattened_mut())?;
+        sum(&mut self.pipeline, nats.as_flattened_mut())?;
+        Ok(nats.iter().map(|parts| parts.iter().map(|part| f64::from(*part)).sum()).collect())
     }
 
-    /// Put back values and state by name; the first name that is missing or of another length.
-    pub fn restore(&mut self, mut find: impl FnMut(&str) -> Option<Vec<f32>>) -> Result<(), String> {
-        let table = self.model.params();
-        for (i, spec) in table.specs().iter().enumerate() {
-            let values = find(&spec.name).filter(|values| values.len() == spec.shape.elements());
-            self.store.restore(ParamId(i), &values.ok_or_else(|| spec.name.clone())?);
+    /// Every whole parameter and its optimiser's state, by name, on the first rank; all ranks call it.
+    /// # Errors
+    /// When a rank does not answer.
+    pub fn tensors(&mut self) -> Result<Vec<(String, Shape, Vec<f32>)>, TrainError> {
+        let (mut all, full) = (Vec::new(), self.model.params());
+        let mut store = self.store.borrow_mut();
+        // Only the line of ranks through the first one has to have all; others help where something is cut.
+        let p = self.place;
+        let is_on_line = p.data == 0 && p.context == 0 && p.tensor == 0;
+        if !is_on_line && !store.is_cut() && (self.options.mesh.tensor == 1 || p.data > 0 || p.context > 0) {
+            return Ok(all);
         }
-        self.optimiser.restore(table, find)
+        for block in self.runs.iter().cloned().flatten().map(BlockId) {
+            let parts = store.parts().into_iter().filter(|part| full.spec(part.param).block == block);
+            let mine = parts.map(|part| part.values.to_vec()).collect();
+            let values = store.gather_parts(block, mine)?.into_iter().map(|(id, values)| (full.spec(id).name.clone(), id, values));
+            let state = self.optimiser.tensors(&self.table, block, &mut **store)?;
+            for (name, id, local) in values.chain(state).collect::<Vec<_>>() {
+                let whole = if self.options.mesh.tensor > 1 { full.join(id, &self.partition.each(local)?) } else { local };
+                all.push((name, full.spec(id).shape, whole));
+            }
+        }
+        if is_on_line && self.options.mesh.pipeline > 1 {
+            all = to_first_stage(&mut self.pipeline, all)?;
+        }
+        Ok(if self.world.rank() == 0 { all } else { Vec::new() })
     }
+
+    /// Put back values and state by name, each whole; the first name that is missing or of another length.
+    pub fn restore(&mut self, mut find: impl FnMut(&str) -> Option<Vec<f32>>) -> Result<(), String> {
+        let (full, at) = (self.model.params(), (self.place.tensor, self.options.mesh.tensor));
+        let mut local = |name: &str, id: ParamId| {
+            let whole = find(name).filter(|values| values.len() == full.spec(id).shape.elements());
+            whole.map(|whole| full.slice(id, at, &whole)).ok_or_else(|| name.to_owned())
+        };
+        for id in full.ids().filter(|id| self.table.spec(*id).shape.elements() > 0) {
+            let values = local(&full.spec(id).name, id)?;
+            self.store.borrow_mut().restore(id, &values);
+        }
+        self.optimiser.restore(&self.table, local)
+    }
+
+    fn actions(&self, micro_batches: usize) -> Vec<Action> {
+        self.options.schedule.actions(self.place.stage, self.options.mesh.pipeline, micro_batches, self.options.chunks)
+    }
+
+    fn stage_of<'a>(&'a self, pool: &'a Pool) -> Stage<'a, dyn Strategy> {
+        Stage {
+            model: &*self.model,
+            table: &self.table,
+            pool,
+            store: &self.store,
+            partition: &self.partition,
+            runs: &self.runs,
+            options: Options { trace: self.watch.is_some(), ..tape_options(&self.options) },
+            watch: self.watch.as_deref().unwrap_or(&|_| {}),
+        }
+    }
+
+    /// This rank's run of the tokens of each sequence.
+    fn own_tokens(&self, inputs: &Inputs) -> Inputs {
+        let (place, parts) = self.partition.place(Axis::Context);
+        if parts == 1 {
+            return inputs.clone();
+        }
+        inputs.map(|array| match array {
+            Array::U32(shape, data) if shape.dims().len() == 2 => {
+                let (batch, seq) = (shape.dims()[0], shape.dims()[1]);
+                let each = seq / parts;
+                let rows = data.chunks(seq).flat_map(|row| &row[place * each..(place + 1) * each]).copied().collect();
+                Array::U32(Shape::new(&[batch, each]), rows)
+            }
+            other => other.clone(),
+        })
+    }
+}
+
+/// `data` summed over `group`.
+fn sum(group: &mut Group, data: &mut [f32]) -> Result<(), EngineError> {
+    let sum = group.run(Job::AllReduce(data.to_vec().into(), Order::Tree)).map_err(|e| EngineError::Rank(Box::new(e)))?;
+    data.copy_from_slice(sum.values());
+    Ok(())
+}
+
+/// Send the gradients that `chosen` names through `sum`, as one array.
+fn exchange(
+    store: &mut dyn Strategy,
+    chosen: impl Fn(ParamId) -> bool,
+    sum: impl FnOnce(Vec<f32>) -> Result<Vec<f32>, EngineError>,
+) -> Result<(), EngineError> {
+    let mut parts: Vec<_> = store.parts().into_iter().filter(|part| chosen(part.param)).collect();
+    let sums = sum(parts.iter().flat_map(|part| part.grad.iter().copied()).collect())?;
+    let mut rest = &sums[..];
+    for part in &mut parts {
+        let (here, after) = rest.split_at(part.grad.len());
+        part.grad.copy_from_slice(here);
+        rest = after;
+    }
+    Ok(())
+}
+
+/// The named arrays of all stages, on the first one. A name goes as its bytes, a shape as its axes.
+fn to_first_stage(group: &mut Group, own: Vec<(String, Shape, Vec<f32>)>) -> Result<Vec<(String, Shape, Vec<f32>)>, EngineError> {
+    let run = |group: &mut Group, job| group.run(job).map_err(|e| EngineError::Rank(Box::new(e)));
+    if group.rank() > 0 {
+        run(group, Job::Send(0, vec![own.len() as f32].into()))?;
+        for (name, shape, values) in own {
+            let dims = shape.dims().iter().map(|d| *d as f32).collect::<Vec<_>>();
+            run(group, Job::Send(0, vec![name.len() as f32, dims.len() as f32].into()))?;
+            run(group, Job::Send(0, name.bytes().map(f32::from).chain(dims).collect::<Vec<_>>().into()))?;
+            run(group, Job::Send(0, values.into()))?;
+        }
+        return Ok(Vec::new());
+    }
+    let mut all = own;
+    for stage in 1..group.ranks() {
+        let count = run(group, Job::Recv(stage, 1))?.values()[0] as usize;
+        for _ in 0..count {
+            let head = run(group, Job::Recv(stage, 2))?.into_values();
+            let (name_len, axes) = (head[0] as usize, head[1] as usize);
+            let text = run(group, Job::Recv(stage, name_len + axes))?.into_values();
+            let name: String = text[..name_len].iter().map(|byte| char::from(*byte as u8)).collect();
+            let shape = Shape::new(&text[name_len..].iter().map(|d| *d as usize).collect::<Vec<_>>());
+            let values = run(group, Job::Recv(stage, shape.elements()))?.into_values();
+            all.push((name, shape, values));
+        }
+    }
+    Ok(all)
+}
+
+/// Three numbers whose sum is `x`, so that ranks can send it.
+fn split(x: f64) -> [f32; 3] {
+    let (first, rest) = (x as f32, x - f64::from(x as f32));
+    [first, rest as f32, (rest - f64::from(rest as f32)) as f32]
 }

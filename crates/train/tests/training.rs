@@ -77,7 +77,7 @@ fn one_big_batch_and_many_small_ones_give_one_gradient() {
         let batch: Vec<Vec<Inputs>> =
             windows.chunks(8 / lanes).map(|lane| lane.chunks(micro_batch).map(train::eval::inputs_of).collect()).collect();
         let gradient = trainer.gradient(1, &batch, 8 * 16).unwrap();
-        (gradient.loss, trainer.store_mut().parts().iter().flat_map(|part| part.grad.to_vec()).collect::<Vec<f32>>())
+        (gradient.loss, trainer.with_store(|store| store.parts().iter().flat_map(|part| part.grad.to_vec()).collect::<Vec<f32>>()))
     };
     let (loss, whole) = gradient(1, 8);
     let largest = whole.iter().fold(0.0_f32, |a, g| a.max(g.abs()));

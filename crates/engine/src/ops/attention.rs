@@ -1,6 +1,9 @@
 //! Attention: `softmax(scale q k^T + mask) v` per head, blockwise with online softmax; *FlashAttention*, arXiv:2205.14135.
 //! Saves `lse` `[batch, heads, seq]`, the log of each row's denominator: never a `[seq, seq]` matrix.
 //!
+//! Where a sequence's tokens are cut among ranks, keys and values go round a ring (arXiv:2310.01889) and each block's
+//! outcome joins the others.
+//!
 //! Queries may come in groups that share a key and value head (arXiv:2305.13245), from another sequence (cross), see
 //! all keys, earlier ones, or a window of them, and add ALiBi slopes (arXiv:2108.12409).
 
@@ -9,7 +12,7 @@ use std::{cell::RefCell, rc::Rc};
 pub use kernels::attention::Mask;
 
 use super::{Backward, Cost, Forward, Op, Saves};
-use crate::{EngineError, Precision, Shape, ShapeError, Tape, Tensor, trace::Pass};
+use crate::{Axis, EngineError, Move, Precision, Shape, ShapeError, Tape, Tensor, trace::Pass};
 
 /// What attention needs to know besides `q` `[batch, seq, heads * head_dim]` and `k`, `v`
 /// `[batch, kv_seq, kv_heads * head_dim]`.
@@ -22,21 +25,134 @@ pub struct AttentionOptions {
     pub alibi: bool,
 }
 
-struct Attention(AttentionOptions);
+struct Attention {
+    options: AttentionOptions,
+    /// Place and number of the ranks that hold other heads, and of those that hold other tokens.
+    heads: (usize, usize),
+    tokens: (usize, usize),
+}
 
 impl Attention {
     fn kernel(&self, q: Shape, k: Shape, precision: Precision) -> kernels::attention::Attention {
-        kernel(&self.0, q, k.dims()[1], k.last(), precision)
+        kernel(&self.options, self.heads, q, k.dims()[1], k.last(), precision)
+    }
+
+    /// The blocks of keys that come round, own ones first: the kernel for each, if some query sees a key of it.
+    fn ring(&self, q: Shape, k: Shape, precision: Precision) -> impl Iterator<Item = Option<kernels::attention::Attention>> + '_ {
+        let whole = self.kernel(q, k, precision);
+        let (place, parts) = self.tokens;
+        (0..parts).map(move |turn| {
+            let block = (place + parts - turn) % parts;
+            let is_seen = whole.mask == Mask::Full || block <= place;
+            is_seen.then(|| kernels::attention::Attention { q_offset: place.saturating_sub(block) * whole.kv_len, ..whole })
+        })
+    }
+
+    /// Softmax over blocks of keys as they come round: each block's outcome joins the others by its `lse`.
+    fn forward_ring(&self, f: &mut Forward<'_>) {
+        let [q, k, v] = f.inputs else { unreachable!("three inputs") };
+        let (rows, d) = (lse_len(&self.options, q.shape), self.options.head_dim);
+        let (part, rest) = f.scratch.split_at_mut(q.shape.elements());
+        let (part_lse, rest) = rest.split_at_mut(rows);
+        let (keys, values) = rest.split_at_mut(k.shape.elements());
+        keys.copy_from_slice(k.f32s());
+        values.copy_from_slice(v.f32s());
+        let lse = f.extras[0].f32s_mut();
+        let order = HeadRows::of(q.shape, d);
+        for (turn, attention) in self.ring(q.shape, k.shape, f.precision).enumerate() {
+            if turn > 0 {
+                f.partition.rotate(Axis::Context, keys);
+                f.partition.rotate(Axis::Context, values);
+            }
+            match attention {
+                Some(attention) if turn == 0 => attention.forward(q.f32s(), keys, values, f.output, lse),
+                Some(attention) => {
+                    attention.forward(q.f32s(), keys, values, part, part_lse);
+                    for (row, (lse, part_lse)) in lse.iter_mut().zip(&*part_lse).enumerate() {
+                        let most = lse.max(*part_lse);
+                        if most == f32::NEG_INFINITY {
+                            continue;
+                        }
+                        let both = most + ((*lse - most).exp() + (part_lse - most).exp()).ln();
+                        let (old, new) = ((*lse - both).exp(), (part_lse - both).exp());
+                        let at = order.at(row);
+                        for (out, part) in f.output[at..at + d].iter_mut().zip(&part[at..at + d]) {
+                            *out = *out * old + part * new;
+                        }
+                        *lse = both;
+                    }
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Keys and values go round with the gradients that they have gathered so far; after a whole turn they are home.
+    fn backward_ring(&self, b: &mut Backward<'_>) {
+        let [q, k, v] = b.inputs else { unreachable!("three inputs") };
+        let ([Some(dq), Some(dk), Some(dv)], n) = (b.take_grads(), k.shape.elements()) else { return };
+        let (delta, travelling) = b.scratch.split_at_mut(lse_len(&self.options, q.shape));
+        travelling[..n].copy_from_slice(k.f32s());
+        travelling[n..2 * n].copy_from_slice(v.f32s());
+        travelling[2 * n..].fill(0.0);
+        let mut keep_dq = dq.accumulate;
+        for (turn, attention) in self.ring(q.shape, k.shape, b.precision).enumerate() {
+            if turn > 0 {
+                b.partition.rotate(Axis::Context, travelling);
+            }
+            let Some(attention) = attention else { continue };
+            let (kv, grads) = travelling.split_at_mut(2 * n);
+            let (dk, dv) = grads.split_at_mut(n);
+            let (lse, accumulate) = (b.extras[0].f32s(), [keep_dq, true, true]);
+            attention.backward(q.f32s(), &kv[..n], &kv[n..], b.output, lse, b.dy, dq.data, dk, dv, delta, accumulate);
+            keep_dq = true;
+        }
+        b.partition.rotate(Axis::Context, travelling);
+        for (home, grad) in [(dk, &travelling[2 * n..3 * n]), (dv, &travelling[3 * n..])] {
+            if home.accumulate {
+                kernels::elementwise::add_assign(grad, home.data);
+            } else {
+                home.data.copy_from_slice(grad);
+            }
+        }
     }
 }
 
-fn kernel(o: &AttentionOptions, q: Shape, kv_len: usize, kv_width: usize, precision: Precision) -> kernels::attention::Attention {
+/// Where the row of `lse` `[batch, heads, seq]` lies in `out` `[batch, seq, heads, head_dim]`.
+struct HeadRows {
+    seq: usize,
+    heads: usize,
+    head_dim: usize,
+}
+
+impl HeadRows {
+    fn of(q: Shape, head_dim: usize) -> Self {
+        Self { seq: q.dims()[1], heads: q.last() / head_dim, head_dim }
+    }
+
+    fn at(&self, row: usize) -> usize {
+        let (batch, head, token) = (row / (self.heads * self.seq), row / self.seq % self.heads, row % self.seq);
+        ((batch * self.seq + token) * self.heads + head) * self.head_dim
+    }
+}
+
+fn kernel(
+    o: &AttentionOptions,
+    (place, parts): (usize, usize),
+    q: Shape,
+    kv_len: usize,
+    kv_width: usize,
+    precision: Precision,
+) -> kernels::attention::Attention {
     let [batch, q_len, width] = *q.dims() else { unreachable!("the shape rule wants three axes") };
+    let heads = width / o.head_dim;
     kernels::attention::Attention {
+        first_head: place * heads,
+        all_heads: parts * heads,
         batch,
         q_len,
         kv_len,
-        heads: width / o.head_dim,
+        heads,
         kv_heads: kv_width / o.head_dim,
         head_dim: o.head_dim,
         // The last query sees the last key.
@@ -60,7 +176,7 @@ impl Op for Attention {
         check("batch", ("k", k_batch), ("v", v_batch))?;
         check("seq", ("k", k_len), ("v", v_len))?;
         check("kv_heads * head_dim", ("k", k_width), ("v", v_width))?;
-        let d = self.0.head_dim;
+        let d = self.options.head_dim;
         if d == 0 || k_width == 0 || q_width % d != 0 || k_width % d != 0 || q_width % k_width != 0 {
             let problem = format!("{q_width} of q and {k_width} of k are no whole groups of heads of {d}");
             return Err(ShapeError::new("attention", problem));
@@ -68,23 +184,39 @@ impl Op for Attention {
         Ok(x[0])
     }
     fn cost(&self, x: &[Shape]) -> Cost {
-        let flops = self.kernel(x[0], x[1], Precision::F32).forward_flops();
+        let flops = self.ring(x[0], x[1], Precision::F32).flatten().map(|block| block.forward_flops()).sum::<u64>();
         let bytes = 2 * x[0].bytes() + 2 * x[1].bytes();
         // Backward: the scores again, and four products of their size.
         Cost { forward_flops: flops, backward_flops: flops * 5 / 2, forward_bytes: bytes, backward_bytes: 2 * bytes }
     }
     fn saves(&self, x: &[Shape]) -> Saves {
-        Saves { inputs: &[0, 1, 2], output: true, extras: vec![lse_len(&self.0, x[0])] }
+        Saves { inputs: &[0, 1, 2], output: true, extras: vec![lse_len(&self.options, x[0])] }
     }
     fn scratch(&self, x: &[Shape], pass: Pass) -> usize {
-        if pass == Pass::Backward { lse_len(&self.0, x[0]) } else { 0 }
+        let (rows, kv) = (lse_len(&self.options, x[0]), x[1].elements());
+        match (pass, self.tokens.1) {
+            (Pass::Backward, 1) => rows,
+            (Pass::Backward, _) => rows + 4 * kv,
+            (_, 1) => 0,
+            _ => x[0].elements() + rows + 2 * kv,
+        }
+    }
+    fn moves(&self, x: &[Shape], pass: Pass) -> Option<(Axis, Move, usize)> {
+        let (turns, arrays) = if pass == Pass::Backward { (self.tokens.1, 4) } else { (self.tokens.1 - 1, 2) };
+        (self.tokens.1 > 1).then(|| (Axis::Context, Move::Rotate, turns * arrays * x[1].elements()))
     }
     fn forward(&self, f: &mut Forward<'_>) {
+        if self.tokens.1 > 1 {
+            return self.forward_ring(f);
+        }
         let [q, k, v] = f.inputs else { unreachable!("three inputs") };
         let attention = self.kernel(q.shape, k.shape, f.precision);
         attention.forward(q.f32s(), k.f32s(), v.f32s(), f.output, f.extras[0].f32s_mut());
     }
     fn backward(&self, b: &mut Backward<'_>) {
+        if self.tokens.1 > 1 {
+            return self.backward_ring(b);
+        }
         let [q, k, v] = b.inputs else { unreachable!("three inputs") };
         let attention = self.kernel(q.shape, k.shape, b.precision);
         if let [Some(dq), Some(dk), Some(dv)] = b.take_grads() {
@@ -135,11 +267,11 @@ impl Op for Cached {
         "attention"
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
-        if x[0].dims()[0] == 1 { Attention(self.0).shape(x) } else { Err(ShapeError::new("attention", "a cache holds one sequence")) }
+        if x[0].dims()[0] == 1 { Attention { options: self.0, heads: (0, 1), tokens: (0, 1) }.shape(x) } else { Err(ShapeError::new("attention", "a cache holds one sequence")) }
     }
     fn cost(&self, x: &[Shape]) -> Cost {
         let len = self.1.borrow().len;
-        let flops = kernel(&self.0, x[0], len, x[1].last(), Precision::F32).forward_flops();
+        let flops = kernel(&self.0, (0, 1), x[0], len, x[1].last(), Precision::F32).forward_flops();
         Cost { forward_flops: flops, forward_bytes: 8 * (len * x[1].last()) as u64, ..Cost::default() }
     }
     fn saves(&self, x: &[Shape]) -> Saves {
@@ -155,7 +287,7 @@ impl Op for Cached {
         cache.values.truncate(end);
         cache.values.extend_from_slice(v.f32s());
         cache.len += k.shape.dims()[1];
-        let attention = kernel(&self.0, q.shape, cache.len, width, f.precision);
+        let attention = kernel(&self.0, (0, 1), q.shape, cache.len, width, f.precision);
         attention.forward(q.f32s(), &cache.keys, &cache.values, f.output, f.extras[0].f32s_mut());
     }
     fn backward(&self, _b: &mut Backward<'_>) {
@@ -168,7 +300,8 @@ impl Tape<'_> {
     /// # Errors
     /// When batches, lengths or heads do not fit.
     pub fn attention(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, options: AttentionOptions) -> Result<Tensor, EngineError> {
-        self.apply(Attention(options), &[q, k, v])
+        let (heads, tokens) = (self.place(Axis::Tensor), self.place(Axis::Context));
+        self.apply(Attention { options, heads, tokens }, &[q, k, v])
     }
 
     /// The same over all tokens that `cache` holds, after adding those of `k` and `v`; one sequence.

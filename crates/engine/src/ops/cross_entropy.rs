@@ -1,4 +1,5 @@
-//! Cross-entropy fused with the logits' GEMM, in chunks of rows: never a `[rows, vocab]` matrix.
+//! Cross-entropy fused with the logits' GEMM, in chunks of rows: never a `[rows, vocab]` matrix. Where the vocabulary is
+//! cut among ranks, they exchange two numbers for each row.
 //!
 //! Two ops share the chunk. [`Tape::cross_entropy`] gives the scaled sum as one number. It computes its gradients in
 //! the forward pass, while the logits of a chunk are at hand, which saves a third of the head's work; the price is that
@@ -8,7 +9,7 @@
 use kernels::gemm::{Gemm, Mat, Rhs};
 
 use super::{Backward, Cost, Forward, Gradient, Input, Op, Saves, linear::rhs};
-use crate::{EngineError, Form, Precision, Shape, ShapeError, Tape, Tensor, trace::Pass};
+use crate::{Axis, EngineError, Form, Move, Partition, Precision, Shape, ShapeError, Tape, Tensor, trace::Pass};
 
 /// A target that counts for nothing: padding.
 pub const IGNORE: u32 = u32::MAX;
@@ -18,9 +19,53 @@ const CHUNK: usize = 256;
 
 struct CrossEntropy {
     scale: f32,
+    cut: Cut,
 }
 
-struct TokenNll;
+struct TokenNll {
+    cut: Cut,
+}
+
+/// This rank's place among the parts of the vocabulary, and their number.
+#[derive(Clone, Copy)]
+struct Cut {
+    place: usize,
+    parts: usize,
+}
+
+impl Cut {
+    /// Logits of one chunk, the losses, and what the parts of the vocabulary tell of each row.
+    fn scratch(self, x: Shape, w: Shape) -> usize {
+        let stats = if self.parts > 1 { (self.parts + 1) * kernels::loss::STATS } else { 0 };
+        CHUNK.min(x.rows()) * (w.rows() + 1 + stats)
+    }
+
+    fn moves(self, x: Shape) -> Option<(Axis, Move, usize)> {
+        (self.parts > 1).then(|| (Axis::Tensor, Move::Gather, kernels::loss::STATS * x.rows()))
+    }
+
+    /// `nll` of each row, and with `want_grad` the logits become `scale (softmax - onehot)`.
+    fn cross_entropy(
+        self,
+        partition: &dyn Partition,
+        logits: &mut [f32],
+        targets: &[u32],
+        vocab: usize,
+        scale: f32,
+        nll: &mut [f32],
+        stats: &mut [f32],
+        want_grad: bool,
+    ) {
+        if self.parts == 1 {
+            return kernels::loss::cross_entropy(logits, targets, vocab, scale, nll, want_grad);
+        }
+        let first = self.place * vocab;
+        let (mine, all) = stats.split_at_mut(targets.len() * kernels::loss::STATS);
+        kernels::loss::part_stats(logits, targets, vocab, first, mine, want_grad);
+        partition.gather(Axis::Tensor, mine, all);
+        kernels::loss::part_cross_entropy(logits, targets, vocab, first, self.place, all, scale, nll, want_grad);
+    }
+}
 
 impl Op for CrossEntropy {
     fn name(&self) -> &'static str {
@@ -34,17 +79,23 @@ impl Op for CrossEntropy {
         // Counted where the field counts it, though the work of both passes is done in the forward one.
         head_cost(x)
     }
+    fn gemm(&self, x: &[Shape]) -> Option<[usize; 3]> {
+        Some([x[0].rows(), x[1].rows(), x[0].last()])
+    }
     fn saves(&self, _x: &[Shape]) -> Saves {
         Saves::default()
     }
     fn scratch(&self, x: &[Shape], pass: Pass) -> usize {
-        if pass == Pass::Forward { CHUNK.min(x[0].rows()) * (x[1].rows() + 1) } else { 0 }
+        if pass == Pass::Forward { self.cut.scratch(x[0], x[1]) } else { 0 }
     }
     fn gradient(&self, input: usize) -> Gradient {
         if input == 2 { Gradient::None } else { Gradient::Early }
     }
     fn packed_input(&self) -> Option<usize> {
         Some(1)
+    }
+    fn moves(&self, x: &[Shape], pass: Pass) -> Option<(Axis, Move, usize)> {
+        self.cut.moves(x[0]).filter(|_| pass != Pass::Backward)
     }
     fn forward(&self, f: &mut Forward<'_>) {
         let [x, w, targets] = f.inputs else { unreachable!("three inputs") };
@@ -56,9 +107,9 @@ impl Op for CrossEntropy {
         let mut sum = 0.0_f64;
         for chunk in Chunk::of(x, w, f.precision) {
             let targets = &targets.u32s()[chunk.start..chunk.start + chunk.rows];
-            let (logits, nll) = chunk.split(f.scratch);
+            let (logits, nll, stats) = chunk.split(f.scratch, self.cut);
             chunk.logits(logits);
-            kernels::loss::cross_entropy(logits, targets, chunk.vocab, self.scale, nll, want_grad);
+            self.cut.cross_entropy(f.partition, logits, targets, chunk.vocab, self.scale, nll, stats, want_grad);
             sum += nll.iter().map(|v| f64::from(*v)).sum::<f64>();
             chunk.gradients(logits, dx.as_mut().map(|g| &mut *g.data), dw.as_mut().map(|g| &mut *g.data), false);
         }
@@ -81,11 +132,14 @@ impl Op for TokenNll {
         let cost = head_cost(x);
         Cost { backward_flops: cost.backward_flops + cost.forward_flops, ..cost }
     }
+    fn gemm(&self, x: &[Shape]) -> Option<[usize; 3]> {
+        Some([x[0].rows(), x[1].rows(), x[0].last()])
+    }
     fn saves(&self, _x: &[Shape]) -> Saves {
         Saves { inputs: &[0, 1, 2], ..Saves::default() }
     }
     fn scratch(&self, x: &[Shape], _pass: Pass) -> usize {
-        CHUNK.min(x[0].rows()) * (x[1].rows() + 1)
+        self.cut.scratch(x[0], x[1])
     }
     fn gradient(&self, input: usize) -> Gradient {
         if input == 2 { Gradient::None } else { Gradient::Computed }
@@ -93,13 +147,17 @@ impl Op for TokenNll {
     fn packed_input(&self) -> Option<usize> {
         Some(1)
     }
+    fn moves(&self, x: &[Shape], _pass: Pass) -> Option<(Axis, Move, usize)> {
+        self.cut.moves(x[0])
+    }
     fn forward(&self, f: &mut Forward<'_>) {
         let [x, w, targets] = f.inputs else { unreachable!("three inputs") };
         for chunk in Chunk::of(x, w, f.precision) {
             let rows = chunk.start..chunk.start + chunk.rows;
-            let (logits, _) = chunk.split(f.scratch);
+            let (logits, _, stats) = chunk.split(f.scratch, self.cut);
             chunk.logits(logits);
-            kernels::loss::cross_entropy(logits, &targets.u32s()[rows.clone()], chunk.vocab, 1.0, &mut f.output[rows], false);
+            let targets = &targets.u32s()[rows.clone()];
+            self.cut.cross_entropy(f.partition, logits, targets, chunk.vocab, 1.0, &mut f.output[rows], stats, false);
         }
     }
     fn backward(&self, b: &mut Backward<'_>) {
@@ -111,9 +169,9 @@ impl Op for TokenNll {
         let accumulate = dx.as_ref().is_some_and(|dx| dx.accumulate);
         for chunk in Chunk::of(x, w, b.precision) {
             let rows = chunk.start..chunk.start + chunk.rows;
-            let (logits, nll) = chunk.split(b.scratch);
+            let (logits, nll, stats) = chunk.split(b.scratch, self.cut);
             chunk.logits(logits);
-            kernels::loss::cross_entropy(logits, &targets.u32s()[rows.clone()], chunk.vocab, 1.0, nll, true);
+            self.cut.cross_entropy(b.partition, logits, &targets.u32s()[rows.clone()], chunk.vocab, 1.0, nll, stats, true);
             for (row, dy) in logits.chunks_exact_mut(chunk.vocab).zip(&b.dy[rows]) {
                 row.iter_mut().for_each(|v| *v *= dy);
             }
@@ -143,10 +201,12 @@ impl<'a> Chunk<'a> {
         })
     }
 
-    /// Space for logits `[rows, vocab]` and losses `[rows]`.
-    fn split<'s>(&self, scratch: &'s mut [f32]) -> (&'s mut [f32], &'s mut [f32]) {
+    /// Space for logits `[rows, vocab]`, losses `[rows]` and the parts' stats.
+    fn split<'s>(&self, scratch: &'s mut [f32], cut: Cut) -> (&'s mut [f32], &'s mut [f32], &'s mut [f32]) {
         let (logits, rest) = scratch.split_at_mut(self.rows * self.vocab);
-        (logits, &mut rest[..self.rows])
+        let (nll, stats) = rest.split_at_mut(self.rows);
+        let len = if cut.parts > 1 { (cut.parts + 1) * self.rows * kernels::loss::STATS } else { 0 };
+        (logits, nll, &mut stats[..len])
     }
 
     fn x_rows(&self) -> Mat<'a> {
@@ -187,19 +247,26 @@ fn head_cost(x: &[Shape]) -> Cost {
 }
 
 impl Tape<'_> {
+    fn vocab_cut(&self) -> Cut {
+        let (place, parts) = self.place(Axis::Tensor);
+        Cut { place, parts }
+    }
+
     /// `scale` times the sum over rows of `-log softmax(x W^T)[target]`: one number. `x` `[.., model]`, `w` `[vocab,
     /// model]`, `targets` below `vocab` or [`IGNORE`]. Its own gradient must be one.
     /// # Errors
     /// When `model` or the number of rows differ.
     pub fn cross_entropy(&mut self, x: &Tensor, w: &Tensor, targets: &Tensor, scale: f32) -> Result<Tensor, EngineError> {
-        self.apply(CrossEntropy { scale }, &[x, w, targets])
+        let cut = self.vocab_cut();
+        self.apply(CrossEntropy { scale, cut }, &[x, w, targets])
     }
 
     /// `-log softmax(x W^T)[target]` of each row, in the shape of `targets`; 0 where the target is [`IGNORE`].
     /// # Errors
     /// When `model` or the number of rows differ.
     pub fn token_nll(&mut self, x: &Tensor, w: &Tensor, targets: &Tensor) -> Result<Tensor, EngineError> {
-        self.apply(TokenNll, &[x, w, targets])
+        let cut = self.vocab_cut();
+        self.apply(TokenNll { cut }, &[x, w, targets])
     }
 }
 

@@ -1,9 +1,21 @@
-//! Embedding: row `tokens[r]` of a table. The gradient is added row by row in the order of the tokens.
+//! Embedding: row `tokens[r]` of a table. The gradient is added row by row in the order of the tokens. Where the table's
+//! rows are cut, a rank gives zeros for the rows of others, and the sum over ranks is the embedding.
+
+use kernels::embedding::Part;
 
 use super::{Backward, Cost, Forward, Gradient, Op, Saves};
-use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
+use crate::{Axis, EngineError, Shape, ShapeError, Tape, Tensor};
 
-struct Embedding;
+struct Embedding {
+    /// This rank's place among the parts of the table, if it is cut.
+    place: Option<usize>,
+}
+
+impl Embedding {
+    fn part(&self, table: Shape) -> Part {
+        Part { first: self.place.unwrap_or(0) * table.rows(), is_cut: self.place.is_some() }
+    }
+}
 
 impl Op for Embedding {
     fn name(&self) -> &'static str {
@@ -27,14 +39,15 @@ impl Op for Embedding {
     }
     fn forward(&self, f: &mut Forward<'_>) {
         let [tokens, table] = f.inputs else { unreachable!("two inputs") };
-        kernels::embedding::gather(table.f32s(), tokens.u32s(), table.shape.last(), f.output);
+        kernels::embedding::gather(table.f32s(), tokens.u32s(), table.shape.last(), self.part(table.shape), f.output);
     }
     fn backward(&self, b: &mut Backward<'_>) {
         if let Some(dtable) = b.grads[1].take() {
             if !dtable.accumulate {
                 dtable.data.fill(0.0);
             }
-            kernels::embedding::scatter_add(b.inputs[0].u32s(), b.dy, b.inputs[1].shape.last(), dtable.data);
+            let table = b.inputs[1].shape;
+            kernels::embedding::scatter_add(b.inputs[0].u32s(), b.dy, table.last(), self.part(table), dtable.data);
         }
     }
 }
@@ -44,7 +57,15 @@ impl Tape<'_> {
     /// # Errors
     /// When the table is no matrix.
     pub fn embedding(&mut self, tokens: &Tensor, table: &Tensor) -> Result<Tensor, EngineError> {
-        self.apply(Embedding, &[tokens, table])
+        self.apply(Embedding { place: None }, &[tokens, table])
+    }
+
+    /// The same where ranks of the tensor axis hold runs of the table's rows: this rank's share of the sum.
+    /// # Errors
+    /// When the table is no matrix.
+    pub fn embedding_share(&mut self, tokens: &Tensor, table: &Tensor) -> Result<Tensor, EngineError> {
+        let (place, parts) = self.place(Axis::Tensor);
+        self.apply(Embedding { place: (parts > 1).then_some(place) }, &[tokens, table])
     }
 }
 

@@ -4,7 +4,7 @@
 use kernels::gemm::{Gemm, Mat, Precision, Rhs};
 
 use super::{Backward, Cost, Forward, Input, Op, Saves};
-use crate::{EngineError, Form, Shape, ShapeError, Tape, Tensor};
+use crate::{Axis, EngineError, Form, Shape, ShapeError, Tape, Tensor};
 
 struct Linear;
 
@@ -26,6 +26,9 @@ impl Op for Linear {
         let (m, k, n) = (x[0].rows() as u64, x[0].last() as u64, x[1].rows() as u64);
         let bytes = 4 * (m * k + k * n + m * n);
         Cost { forward_flops: 2 * m * n * k, backward_flops: 4 * m * n * k, forward_bytes: bytes, backward_bytes: 2 * bytes }
+    }
+    fn gemm(&self, x: &[Shape]) -> Option<[usize; 3]> {
+        Some([x[0].rows(), x[1].rows(), x[0].last()])
     }
     fn saves(&self, _x: &[Shape]) -> Saves {
         Saves { inputs: &[0, 1], ..Saves::default() }
@@ -78,6 +81,15 @@ impl Tape<'_> {
             Some(b) => self.apply(Linear, &[x, w, b]),
             None => self.apply(Linear, &[x, w]),
         }
+    }
+
+    /// The same where ranks of the tensor axis hold parts of `in`: this rank's share of the sum, in which the bias counts
+    /// once.
+    /// # Errors
+    /// When `in` or `out` differ.
+    pub fn linear_share(&mut self, x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor, EngineError> {
+        let is_first = self.place(Axis::Tensor).0 == 0;
+        self.linear(x, w, b.filter(|_| is_first))
     }
 }
 

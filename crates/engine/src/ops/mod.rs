@@ -3,7 +3,7 @@
 //! To add one: write `ops/name.rs` with a type that implements [`Op`] and a method on [`crate::Tape`] that applies it,
 //! and add `name` to the line below.
 
-use crate::{Buffer, Precision, Shape, ShapeError, Weight, trace::Pass};
+use crate::{Axis, Buffer, Move, Partition, Precision, Shape, ShapeError, Weight, trace::Pass};
 
 macro_rules! ops {
     ($($name:ident),* $(,)?) => {
@@ -13,7 +13,7 @@ macro_rules! ops {
     };
 }
 
-ops! { activation, add, attention, cross_entropy, dropout, embedding, layer_norm, linear, rms_norm, rope, swiglu }
+ops! { activation, add, attention, cross_entropy, dropout, embedding, layer_norm, linear, rms_norm, rope, swiglu, tokens }
 
 pub use activation::Activation;
 pub use attention::{AttentionOptions, KvCache};
@@ -31,6 +31,11 @@ pub trait Op: 'static {
     /// Floating-point operations and bytes to and from memory.
     fn cost(&self, x: &[Shape]) -> Cost;
 
+    /// Rows, columns and summed length of the forward product, if most of it is one.
+    fn gemm(&self, _x: &[Shape]) -> Option<[usize; 3]> {
+        None
+    }
+
     /// What the backward pass reads.
     fn saves(&self, x: &[Shape]) -> Saves;
 
@@ -46,6 +51,11 @@ pub trait Op: 'static {
 
     /// The input that a GEMM reads as its right side: a parameter there has packed copies in bf16.
     fn packed_input(&self) -> Option<usize> {
+        None
+    }
+
+    /// What it exchanges with the ranks along an axis: how, and how many numbers of each rank.
+    fn moves(&self, _x: &[Shape], _pass: Pass) -> Option<(Axis, Move, usize)> {
         None
     }
 
@@ -151,6 +161,7 @@ pub struct Forward<'a> {
     /// Targets of [`Gradient::Early`]; `None` where no gradient is wanted.
     pub early: Vec<Option<GradOut<'a>>>,
     pub precision: Precision,
+    pub partition: &'a dyn Partition,
 }
 
 /// What a backward pass reads and writes.
@@ -163,6 +174,7 @@ pub struct Backward<'a> {
     /// One per input; `None` where no gradient is wanted.
     pub grads: Vec<Option<GradOut<'a>>>,
     pub precision: Precision,
+    pub partition: &'a dyn Partition,
 }
 
 impl<'a> Backward<'a> {

@@ -3,15 +3,15 @@
 //! ```text
 //! tokens -> embed (+ positions) -> [norm -> attention -> + ; norm -> mlp -> +] x layers -> norm -> head
 //! ```
-//! In a parallel block both parts read the same residual. Start at [`Decoder::hidden`].
+//! In a parallel block both parts read the same residual. Start at [`Decoder::residual`].
 
 mod config;
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, ops::Range, rc::Rc};
 
 pub use config::{DecoderConfig, DecoderOptions, Mlp, Norm, PRESETS, Position};
 use engine::{
-    BlockId, EngineError, Init, Inputs, Mask, ParamId, ParamKind, ParamTable, Shape, ShapeError, Tape, Tensor,
+    Axis, BlockId, EngineError, Init, Inputs, Mask, ParamId, ParamKind, ParamTable, Shape, ShapeError, Tape, Tensor,
     ops::{Activation, AttentionOptions, KvCache},
 };
 
@@ -76,6 +76,7 @@ impl Decoder {
         let embed_block = declare.table.block("");
         let start = Init::Normal { std: c.init_std };
         let embed = declare.table.add("embed.weight", &[c.vocab, c.model], start, ParamKind::Embedding);
+        declare.table.may_cut(embed, 0);
         let positions = (c.position == Position::Learned)
             .then(|| declare.table.add("positions.weight", &[c.context, c.model], start, ParamKind::Embedding));
         let embed_norm = c.embed_norm.then(|| declare.norm("embed.norm"));
@@ -87,6 +88,7 @@ impl Decoder {
             declare.table.share(embed);
         }
         let head = if c.tied { embed } else { declare.table.add("head.weight", &[c.vocab, c.model], start, ParamKind::Head) };
+        declare.table.may_cut(head, 0);
         let params = declare.table;
         Ok(Self { params, embed_block, embed, positions, embed_norm, layers, head_block, norm, head, config })
     }
@@ -96,35 +98,61 @@ impl Decoder {
         &self.config
     }
 
-    /// The residual after the last layer, normalised: `tokens` `[batch, seq]` to `[batch, seq, model]`.
-    fn hidden<'m>(&'m self, tape: &mut Tape<'m>, tokens: &Tensor, cache: Option<&Cache>) -> Result<Tensor, EngineError> {
-        let offset = cache.map_or(0, Cache::len);
-        let [batch, seq] = *tokens.shape().dims() else {
-            return Err(ShapeError::new("decoder", format!("tokens are {}, not [batch, seq]", tokens.shape())).into());
+    /// Where the tokens of an input begin in their sequence: after those in the cache, or after those of other ranks.
+    fn offset(&self, tape: &Tape<'_>, inputs: &Inputs, cache: Option<&Cache>) -> Result<usize, EngineError> {
+        let tokens = inputs.get("tokens")?.shape();
+        let [_, seq] = *tokens.dims() else {
+            return Err(ShapeError::new("decoder", format!("tokens are {tokens}, not [batch, seq]")).into());
         };
+        let offset = cache.map_or(tape.place(Axis::Context).0 * seq, Cache::len);
         if self.config.position == Position::Learned && offset + seq > self.config.context {
             let problem = format!("`seq` is {}, and there are {} learned positions", offset + seq, self.config.context);
             return Err(ShapeError::new("decoder", problem).into());
         }
-        let tokens = tokens.clone();
-        let [mut x] = tape.block(self.embed_block, [&tokens], move |tape, [tokens]| {
-            let mut x = tape.embedding(tokens, &tape.param(self.embed))?;
-            if let Some(positions) = self.positions {
-                let indices: Vec<u32> = (0..batch).flat_map(|_| (offset..offset + seq).map(|p| p as u32)).collect();
-                let indices = tape.tokens(Shape::new(&[batch, seq]), &indices)?;
-                let positions = tape.embedding(&indices, &tape.param(positions))?;
-                x = tape.add(&x, &positions)?;
-            }
-            if let Some(norm) = self.embed_norm {
-                x = self.norm(tape, norm, &x)?;
-            }
-            Ok([tape.dropout(&x, self.config.dropout)?])
-        })?;
-        for (i, layer) in self.layers.iter().enumerate() {
-            let cache = cache.map(|cache| cache.layers[i].clone());
-            [x] = tape.block(layer.block, [&x], move |tape, [x]| Ok([self.layer(tape, layer, x, cache.as_ref(), offset)?]))?;
+        Ok(offset)
+    }
+
+    /// The residual `[batch, seq, model]` after those of `blocks` that come before the head, from that before the first.
+    fn residual<'m>(
+        &'m self,
+        tape: &mut Tape<'m>,
+        inputs: &Inputs,
+        mut x: Option<Tensor>,
+        blocks: Range<usize>,
+        cache: Option<&Cache>,
+    ) -> Result<Tensor, EngineError> {
+        let offset = self.offset(tape, inputs, cache)?;
+        if blocks.start == 0 {
+            let tokens = tape.input(inputs, "tokens")?;
+            let [embedded] = tape.block(self.embed_block, [&tokens], move |tape, [tokens]| Ok([self.embed(tape, tokens, offset)?]))?;
+            x = Some(embedded);
         }
-        Ok(x)
+        let first_layer = self.embed_block.0 + 1;
+        for (i, layer) in self.layers.iter().enumerate().filter(|(i, _)| blocks.contains(&(first_layer + i))) {
+            let before = x.ok_or_else(|| ShapeError::new("decoder", format!("block {i} has no residual to start from")))?;
+            let cache = cache.map(|cache| cache.layers[i].clone());
+            let run = move |tape: &mut Tape<'m>, [x]: [&Tensor; 1]| Ok([self.layer(tape, layer, x, cache.as_ref(), offset)?]);
+            let [after] = tape.block(layer.block, [&before], run)?;
+            x = Some(after);
+        }
+        Ok(x.ok_or_else(|| ShapeError::new("decoder", "the head has no residual to start from"))?)
+    }
+
+    fn embed(&self, tape: &mut Tape<'_>, tokens: &Tensor, offset: usize) -> Result<Tensor, EngineError> {
+        let x = tape.embedding_share(tokens, &tape.param(self.embed))?;
+        let mut x = tape.sum_tokens(&x)?;
+        if let Some(positions) = self.positions {
+            let (batch, seq) = (x.shape().dims()[0], x.shape().dims()[1]);
+            let first = offset + tape.place(Axis::Tensor).0 * seq;
+            let indices: Vec<u32> = (0..batch).flat_map(|_| (first..first + seq).map(|p| p as u32)).collect();
+            let indices = tape.tokens(Shape::new(&[batch, seq]), &indices)?;
+            let positions = tape.embedding(&indices, &tape.param(positions))?;
+            x = tape.add(&x, &positions)?;
+        }
+        if let Some(norm) = self.embed_norm {
+            x = self.norm(tape, norm, &x)?;
+        }
+        tape.dropout(&x, self.config.dropout)
     }
 
     fn layer<'m>(
@@ -136,25 +164,34 @@ impl Decoder {
         offset: usize,
     ) -> Result<Tensor, EngineError> {
         let normed = self.norm(tape, layer.attn_norm, x)?;
+        let normed = tape.gather_tokens(&normed)?;
         let attended = self.attention(tape, layer, &normed, cache, offset)?;
-        let attended = tape.dropout(&attended, self.config.dropout)?;
         if self.config.parallel_block {
+            let attended = tape.dropout(&attended, self.config.dropout)?;
             let normed = match layer.mlp_norm {
-                Some(norm) => self.norm(tape, norm, x)?,
+                Some(norm) => {
+                    let normed = self.norm(tape, norm, x)?;
+                    tape.gather_tokens(&normed)?
+                }
                 None => normed,
             };
             let fed = self.mlp(tape, layer, &normed)?;
             let both = tape.add(&attended, &fed)?;
+            let both = tape.sum_tokens(&both)?;
             return tape.add(x, &both);
         }
         drop(normed);
+        let attended = tape.sum_tokens(&attended)?;
+        let attended = tape.dropout(&attended, self.config.dropout)?;
         let x = tape.add(x, &attended)?;
         drop(attended);
         let normed = match layer.mlp_norm {
             Some(norm) => self.norm(tape, norm, &x)?,
             None => x.clone(),
         };
+        let normed = tape.gather_tokens(&normed)?;
         let fed = self.mlp(tape, layer, &normed)?;
+        let fed = tape.sum_tokens(&fed)?;
         let fed = tape.dropout(&fed, self.config.dropout)?;
         tape.add(&x, &fed)
     }
@@ -190,7 +227,7 @@ impl Decoder {
             None => tape.attention(&q, &k, &v, options)?,
         };
         drop((q, k, v));
-        linear(tape, layer.out, &attended)
+        linear_share(tape, layer.out, &attended)
     }
 
     fn mlp(&self, tape: &mut Tape<'_>, layer: &Layer, x: &Tensor) -> Result<Tensor, EngineError> {
@@ -205,7 +242,7 @@ impl Decoder {
             (Mlp::Gelu | Mlp::Swiglu, _) => tape.activation(Activation::Gelu, &up)?,
         };
         drop(up);
-        linear(tape, layer.down, &middle)
+        linear_share(tape, layer.down, &middle)
     }
 
     fn norm(&self, tape: &mut Tape<'_>, norm: NormParams, x: &Tensor) -> Result<Tensor, EngineError> {
@@ -235,6 +272,7 @@ impl Decoder {
     ) -> Result<Tensor, EngineError> {
         let [y] = tape.kept_block(self.head_block, [x], move |tape, [x]| {
             let normed = self.norm(tape, self.norm, x)?;
+            let normed = tape.gather_tokens(&normed)?;
             let head = tape.param(self.head);
             Ok([run(tape, &normed, &head)?])
         })?;
@@ -245,6 +283,12 @@ impl Decoder {
 fn linear(tape: &mut Tape<'_>, params: LinearParams, x: &Tensor) -> Result<Tensor, EngineError> {
     let bias = params.bias.map(|bias| tape.param(bias));
     tape.linear(x, &tape.param(params.weight), bias.as_ref())
+}
+
+/// `linear` over an inner axis that ranks may share: a part of the sum.
+fn linear_share(tape: &mut Tape<'_>, params: LinearParams, x: &Tensor) -> Result<Tensor, EngineError> {
+    let bias = params.bias.map(|bias| tape.param(bias));
+    tape.linear_share(x, &tape.param(params.weight), bias.as_ref())
 }
 
 impl Model for Decoder {
@@ -258,11 +302,23 @@ impl Model for Decoder {
         &self.params
     }
 
-    fn loss<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs, scale: f32) -> Result<Tensor, EngineError> {
-        let tokens = tape.input(inputs, "tokens")?;
+    fn trunk<'m>(
+        &'m self,
+        tape: &mut Tape<'m>,
+        inputs: &Inputs,
+        x: Option<Tensor>,
+        blocks: Range<usize>,
+    ) -> Result<Tensor, EngineError> {
+        self.residual(tape, inputs, x, blocks, None)
+    }
+
+    fn head_loss<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs, x: &Tensor, scale: f32) -> Result<Tensor, EngineError> {
         let targets = tape.input(inputs, "targets")?;
-        let x = self.hidden(tape, &tokens, None)?;
-        self.output(tape, &x, move |tape, x, head| tape.cross_entropy(x, head, &targets, scale))
+        self.output(tape, x, move |tape, x, head| tape.cross_entropy(x, head, &targets, scale))
+    }
+
+    fn between(&self, batch: usize, length: usize) -> Shape {
+        Shape::new(&[batch, length, self.config.model])
     }
 
     fn shapes(&self, batch: usize, length: usize) -> Inputs {
@@ -283,16 +339,13 @@ impl LanguageModel for Decoder {
         self.config.context
     }
 
-    fn token_nll<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs) -> Result<Tensor, EngineError> {
-        let tokens = tape.input(inputs, "tokens")?;
+    fn head_nll<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs, x: &Tensor) -> Result<Tensor, EngineError> {
         let targets = tape.input(inputs, "targets")?;
-        let x = self.hidden(tape, &tokens, None)?;
-        self.output(tape, &x, move |tape, x, head| tape.token_nll(x, head, &targets))
+        self.output(tape, x, move |tape, x, head| tape.token_nll(x, head, &targets))
     }
 
     fn logits<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs, cache: Option<&Cache>) -> Result<Tensor, EngineError> {
-        let tokens = tape.input(inputs, "tokens")?;
-        let x = self.hidden(tape, &tokens, cache)?;
+        let x = self.residual(tape, inputs, None, 0..self.head_block.0, cache)?;
         self.output(tape, &x, |tape, x, head| tape.linear(x, head, None))
     }
 
@@ -303,6 +356,13 @@ impl LanguageModel for Decoder {
     fn decoder(&self) -> Option<&DecoderConfig> {
         Some(&self.config)
     }
+}
+
+/// The axis of a matrix `[out, in]` along which ranks may share it.
+#[derive(Clone, Copy, PartialEq)]
+enum Shared {
+    Outputs = 0,
+    Inputs = 1,
 }
 
 /// Declares parameters by name.
@@ -320,9 +380,14 @@ impl Declare<'_> {
         NormParams { weight, bias }
     }
 
-    fn linear(&mut self, name: &str, out: usize, inner: usize, std: f32) -> LinearParams {
+    /// Ranks may share the outputs, and the bias with them, or the inputs.
+    fn linear(&mut self, name: &str, out: usize, inner: usize, std: f32, shared: Shared) -> LinearParams {
         let weight = self.table.add(&format!("{name}.weight"), &[out, inner], Init::Normal { std }, ParamKind::Matrix);
         let bias = self.config.bias.then(|| self.table.add(&format!("{name}.bias"), &[out], Init::Zeros, ParamKind::Vector));
+        self.table.may_cut(weight, shared as usize);
+        if let Some(bias) = bias.filter(|_| shared == Shared::Outputs) {
+            self.table.may_cut(bias, 0);
+        }
         LinearParams { weight, bias }
     }
 
@@ -335,17 +400,17 @@ impl Declare<'_> {
         Layer {
             block,
             attn_norm: self.norm("attn.norm"),
-            q: self.linear("attn.q", q_width, c.model, std),
-            k: self.linear("attn.k", kv_width, c.model, std),
-            v: self.linear("attn.v", kv_width, c.model, std),
-            out: self.linear("attn.out", c.model, q_width, residual_std),
+            q: self.linear("attn.q", q_width, c.model, std, Shared::Outputs),
+            k: self.linear("attn.k", kv_width, c.model, std, Shared::Outputs),
+            v: self.linear("attn.v", kv_width, c.model, std, Shared::Outputs),
+            out: self.linear("attn.out", c.model, q_width, residual_std, Shared::Inputs),
             qk_norm: c.qk_norm.then(|| {
                 ["attn.q_norm.weight", "attn.k_norm.weight"].map(|name| self.table.add(name, &[c.head_dim], Init::Ones, ParamKind::Vector))
             }),
             mlp_norm: (!c.shared_norm).then(|| self.norm("mlp.norm")),
-            gate: (c.mlp == Mlp::Swiglu).then(|| self.linear("mlp.gate", c.ffn, c.model, std)),
-            up: self.linear("mlp.up", c.ffn, c.model, std),
-            down: self.linear("mlp.down", c.model, c.ffn, residual_std),
+            gate: (c.mlp == Mlp::Swiglu).then(|| self.linear("mlp.gate", c.ffn, c.model, std, Shared::Outputs)),
+            up: self.linear("mlp.up", c.ffn, c.model, std, Shared::Outputs),
+            down: self.linear("mlp.down", c.model, c.ffn, residual_std, Shared::Inputs),
         }
     }
 }

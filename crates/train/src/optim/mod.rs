@@ -5,7 +5,7 @@ mod muon;
 
 use std::ops::Range;
 
-use engine::{BlockId, EngineError, ParamId, ParamKind, ParamTable, Precision, Shape};
+use engine::{BlockId, Device, EngineError, ParamId, ParamKind, ParamTable, Precision, Shape};
 use parallel::Strategy;
 use rayon::prelude::*;
 
@@ -61,12 +61,12 @@ impl Moments {
 }
 
 impl Optimiser {
-    /// State for the parts that `store` gives to this rank. `precision` is that of the step's products, and of Muon's.
+    /// State for the parts that `store` gives to this rank, none of it on `Meta`. `precision` is that of the step's products, and of Muon's.
     #[must_use]
-    pub fn new(options: &Optim, table: &ParamTable, precision: Precision, store: &dyn Strategy) -> Self {
+    pub fn new(options: &Optim, table: &ParamTable, precision: Precision, device: Device, store: &dyn Strategy) -> Self {
         let state = |(param, of_param): (ParamId, Range<usize>)| {
             let spec = table.spec(param);
-            let zeros = || vec![0.0; of_param.len()];
+            let zeros = || vec![0.0; if device == Device::Cpu { of_param.len() } else { 0 }];
             let moments = if is_muon(options, spec.kind) {
                 Moments::Muon { momentum: zeros() }
             } else {
@@ -124,7 +124,7 @@ impl Optimiser {
             Moments::AdamW { m, v, decays } => adamw(*decays).update(part.values, part.grad, m, v),
             Moments::Muon { momentum } => {
                 muon.direct(part.grad, momentum);
-                if !is_cut {
+                if !is_cut && !part.values.is_empty() {
                     muon.step(part.values, part.of_param, part.grad, state.shape);
                 }
             }
@@ -138,14 +138,16 @@ impl Optimiser {
                 let parts = self.states.iter().zip(store.parts()).filter(|(state, _)| state.block == block && is_muon(state));
                 for (state, part) in parts {
                     let direction = whole.iter().find(|(param, _)| *param == state.param).map_or(&[][..], |(_, direction)| direction);
-                    muon.step(part.values, part.of_param, direction, state.shape);
+                    if !part.values.is_empty() {
+                        muon.step(part.values, part.of_param, direction, state.shape);
+                    }
                 }
             }
         }
         store.publish()
     }
 
-    /// The state of a block's whole parameters as named arrays; all ranks of `store` call it.
+    /// The state of a block's parameters as arrays with their names; all ranks of `store` call it.
     /// # Errors
     /// When a rank does not answer.
     pub fn tensors(
@@ -153,7 +155,7 @@ impl Optimiser {
         table: &ParamTable,
         block: BlockId,
         store: &mut dyn Strategy,
-    ) -> Result<Vec<(String, Shape, Vec<f32>)>, EngineError> {
+    ) -> Result<Vec<(String, ParamId, Vec<f32>)>, EngineError> {
         let of_block = || self.states.iter().filter(|state| state.block == block);
         let mut all = Vec::new();
         for kind in ["m", "v", "momentum"] {
@@ -166,23 +168,20 @@ impl Optimiser {
                 continue;
             }
             for (param, values) in store.gather_parts(block, mine)?.into_iter().filter(|(param, _)| has_kind(*param)) {
-                let spec = table.spec(param);
-                all.push((format!("optim/{kind}/{}", spec.name), spec.shape, values));
+                all.push((format!("optim/{kind}/{}", table.spec(param).name), param, values));
             }
         }
         Ok(all)
     }
 
-    /// Take state from named arrays of whole parameters; the name of the first that is missing or of another length.
-    pub fn restore(&mut self, table: &ParamTable, mut find: impl FnMut(&str) -> Option<Vec<f32>>) -> Result<(), String> {
+    /// Take state from the array of that name and parameter that `find` gives.
+    /// # Errors
+    /// That of `find`.
+    pub fn restore(&mut self, table: &ParamTable, mut find: impl FnMut(&str, ParamId) -> Result<Vec<f32>, String>) -> Result<(), String> {
         for state in &mut self.states {
-            let spec = table.spec(state.param);
             for (kind, into) in state.moments.arrays_mut() {
-                let name = format!("optim/{kind}/{}", spec.name);
-                match find(&name) {
-                    Some(whole) if whole.len() == spec.shape.elements() => into.copy_from_slice(&whole[state.of_param.clone()]),
-                    _ => return Err(name),
-                }
+                let name = format!("optim/{kind}/{}", table.spec(state.param).name);
+                into.copy_from_slice(&find(&name, state.param)?[state.of_param.clone()]);
             }
         }
         Ok(())
