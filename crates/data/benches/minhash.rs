@@ -5,7 +5,7 @@
 
 use std::{io::Write, time::Instant};
 
-use data::{Dataset, DedupOptions, Document, PrepareOptions, Quiet, TokenizerOptions, unique};
+use data::{Dataset, DedupOptions, PrepareOptions, Quiet, TokenizerOptions, near_clusters};
 
 fn main() {
     let folder = std::path::PathBuf::from(std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or("target/minhash".into()));
@@ -17,20 +17,19 @@ fn main() {
     data::prepare(&options, &folder.join("data"), &Quiet).expect("data");
     let data = Dataset::open(&folder.join("data")).expect("a dataset");
     let (all, end) = (data.train().read(0, data.train().tokens() as usize), data.tokenizer().end_of_text());
-    let documents: Vec<Document> =
-        all.split(|t| *t == end).map(|tokens| Document { name: String::new(), text: data.tokenizer().decode(tokens) }).collect();
+    let documents: Vec<String> = all.split(|t| *t == end).map(|tokens| data.tokenizer().decode(tokens)).collect();
     let mut file = std::io::BufWriter::new(std::fs::File::create(folder.join("documents.jsonl")).expect("a file"));
     for document in &documents {
-        writeln!(file, "{}", serde_json::json!({"text": document.text})).expect("written");
+        writeln!(file, "{}", serde_json::json!({"text": document})).expect("written");
     }
     file.flush().expect("written");
     let one_core = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
-    let near = DedupOptions { exact: false, ..DedupOptions::default() };
+    let texts: Vec<&str> = documents.iter().map(String::as_str).collect();
     let start = Instant::now();
-    let (stays, _, count) = one_core.install(|| unique(&documents, &near));
+    let clusters = one_core.install(|| near_clusters(&texts));
     let secs = start.elapsed().as_secs_f64();
-    let dropped: Vec<usize> = (0..documents.len()).filter(|i| !stays[*i]).collect();
-    let line = serde_json::json!({"secs": secs, "dropped": dropped});
+    let line = serde_json::json!({"secs": secs, "clusters": clusters});
     std::fs::write(folder.join("hairpin.json"), line.to_string()).expect("written");
-    println!("{} documents, {count} near duplicates, {secs:.3} s", documents.len());
+    let near = clusters.iter().enumerate().filter(|(i, first)| i != *first).count();
+    println!("{} documents, {near} near duplicates, {secs:.3} s", documents.len());
 }

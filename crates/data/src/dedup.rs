@@ -1,16 +1,12 @@
-//! Duplicates: the same text but for white space, and nearly the same by MinHash.
-//!
-//! Broder, *On the resemblance and containment of documents*, 1997. Shingles of five words, 112 hash functions in 14
-//! bands of 8: two documents that share a band are compared by their whole signatures, and those that agree in at least
-//! `threshold` of it are joined. One document of each cluster stays: the first in the order given.
+//! Duplicates: the same text but for white space, and nearly the same by [`minhash`]. Texts that share a band are joined,
+//! and one document of each cluster stays: the first in the order given.
 
 use std::collections::HashMap;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_64;
 
-use crate::Document;
+use crate::{Document, minhash};
 
 /// Which duplicates go.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -18,20 +14,13 @@ use crate::Document;
 pub struct DedupOptions {
     pub exact: bool,
     pub near: bool,
-    /// Share of shingles in common (Jaccard) from which two documents are nearly the same.
-    pub threshold: f64,
 }
 
 impl Default for DedupOptions {
     fn default() -> Self {
-        Self { exact: true, near: true, threshold: 0.75 }
+        Self { exact: true, near: true }
     }
 }
-
-const BANDS: usize = 14;
-const ROWS: usize = 8;
-const HASHES: usize = BANDS * ROWS;
-const SHINGLE_WORDS: usize = 5;
 
 /// For each document, whether it stays; with the counts of exact and near duplicates.
 #[must_use]
@@ -48,9 +37,10 @@ pub fn unique(documents: &[Document], options: &DedupOptions) -> (Vec<bool>, u64
     }
     if options.near {
         let kept: Vec<usize> = (0..documents.len()).filter(|i| stays[*i]).collect();
-        let signatures: Vec<Option<[u32; HASHES]>> = kept.par_iter().map(|i| signature(&documents[*i].text)).collect();
-        for (later, _) in clusters(&signatures, options.threshold) {
-            stays[kept[later]] = false;
+        let texts: Vec<&str> = kept.iter().map(|i| documents[*i].text.as_str()).collect();
+        for (i, first) in near_clusters(&texts).into_iter().enumerate().filter(|(i, first)| i != first) {
+            debug_assert!(first < i, "the first of a cluster stays");
+            stays[kept[i]] = false;
             near += 1;
         }
     }
@@ -67,50 +57,19 @@ fn normalised_hash(text: &str) -> blake3::Hash {
     hasher.finalize()
 }
 
-/// The least of each hash function over all shingles; `None` for a text of fewer than five words.
-fn signature(text: &str) -> Option<[u32; HASHES]> {
-    let words: Vec<u64> = text.split_whitespace().map(|word| xxh3_64(word.as_bytes())).collect();
-    if words.len() < SHINGLE_WORDS {
-        return None;
-    }
-    let mut least = [u32::MAX; HASHES];
-    for shingle in words.windows(SHINGLE_WORDS) {
-        let hash = shingle.iter().fold(0_u64, |h, w| (h.rotate_left(5) ^ w).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let (low, high) = (hash as u32, (hash >> 32) as u32 | 1);
-        // Functions `low + i * high`, scrambled: Kirsch and Mitzenmacher, *Less Hashing, Same Performance*, 2006.
-        for (i, least) in least.iter_mut().enumerate() {
-            let mixed = low.wrapping_add((i as u32).wrapping_mul(high)).wrapping_mul(0x85eb_ca6b);
-            *least = (*least).min(mixed ^ (mixed >> 15));
+/// For each text the first that it is nearly the same as, through others between them; itself where there is none.
+#[must_use]
+pub fn near_clusters(texts: &[&str]) -> Vec<usize> {
+    let signatures: Vec<_> = texts.par_iter().map(|text| minhash::signature(text)).collect();
+    let mut root: Vec<usize> = (0..texts.len()).collect();
+    for band in 0..minhash::BANDS {
+        let mut first = HashMap::new();
+        for (i, signature) in signatures.iter().enumerate().filter_map(|(i, s)| Some((i, s.as_ref()?))) {
+            let earlier = *first.entry(&signature[band]).or_insert(i);
+            join(&mut root, i, earlier);
         }
     }
-    Some(least)
-}
-
-/// Pairs (later, earlier root): every document that joins an earlier one.
-fn clusters(signatures: &[Option<[u32; HASHES]>], threshold: f64) -> Vec<(usize, usize)> {
-    let mut root: Vec<usize> = (0..signatures.len()).collect();
-    let need = (threshold * HASHES as f64).ceil() as usize;
-    for band in 0..BANDS {
-        let mut buckets: HashMap<&[u32], Vec<usize>> = HashMap::new();
-        for (i, signature) in signatures.iter().enumerate() {
-            let Some(signature) = signature else { continue };
-            let bucket = buckets.entry(&signature[band * ROWS..(band + 1) * ROWS]).or_default();
-            // Compare with each cluster in the bucket once, by its first member there.
-            let mut joined = false;
-            for &other in bucket.iter() {
-                let Some(earlier) = &signatures[other] else { continue };
-                if signature.iter().zip(earlier).filter(|(a, b)| a == b).count() >= need {
-                    join(&mut root, i, other);
-                    joined = true;
-                    break;
-                }
-            }
-            if !joined {
-                bucket.push(i);
-            }
-        }
-    }
-    (0..root.len()).map(|i| (i, find(&mut root, i))).filter(|(i, r)| i != r).collect()
+    (0..root.len()).map(|i| find(&mut root, i)).collect()
 }
 
 fn find(root: &mut [usize], mut i: usize) -> usize {
@@ -129,14 +88,18 @@ fn join(root: &mut [usize], a: usize, b: usize) {
 
 #[cfg(test)]
 mod tests {
+    use xxhash_rust::xxh3::xxh3_64;
+
     use super::*;
 
     fn document(name: &str, text: String) -> Document {
         Document { name: name.into(), text }
     }
 
+    /// Words of four letters: digits would all be one.
     fn words(seed: usize, n: usize) -> Vec<String> {
-        (0..n).map(|i| format!("w{}", xxh3_64(&[seed as u8, (i % 251) as u8, (i / 251) as u8]) % 5000)).collect()
+        let letters = |hash: u64| (0..4).map(|i| char::from(b'a' + (hash >> (8 * i) & 15) as u8)).collect();
+        (0..n).map(|i| letters(xxh3_64(&[seed as u8, (i % 251) as u8, (i / 251) as u8]))).collect()
     }
 
     #[test]

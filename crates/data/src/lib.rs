@@ -11,6 +11,7 @@
 mod clean;
 mod dedup;
 mod error;
+mod minhash;
 mod ngram;
 mod prepare;
 mod readers;
@@ -20,7 +21,7 @@ mod tokenizer;
 mod words;
 
 pub use clean::{CleanOptions, Rule};
-pub use dedup::{DedupOptions, unique};
+pub use dedup::{DedupOptions, near_clusters, unique};
 pub use error::DataError;
 pub use ngram::Ngram;
 pub use prepare::{PrepareOptions, Progress, Quiet, Stats, prepare};

@@ -117,13 +117,9 @@ impl Words {
     }
 
     fn kind_of_char(&self, c: char) -> Kind {
-        let is_in = |ranges: &[(char, char)]| {
-            let at = ranges.partition_point(|(_, last)| *last < c);
-            ranges.get(at).is_some_and(|(first, _)| *first <= c)
-        };
         match c {
-            _ if is_in(&self.letters) => Kind::Letter,
-            _ if is_in(&self.numbers) => Kind::Number,
+            _ if is_in(&self.letters, c) => Kind::Letter,
+            _ if is_in(&self.numbers, c) => Kind::Number,
             _ if c.is_whitespace() => Kind::Space,
             _ => Kind::Other,
         }
@@ -131,11 +127,16 @@ impl Words {
 }
 
 /// The characters of a class, in order.
-fn ranges(class: &str) -> Vec<(char, char)> {
+pub(crate) fn ranges(class: &str) -> Vec<(char, char)> {
     match regex_syntax::parse(class).map(regex_syntax::hir::Hir::into_kind) {
         Ok(HirKind::Class(Class::Unicode(class))) => class.iter().map(|range| (range.start(), range.end())).collect(),
         _ => unreachable!("a class of Unicode's"),
     }
+}
+
+pub(crate) fn is_in(ranges: &[(char, char)], c: char) -> bool {
+    let at = ranges.partition_point(|(_, last)| *last < c);
+    ranges.get(at).is_some_and(|(first, _)| *first <= c)
 }
 
 #[cfg(test)]
