@@ -1,6 +1,7 @@
 //! The developer's own commands: `cargo xtask test | tidy | fixtures | bench`.
 
 mod bench;
+mod ladders;
 mod learning;
 mod tidy;
 
@@ -13,6 +14,7 @@ cargo xtask tidy             the house rules that no compiler checks
 cargo xtask fixtures         make the fixtures anew with PyTorch and transformers (installs them under target/)
 cargo xtask bench [--peers]  the tables of docs/BENCHMARKS.md; with --peers beside PyTorch
 cargo xtask bench learning   loss, operations and time of recipes/learn-12m.toml beside nanoGPT's recipe in PyTorch
+cargo xtask bench ladders    what the loss law predicts of five small ladders, and what comes
 cargo xtask bench minhash    near duplicates on one core beside datatrove";
 
 fn main() -> ExitCode {
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
         ["bench"] => bench::run(false),
         ["bench", "--peers"] => bench::run(true),
         ["bench", "learning"] => learning::run(),
+        ["bench", "ladders"] => ladders::run(),
         ["bench", "minhash"] => minhash(),
         _ => Err(USAGE.to_owned()),
     };

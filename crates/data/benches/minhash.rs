@@ -10,7 +10,7 @@ use data::{Dataset, DedupOptions, PrepareOptions, Quiet, TokenizerOptions, near_
 fn main() {
     let folder = std::path::PathBuf::from(std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or("target/minhash".into()));
     std::fs::create_dir_all(&folder).expect("a folder");
-    let none = DedupOptions { exact: false, near: false, ..DedupOptions::default() };
+    let none = DedupOptions { exact: false, near: false };
     let mut options = PrepareOptions { tokenizer: TokenizerOptions::Bytes, dedup: none, ..PrepareOptions::default() };
     options.corpus.paths = vec![data::cargo_sources().expect("cargo has fetched sources").display().to_string()];
     options.corpus.max_total_bytes = Some(24 << 20);

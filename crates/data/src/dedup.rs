@@ -123,7 +123,7 @@ mod tests {
     fn switches_hold_and_short_texts_are_no_shingles() {
         let documents = vec![document("a", "one two".into()), document("b", "one  two".into()), document("c", "one two three".into())];
         assert_eq!(unique(&documents, &DedupOptions::default()), (vec![true, false, true], 1, 0));
-        let off = DedupOptions { exact: false, near: false, ..DedupOptions::default() };
+        let off = DedupOptions { exact: false, near: false };
         assert_eq!(unique(&documents, &off), (vec![true; 3], 0, 0));
     }
 }

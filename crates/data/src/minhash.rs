@@ -152,7 +152,7 @@ impl Twister {
     fn next(&mut self) -> u32 {
         let (s, i) = (&mut self.state, self.at);
         let joined = s[i] & 0x8000_0000 | s[(i + 1) % Self::N] & 0x7fff_ffff;
-        s[i] = s[(i + 397) % Self::N] ^ joined >> 1 ^ (joined & 1) * 0x9908_b0df;
+        s[i] = s[(i + 397) % Self::N] ^ joined >> 1 ^ ((joined & 1) * 0x9908_b0df);
         self.at = (i + 1) % Self::N;
         let mut y = s[i];
         y ^= y >> 11;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use data::{Dataset, Ngram, Progress};
+use engine::{ParamKind, ParamSpec};
 use serde::Serialize;
 use train::{
     clock::unix_secs,
@@ -20,7 +21,7 @@ use train::{
 
 use crate::{
     PlanError,
-    law::{self, Point},
+    law::{self, Point, Size},
     machine::{self, Price},
     project::Project,
 };
@@ -111,9 +112,13 @@ impl Rung<'_> {
         let (index, name) = (self.index, &self.project.phases[self.index].name);
         let price = machine::price(&self.recipe, Some(self.data.vocab()))?;
         self.check_budget(before, price.secs)?;
-        let points: Vec<Point> =
-            before.iter().filter_map(|e| Some(Point { flops: e.actual.flops, loss: e.actual.bits_per_byte? })).collect();
-        let law = law::predict(&points, price.flops);
+        let mut points = Vec::new();
+        for entry in before {
+            if let Some(loss) = entry.actual.bits_per_byte {
+                points.push(Point { size: self.size(entry.phase - 1)?, loss });
+            }
+        }
+        let law = law::predict(&points, self.size(index)?);
         let predicted = Figures {
             bits_per_byte: law.map(|l| l.loss),
             bits_per_byte_interval: law.map(|l| l.interval),
@@ -173,6 +178,17 @@ impl Rung<'_> {
             sample_before,
             sample_after,
         }))
+    }
+
+    /// What decides the loss of phase `index` (from 0).
+    fn size(&self, index: usize) -> Result<Size, PlanError> {
+        let (recipe, model) = run::resolve(&self.project.recipe(index, self.folder)?, Some(self.data.vocab()))?;
+        let is_of_a_block = |spec: &&ParamSpec| !matches!(spec.kind, ParamKind::Embedding | ParamKind::Head);
+        Ok(Size {
+            params: model.params().specs().iter().filter(is_of_a_block).map(|spec| spec.shape.elements() as f64).sum(),
+            tokens: (recipe.train.steps * recipe.step_tokens()) as f64,
+            unique_tokens: self.data.train().tokens() as f64 * recipe.data.fraction,
+        })
     }
 
     fn check_budget(&self, before: &[Entry], needed_secs: f64) -> Result<(), PlanError> {

@@ -15,7 +15,7 @@ use crate::{TrainError, gate::GateResult};
 pub struct Figures {
     /// Held-out bits per byte.
     pub bits_per_byte: Option<f64>,
-    /// Where the prediction lies with nine chances in ten, as the law's own spread tells.
+    /// Where the loss should land, as the law's own spread tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bits_per_byte_interval: Option<[f64; 2]>,
     pub secs: f64,
