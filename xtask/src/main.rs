@@ -14,7 +14,7 @@ cargo xtask tidy             the house rules that no compiler checks
 cargo xtask fixtures         make the fixtures anew with PyTorch and transformers (installs them under target/)
 cargo xtask bench [--peers]  the tables of docs/BENCHMARKS.md; with --peers beside PyTorch
 cargo xtask bench learning   loss, operations and time of recipes/learn-12m.toml beside nanoGPT's recipe in PyTorch
-cargo xtask bench ladders    what the loss law predicts of five small ladders, and what comes
+cargo xtask bench ladders    what the loss law predicts of seven small ladders, and what comes
 cargo xtask bench minhash    near duplicates on one core beside datatrove";
 
 fn main() -> ExitCode {

@@ -43,9 +43,8 @@ const TOKENS_TERM: [f64; 2] = [410.7, 0.28];
 const WORTH_EPOCHS: f64 = 15.4;
 /// Mean and deviation of `e` as a share of the last loss: wide, for what no model of such a size learns.
 const FLOOR: [f64; 2] = [0.5, 0.15];
-/// The same of `g`: 5.3% from a tenth of the data to all of it, 4.4% from three tenths (docs/BENCHMARKS.md), by `ln U`; other
-/// corpora show none.
-const BREADTH: [f64; 2] = [0.02, 0.02];
+/// The same of `g`: none is known of; sources of code showed 0.02 to 0.04 (docs/BENCHMARKS.md).
+const BREADTH: [f64; 2] = [0.0, 0.02];
 /// Standard deviation of a run by its seed, as a share of the loss (docs/BENCHMARKS.md).
 const SEED_SPREAD: f64 = 0.004;
 const INTERVAL_DEVIATIONS: f64 = 3.0;
