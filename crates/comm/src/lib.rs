@@ -25,7 +25,7 @@ pub use group::{Group, Ticket, Traffic};
 pub use hierarchical::by_machine;
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
-pub use pulse::{Patience, Pulse};
+pub use pulse::{Held, Patience, Pulse};
 pub use threads::Threads;
 
 /// What went wrong between ranks.

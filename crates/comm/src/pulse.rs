@@ -5,8 +5,9 @@
 //! a rank that waits:    looks whether anyone stands still who is not waiting: that rank has hung
 //!                       looks whether all stand still and wait: the rank that it waits for is where the work parted
 //! ```
-//! A beat costs one addition in memory that only its rank writes. A rank that has never beaten by hand is not held to it,
-//! and is given [`Patience::silent`].
+//! A beat costs one addition in memory that only its rank writes. A rank is held to its beats between [`Pulse::hold`] and
+//! the end of the guard: a training step is. Outside, while it measures held-out loss or writes to a disk, it is given
+//! [`Patience::silent`].
 
 use std::{
     sync::{
@@ -19,9 +20,9 @@ use std::{
 /// How long ranks wait for one another before they say who is at fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
-    /// Without a beat of a rank that gives them.
+    /// Without a beat of a rank that is held to them.
     pub beat: Duration,
-    /// Without a sign of a rank that gives no beats.
+    /// Without a sign of a rank that is not.
     pub silent: Duration,
 }
 
@@ -42,6 +43,14 @@ impl Pulse {
     /// The work goes on.
     pub fn beat(&self) {
         self.vitals.ranks[self.rank].beats.fetch_add(1, Relaxed);
+    }
+
+    /// Until the guard goes, others may expect beats of this rank.
+    #[must_use]
+    pub fn hold(&self) -> Held {
+        self.vitals.ranks[self.rank].held.fetch_add(1, Relaxed);
+        self.beat();
+        Held(self.clone())
     }
 
     /// The rank's number among all ranks of the job.
@@ -71,6 +80,15 @@ impl Pulse {
     }
 }
 
+/// See [`Pulse::hold`].
+pub struct Held(Pulse);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.vitals.ranks[self.0.rank].held.fetch_sub(1, Relaxed);
+    }
+}
+
 /// See [`Pulse::wait`].
 pub(crate) struct Waiting<'a>(&'a Vital);
 
@@ -95,6 +113,8 @@ pub(crate) struct Vitals {
 pub(crate) struct Vital {
     /// By hand.
     pub(crate) beats: AtomicU64,
+    /// Guards that hold it to them.
+    pub(crate) held: AtomicU32,
     /// Waits that came to an end.
     pub(crate) steps: AtomicU64,
     /// Waits of the rank's threads right now.
@@ -109,7 +129,7 @@ pub(crate) struct Vital {
 
 /// Numbers of a rank in what processes tell one another.
 #[cfg(feature = "mpi")]
-pub(crate) const WORD: usize = 6;
+pub(crate) const WORD: usize = 7;
 
 impl Vitals {
     pub(crate) fn new(ranks: usize, patience: Patience) -> Self {
@@ -174,7 +194,7 @@ impl<'a> Watch<'a> {
                 return Some(self.vitals.blame(rank, format!("its process has stopped, died or lost its network: no word in {secs} s")));
             }
             if rank != self.me && vital.waits.load(Relaxed) == 0 && !ended {
-                let limit = if vital.beats.load(Relaxed) > 0 { beat } else { silent };
+                let limit = if vital.held.load(Relaxed) > 0 { beat } else { silent };
                 if still > limit {
                     return Some(self.vitals.blame(rank, format!("it has hung: no sign of life in {} s", still.as_secs())));
                 }
@@ -192,15 +212,17 @@ impl Vital {
     #[cfg(feature = "mpi")]
     pub(crate) fn word(&self) -> [u64; WORD] {
         let [ticks, beats, steps, blames] = [&self.ticks, &self.beats, &self.steps, &self.blames].map(|count| count.load(Relaxed));
-        [ticks, beats, steps, blames, self.waits.load(Relaxed).into(), self.ended.load(Relaxed).into()]
+        let [held, waits] = [&self.held, &self.waits].map(|count| count.load(Relaxed).into());
+        [ticks, beats, steps, blames, held, waits, self.ended.load(Relaxed).into()]
     }
 
     #[cfg(feature = "mpi")]
-    pub(crate) fn hear(&self, [ticks, beats, steps, blames, waits, ended]: [u64; WORD]) {
+    pub(crate) fn hear(&self, [ticks, beats, steps, blames, held, waits, ended]: [u64; WORD]) {
         self.ticks.store(ticks, Relaxed);
         self.beats.store(beats, Relaxed);
         self.steps.store(steps, Relaxed);
         self.blames.store(blames, Relaxed);
+        self.held.store(held as u32, Relaxed);
         self.waits.store(waits as u32, Relaxed);
         self.ended.fetch_or(ended > 0, Relaxed);
     }
@@ -220,12 +242,12 @@ mod tests {
     fn a_rank_that_beats_is_slow_and_one_that_stopped_has_hung() {
         let vitals = Arc::new(Vitals::new(3, PATIENCE));
         let (me, slow) = (Pulse::new(&vitals, 0), Pulse::new(&vitals, 1));
-        let _waiting = me.wait();
+        let (_waiting, _held) = (me.wait(), slow.hold());
         let mut watch = Watch::new(&me);
         for _ in 0..20 {
             slow.beat();
             std::thread::sleep(Duration::from_millis(5));
-            assert_eq!(watch.fault(1), None, "rank 1 beats, rank 2 never did and is given longer");
+            assert_eq!(watch.fault(1), None, "rank 1 beats, rank 2 is not held to it");
         }
         std::thread::sleep(Duration::from_millis(60));
         let (rank, problem) = watch.fault(1).unwrap();

@@ -74,7 +74,7 @@ fn scene(name: &str) {
     let mut comm = Mpi::patient(Patience { beat: Duration::from_secs(4), ..Patience::default() }).unwrap().unwrap();
     let rank = comm.rank();
     let pulse = comm.pulse();
-    pulse.beat();
+    let _held = pulse.hold();
     match (name, rank) {
         ("promises", _) => {
             suite::promises(Box::new(comm));

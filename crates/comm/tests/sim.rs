@@ -11,7 +11,7 @@ use comm::{
 /// Round figures, so that sums can be done by hand: 1 byte a second inside, half across a node, hops of no time.
 fn plain(nodes: usize, devices: usize) -> Topology {
     let link = |bytes_per_sec| Link { bytes_per_sec, hop_secs: [None, None, Some(0.0)] };
-    Topology { nodes, devices, inside: link(1.0), across: link(0.5), switch_adds: false }
+    Topology { nodes, devices, inside: link(1.0), across: link(0.5), switch_share: 0.0 }
 }
 
 fn settings() -> Settings {

@@ -107,7 +107,7 @@ fn a_rank_that_hangs_is_named_though_another_works_for_long() {
     let start = Instant::now();
     let results = on_ranks(Threads::patient(4, SHORT), |mut comm| {
         let pulse = comm.pulse();
-        pulse.beat();
+        let _held = pulse.hold();
         match comm.rank() {
             // Works for longer than the patience, with signs of life.
             0 => {
@@ -133,7 +133,7 @@ fn a_rank_that_hangs_is_named_though_another_works_for_long() {
 fn slow_work_with_signs_of_life_is_waited_for() {
     let sums = on_ranks(Threads::patient(3, SHORT), |mut comm| {
         let pulse = comm.pulse();
-        pulse.beat();
+        let _held = pulse.hold();
         if comm.rank() == 0 {
             for _ in 0..100 {
                 pulse.beat();
@@ -147,9 +147,21 @@ fn slow_work_with_signs_of_life_is_waited_for() {
 }
 
 #[test]
+fn long_work_outside_a_step_is_waited_for_without_signs() {
+    let sums = on_ranks(Threads::patient(2, SHORT), |mut comm| {
+        if comm.rank() == 0 {
+            std::thread::sleep(Duration::from_millis(800));
+        }
+        let mut data = [1.0];
+        comm.all_reduce(&mut data, Order::Tree).map(|()| data[0]).ok()
+    });
+    assert_eq!(sums, [Some(2.0); 2]);
+}
+
+#[test]
 fn ranks_that_wait_for_one_another_are_told() {
     let results = on_ranks(Threads::patient(2, SHORT), |mut comm| {
-        comm.pulse().beat();
+        let _held = comm.pulse().hold();
         let other = 1 - comm.rank();
         comm.recv(other, &mut [0.0]).unwrap_err()
     });

@@ -458,6 +458,7 @@ impl ParamStore for Sharded {
     }
 
     fn weight(&self, param: ParamId) -> Arc<Weight> {
+        self.shard.pulse().beat();
         let weight = self.weights[param.0].as_ref();
         weight.unwrap_or_else(|| unreachable!("`{}` is read outside of its block", self.table.spec(param).name)).clone()
     }

@@ -330,6 +330,8 @@ impl Trainer {
     /// # Errors
     /// When shapes do not fit, or a rank does not answer.
     pub fn gradient(&mut self, step: u64, lanes: &[Vec<Inputs>], tokens: u64) -> Result<Gradient, TrainError> {
+        // Stores beat with every weight that an op asks for: a rank that stops doing so in here has hung.
+        let _held = self.world.pulse().hold();
         let places = self.lanes();
         let own: Vec<Vec<Inputs>> = lanes.iter().map(|lane| lane.iter().map(|inputs| self.own_tokens(inputs)).collect()).collect();
         let mut micro_batches = Vec::new();

@@ -212,7 +212,7 @@ pub(super) fn places(world: Processes) -> Result<Vec<Place>, String> {
     };
     let place = [machine("/proc/self/ns/pid"), u64::from(std::process::id()), machine("/proc/self/ns/net")];
     let mine: Vec<f32> = place.into_iter().flat_map(halves).collect();
-    let mut transfer = world.all_gather(mine, Counts::new((0..world.ranks()).map(|_| 6))?)?;
+    let mut transfer = world.all_gather(mine, Vec::new(), Counts::new((0..world.ranks()).map(|_| 6))?)?;
     while !transfer.test()? {
         std::thread::sleep(LOOK);
     }

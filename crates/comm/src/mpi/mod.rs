@@ -44,6 +44,8 @@ pub struct Mpi {
     /// Numbers of its ranks among all ranks of the job.
     members: Vec<usize>,
     process: Arc<Process>,
+    /// Memory for what other ranks bring to a sum: fresh memory costs more than the sum.
+    slices: Vec<f32>,
 }
 
 /// What this process holds once. The last group that goes ends MPI.
@@ -93,7 +95,7 @@ impl Mpi {
         let machines = places.iter().map(|place| place.links as usize).collect();
         let heart = Some(Heart::begin(group.copy()?, places, vitals)?);
         let process = Arc::new(Process { pulse, machines, heart, universe: Mutex::new(Some(universe)) });
-        Ok(Self { group, members: (0..group.ranks()).collect(), process })
+        Ok(Self { group, members: (0..group.ranks()).collect(), process, slices: Vec::new() })
     }
 
     fn failed(&self, operation: &'static str, rank: usize, problem: String) -> CommError {
@@ -164,7 +166,7 @@ impl Mpi {
         let name = operation.bytes().fold(0_usize, |name, byte| name.wrapping_mul(31) + usize::from(byte));
         let mine = [word(name), word(len), word(root)].concat();
         let counts = Counts::new((0..self.ranks()).map(|_| mine.len())).map_err(&own)?;
-        let word = self.group.all_gather(mine.clone(), counts).map_err(&own)?;
+        let word = self.group.all_gather(mine.clone(), Vec::new(), counts).map_err(&own)?;
         // Both are on their way at once, begun in the same order by all.
         let transfer = transfer.map_err(&own)?;
         let (_, all) = self.finish(operation, None, word)?;
@@ -183,24 +185,27 @@ impl Mpi {
         Counts::new((0..self.ranks()).map(|rank| part(len, self.ranks(), rank).len()))
     }
 
-    /// This rank's part of the sum, in the order of the tree.
-    fn sum_part(&self, operation: &'static str, data: Vec<f32>) -> Result<Vec<f32>, CommError> {
+    /// This rank's part of the sum, in the order of the tree, and the memory of `data`.
+    fn sum_part(&mut self, operation: &'static str, data: Vec<f32>) -> Result<(Vec<f32>, Vec<f32>), CommError> {
         let len = data.len();
         let mine = part(len, self.ranks(), self.rank()).len();
-        let start = || self.group.all_to_all(data, self.parts(len)?, Counts::new((0..self.ranks()).map(|_| mine))?);
-        let (_, slices) = self.collective(operation, len, 0, start())?;
-        Ok(self.add(&slices, mine))
+        let slices = std::mem::take(&mut self.slices);
+        let start = || self.group.all_to_all(data, slices, self.parts(len)?, Counts::new((0..self.ranks()).map(|_| mine))?);
+        let (data, slices) = self.collective(operation, len, 0, start())?;
+        let sum = self.add(&slices, mine);
+        self.slices = slices;
+        Ok((sum, data))
     }
 
-    fn sum_whole(&self, data: Vec<f32>) -> Result<Vec<f32>, CommError> {
+    fn sum_whole(&mut self, data: Vec<f32>) -> Result<Vec<f32>, CommError> {
         let (operation, len) = ("all_reduce", data.len());
         if len <= SHORT {
-            let start = || self.group.all_gather(data, Counts::new((0..self.ranks()).map(|_| len))?);
+            let start = || self.group.all_gather(data, Vec::new(), Counts::new((0..self.ranks()).map(|_| len))?);
             let (_, all) = self.collective(operation, len, 0, start())?;
             return Ok(self.add(&all, len));
         }
-        let mine = self.sum_part(operation, data)?;
-        let start = || self.group.all_gather(mine, self.parts(len)?);
+        let (mine, memory) = self.sum_part(operation, data)?;
+        let start = || self.group.all_gather(mine, memory, self.parts(len)?);
         let transfer = start().map_err(self.own(operation))?;
         Ok(self.finish(operation, None, transfer)?.1)
     }
@@ -258,7 +263,7 @@ impl Communicator for Mpi {
                 let len = len(&array);
                 Ok(self.collective("all_reduce", len, 0, self.group.all_reduce(array.values))?.1)
             }
-            Job::ReduceScatter(array, Order::Tree) => self.sum_part("reduce_scatter", array.values),
+            Job::ReduceScatter(array, Order::Tree) => Ok(self.sum_part("reduce_scatter", array.values)?.0),
             Job::ReduceScatter(array, Order::Any) => {
                 let len = len(&array);
                 let start = || self.group.reduce_scatter(array.values, self.parts(len)?);
@@ -270,7 +275,7 @@ impl Communicator for Mpi {
                     let problem = format!("it brought {is} numbers where {due} were due");
                     return Err(self.failed("all_gather", self.rank(), problem));
                 }
-                let start = || self.group.all_gather(mine.values, self.parts(len)?);
+                let start = || self.group.all_gather(mine.values, Vec::new(), self.parts(len)?);
                 Ok(self.collective("all_gather", len, 0, start())?.1)
             }
             Job::Broadcast(root, array) => {
@@ -297,7 +302,7 @@ impl Communicator for Mpi {
         let operation = "split";
         let own = self.own(operation);
         let mine = [color as u32, (color as u64 >> 32) as u32].map(f32::from_bits).to_vec();
-        let start = || self.group.all_gather(mine, Counts::new((0..self.ranks()).map(|_| 2))?);
+        let start = || self.group.all_gather(mine, Vec::new(), Counts::new((0..self.ranks()).map(|_| 2))?);
         let (_, all) = self.collective(operation, 0, 0, start())?;
         let colors: Vec<[u32; 2]> = all.chunks_exact(2).map(|c| [c[0].to_bits(), c[1].to_bits()]).collect();
         let me = colors[self.rank()];
@@ -305,6 +310,6 @@ impl Communicator for Mpi {
         // A small number for MPI: the first rank of that color. All are here, so this blocks no longer than a message.
         let first = colors.iter().position(|color| *color == me).unwrap_or(0);
         let group = self.group.split(first).map_err(&own)?;
-        Ok(Box::new(Self { group, members, process: self.process.clone() }))
+        Ok(Box::new(Self { group, members, process: self.process.clone(), slices: Vec::new() }))
     }
 }

@@ -48,6 +48,12 @@ impl Counts {
     }
 }
 
+/// Memory that was used before, with room for `len` numbers.
+fn sized(mut memory: Vec<f32>, len: usize) -> Vec<f32> {
+    memory.resize(len, 0.0);
+    memory
+}
+
 /// MPI counts with 32 bits.
 fn int(count: usize) -> Result<c_int, String> {
     c_int::try_from(count).map_err(|_| format!("{count} numbers at once are more than MPI can count"))
@@ -107,9 +113,9 @@ impl Processes {
 
     /// The sum of `data`, in whatever order.
     pub(super) fn all_reduce(self, data: Vec<f32>) -> Result<Transfer, String> {
-        let (len, count) = (data.len(), int(data.len())?);
+        let (into, count) = (vec![0.0; data.len()], int(data.len())?);
         // SAFETY: see `begin`; both arrays hold `count` numbers.
-        Transfer::begin(data, len, Vec::new(), |from, to, request| unsafe {
+        Transfer::begin(data, into, Vec::new(), |from, to, request| unsafe {
             ffi::MPI_Iallreduce(from.cast(), to.cast(), count, ffi::RSMPI_FLOAT, ffi::RSMPI_SUM, self.0, request)
         })
     }
@@ -117,31 +123,31 @@ impl Processes {
     /// This process's part of the sum of `data`, in whatever order.
     pub(super) fn reduce_scatter(self, data: Vec<f32>, parts: Counts) -> Result<Transfer, String> {
         debug_assert_eq!(data.len(), parts.total);
-        let (mine, counts) = (parts.counts[self.rank()] as usize, parts.counts.as_ptr());
+        let (mine, counts) = (vec![0.0; parts.counts[self.rank()] as usize], parts.counts.as_ptr());
         // SAFETY: see `begin`; `data` holds all parts and `to` this process's.
         Transfer::begin(data, mine, vec![parts], |from, to, request| unsafe {
             ffi::MPI_Ireduce_scatter(from.cast(), to.cast(), counts, ffi::RSMPI_FLOAT, ffi::RSMPI_SUM, self.0, request)
         })
     }
 
-    /// Part `r` of `data` goes to process `r`; gives what came from each, one after another.
-    pub(super) fn all_to_all(self, data: Vec<f32>, sent: Counts, received: Counts) -> Result<Transfer, String> {
+    /// Part `r` of `data` goes to process `r`; gives what came from each, one after another, in the memory of `into`.
+    pub(super) fn all_to_all(self, data: Vec<f32>, into: Vec<f32>, sent: Counts, received: Counts) -> Result<Transfer, String> {
         debug_assert_eq!(data.len(), sent.total);
         let (counts, starts) = (sent.counts.as_ptr(), sent.starts.as_ptr());
-        let (their_counts, their_starts, total) = (received.counts.as_ptr(), received.starts.as_ptr(), received.total);
+        let (their_counts, their_starts, into) = (received.counts.as_ptr(), received.starts.as_ptr(), sized(into, received.total));
         // SAFETY: see `begin`; counts and starts stay within the totals, which are the lengths.
-        Transfer::begin(data, total, vec![sent, received], |from, to, request| unsafe {
+        Transfer::begin(data, into, vec![sent, received], |from, to, request| unsafe {
             let float = ffi::RSMPI_FLOAT;
             ffi::MPI_Ialltoallv(from.cast(), counts, starts, float, to.cast(), their_counts, their_starts, float, self.0, request)
         })
     }
 
-    /// What each has, one after another.
-    pub(super) fn all_gather(self, mine: Vec<f32>, parts: Counts) -> Result<Transfer, String> {
-        let (count, total) = (int(mine.len())?, parts.total);
+    /// What each has, one after another, in the memory of `into`.
+    pub(super) fn all_gather(self, mine: Vec<f32>, into: Vec<f32>, parts: Counts) -> Result<Transfer, String> {
+        let (count, into) = (int(mine.len())?, sized(into, parts.total));
         let (counts, starts) = (parts.counts.as_ptr(), parts.starts.as_ptr());
         // SAFETY: see `begin`; counts and starts stay within the total, which is the length of `to`.
-        Transfer::begin(mine, total, vec![parts], |from, to, request| unsafe {
+        Transfer::begin(mine, into, vec![parts], |from, to, request| unsafe {
             let float = ffi::RSMPI_FLOAT;
             ffi::MPI_Iallgatherv(from.cast(), count, float, to.cast(), counts, starts, float, self.0, request)
         })
@@ -151,7 +157,7 @@ impl Processes {
     pub(super) fn broadcast(self, data: Vec<f32>, root: usize) -> Result<Transfer, String> {
         let (count, root) = (int(data.len())?, int(root)?);
         // SAFETY: see `begin`; `from` is owned and mutable.
-        Transfer::begin(data, 0, Vec::new(), |from, _, request| unsafe {
+        Transfer::begin(data, Vec::new(), Vec::new(), |from, _, request| unsafe {
             ffi::MPI_Ibcast(from.cast(), count, ffi::RSMPI_FLOAT, root, self.0, request)
         })
     }
@@ -159,7 +165,7 @@ impl Processes {
     pub(super) fn send(self, data: Vec<f32>, to: usize, tag: usize) -> Result<Transfer, String> {
         let (count, to, tag) = (int(data.len())?, int(to)?, int(tag)?);
         // SAFETY: see `begin`.
-        Transfer::begin(data, 0, Vec::new(), |from, _, request| unsafe {
+        Transfer::begin(data, Vec::new(), Vec::new(), |from, _, request| unsafe {
             ffi::MPI_Isend(from.cast_const().cast(), count, ffi::RSMPI_FLOAT, to, tag, self.0, request)
         })
     }
@@ -185,7 +191,7 @@ impl Processes {
         let count = int(message.len)?;
         let handle = &raw mut message.message;
         // SAFETY: see `begin`; `to` holds `count` numbers, and a message is received once, as it is consumed here.
-        Transfer::begin(Vec::new(), message.len, Vec::new(), |_, to, request| unsafe {
+        Transfer::begin(Vec::new(), vec![0.0; message.len], Vec::new(), |_, to, request| unsafe {
             ffi::MPI_Imrecv(to.cast(), count, ffi::RSMPI_FLOAT, handle, request)
         })
     }
@@ -204,15 +210,13 @@ pub(super) struct Transfer {
 unsafe impl Send for Transfer {}
 
 impl Transfer {
-    /// `start` is given what to read (`sent`, which it may write in place) and where to write `len` numbers, both good
-    /// until the request is done, as are the pointers into `counts`, whose vectors do not move.
+    /// `start` is given what to read (`sent`, which it may write in place) and where to write (`received`), both good until the request is done, as are the pointers into `counts`, whose vectors do not move.
     fn begin(
         mut sent: Vec<f32>,
-        len: usize,
+        mut received: Vec<f32>,
         counts: Vec<Counts>,
         start: impl FnOnce(*mut f32, *mut f32, *mut MPI_Request) -> c_int,
     ) -> Result<Self, String> {
-        let mut received = vec![0.0; len];
         let mut request = MPI_Request(ptr::null_mut());
         let code = start(sent.as_mut_ptr(), received.as_mut_ptr(), &raw mut request);
         let (sent, received, counts) = (ManuallyDrop::new(sent), ManuallyDrop::new(received), ManuallyDrop::new(counts));

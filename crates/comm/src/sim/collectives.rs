@@ -10,7 +10,7 @@
 //! | double binary tree | `2(k-1 + log2 N) a + max(2M/B_inside, 2(N-1)/N M/(k B_across))` | NCCL 2.4, Sanders et al. 2009 |
 //! | hierarchical | a ring inside on M, then across on M/k | MiCS, arXiv:2205.00119 |
 //! | parameter server | `2a + M/B max(1, n/servers)` | Herring, SC20 |
-//! | switch | `(1 + 1/n) M/B_inside`: out go M to be added and M/n added | NVLink SHARP |
+//! | switch | `(1 + 1/n) M/(share B_inside)`: out go M to be added and M/n added | NVLink SHARP |
 //!
 //! A ring over several nodes has as many lanes as a node has cards, so it may use all `k` shares of a node. Reduce-scatter
 //! and all-gather are half an all-reduce.
@@ -86,7 +86,9 @@ impl Prices<'_> {
                 let (inside_hops, across_hops) = if nodes > 1 { (0.0, 2.0) } else { (2.0, 0.0) };
                 hops(inside_hops, across_hops, &|share| bytes / (rate * share) * (n / servers.max(1) as f64).max(1.0))
             }
-            Algorithm::Switch if nodes == 1 && self.topology.switch_adds => SWITCH_SECS + (1.0 + 1.0 / n) * bytes / inside,
+            Algorithm::Switch if nodes == 1 && self.topology.switch_share > 0.0 => {
+                SWITCH_SECS + (1.0 + 1.0 / n) * bytes / (inside * self.topology.switch_share)
+            }
             Algorithm::Switch => f64::INFINITY,
         }
     }

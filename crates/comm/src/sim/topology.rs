@@ -85,8 +85,9 @@ pub struct Topology {
     pub devices: usize,
     pub inside: Link,
     pub across: Link,
-    /// Whether the switch inside a node adds (NVLink SHARP, from Hopper on).
-    pub switch_adds: bool,
+    /// Of the rate inside, what is left when the switch of a node adds (NVLink SHARP): NCCL counts 0.85 on Hopper and
+    /// 0.74 on Blackwell; 0 where the switch cannot.
+    pub switch_share: f64,
 }
 
 impl Topology {
