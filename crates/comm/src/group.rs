@@ -29,6 +29,17 @@ pub struct Traffic {
     pub exposed_secs: f64,
 }
 
+impl std::ops::Add for Traffic {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self {
+            sent_bytes: self.sent_bytes + other.sent_bytes,
+            busy_secs: self.busy_secs + other.busy_secs,
+            exposed_secs: self.exposed_secs + other.exposed_secs,
+        }
+    }
+}
+
 /// See the head of this file.
 pub struct Group {
     rank: usize,

@@ -64,9 +64,19 @@ impl LaneSum {
         4 * (self.current.capacity() + sums + spare) as u64
     }
 
-    /// The sum of all lanes, once their number is a power of two and all are complete.
+    /// All lanes are complete: add what is left where their number is no power of two.
+    pub fn finish(&mut self) {
+        while self.sums.len() > 1 {
+            let Some((_, right)) = self.sums.pop() else { return };
+            if let Some((_, left)) = self.sums.last_mut() {
+                kernels::elementwise::add_assign(&right, left);
+            }
+            self.spare.push(right);
+        }
+    }
+
+    /// The sum of all lanes, once all are complete.
     pub fn total(&self) -> &[f32] {
-        debug_assert!(self.sums.len() <= 1, "the number of lanes is a power of two");
         self.sums.first().map_or(&[], |(_, sum)| sum)
     }
 
@@ -119,6 +129,19 @@ mod tests {
         assert_eq!(sum, (1e8 + 3.0) + (3.0 + 3.0));
         assert_ne!(sum, ((1e8_f32 + 3.0) + 3.0) + 3.0);
         assert_eq!(most as u64, copies(4));
+    }
+
+    #[test]
+    fn any_number_of_lanes_is_added() {
+        for n in 1..12_usize {
+            let mut lanes = LaneSum::default();
+            for i in 0..n {
+                lanes.put(vec![i as f32]);
+                lanes.end_lane(1);
+            }
+            lanes.finish();
+            assert_eq!(lanes.total(), [(n * (n - 1) / 2) as f32]);
+        }
     }
 
     #[test]

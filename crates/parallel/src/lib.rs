@@ -20,7 +20,7 @@ mod sharded;
 
 use std::ops::Range;
 
-use comm::{CommError, Communicator, Group, Order};
+use comm::{CommError, Communicator, Group, Order, Traffic};
 use engine::{BlockId, Device, EngineError, ParamId, ParamStore, ParamTable};
 pub use replicated::Replicated;
 pub use sharded::{Sharded, Stage};
@@ -77,6 +77,9 @@ pub trait Strategy: ParamStore {
 
     /// This rank among those that see other data, and their number.
     fn rank(&self) -> (usize, usize);
+
+    /// What it has sent, and how long that took.
+    fn traffic(&self) -> Traffic;
 
     /// Bytes of weights, gradients and copies that it holds now.
     fn held_bytes(&self) -> u64;

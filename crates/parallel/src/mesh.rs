@@ -9,7 +9,7 @@
 
 use std::cell::RefCell;
 
-use comm::{CommError, Communicator, Group, Job, Order};
+use comm::{CommError, Communicator, Group, Job, Order, Traffic};
 use engine::{Axis, EngineError, Move, Partition};
 
 use crate::rank_error;
@@ -109,6 +109,12 @@ impl Cut {
     pub fn sum(&self, axis: Axis, data: Vec<f32>) -> Result<Vec<f32>, EngineError> {
         let sum = self.group(axis).borrow_mut().run(Job::AllReduce(data.into(), Order::Tree));
         sum.map(comm::Array::into_values).map_err(rank_error)
+    }
+
+    /// What went along an axis, and how long that took.
+    #[must_use]
+    pub fn traffic(&self, axis: Axis) -> Traffic {
+        self.group(axis).borrow().traffic()
     }
 
     /// What each rank of the tensor axis has, in their order.

@@ -7,7 +7,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use comm::{Communicator, Group, Job, Order, Solo, Ticket};
+use comm::{Communicator, Group, Job, Order, Solo, Ticket, Traffic};
 use engine::{BlockId, Device, EngineError, ParamId, ParamStore, ParamTable, PassAt, Weight};
 
 use crate::{
@@ -277,6 +277,10 @@ impl Strategy for Replicated {
         (self.group.rank(), self.group.ranks())
     }
 
+    fn traffic(&self) -> Traffic {
+        self.group.traffic()
+    }
+
     fn held_bytes(&self) -> u64 {
         let weights: u64 = self.weights.iter().map(|w| 4 * w.values().len() as u64 + w.held_packed_bytes()).sum();
         weights + self.grads.iter().map(LaneSum::held_bytes).sum::<u64>()
@@ -306,6 +310,9 @@ impl ParamStore for Replicated {
         if self.pass.ends_lane {
             let held = self.held(param);
             self.grads[param.0].end_lane(held);
+            if self.pass.ends_step {
+                self.grads[param.0].finish();
+            }
             if self.pass.ends_step && self.group.ranks() > 1 {
                 self.send(param);
             }

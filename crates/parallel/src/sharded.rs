@@ -14,7 +14,7 @@
 
 use std::{collections::{BTreeMap, BTreeSet}, ops::Range, sync::Arc};
 
-use comm::{CommError, Group, Job, Order, Ticket};
+use comm::{CommError, Group, Job, Order, Ticket, Traffic};
 use engine::{BlockId, Device, EngineError, ParamId, ParamStore, ParamTable, PassAt, Weight};
 
 use crate::{
@@ -182,6 +182,9 @@ impl Sharded {
         if len == 0 {
             return; // it is another stage's
         }
+        for id in self.params_of(block) {
+            self.lanes[id.0].finish();
+        }
         let flat = if self.device == Device::Cpu { self.flatten(block, |id| self.lanes[id.0].total()) } else { Vec::new() };
         for id in self.params_of(block) {
             self.lanes[id.0].clear();
@@ -197,6 +200,9 @@ impl Sharded {
             let elements = self.part_elements(block);
             self.sums[block.0].put(part.into_values());
             self.sums[block.0].end_lane(elements);
+            if ends_step {
+                self.sums[block.0].finish();
+            }
             if ends_step && self.replicas.ranks() > 1 {
                 let len = self.layout.part(block, 0).len();
                 let total = array(self.device, self.sums[block.0].take_total(), len);
@@ -369,6 +375,10 @@ impl Strategy for Sharded {
     fn rank(&self) -> (usize, usize) {
         let shards = self.shard.ranks();
         (self.replicas.rank() * shards + self.shard.rank(), shards * self.replicas.ranks())
+    }
+
+    fn traffic(&self) -> Traffic {
+        self.shard.traffic() + self.replicas.traffic()
     }
 
     fn held_bytes(&self) -> u64 {

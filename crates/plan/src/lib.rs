@@ -8,6 +8,7 @@ pub mod climb;
 pub mod law;
 pub mod machine;
 pub mod project;
+pub mod simulate;
 
 /// What can go wrong while planning or climbing.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]

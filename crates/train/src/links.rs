@@ -3,7 +3,7 @@
 
 use std::{cell::RefCell, rc::Rc};
 
-use comm::{Array, CommError, Group, Job, Ticket};
+use comm::{Array, CommError, Group, Job, Ticket, Traffic};
 use engine::EngineError;
 
 use crate::passes::Links;
@@ -45,6 +45,16 @@ impl Edges {
             }
         }
         Ok(Self(Rc::new(RefCell::new(pairs))))
+    }
+}
+
+impl Edges {
+    /// What went between stages, and how long that took; waiting here is the pipeline's bubble.
+    pub(crate) fn traffic(&self) -> Traffic {
+        let pairs = self.0.borrow();
+        let ins = [&pairs.forward_in, &pairs.back_in].into_iter().flatten().map(Group::traffic);
+        let outs = [&pairs.forward_out, &pairs.back_out].into_iter().flatten().map(|pair| pair.group.traffic());
+        ins.chain(outs).fold(Traffic::default(), std::ops::Add::add)
     }
 }
 

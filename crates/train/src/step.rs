@@ -3,7 +3,7 @@
 
 use std::{cell::RefCell, ops::Range, rc::Rc};
 
-use comm::{Communicator, Group, Job, Order, Solo};
+use comm::{Communicator, Group, Job, Order, Solo, Traffic};
 use engine::{
     Array, Axis, BlockId, Device, EngineError, Event, Inputs, NoParams, Options, ParamId, ParamTable, Partition, Pass, Places, Pool,
     Precision, Shape, key, mix,
@@ -312,6 +312,17 @@ impl Trainer {
         Ok(sum(&mut self.world, data)?)
     }
 
+    /// What this rank has exchanged so far, by axis of the mesh. Waiting on `pipeline` is the bubble.
+    #[must_use]
+    pub fn traffic(&self) -> [(&'static str, Traffic); 4] {
+        [
+            ("data", self.store.borrow().traffic()),
+            ("tensor", self.partition.traffic(Axis::Tensor)),
+            ("context", self.partition.traffic(Axis::Context)),
+            ("pipeline", self.edges.traffic()),
+        ]
+    }
+
     /// This rank, and their number.
     #[must_use]
     pub fn rank(&self) -> (usize, usize) {
@@ -363,6 +374,7 @@ impl Trainer {
             tree.put(vec![loss]);
             tree.end_lane(1);
         }
+        tree.finish();
         Ok(Gradient { loss: tree.total()[0], norm: squares.value().sqrt() as f32 })
     }
 

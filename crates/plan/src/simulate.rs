@@ -1,0 +1,300 @@
+//! A step on a cluster that is not here: the trainer itself, on `Meta`, over `comm::sim`'s virtual clock.
+//!
+//! ```text
+//! StepOptions + Cluster -> one thread for each role (stage of the pipeline, place along the context)
+//!     Trainer::on_meta  --each op-->  Hardware::op_secs  --> clock.compute
+//!                       --each job->  comm::sim          --> streams of the links
+//! -> seconds of a step and where they go, tokens per second, MFU, bytes of each rank
+//! ```
+//! There is no second model of training: what is gathered, sent and waited for is what the strategies do. What is modelled
+//! is how long an operation takes on a device, and one set of constants holds for all devices and runs.
+
+use comm::sim::{Clock, Settings, Sim, Topology};
+use engine::{Event, Pass};
+use models::Model;
+use parallel::mesh::Place;
+use serde::Serialize;
+use train::{
+    TrainError,
+    step::{StepCost, StepOptions, Trainer},
+};
+
+/// What one accelerator can do.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Hardware {
+    /// Dense products in 16 bits: as printed, and the best that was measured on a large product.
+    pub peak_flops: f64,
+    pub attainable_flops: f64,
+    pub memory_bytes: f64,
+    pub memory_bytes_per_sec: f64,
+    /// Units among which the tiles of a product are shared out.
+    pub units: f64,
+}
+
+/// Accelerators and what joins them.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    pub hardware: Hardware,
+    pub topology: Topology,
+}
+
+/// A step's price.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StepTime {
+    pub step_secs: f64,
+    pub tokens: u64,
+    pub tokens_per_sec: f64,
+    /// Model FLOPs of the whole step, and their share of all accelerators' peak.
+    pub flops: f64,
+    pub mfu: f64,
+    /// Bytes that the fullest rank holds.
+    pub bytes: MemoryUse,
+    pub roles: Vec<RoleTime>,
+}
+
+/// A rank's memory by kind, on an accelerator: weights and gradients in 16 bits, a 32-bit copy and two moments.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct MemoryUse {
+    pub weights: f64,
+    pub gradients: f64,
+    pub optimiser: f64,
+    pub activations: f64,
+}
+
+impl MemoryUse {
+    #[must_use]
+    pub fn total(self) -> f64 {
+        self.weights + self.gradients + self.optimiser + self.activations
+    }
+}
+
+/// Where the step of one role goes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RoleTime {
+    pub stage: usize,
+    pub context: usize,
+    pub compute_secs: f64,
+    pub optimiser_secs: f64,
+    /// Waiting for gathers, sums and messages of each axis; on `pipeline` it is the bubble.
+    pub exposed_secs: Vec<(&'static str, f64)>,
+    pub sent_bytes: Vec<(&'static str, u64)>,
+}
+
+/// Numbers that hold for every accelerator: each is a property of libraries, with its source.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Constants {
+    /// Between the starts of two kernels that a host issues one by one.
+    pub launch_secs: f64,
+    /// Share of the memory's rate that streaming kernels reach.
+    pub stream_share: f64,
+    /// Share of the attainable rate that fused attention reaches, forward and backward (FlashAttention-2, figure 5 and 6).
+    pub attention_share: [f64; 2],
+    /// Share of the attainable rate that a large product keeps beside others, when power and memory are shared.
+    pub product_share: f64,
+}
+
+impl Default for Constants {
+    fn default() -> Self {
+        Self { launch_secs: 4.5e-6, stream_share: 0.8, attention_share: [0.68, 0.55], product_share: 0.92 }
+    }
+}
+
+impl Hardware {
+    /// Seconds of one op of a tape, whose numbers of four bytes travel in two.
+    #[must_use]
+    pub fn op_secs(&self, event: &Event, constants: Constants) -> f64 {
+        let bytes = event.moved_bytes as f64 / 2.0;
+        let stream_secs = bytes / (self.memory_bytes_per_sec * constants.stream_share);
+        let flops = event.flops as f64;
+        let is_backward = event.pass == Pass::Backward;
+        let (work_secs, kernels) = match (event.gemm, event.op) {
+            (Some([m, n, k]), _) => {
+                // Backward: one product for the input, one for the weight, each of a third of the step's.
+                let sizes: &[[usize; 3]] = if is_backward { &[[m, k, n], [n, k, m]] } else { &[[m, n, k]] };
+                let each = flops / sizes.len() as f64;
+                let secs = sizes.iter().map(|size| each / self.product_flops(*size, constants)).sum::<f64>();
+                (secs, sizes.len())
+            }
+            (None, "attention") => {
+                (flops / (self.attainable_flops * constants.attention_share[usize::from(is_backward)]), if is_backward { 3 } else { 1 })
+            }
+            _ => (0.0, if flops + bytes > 0.0 { 1 } else { 0 }),
+        };
+        work_secs.max(stream_secs) + kernels as f64 * constants.launch_secs
+    }
+
+    /// FLOP/s of one product: tiles of 128 by 256 over the units in whole rounds, and a start and end of each tile that a
+    /// short sum does not hide.
+    fn product_flops(&self, [m, n, k]: [usize; 3], constants: Constants) -> f64 {
+        let tiles = (m as f64 / 128.0).ceil() * (n as f64 / 256.0).ceil();
+        let filled = (m * n) as f64 / (128.0 * 256.0) / tiles;
+        let rounds = (tiles / self.units).ceil();
+        // A library splits tiles or sums where the last round would be nearly empty.
+        let used = (tiles / self.units / rounds).max((tiles / self.units).min(0.9));
+        let deep = k as f64 / (k as f64 + 128.0);
+        self.attainable_flops * constants.product_share * filled * used * deep
+    }
+}
+
+/// Price one step of `options` on `cluster`; `build` makes the model anew for each role.
+/// # Errors
+/// When shapes do not fit, or the mesh is not as large as the cluster.
+pub fn step(
+    build: &(dyn Fn() -> Result<Box<dyn Model>, TrainError> + Sync),
+    options: &StepOptions,
+    cluster: &Cluster,
+    constants: Constants,
+) -> Result<StepTime, TrainError> {
+    let mesh = options.mesh;
+    // Ranks that do the same: all data and tensor places of a stage and a place along the context.
+    let representative = |rank: usize| {
+        let place = mesh.place(rank);
+        (place.stage * mesh.data * mesh.context + place.context) * mesh.tensor
+    };
+    let sim = Sim::new(cluster.topology.clone(), Settings::default(), representative);
+    let results: Vec<Result<Role, TrainError>> = std::thread::scope(|scope| {
+        let sim = &sim;
+        let role = |rank: usize| move || role(build, options, sim, rank, &cluster.hardware, constants);
+        let threads: Vec<_> = sim.representatives().iter().map(|rank| scope.spawn(role(*rank))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    });
+    let roles = results.into_iter().collect::<Result<Vec<Role>, TrainError>>()?;
+    let step_secs = roles.iter().map(|role| role.end_secs).fold(0.0, f64::max);
+    let tokens = (mesh.data * options.lanes * options.micro_batch * options.context) as u64;
+    let flops = roles.iter().map(|role| role.flops).sum::<f64>() * (mesh.data * mesh.tensor) as f64;
+    let ranks = mesh.ranks() as f64;
+    let fullest = roles.iter().map(|role| role.bytes).max_by(|a, b| a.total().total_cmp(&b.total()));
+    Ok(StepTime {
+        step_secs,
+        tokens,
+        tokens_per_sec: tokens as f64 / step_secs,
+        flops,
+        mfu: flops / (step_secs * ranks * cluster.hardware.peak_flops),
+        bytes: fullest.unwrap_or(MemoryUse { weights: 0.0, gradients: 0.0, optimiser: 0.0, activations: 0.0 }),
+        roles: roles.into_iter().map(|role| role.time).collect(),
+    })
+}
+
+struct Role {
+    end_secs: f64,
+    flops: f64,
+    bytes: MemoryUse,
+    time: RoleTime,
+}
+
+/// One role's whole step, on a thread of its own.
+fn role(
+    build: &(dyn Fn() -> Result<Box<dyn Model>, TrainError> + Sync),
+    options: &StepOptions,
+    sim: &Sim,
+    rank: usize,
+    hardware: &Hardware,
+    constants: Constants,
+) -> Result<Role, TrainError> {
+    let comm = sim.rank(rank);
+    let clock: Clock = comm.clock();
+    let Place { stage, context, .. } = options.mesh.place(rank);
+    let flops = std::rc::Rc::new(std::cell::Cell::new(0.0));
+    let watch = {
+        let (clock, flops, hardware) = (clock.clone(), flops.clone(), hardware.clone());
+        Box::new(move |event: &Event| {
+            clock.compute(hardware.op_secs(event, constants));
+            if event.pass != Pass::Recompute {
+                flops.set(flops.get() + event.flops as f64);
+            }
+        })
+    };
+    let model = build()?;
+    let inputs = model.shapes(options.micro_batch, options.context);
+    let mut trainer = Trainer::on_meta(model, options.clone(), Box::new(comm), watch)?;
+    // What was done to set it up is no part of a step.
+    let (before, traffic_before) = (clock.times(), trainer.traffic());
+    let lanes: Vec<Vec<engine::Inputs>> = (0..options.lanes).map(|_| vec![inputs.clone()]).collect();
+    let gradient = trainer.gradient(1, &lanes, 1)?;
+    let passed = clock.times();
+    let cost = trainer.cost();
+    // Weight, gradient and two moments read, weight and moments and a 16-bit copy written.
+    let share = cost.optimiser_bytes as f64 / 8.0;
+    let optimiser_secs = 30.0 * share / (hardware.memory_bytes_per_sec * constants.stream_share) + cost.optimiser_flops as f64 / hardware.attainable_flops;
+    clock.compute(optimiser_secs);
+    trainer.update(1, 1.0, gradient.norm)?;
+    let end_secs = clock.times().now_secs - before.now_secs;
+    let traffic = trainer.traffic();
+    let each = |of: &dyn Fn(&comm::Traffic) -> f64| {
+        traffic.iter().zip(&traffic_before).map(|((axis, now), (_, then))| (*axis, of(now) - of(then))).collect::<Vec<_>>()
+    };
+    Ok(Role {
+        end_secs,
+        flops: flops.get(),
+        bytes: memory(&cost),
+        time: RoleTime {
+            stage,
+            context,
+            compute_secs: passed.compute_secs - before.compute_secs,
+            optimiser_secs,
+            exposed_secs: each(&|traffic| traffic.exposed_secs),
+            sent_bytes: each(&|traffic| traffic.sent_bytes as f64).into_iter().map(|(axis, bytes)| (axis, bytes as u64)).collect(),
+        },
+    })
+}
+
+/// What the trainer holds in 4-byte numbers, as an accelerator holds it: weights at work and their gradients in 16 bits,
+/// and beside the two moments a 32-bit copy of the weights that this rank moves.
+fn memory(cost: &StepCost) -> MemoryUse {
+    let moments = cost.optimiser_bytes as f64;
+    MemoryUse {
+        weights: cost.weight_bytes as f64 / 2.0,
+        // Lanes exist for the sake of bits; an accelerator adds each into the one before.
+        gradients: cost.weight_bytes as f64 / 2.0,
+        optimiser: 1.5 * moments,
+        activations: cost.pool_bytes as f64 / 2.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use comm::{Order, sim::Link};
+    use parallel::mesh::Mesh;
+    use train::recipe::Recipe;
+
+    use super::*;
+
+    /// 175B on `nodes` of eight A100 joined as p4de are.
+    fn price(nodes: usize, strategy: &str, shards: usize, mesh: Mesh, micro_batch: usize, lanes: usize) -> StepTime {
+        let hardware =
+            Hardware { peak_flops: 312e12, attainable_flops: 271e12, memory_bytes: 80e9, memory_bytes_per_sec: 2039e9, units: 108.0 };
+        let topology = Topology { nodes, devices: 8, inside: Link::nvlink(300e9), across: Link::efa(400e9), switch_adds: false };
+        let text = "[model]\npreset = \"gpt3-175b\"\nvocab = 50304\n[batch]\ncontext = 2048\n[train]\nrecompute = true\nprecision = \"bf16\"";
+        let (recipe, _) = train::run::resolve(&Recipe::parse(text, "test", &[]).unwrap(), None).unwrap();
+        let strategy = parallel::kind(strategy).unwrap();
+        let options = StepOptions { mesh, order: Order::Any, strategy, shards, lanes, micro_batch, ..StepOptions::of(&recipe) };
+        step(&|| Ok(models::build(&recipe.model)?), &options, &Cluster { hardware, topology }, Constants::default()).unwrap()
+    }
+
+    #[test]
+    fn shards_over_all_machines_wait_for_the_network_and_small_groups_do_less() {
+        let zero = price(64, "zero3", 512, Mesh::data(512), 1, 4);
+        let mics = price(64, "mics", 64, Mesh::data(512), 1, 4);
+        assert!(zero.mfu > 0.1 && zero.mfu < mics.mfu && mics.mfu < 0.65, "{} and {}", zero.mfu, mics.mfu);
+        assert!(zero.bytes.total() < mics.bytes.total(), "what it costs is memory");
+        // With enough work for each gather there is nothing to wait for.
+        assert!(price(64, "zero3", 512, Mesh::data(512), 8, 1).mfu > 2.0 * zero.mfu);
+        let data = |time: &StepTime| time.roles[0].sent_bytes[0].1 as f64;
+        // Three times the parameters a lane, in 16 bits.
+        let want = 3.0 * 4.0 * 2.0 * 174.6e9 * 511.0 / 512.0;
+        assert!((data(&zero) / want - 1.0).abs() < 0.02, "{} for {want}", data(&zero));
+    }
+
+    #[test]
+    fn a_pipeline_has_the_bubble_that_its_schedule_leaves() {
+        let mesh = Mesh { pipeline: 8, data: 8, context: 1, tensor: 8 };
+        let bubble = |lanes| {
+            let time = price(64, "zero1", 8, mesh, 1, lanes);
+            let first = &time.roles[0];
+            first.exposed_secs[3].1 / (time.step_secs - first.exposed_secs[3].1)
+        };
+        // (stages - 1) / micro-batches, arXiv:2104.04473, section 2.2; a stage that has the head is slower than the others.
+        let (few, many) = (bubble(8), bubble(64));
+        assert!(few > 0.6 && few < 1.2 && many > 0.05 && many < 0.5 && few / many > 2.5, "{few} and {many}");
+    }
+}
