@@ -1,7 +1,7 @@
 //! The links of a pipeline's stage to its neighbours: for each direction a pair with a thread of its own, so that a stage
 //! that sends never keeps another from being heard.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
 use comm::{Array, CommError, Group, Job, Ticket, Traffic};
 use engine::EngineError;
@@ -19,10 +19,11 @@ struct Pairs {
     back_out: Option<Pair>,
 }
 
-/// What is sent is waited for when the next thing is.
+/// What is sent is waited for when a pipeline's worth of it is on its way: a stage runs ahead of those after it.
 struct Pair {
     group: Group,
-    sent: Option<Ticket>,
+    sent: VecDeque<Ticket>,
+    most: usize,
 }
 
 impl Edges {
@@ -32,6 +33,7 @@ impl Edges {
     pub(crate) fn new(pipeline: &mut Group, is_ring: bool) -> Result<Self, CommError> {
         let (stage, stages) = (pipeline.rank(), pipeline.ranks());
         let mut pairs = Pairs { forward_in: None, forward_out: None, back_in: None, back_out: None };
+        let pair = |group| Pair { group, sent: VecDeque::new(), most: 2 * stages };
         let borders = if stages == 1 { 0 } else { stages - usize::from(!is_ring) };
         for border in 0..borders {
             let (from, to) = (border, (border + 1) % stages);
@@ -39,9 +41,9 @@ impl Edges {
             let color = |stage: usize| if stage == from || stage == to { 0 } else { 1 + stage };
             let (forward, back) = (pipeline.split_by(color)?, pipeline.split_by(color)?);
             if stage == from {
-                (pairs.forward_out, pairs.back_in) = (Some(Pair { group: forward, sent: None }), Some(back));
+                (pairs.forward_out, pairs.back_in) = (Some(pair(forward)), Some(back));
             } else if stage == to {
-                (pairs.forward_in, pairs.back_out) = (Some(forward), Some(Pair { group: back, sent: None }));
+                (pairs.forward_in, pairs.back_out) = (Some(forward), Some(pair(back)));
             }
         }
         Ok(Self(Rc::new(RefCell::new(pairs))))
@@ -76,11 +78,13 @@ impl Links for Edges {
 /// `len` numbers, of which on `Meta` there are none.
 fn send(pair: &mut Option<Pair>, data: &[f32], len: usize) -> Result<(), EngineError> {
     let Some(pair) = pair else { unreachable!("a schedule sends only where there is a neighbour") };
-    if let Some(ticket) = pair.sent.take() {
+    if pair.sent.len() >= pair.most
+        && let Some(ticket) = pair.sent.pop_front()
+    {
         pair.group.wait(ticket).map_err(failed)?;
     }
     let array = if data.is_empty() { Array::meta(len) } else { data.to_vec().into() };
-    pair.sent = Some(pair.group.start(Job::Send(1 - pair.group.rank(), array)));
+    pair.sent.push_back(pair.group.start(Job::Send(1 - pair.group.rank(), array)));
     Ok(())
 }
 
