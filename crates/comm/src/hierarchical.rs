@@ -12,7 +12,7 @@
 use crate::{Array, CommError, Communicator, Group, Job, Order, Pulse, part};
 
 /// Numbers of an all-reduce that go from level to level together: a few milliseconds of a slow link.
-const PIECE: usize = 1 << 16;
+pub(crate) const PIECE: usize = 1 << 16;
 
 /// See the head of this file.
 struct Hierarchical {
@@ -25,6 +25,9 @@ struct Hierarchical {
 /// # Errors
 /// [`CommError`] when a rank does not do its part.
 pub fn by_machine(mut comm: Box<dyn Communicator>) -> Result<Box<dyn Communicator>, CommError> {
+    if comm.count_by_machine() {
+        return Ok(comm);
+    }
     let on_machine = comm.ranks_on_machine();
     if on_machine == 1 || on_machine == comm.ranks() || !on_machine.is_power_of_two() {
         return Ok(comm);
@@ -46,7 +49,8 @@ impl Hierarchical {
     fn all_reduce(&mut self, array: Array, order: Order) -> Result<Array, CommError> {
         let len = array.len;
         let cuts = (0..len).step_by(PIECE).map(|start| start..len.min(start + PIECE));
-        let pieces: Vec<Array> = cuts.map(|cut| array.values.get(cut.clone()).map_or_else(|| Array::meta(cut.len()), |values| values.to_vec().into())).collect();
+        let pieces: Vec<Array> =
+            cuts.map(|cut| array.values.get(cut.clone()).map_or_else(|| Array::meta(cut.len()), |values| values.to_vec().into())).collect();
         let lens: Vec<usize> = pieces.iter().map(Array::len).collect();
         let scattered: Vec<_> = pieces.into_iter().map(|piece| self.inside.start(Job::ReduceScatter(piece, order))).collect();
         let mut summed = Vec::new();

@@ -88,6 +88,12 @@ pub trait Communicator: Send {
         None
     }
 
+    /// From here on a simulated group counts its collectives in two levels; see [`by_machine`]. False where jobs are real.
+    #[doc(hidden)]
+    fn count_by_machine(&mut self) -> bool {
+        false
+    }
+
     /// Element by element, the sum over ranks, for all of them.
     fn all_reduce(&mut self, data: &mut [f32], order: Order) -> Result<(), CommError> {
         if self.ranks() == 1 {
@@ -279,5 +285,8 @@ impl<C: Communicator + ?Sized> Communicator for Box<C> {
     }
     fn take_clock(&mut self) -> Option<sim::GroupClock> {
         (**self).take_clock()
+    }
+    fn count_by_machine(&mut self) -> bool {
+        (**self).count_by_machine()
     }
 }

@@ -4,7 +4,7 @@
 mod suite;
 
 use comm::{
-    Array, Communicator, Group, Job, Order,
+    Array, Communicator, Group, Job, Order, by_machine,
     sim::{Algorithm, Clock, Link, Prices, Settings, Sim, Topology},
 };
 
@@ -80,6 +80,25 @@ fn links_inside_and_across_work_at_once() {
     is(clock.times().now_secs, 300.0);
     twins.wait(across).unwrap();
     is(clock.times().now_secs, 800.0);
+}
+
+#[test]
+fn two_levels_send_less_across() {
+    let secs = |levels: bool, job: Job| {
+        let sim = Sim::new(plain(2, 4), settings(), |_| 0);
+        let comm: Box<dyn Communicator> = Box::new(sim.rank(0));
+        let mut group = Group::new(if levels { by_machine(comm).unwrap() } else { comm });
+        group.run(job).unwrap();
+        group.traffic().busy_secs
+    };
+    let gather = || Job::AllGather(Array::meta(100), 800);
+    // In one level a node's cards carry 7/8 of the bytes; in two, half, and each device gathers 3/4 inside.
+    is(secs(false, gather()), 700.0 / 0.5);
+    is(secs(true, gather()), 100.0 / 0.125 + 600.0);
+    // Long sums go in pieces: the slower level alone counts.
+    let sum = || Job::AllReduce(Array::meta(800_000), Order::Any);
+    is(secs(true, sum()), 200_000.0 / 0.125);
+    is(secs(false, sum()), 1_400_000.0 / 0.5);
 }
 
 /// A pipeline of two stages on two ranks: each forward takes 10 s, a message of 10 bytes 20 s across.

@@ -20,7 +20,7 @@ use super::{
     collectives::Prices,
     topology::{LinkClass, Spread, Topology},
 };
-use crate::{CommError, Job, Order, part};
+use crate::{CommError, Job, Order, hierarchical::PIECE, part};
 
 /// What passed on one role, in virtual seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -173,6 +173,7 @@ pub struct GroupClock {
     jobs: u64,
     messages: u64,
     carries_data: bool,
+    by_machine: bool,
 }
 
 /// Virtual seconds of one job: that the role waited, and that it ran.
@@ -195,7 +196,7 @@ impl GroupClock {
         let group = *world.groups.entry((members.clone(), number)).or_insert(fresh);
         drop(world);
         let spread = shared.topology.spread(&members);
-        Self { clock, members, rank, group, spread, roles: roles.len(), jobs: 0, messages: 0, carries_data }
+        Self { clock, members, rank, group, spread, roles: roles.len(), jobs: 0, messages: 0, carries_data, by_machine: false }
     }
 
     pub(crate) fn bytes_per_element(&self) -> f64 {
@@ -206,19 +207,45 @@ impl GroupClock {
         self.carries_data
     }
 
+    /// From here on collectives go in two levels, where there are two.
+    pub(crate) fn count_by_machine(&mut self) -> bool {
+        self.by_machine = self.spread.nodes > 1 && self.spread.per_node > 1;
+        true
+    }
+
     /// The job begins as soon as its stream is free.
     pub(crate) fn start(&mut self, job: &Job) -> Timing {
         let (me, shared) = (self.clock.role, self.clock.shared.clone());
         let bytes = |len: usize| len as f64 * self.bytes_per_element();
         let prices = Prices { topology: &shared.topology, spread: self.spread };
         let algorithms = &shared.settings.algorithms;
-        let slices = |len: usize| prices.all_to_all_secs(bytes(len));
+        // What the two levels of `by_machine` take, one after the other.
+        let levels = |bytes: f64, secs: &dyn Fn(Prices<'_>, f64) -> f64| {
+            let (inside, across) = prices.levels();
+            let k = self.spread.per_node as f64;
+            if self.by_machine { secs(inside, bytes) + secs(across, bytes / k) } else { secs(prices, bytes) }
+        };
+        let gather = |len: usize| levels(bytes(len), &|prices, bytes| prices.gather_secs(bytes));
+        let scatter = |len: usize, order: Order| match order {
+            Order::Any => gather(len),
+            Order::Tree => levels(bytes(len), &|prices, bytes| prices.all_to_all_secs(bytes)),
+        };
         let secs = match job {
-            Job::AllReduce(array, Order::Any) => prices.all_reduce_secs(bytes(array.len()), algorithms),
-            Job::AllReduce(array, Order::Tree) => slices(array.len()) + prices.gather_secs(bytes(array.len())),
-            Job::ReduceScatter(array, Order::Any) => prices.gather_secs(bytes(array.len())),
-            Job::ReduceScatter(array, Order::Tree) => slices(array.len()),
-            Job::AllGather(_, len) => prices.gather_secs(bytes(*len)),
+            Job::AllReduce(array, order) if self.by_machine && array.len() > PIECE => {
+                // In pieces, so that both levels are busy at once.
+                let (inside, across) = prices.levels();
+                let (len, slice) = (bytes(array.len()), bytes(array.len()) / self.spread.per_node as f64);
+                let scatter = |prices: Prices<'_>, bytes: f64| match order {
+                    Order::Any => prices.gather_secs(bytes),
+                    Order::Tree => prices.all_to_all_secs(bytes),
+                };
+                let both = |prices: Prices<'_>, bytes: f64| scatter(prices, bytes) + prices.gather_secs(bytes);
+                both(inside, len).max(both(across, slice))
+            }
+            Job::AllReduce(array, Order::Any) if !self.by_machine => prices.all_reduce_secs(bytes(array.len()), algorithms),
+            Job::AllReduce(array, order) => scatter(array.len(), *order) + gather(array.len()),
+            Job::ReduceScatter(array, order) => scatter(array.len(), *order),
+            Job::AllGather(_, len) => gather(*len),
             Job::Broadcast(_, array) => prices.broadcast_secs(bytes(array.len())),
             Job::Send(to, array) => {
                 let (from, to) = (self.members[self.rank], self.members[*to]);

@@ -77,8 +77,7 @@ impl Prices<'_> {
                 within.max(2.0 * (nodes_f - 1.0) / nodes_f * bytes / (k * across)) / share
             }),
             Algorithm::Hierarchical => {
-                let within = Self { spread: Spread { nodes: 1, per_node, ranks: per_node }, ..self };
-                let between = Self { spread: Spread { nodes, per_node: 1, ranks: nodes }, ..self };
+                let (within, between) = self.levels();
                 within.all_reduce_by(Algorithm::Ring, bytes) + between.all_reduce_by(Algorithm::Ring, bytes / k)
             }
             Algorithm::ParameterServer { servers } => {
@@ -123,6 +122,14 @@ impl Prices<'_> {
             let within = (k - 1.0) / n * bytes / self.topology.inside.bytes_per_sec;
             within.max(between / n * bytes / self.share()) / share
         })
+    }
+
+    /// The ranks of one node, and those of one place in every node.
+    #[must_use]
+    pub fn levels(self) -> (Self, Self) {
+        let Spread { nodes, per_node, .. } = self.spread;
+        let spread = |nodes, per_node| Self { spread: Spread { nodes, per_node, ranks: nodes * per_node }, ..self };
+        (spread(1, per_node), spread(nodes, 1))
     }
 
     /// One message between two ranks.

@@ -178,4 +178,8 @@ impl Communicator for Simulated {
     fn take_clock(&mut self) -> Option<GroupClock> {
         self.clock.take()
     }
+
+    fn count_by_machine(&mut self) -> bool {
+        self.clock.as_mut().is_some_and(GroupClock::count_by_machine)
+    }
 }
