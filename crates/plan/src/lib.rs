@@ -4,11 +4,25 @@
 //! **Invariant:** there is no second model of training here. Memory and FLOPs come from the step itself on `Meta`, time
 //! from running that step.
 
+pub mod align;
+pub mod approach;
+pub mod architectures;
+pub mod budget;
+pub mod catalogue;
 pub mod climb;
+pub mod corpus;
+pub mod efficiency;
+pub mod family;
+pub mod fit;
 pub mod law;
+pub mod laws;
 pub mod machine;
 pub mod project;
+pub mod reading;
+pub mod reliability;
+pub mod serving;
 pub mod simulate;
+pub mod units;
 
 /// What can go wrong while planning or climbing.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -20,6 +34,26 @@ pub enum PlanError {
     #[error("phase {phase} needs {needed_secs:.0} s more, and {left_secs:.0} s of the budget of {budget_secs:.0} s are left")]
     #[diagnostic(code(plan::budget), help("raise `budget_secs` in the project file, or take steps off the phase"))]
     Budget { phase: usize, needed_secs: f64, left_secs: f64, budget_secs: f64 },
+
+    #[error("{problem}")]
+    #[diagnostic(code(plan::impossible), help("{relax}"))]
+    Impossible { problem: String, relax: String },
+
+    #[error("there is no {kind} called `{name}`")]
+    #[diagnostic(code(plan::unknown), help("the closest are `{closest}`; `--catalogue mine.toml` adds your own"))]
+    Unknown { kind: &'static str, name: String, closest: String },
+
+    #[error("{origin}: {problem}")]
+    #[diagnostic(code(plan::catalogue), help("write rows as in crates/plan/src/catalogue/*.toml"))]
+    Catalogue { origin: String, problem: String },
+
+    #[error("`{text}` {problem}")]
+    #[diagnostic(code(plan::unit), help("write it like {example}"))]
+    Unit { text: String, problem: String, example: &'static str },
+
+    #[error("{origin}: {problem}")]
+    #[diagnostic(code(plan::points), help("give a CSV file with the columns `params`, `tokens` and `loss`, one run a line"))]
+    Points { origin: String, problem: String },
 
     #[error(transparent)]
     #[diagnostic(transparent)]

@@ -1,13 +1,17 @@
-//! The report: one HTML file about a project, without network, scripts or fonts from elsewhere; charts are inline SVG.
+//! Reports: one HTML file about a project or a plan, without network, scripts or fonts from elsewhere; charts are inline SVG.
 //!
-//! It reads what a climb left behind (`ledger.jsonl`, each phase's `metrics.jsonl` and `recipe.toml`, the data's
-//! `stats.json`) and leaves out what is not there. **Absent on purpose:** any computation of results.
+//! Of a project it reads what a climb left behind (`ledger.jsonl`, each phase's `metrics.jsonl` and `recipe.toml`, the data's
+//! `stats.json`) and leaves out what is not there; an [`Answer`] of the planner it is given. **Absent on purpose:** any computation of results.
 
+mod answer;
 mod chart;
 mod page;
 pub mod terminal;
 
 use std::path::{Path, PathBuf};
+
+pub use answer::{Answer, Table};
+pub use chart::{Axis, Chart, Dot, DotKind, Series};
 
 /// What can go wrong with a report.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]

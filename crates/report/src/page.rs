@@ -11,7 +11,7 @@ use train::{
 
 use crate::{
     ReportError,
-    chart::{self, Series},
+    chart::{Axis, Chart, Series},
     terminal::{bytes, count, secs},
 };
 
@@ -116,15 +116,19 @@ fn charts(entries: &[Entry], curves: &[(String, Vec<StepMetrics>)]) -> Markup {
         let one = |(name, steps): &(String, Vec<StepMetrics>)| Series {
             name: name.clone(),
             points: steps.iter().filter_map(|m| Some((m.step as f64, value(m)?))).collect(),
+            is_faint: false,
         };
         curves.iter().map(one).filter(|s| !s.points.is_empty()).collect()
     };
+    let over_steps = |y: &str, series: Vec<Series>, levels: &[(String, f64)]| {
+        Chart { x: Axis::straight("step"), y: Axis::straight(y), series, levels: levels.to_vec(), ..Chart::default() }.svg()
+    };
     let marks: Vec<(String, f64)> = entries.last().map(|e| ("trigram".to_owned(), e.baseline_bits_per_byte)).into_iter().collect();
     let figures = [
-        ("Training loss", chart::lines("step", "nats per token", &series(&|m| Some(f64::from(m.loss))), &[])),
-        ("Held-out loss", chart::lines("step", "bits per byte", &series(&|m| m.bits_per_byte), &marks)),
-        ("Gradient norm", chart::lines("step", "norm", &series(&|m| Some(f64::from(m.grad_norm))), &[])),
-        ("Throughput", chart::lines("step", "tokens per second", &series(&|m| Some(m.tokens_per_sec)), &[])),
+        ("Training loss", over_steps("nats per token", series(&|m| Some(f64::from(m.loss))), &[])),
+        ("Held-out loss", over_steps("bits per byte", series(&|m| m.bits_per_byte), &marks)),
+        ("Gradient norm", over_steps("norm", series(&|m| Some(f64::from(m.grad_norm))), &[])),
+        ("Throughput", over_steps("tokens per second", series(&|m| Some(m.tokens_per_sec)), &[])),
     ];
     html! {
         section {
@@ -222,7 +226,7 @@ fn recipe(entry: &Entry) -> Markup {
     }
 }
 
-const STYLE: &str = "
+pub(crate) const STYLE: &str = "
 :root{--bg:#fbfaf7;--fg:#1d1f23;--soft:#667;--line:#dedbd2;--card:#fff;--ok:#1a7f4b;--bad:#b3261e;--s0:#2a5fb8;--s1:#c2570c;--s2:#1a7f4b;--s3:#7b3fa0}
 @media (prefers-color-scheme:dark){:root{--bg:#14161a;--fg:#e7e6e2;--soft:#9aa0ab;--line:#30343c;--card:#1c1f25;--ok:#58c48b;--bad:#ff8a80;--s0:#7aa7f0;--s1:#f0a060;--s2:#58c48b;--s3:#c79be6}}
 *{box-sizing:border-box}body{margin:0;background:var(--bg);color:var(--fg);font:16px/1.5 system-ui,sans-serif}
@@ -239,7 +243,8 @@ details{margin:.6rem 0}summary{cursor:pointer}
 td,th{padding:.35rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}.n{text-align:right;font-variant-numeric:tabular-nums}
 figcaption{color:var(--soft);margin-bottom:.4rem}pre{margin:0;white-space:pre-wrap;overflow-wrap:anywhere;font-size:.82rem}
 svg{width:100%;height:auto;display:block}.grid{stroke:var(--line)}.mark{stroke:var(--soft);stroke-dasharray:4 4}
-.tick,.label{fill:var(--soft);font-size:11px}.line{fill:none;stroke-width:1.6}
+.tick,.label{fill:var(--soft);font-size:11px}.name{fill:var(--soft);font-size:8.5px}.line{fill:none;stroke-width:1.6}.faint{stroke:var(--soft);stroke-width:.7}
+.d0{fill:var(--s1);stroke:var(--fg);stroke-width:1.5}.d1{fill:var(--s1)}.d2{fill:var(--soft);opacity:.75}
 .s0{stroke:var(--s0)}.s1{stroke:var(--s1)}.s2{stroke:var(--s2)}.s3{stroke:var(--s3)}
 .key{display:inline-block;width:.9rem;height:.2rem;vertical-align:middle;margin:0 .35rem 0 .7rem}.k0{background:var(--s0)}.k1{background:var(--s1)}.k2{background:var(--s2)}.k3{background:var(--s3)}
 .legend{margin:.3rem 0 0;color:var(--soft);font-size:.85rem}.warn{color:var(--bad)}main{padding-bottom:3rem}

@@ -1,6 +1,12 @@
 //! Tables for terminals: pure functions from cells to text.
 
-/// Columns aligned, the first to the left, the others to the right; a rule under the head.
+/// Whether the cells of column `i` are figures, which stand to the right; the first column never is.
+pub(crate) fn is_of_figures(rows: &[Vec<String>], i: usize) -> bool {
+    let begins = |cell: &String| cell.is_empty() || cell.starts_with(|c: char| c.is_ascii_digit() || "$+-–".contains(c));
+    i > 0 && rows.iter().all(|row| row.get(i).is_none_or(begins))
+}
+
+/// Columns aligned, words to the left and figures to the right; a rule under the head.
 #[must_use]
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let width = |s: &str| s.chars().count();
@@ -11,12 +17,13 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
             *w = (*w).max(width(cell));
         }
     }
+    let figures: Vec<bool> = (0..columns).map(|i| is_of_figures(rows, i)).collect();
     let line = |cells: Vec<&str>| {
         let mut out = String::new();
         for (i, cell) in cells.into_iter().enumerate().take(columns) {
             let pad = " ".repeat(widths[i] - width(cell));
             let gap = if i == 0 { "" } else { "  " };
-            out += &if i == 0 { format!("{gap}{cell}{pad}") } else { format!("{gap}{pad}{cell}") };
+            out += &if figures[i] { format!("{gap}{pad}{cell}") } else { format!("{gap}{cell}{pad}") };
         }
         out.trim_end().to_owned() + "\n"
     };
@@ -48,8 +55,15 @@ pub fn count(n: u64) -> String {
         0..1_000 => n.to_string(),
         1_000..1_000_000 => format!("{:.1}k", n as f64 / 1e3),
         1_000_000..1_000_000_000 => format!("{:.2}M", n as f64 / 1e6),
-        _ => format!("{:.2}B", n as f64 / 1e9),
+        1_000_000_000..1_000_000_000_000 => format!("{:.2}B", n as f64 / 1e9),
+        _ => format!("{:.2}T", n as f64 / 1e12),
     }
+}
+
+/// `$12.3k`
+#[must_use]
+pub fn usd(usd: f64) -> String {
+    if usd < 1000.0 { format!("${usd:.2}") } else { format!("${}", count(usd as u64)) }
 }
 
 /// `2 min 5 s`

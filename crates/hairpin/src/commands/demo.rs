@@ -5,7 +5,10 @@ use std::{path::PathBuf, process::ExitCode};
 use miette::IntoDiagnostic;
 use plan::project::Project;
 
-use super::project::{climb_and_tell, corpus, price_table};
+use super::{
+    plan::price_table,
+    project::{climb_and_tell, corpus},
+};
 use crate::{print, progress::Follow};
 
 /// See it work: real text, three phases with a gate at each, a report; some minutes on a laptop

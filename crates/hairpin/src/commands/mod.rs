@@ -4,6 +4,7 @@ mod bench;
 mod demo;
 mod doctor;
 mod model;
+mod plan;
 mod project;
 mod train;
 
@@ -14,7 +15,7 @@ pub(crate) enum Command {
     Demo(demo::DemoArgs),
     Init(project::InitArgs),
     Data(project::DataArgs),
-    Plan(project::PlanArgs),
+    Plan(Box<plan::PlanArgs>),
     Climb(project::ClimbArgs),
     Report(project::ReportArgs),
     Train(train::TrainArgs),
@@ -32,7 +33,7 @@ pub(crate) fn run(command: &Command, json: bool) -> miette::Result<ExitCode> {
         Command::Demo(args) => demo::run(args, json),
         Command::Init(args) => project::init(args, json),
         Command::Data(args) => project::data(args, json),
-        Command::Plan(args) => project::plan(args, json),
+        Command::Plan(args) => plan::run(args, json),
         Command::Climb(args) => project::climb(args, json),
         Command::Report(args) => project::report(args, json),
         Command::Train(args) => train::run(args, json),

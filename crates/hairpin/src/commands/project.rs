@@ -1,13 +1,13 @@
-//! Commands on a project: init, data, plan, climb, report.
+//! Commands on a project: init, data, climb, report.
 
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use ::train::{ledger::Entry, recipe::Recipe};
+use ::train::ledger::Entry;
 use miette::IntoDiagnostic;
-use plan::{climb::Outcome, machine::Price, project::Project};
+use plan::{climb::Outcome, project::Project};
 use report::terminal::{bytes, count, secs, table};
 use serde_json::json;
 
@@ -89,52 +89,6 @@ pub(crate) fn data(args: &DataArgs, json: bool) -> miette::Result<ExitCode> {
         print::talk(&format!("bad input: {fault}"));
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Price a recipe or a project's phases on this machine: memory exactly, time by a short calibration
-#[derive(clap::Args)]
-#[command(after_help = "Example: hairpin plan recipes/gpt2-124m.toml\n         hairpin plan my-model")]
-pub(crate) struct PlanArgs {
-    /// A recipe file, or a project's folder whose data is prepared
-    #[arg(default_value = ".")]
-    path: PathBuf,
-    /// Change one key of the recipe, e.g. `optim.lr=3e-4`
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-}
-
-pub(crate) fn plan(args: &PlanArgs, json: bool) -> miette::Result<ExitCode> {
-    let prices = if args.path.is_dir() {
-        plan::climb::price(&Project::read(&args.path)?, &args.path)?
-    } else {
-        // A recipe is priced with its own vocabulary: it needs no data.
-        vec![plan::machine::price(&Recipe::read(&args.path, &args.set)?, None)?]
-    };
-    if json {
-        print::json(&prices)?
-    } else {
-        print::result(&price_table(&prices))
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-pub(crate) fn price_table(prices: &[Price]) -> String {
-    let row = |p: &Price| {
-        vec![
-            p.name.clone(),
-            count(p.cost.params),
-            p.steps.to_string(),
-            count(p.tokens),
-            format!("{:.1e}", p.flops),
-            bytes(p.cost.total_bytes()),
-            secs(p.step_secs),
-            count(p.tokens_per_sec as u64),
-            format!("{:.0}", p.gflops_per_sec),
-            secs(p.secs),
-        ]
-    };
-    let head = ["plan", "parameters", "steps", "tokens", "FLOPs", "memory", "step", "tokens/s", "GFLOP/s", "time"];
-    table(&head, &prices.iter().map(row).collect::<Vec<_>>())
 }
 
 /// Climb a project's ladder: every phase trained and gated, going on where it stopped

@@ -1,0 +1,219 @@
+//! `hairpin plan --budget-usd`: the chart before the launch.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use ::plan::{
+    PlanError,
+    budget::{Plan, Question, plan},
+    laws::Law,
+    units,
+};
+use report::{
+    Answer, Axis, Chart, Dot, DotKind, Series, Table,
+    terminal::{secs, usd},
+};
+
+use super::{Renting, count, loss};
+
+#[derive(clap::Args)]
+pub(super) struct BudgetArgs {
+    /// US dollars for the whole climb, e.g. `2000000` or `2M`
+    #[arg(long, value_name = "USD", requires = "on")]
+    budget_usd: Option<String>,
+    /// Days, or a time such as `2 months`, for the whole climb
+    #[arg(long, value_name = "TIME", default_value = "60", requires = "budget_usd")]
+    deadline_days: String,
+    /// New tokens, e.g. `1T`, or bytes of text, e.g. `1.9TB`; default: as many as wanted
+    #[arg(long, value_name = "AMOUNT", requires = "budget_usd")]
+    data: Option<String>,
+    /// Language of data that is given in bytes: `en`, `de`, ..., `code`
+    #[arg(long, default_value = "en", requires = "budget_usd")]
+    language: String,
+    /// Tokens that the model will serve in its life, paid from the same budget
+    #[arg(long, value_name = "TOKENS", requires = "budget_usd")]
+    serve: Option<String>,
+    /// Tokens of a sequence
+    #[arg(long, default_value_t = 4096, requires = "budget_usd")]
+    context: usize,
+    /// Size of the vocabulary
+    #[arg(long, default_value_t = 50_304, requires = "budget_usd")]
+    vocab: usize,
+    /// A law of your own, as `hairpin plan fit --json` prints it
+    #[arg(long, value_name = "FILE", requires = "budget_usd")]
+    law: Option<PathBuf>,
+    #[command(flatten)]
+    renting: Renting,
+}
+
+impl BudgetArgs {
+    pub(super) fn is_asked(&self) -> bool {
+        self.budget_usd.is_some()
+    }
+}
+
+pub(super) fn run(args: &BudgetArgs, json: bool) -> miette::Result<ExitCode> {
+    let catalogue = args.renting.showing.catalogue()?;
+    let language = catalogue.language(&args.language)?;
+    let tokens = |text: &String| -> Result<f64, PlanError> {
+        Ok(match units::amount(text)? {
+            units::Amount::Tokens(tokens) => tokens,
+            units::Amount::Bytes(bytes) => bytes / language.bytes_per_token.of(args.vocab),
+        })
+    };
+    let question = Question {
+        budget_usd: units::count(args.budget_usd.as_deref().unwrap_or_default())?,
+        instance: args.renting.on.clone().unwrap_or_default(),
+        service: args.renting.service.into(),
+        term: args.renting.term.into(),
+        prices_of: args.renting.prices_of.clone(),
+        deadline_secs: units::secs(&args.deadline_days)?,
+        unique_tokens: args.data.as_ref().map(tokens).transpose()?,
+        served_tokens: args.serve.as_deref().map(units::count).transpose()?,
+        mfu: args.renting.mfu,
+        context: args.context,
+        vocab: args.vocab,
+    };
+    let law = match &args.law {
+        None => Law::chinchilla(),
+        Some(path) => {
+            let wrong = |problem: String| PlanError::Points { origin: path.display().to_string(), problem };
+            let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
+            serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?
+        }
+    };
+    let plan = plan(&question, &catalogue, &law)?;
+
+    args.renting.showing.tell(&answer(&question, &law, &plan), &plan, json)
+}
+
+fn answer(question: &Question, law: &Law, plan: &Plan) -> Answer {
+    let best = &plan.choices[0];
+    let choice = |c: &::plan::budget::Choice| {
+        vec![
+            c.name.into(),
+            count(c.params),
+            count(c.tokens),
+            format!("{:.0}", c.tokens / c.params),
+            format!("{:.1}", c.epochs),
+            loss(&c.loss),
+            secs(c.secs),
+            usd(c.usd),
+            format!("{} x {}", c.model.layers, c.model.width),
+            format!("{:.2}", c.step_flops_ratio),
+            format!("{:.2}", c.served_flops / best.served_flops),
+        ]
+    };
+    let rung = |r: &::plan::budget::Rung| {
+        vec![
+            r.name.into(),
+            format!("{:.0}%", 100.0 * r.data_ratio),
+            count(r.params),
+            count(r.tokens),
+            r.accelerators.to_string(),
+            loss(&r.loss),
+            format!("{:.1e}", r.setting.lr),
+            count(r.setting.batch_tokens),
+            secs(r.secs),
+            usd(r.usd),
+        ]
+    };
+    let choice_head =
+        vec!["choice", "parameters", "tokens", "tokens each", "epochs", "loss", "time", "cost", "layers x width", "step/6ND", "serving"];
+    let rung_head = vec!["phase", "data", "parameters", "tokens", "accelerators", "loss (gate)", "lr", "batch", "time", "cost"];
+    Answer {
+        title: format!("What {} on {} buy", usd(question.budget_usd), plan.instance),
+        asked: vec![
+            ("budget", usd(question.budget_usd)),
+            (
+                "on",
+                format!(
+                    "{} at {}/h ({}, {}, {})",
+                    plan.instance,
+                    usd(plan.price.usd_per_hour),
+                    plan.price.service.name(),
+                    plan.price.term.name(),
+                    plan.price.from
+                ),
+            ),
+            ("deadline", secs(question.deadline_secs)),
+            ("data", question.unique_tokens.map_or("as wanted".into(), |t| format!("{} new tokens", count(t)))),
+            ("context", question.context.to_string()),
+        ],
+        figures: vec![
+            ("parameters", count(best.params)),
+            ("tokens", count(best.tokens)),
+            ("loss, nats per token", loss(&best.loss)),
+            ("accelerators", format!("{} ({} nodes)", plan.accelerators, plan.nodes)),
+            ("last phase", secs(best.secs)),
+            ("FLOPs", format!("{:.1e}", plan.flops)),
+            ("MFU", format!("{:.0}%", 100.0 * plan.mfu.ratio)),
+        ],
+        charts: vec![("Loss against compute", chart(question, plan))],
+        tables: vec![
+            Table { title: "What the last phase may be", head: choice_head, rows: plan.choices.iter().map(choice).collect() },
+            Table { title: "The ladder", head: rung_head, rows: plan.ladder.iter().map(rung).collect() },
+        ],
+        notes: notes(law, plan),
+        warnings: plan.warnings.clone(),
+    }
+}
+
+fn notes(law: &Law, plan: &Plan) -> Vec<String> {
+    let mut notes: Vec<String> = plan.choices.iter().map(|c| format!("{}: {}", c.name, c.why)).collect();
+    notes.extend([
+        format!(
+            "loss: 95% interval of a law fitted to {}; it is of that text and tokenizer, so compare sizes by it, not test scores",
+            law.name
+        ),
+        format!(
+            "MFU: {}; a tenth of them stayed below {:.0}%, a tenth reached {:.0}%, which would buy {:.1e} to {:.1e} FLOP",
+            plan.mfu.source,
+            100.0 * plan.mfu.range[0],
+            100.0 * plan.mfu.range[1],
+            plan.flops_range[0],
+            plan.flops_range[1]
+        ),
+        format!("price: {}", plan.price.source),
+        format!(
+            "failures: one in {} on this cluster; save every {}, {:.0}% of the time is then kept{}",
+            secs(plan.reliability.secs_between_failures),
+            secs(plan.reliability.interval_secs),
+            100.0 * plan.reliability.goodput_ratio,
+            if plan.mfu.has_failures { " (published MFU holds such losses already)" } else { "" }
+        ),
+        format!("storage of data and checkpoints until the deadline: {}", usd(plan.storage_usd)),
+    ]);
+    notes.extend(plan.energy_kwh.map(|kwh| format!("energy of the accelerators at rated power: {} kWh", count(kwh))));
+    notes.push("step/6ND: FLOPs of that decoder's own step, attention included, over 6 N D; serving: FLOPs of a token served, the first choice's being 1".into());
+    notes
+}
+
+fn chart(question: &Question, plan: &Plan) -> Chart {
+    let family = plan.family.iter().map(|c| Series { name: count(c.params), points: c.points.clone(), is_faint: true });
+    let envelope = Series { name: "the best size at each compute".into(), points: plan.envelope.clone(), is_faint: false };
+    let [from, to] = [plan.envelope[0].0, plan.envelope[plan.envelope.len() - 1].0];
+    let runs = plan.runs.iter().filter(|r| (from..=to).contains(&r.flops));
+    let mut dots: Vec<Dot> = runs.map(|r| Dot { name: r.name.clone(), x: r.flops, y: r.loss, kind: DotKind::Other }).collect();
+    let flops = |params: f64, tokens: f64| ::plan::laws::train_flops(params, tokens);
+    let before = &plan.ladder[..plan.ladder.len() - 1];
+    dots.extend(before.iter().filter(|r| flops(r.params, r.tokens) >= from).map(|r| Dot {
+        name: r.name.into(),
+        x: flops(r.params, r.tokens),
+        y: r.loss.loss,
+        kind: DotKind::Step,
+    }));
+    dots.extend(plan.choices.iter().map(|c| Dot {
+        name: format!("{} {}", c.name, count(c.params)),
+        x: flops(c.params, c.tokens),
+        y: c.loss.loss,
+        kind: DotKind::Chosen,
+    }));
+    Chart {
+        x: Axis::log("training FLOPs (6 N D)"),
+        y: Axis::straight("loss, nats per token"),
+        series: family.chain([envelope]).collect(),
+        dots,
+        uprights: vec![(usd(question.budget_usd), plan.flops)],
+        ..Chart::default()
+    }
+}

@@ -1,0 +1,158 @@
+//! The planner's questions: one file each. Each prints a table, or JSON, and writes an offline page where `--page` says.
+
+mod align;
+mod approach;
+mod budget;
+mod corpus;
+mod fit;
+mod here;
+mod reading;
+mod reliability;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use ::plan::{
+    PlanError,
+    catalogue::{Catalogue, Service, Term},
+};
+pub(crate) use here::price_table;
+use report::Answer;
+
+use crate::print;
+
+/// Before the launch: what a budget buys, what data, alignment or failures cost, or the price of a recipe on this machine
+#[derive(clap::Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Example: hairpin plan --budget-usd 2M --on p4d.24xlarge --deadline-days 60 --data 1T\n         hairpin plan recipes/gpt2-124m.toml\n         hairpin plan my-model\n\nA recipe or a project's folder is priced on this machine: memory exactly, time by a short calibration."
+)]
+pub(crate) struct PlanArgs {
+    #[command(subcommand)]
+    question: Option<Question>,
+    #[command(flatten)]
+    here: here::HereArgs,
+    #[command(flatten)]
+    budget: budget::BudgetArgs,
+}
+
+#[derive(clap::Subcommand)]
+enum Question {
+    Approach(approach::ApproachArgs),
+    Data(corpus::CorpusArgs),
+    Align(align::AlignArgs),
+    Reading(reading::ReadingArgs),
+    Reliability(reliability::ReliabilityArgs),
+    Fit(fit::FitArgs),
+}
+
+pub(crate) fn run(args: &PlanArgs, json: bool) -> miette::Result<ExitCode> {
+    match &args.question {
+        Some(Question::Approach(args)) => approach::run(args, json),
+        Some(Question::Data(args)) => corpus::run(args, json),
+        Some(Question::Align(args)) => align::run(args, json),
+        Some(Question::Reading(args)) => reading::run(args, json),
+        Some(Question::Reliability(args)) => reliability::run(args, json),
+        Some(Question::Fit(args)) => fit::run(args, json),
+        None if args.budget.is_asked() => budget::run(&args.budget, json),
+        None => here::run(&args.here, json),
+    }
+}
+
+/// How accelerators are rented, and where else to look.
+#[derive(clap::Args)]
+struct Renting {
+    /// Instance, e.g. `p4d.24xlarge`
+    #[arg(long, value_name = "INSTANCE")]
+    on: Option<String>,
+    /// Who rents it out
+    #[arg(long, default_value = "ec2")]
+    service: ServiceArg,
+    /// On which terms
+    #[arg(long, default_value = "on-demand")]
+    term: TermArg,
+    /// Prices of this month, e.g. `2023-03`; default: the newest known
+    #[arg(long, value_name = "YEAR-MONTH")]
+    prices_of: Option<String>,
+    /// Share of the peak that training uses; default: what published runs reached
+    #[arg(long)]
+    mfu: Option<f64>,
+    #[command(flatten)]
+    showing: Showing,
+}
+
+#[derive(clap::Args)]
+struct Showing {
+    /// A TOML file of your own rows, in the form of crates/plan/src/catalogue
+    #[arg(long, value_name = "FILE")]
+    catalogue: Option<PathBuf>,
+    /// Write the answer as one offline HTML page
+    #[arg(long, value_name = "FILE")]
+    page: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum ServiceArg {
+    Ec2,
+    Sagemaker,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum TermArg {
+    OnDemand,
+    #[value(name = "reserved-1y")]
+    Reserved1y,
+    #[value(name = "reserved-3y")]
+    Reserved3y,
+    CapacityBlock,
+}
+
+impl From<ServiceArg> for Service {
+    fn from(arg: ServiceArg) -> Self {
+        match arg {
+            ServiceArg::Ec2 => Self::Ec2,
+            ServiceArg::Sagemaker => Self::Sagemaker,
+        }
+    }
+}
+
+impl From<TermArg> for Term {
+    fn from(arg: TermArg) -> Self {
+        match arg {
+            TermArg::OnDemand => Self::OnDemand,
+            TermArg::Reserved1y => Self::Reserved1y,
+            TermArg::Reserved3y => Self::Reserved3y,
+            TermArg::CapacityBlock => Self::CapacityBlock,
+        }
+    }
+}
+
+impl Showing {
+    fn catalogue(&self) -> Result<Catalogue, PlanError> {
+        Catalogue::load(self.catalogue.as_deref())
+    }
+
+    /// The page where asked for, and then the answer.
+    fn tell(&self, answer: &Answer, value: &impl serde::Serialize, json: bool) -> miette::Result<ExitCode> {
+        if let Some(path) = &self.page {
+            answer.write(path)?;
+            print::talk(&format!("page: {}", path.display()));
+        }
+        if json {
+            print::json(value)?
+        } else {
+            print::result(&answer.text())
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// `41.8B`
+fn count(value: f64) -> String {
+    report::terminal::count(value as u64)
+}
+
+/// `1.974 (1.92–2.03)`
+fn loss(prediction: &::plan::laws::Prediction) -> String {
+    let [low, high] = prediction.interval;
+    format!("{:.3} ({low:.2}–{high:.2})", prediction.loss)
+}

@@ -1,0 +1,72 @@
+//! From a number of parameters to a decoder that has about as many: Llama's choices, its ratio of width to depth, real sizes.
+
+use serde::Serialize;
+use train::{
+    recipe::Recipe,
+    step::{self, StepOptions},
+};
+
+use crate::PlanError;
+
+/// A decoder as a recipe's `[model]`, and what it really has.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Sized {
+    pub table: toml::Table,
+    pub params: u64,
+    pub layers: usize,
+    pub width: usize,
+}
+
+/// The decoder nearest to `params` parameters with `vocab` tokens and `context`.
+/// # Errors
+/// What the model's own rules refuse.
+///
+/// ```
+/// // Asked for Llama's sizes it gives Llama's shapes, or their neighbours.
+/// for (params, layers, width) in [(6.74e9, 32, 4096), (65.3e9, 80, 8192)] {
+///     let it = plan::family::sized(params, 32_000, 2048)?;
+///     assert!((it.params as f64 / params - 1.0).abs() < 0.05, "{it:?}");
+///     assert!(it.layers.abs_diff(layers) <= layers / 5 && it.width.abs_diff(width) <= width / 8, "{it:?}");
+/// }
+/// # Ok::<(), plan::PlanError>(())
+/// ```
+pub fn sized(params: f64, vocab: usize, context: usize) -> Result<Sized, PlanError> {
+    // Widths in steps of 128; for each the depth that fits, and how far its ratio is from the family's.
+    let mut best: Option<(f64, usize, usize)> = None;
+    for width in (1..=256).map(|i| 128 * i) {
+        let block = 12.0 * (width * width) as f64;
+        let layers = ((params - 2.0 * (vocab * width) as f64) / block).round().max(1.0);
+        let made = layers * block + 2.0 * (vocab * width) as f64;
+        let shape = (width as f64 / layers / aspect(width)).ln().abs();
+        let cost = 4.0 * (made / params).ln().abs() + shape;
+        if best.is_none_or(|(least, ..)| cost < least) && layers <= 4096.0 {
+            best = Some((cost, width, layers as usize));
+        }
+    }
+    let (_, width, layers) = best.unwrap_or((0.0, 128, 1));
+    let head = if width < 2048 { 64 } else { 128 };
+    let text = format!(
+        "layers = {layers}\nmodel = {width}\nheads = {}\nvocab = {vocab}\ncontext = {context}\nmlp = \"swiglu\"\nembed_norm = false\n",
+        width / head
+    );
+    let table: toml::Table = text.parse().unwrap_or_default();
+    let params = models::build(&table).map_err(train::TrainError::from)?.params().elements();
+    Ok(Sized { table, params, layers, width })
+}
+
+/// Width over depth: 64 in small models, up to 128 from 4,096 on (arXiv:2302.13971, table 2; arXiv:2407.21783, table 3).
+fn aspect(width: usize) -> f64 {
+    (64.0 * (width as f64 / 768.0).powf(0.4)).clamp(48.0, 128.0)
+}
+
+/// FLOPs of a token in training, forward and backward, attention's included: the step itself on `Meta`.
+/// # Errors
+/// What the step refuses.
+pub fn token_flops(sized: &Sized, context: usize) -> Result<f64, PlanError> {
+    let batch = format!("[batch]\nsequences = 1\nmicro_batch = 1\ncontext = {context}\n[train]\nrecompute = true\n");
+    let text = format!("{batch}[model]\n{}", sized.table);
+    let recipe = Recipe::parse(&text, "the planned model", &[])?;
+    let model = models::build(&recipe.model).map_err(train::TrainError::from)?;
+    let options = StepOptions::of(&recipe);
+    Ok(step::cost(&*model, &options, options.mesh.place(0))?.micro_batch_flops as f64 / context as f64)
+}

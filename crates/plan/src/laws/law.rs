@@ -1,0 +1,119 @@
+//! A law that was fitted to runs, with what the fit does not know.
+//!
+//! The interval of a prediction is that of the constants (each bootstrap draw predicts in its turn, so that constants which
+//! trade off against one another stay together) and of what runs scatter about the law. Beyond the range that was fitted the
+//! draws fan out by themselves; what they cannot see is that the form itself may fail there, so each power of ten beyond
+//! widens the interval by [`FORM_PER_DECADE`] of the loss.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Parametric, Repeats, train_flops};
+
+/// What the law was fitted on, `[least, most]`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Range {
+    pub params: [f64; 2],
+    pub tokens: [f64; 2],
+    pub flops: [f64; 2],
+}
+
+/// A fitted law. As JSON it is what `hairpin plan fit` prints and `--law` reads.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Law {
+    /// Of which runs, with their source.
+    pub name: String,
+    pub best: Parametric,
+    /// One law per bootstrap draw.
+    pub draws: Vec<Parametric>,
+    /// 95% of the runs lie within this of the law, as a difference of `ln L`. Their tails are heavier than a normal law's.
+    pub scatter_ratio: f64,
+    pub fitted: Range,
+}
+
+/// A loss to expect, nats per token.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Prediction {
+    pub loss: f64,
+    /// 95%
+    pub interval: [f64; 2],
+    /// Powers of ten of compute, parameters or tokens beyond the fitted range, the largest of the three.
+    pub decades_beyond: f64,
+}
+
+/// Share of the loss that a power of ten of compute beyond the fitted range adds to either side: how fast two published fits
+/// of the same runs ([`super::EPOCH`] and [`super::HOFFMANN`]) drift apart in the three powers of ten beyond them.
+pub const FORM_PER_DECADE: f64 = 0.0085;
+
+impl Law {
+    /// The runs of Chinchilla, fitted by `hairpin plan fit crates/plan/src/laws/chinchilla_points.csv --json`; the point
+    /// prediction takes the constants that the replication printed.
+    #[must_use]
+    pub fn chinchilla() -> Self {
+        let law: Self = serde_json::from_str(include_str!("chinchilla.json")).expect("checked by a test");
+        Self { best: super::EPOCH, ..law }
+    }
+
+    /// The loss of `params` parameters after `tokens` tokens of which `unique` are new.
+    #[must_use]
+    pub fn predict(&self, params: f64, tokens: f64, unique: f64) -> Prediction {
+        let at = |law: &Parametric| Repeats::PUBLISHED.loss(law, params, tokens, unique);
+        let loss = at(&self.best);
+        let mut all: Vec<f64> = self.draws.iter().map(at).filter(|loss| loss.is_finite()).collect();
+        all.sort_by(f64::total_cmp);
+        let quantile = |q: f64| all.get((q * all.len().saturating_sub(1) as f64).round() as usize).copied().unwrap_or(loss);
+        let beyond = self.decades_beyond(params, tokens);
+        let form = FORM_PER_DECADE * beyond * loss;
+        let scatter = self.scatter_ratio * loss;
+        // Three sources that know nothing of one another add as squares.
+        let side = |constants: f64| (constants.powi(2) + form.powi(2) + scatter.powi(2)).sqrt();
+        let interval = [loss - side((loss - quantile(0.025)).max(0.0)), loss + side((quantile(0.975) - loss).max(0.0))];
+        Prediction { loss, interval, decades_beyond: beyond }
+    }
+
+    fn decades_beyond(&self, params: f64, tokens: f64) -> f64 {
+        let beyond = |value: f64, [least, most]: [f64; 2]| (value / most).log10().max((least / value).log10()).max(0.0);
+        let flops = beyond(train_flops(params, tokens), self.fitted.flops);
+        flops.max(beyond(params, self.fitted.params)).max(beyond(tokens, self.fitted.tokens))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::laws::{EPOCH, HOFFMANN};
+
+    #[test]
+    fn the_law_that_comes_along_is_whole_and_near_the_printed_one() {
+        let law = Law::chinchilla();
+        assert!(law.draws.len() >= 100 && (0.001..0.05).contains(&law.scatter_ratio), "{}", law.scatter_ratio);
+        let inside = law.predict(1e9, 2e10, 2e10);
+        assert_eq!(inside.decades_beyond, 0.0);
+        assert!(inside.interval[0] < EPOCH.loss(1e9, 2e10) && EPOCH.loss(1e9, 2e10) < inside.interval[1]);
+    }
+
+    #[test]
+    fn beyond_the_range_it_says_so_and_promises_less() {
+        let law = Law::chinchilla();
+        let width = |params: f64, tokens: f64| {
+            let p = law.predict(params, tokens, tokens);
+            (p.interval[1] - p.interval[0], p.decades_beyond)
+        };
+        let (near, far, farther) = (width(1e9, 2e10), width(70e9, 1.4e12), width(4e11, 15e12));
+        assert!(near.0 < far.0 && far.0 < farther.0, "{near:?} {far:?} {farther:?}");
+        assert!(near.1 == 0.0 && far.1 > 1.0 && farther.1 > far.1);
+    }
+
+    #[test]
+    fn two_fits_of_the_same_runs_drift_apart_as_the_form_term_says() {
+        let law = Law::chinchilla();
+        let gap = |flops: f64| {
+            let (params, tokens) = EPOCH.optimum(flops);
+            (EPOCH.loss(params, tokens) - HOFFMANN.loss(params, tokens)) / EPOCH.loss(params, tokens)
+        };
+        let edge = law.fitted.flops[1];
+        let per_decade = (gap(edge * 1e3) - gap(edge)).abs() / 3.0;
+        assert!((per_decade - FORM_PER_DECADE).abs() < 0.1 * FORM_PER_DECADE, "{per_decade}");
+    }
+}
