@@ -142,10 +142,28 @@ impl Attention {
         delta: &mut [f32],
         accumulate: [bool; 3],
     ) {
+        self.backward_on(self.precision.is_on_tiles(), q, k, v, out, lse, dout, dq, dk, dv, delta, accumulate);
+    }
+
+    fn backward_on(
+        &self,
+        tiles: bool,
+        q: &[f32],
+        k: &[f32],
+        v: &[f32],
+        out: &[f32],
+        lse: &[f32],
+        dout: &[f32],
+        dq: &mut [f32],
+        dk: &mut [f32],
+        dv: &mut [f32],
+        delta: &mut [f32],
+        accumulate: [bool; 3],
+    ) {
         self.check(q, k, v, out);
         for (i, grad) in [&mut *dq, &mut *dk, &mut *dv].into_iter().enumerate() {
             // In vectors, keys' and values' gradients are written whole.
-            if !accumulate[i] && (i == 0 || self.precision.is_on_tiles()) {
+            if !accumulate[i] && (i == 0 || tiles) {
                 grad.par_chunks_mut(1 << 14).for_each(|g| g.fill(0.0));
             }
         }
@@ -162,7 +180,7 @@ impl Attention {
         (0..self.batch * self.kv_heads).into_par_iter().with_max_len(1).for_each(|t| {
             let (b, kv_head) = (t / self.kv_heads, t % self.kv_heads);
             let (read, grads) = ([q, k, v, lse, dout, delta], [dq, dk, dv]);
-            if self.precision.is_on_tiles() {
+            if tiles {
                 self.backward_on_tiles(b, kv_head, read, grads);
             } else {
                 self.backward_in_vectors(b, kv_head, read, grads, accumulate);
@@ -327,14 +345,22 @@ mod tests {
         [out, dq, dk, dv]
     }
 
+    /// Through the way that the level takes, and through that of matrix tiles, which every level can go.
     fn check(a: Attention) {
+        check_way(a, |q, k, v, out, lse| a.forward(q, k, v, out, lse), false);
+        if a.q_len > FEW {
+            check_way(a, |q, k, v, out, lse| a.forward_on_tiles([q, k, v], SharedMut::new(out), SharedMut::new(lse)), true);
+        }
+    }
+
+    fn check_way(a: Attention, forward: impl Fn(&[f32], &[f32], &[f32], &mut [f32], &mut [f32]), on_tiles: bool) {
         let (q_len, kv_len) = (a.batch * a.q_len * a.heads * a.head_dim, a.batch * a.kv_len * a.kv_heads * a.head_dim);
         let (q, k, v, dout) = (noise(1, q_len), noise(2, kv_len), noise(3, kv_len), noise(4, q_len));
         let stats = || vec![0.0; a.batch * a.heads * a.q_len];
         let (mut out, mut lse, mut delta) = (vec![0.0; q_len], stats(), stats());
-        a.forward(&q, &k, &v, &mut out, &mut lse);
+        forward(&q, &k, &v, &mut out, &mut lse);
         let (mut dq, mut dk, mut dv) = (vec![f32::NAN; q_len], vec![f32::NAN; kv_len], vec![f32::NAN; kv_len]);
-        a.backward(&q, &k, &v, &out, &lse, &dout, &mut dq, &mut dk, &mut dv, &mut delta, [false; 3]);
+        a.backward_on(on_tiles || a.precision.is_on_tiles(), &q, &k, &v, &out, &lse, &dout, &mut dq, &mut dk, &mut dv, &mut delta, [false; 3]);
         let bound = if a.precision == Precision::F32 { 1e-5 } else { 2e-2 };
         for ((got, want), what) in [out, dq, dk, dv].iter().zip(twin(&a, [&q, &k, &v, &dout])).zip(["out", "dq", "dk", "dv"]) {
             // A gradient that cancels to nothing keeps the rounding of its terms, which are of the order of 1.
@@ -347,8 +373,8 @@ mod tests {
 
     #[test]
     fn agrees_with_the_definition_across_the_borders_of_blocks_parts_and_packs() {
-        let lengths: [(usize, usize); 10] =
-            [(1, 1), (1, 70), (4, 70), (5, 70), (63, 64), (65, 65), (130, 130), (100, 130), (70, 200), (130, 97)];
+        let lengths: [(usize, usize); 11] =
+            [(1, 1), (1, 70), (4, 70), (5, 70), (63, 64), (65, 65), (130, 130), (100, 130), (70, 200), (130, 97), (193, 290)];
         for (q_len, kv_len) in lengths {
             for (mask, alibi) in [(Mask::Full, false), (Mask::Causal, true), (Mask::Window(40), false)] {
                 for (precision, head_dim) in [(Precision::F32, 8), (Precision::F32, 40), (Precision::Bf16, 40)] {
