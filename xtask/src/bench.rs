@@ -1,4 +1,5 @@
-//! The tables of docs/BENCHMARKS.md: hairpin's whole step at every kernel level, beside PyTorch when asked, interleaved.
+//! The tables of docs/BENCHMARKS.md: hairpin's whole step at every kernel level, beside PyTorch, candle and
+//! burn when asked, interleaved.
 
 use std::process::Command;
 
@@ -9,6 +10,17 @@ const ROUNDS: usize = 3;
 /// What is measured: the recipe of that name, or the tiny model of `bench step`'s defaults.
 const WORKS: [&str; 4] = ["tiny", "bench-124m", "bench-llama-110m", "bench-long"];
 const MODES: [&str; 4] = ["eager-f32", "eager-bf16", "compile-f32", "compile-bf16"];
+
+const LIBRARIES: [&str; 2] = ["candle", "burn"];
+const PEERS: &str = "target/peers/release/peers";
+
+/// Build the steps of candle and burn, for this CPU: a package of its own, outside the workspace.
+fn build_peers() -> Result<(), String> {
+    let mut command = Command::new("cargo");
+    command.args(["build", "--release", "--manifest-path", "xtask/peers/Cargo.toml", "--target-dir", "target/peers"]);
+    let status = command.env("RUSTFLAGS", "-C target-cpu=native").status().map_err(|e| e.to_string())?;
+    if status.success() { Ok(()) } else { Err("the steps of candle and burn do not build".to_owned()) }
+}
 
 /// Measure one work at all levels and modes in turn, several rounds, and print medians.
 fn table(work: &str, levels: &[(&str, &str)], python: Option<&str>) -> Result<(), String> {
@@ -29,6 +41,15 @@ fn table(work: &str, levels: &[(&str, &str)], python: Option<&str>) -> Result<()
             command
         };
         runs.push((format!("PyTorch {mode}"), Box::new(command)));
+    }
+    // What candle and burn run is the tiny model alone.
+    for library in LIBRARIES.iter().filter(|_| python.is_some() && work == "tiny") {
+        let command = move || {
+            let mut command = Command::new(PEERS);
+            command.arg(library);
+            command
+        };
+        runs.push((format!("{library} f32"), Box::new(command)));
     }
     let mut results: Vec<Vec<(f64, f64)>> = vec![Vec::new(); runs.len()];
     for _ in 0..ROUNDS {
@@ -62,6 +83,9 @@ pub(crate) fn number(text: &str, key: &str) -> Option<f64> {
 pub(crate) fn run(peers: bool) -> Result<(), String> {
     cargo(&["build", "--release", "--package", "hairpin"])?;
     let python = if peers { Some(venv()?) } else { None };
+    if peers {
+        build_peers()?;
+    }
     let doctor = Command::new("target/release/hairpin").args(["doctor", "--json"]).output().map_err(|e| e.to_string())?;
     let text = String::from_utf8_lossy(&doctor.stdout).into_owned();
     println!("{}", text.trim());
