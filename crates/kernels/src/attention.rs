@@ -125,7 +125,6 @@ impl Attention {
         *lse = most + total.ln();
     }
 
-
     /// Gradients of all three, each added to what it holds where `accumulate` says so. `delta` `[batch, heads, q_len]`
     /// is working space.
     pub fn backward(
@@ -188,7 +187,6 @@ impl Attention {
         });
     }
 
-
     /// Multiplications and additions of the pairs that the mask lets through.
     #[must_use]
     pub fn forward_flops(&self) -> u64 {
@@ -222,7 +220,6 @@ impl Attention {
     fn kv<'a>(&self, x: &'a [f32], b: usize, kv_head: usize, row: usize) -> Mat<'a> {
         Mat::rows(&x[((b * self.kv_len + row) * self.kv_heads + kv_head) * self.head_dim..], self.kv_heads * self.head_dim)
     }
-
 
     /// The keys that some query of `start..start + rows` sees, from the start of a block on.
     fn keys_of(&self, start: usize, rows: usize, block: usize) -> Range<usize> {
@@ -303,7 +300,6 @@ fn online_softmax_body<V: Vector>(row: &mut [f32], scale: f32, most: &mut f32, t
     factor
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -360,7 +356,20 @@ mod tests {
         let (mut out, mut lse, mut delta) = (vec![0.0; q_len], stats(), stats());
         forward(&q, &k, &v, &mut out, &mut lse);
         let (mut dq, mut dk, mut dv) = (vec![f32::NAN; q_len], vec![f32::NAN; kv_len], vec![f32::NAN; kv_len]);
-        a.backward_on(on_tiles || a.precision.is_on_tiles(), &q, &k, &v, &out, &lse, &dout, &mut dq, &mut dk, &mut dv, &mut delta, [false; 3]);
+        a.backward_on(
+            on_tiles || a.precision.is_on_tiles(),
+            &q,
+            &k,
+            &v,
+            &out,
+            &lse,
+            &dout,
+            &mut dq,
+            &mut dk,
+            &mut dv,
+            &mut delta,
+            [false; 3],
+        );
         let bound = if a.precision == Precision::F32 { 1e-5 } else { 2e-2 };
         for ((got, want), what) in [out, dq, dk, dv].iter().zip(twin(&a, [&q, &k, &v, &dout])).zip(["out", "dq", "dk", "dv"]) {
             // A gradient that cancels to nothing keeps the rounding of its terms, which are of the order of 1.

@@ -4,7 +4,10 @@ use burn::{
     module::Module,
     nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig, loss::CrossEntropyLossConfig},
     optim::{AdamWConfig, GradientsParams},
-    tensor::{Device, Int, Tensor, TensorData, activation::{gelu_approximate, softmax}},
+    tensor::{
+        Device, Int, Tensor, TensorData,
+        activation::{gelu_approximate, softmax},
+    },
 };
 
 use crate::{BATCH, CONTEXT, HEADS, LAYERS, LR, VOCAB, WIDTH, report, tokens};
@@ -66,7 +69,8 @@ pub fn run() {
     let x = Tensor::<2, Int>::from_data(TensorData::new(x, [BATCH, CONTEXT]), &device);
     let y = Tensor::<1, Int>::from_data(TensorData::new(y, [BATCH * CONTEXT]), &device);
     let hidden = |i: usize| if i % CONTEXT > i / CONTEXT { -1e9_f32 } else { 0.0 };
-    let mask = Tensor::<4>::from_data(TensorData::new((0..CONTEXT * CONTEXT).map(hidden).collect::<Vec<_>>(), [1, 1, CONTEXT, CONTEXT]), &device);
+    let mask =
+        Tensor::<4>::from_data(TensorData::new((0..CONTEXT * CONTEXT).map(hidden).collect::<Vec<_>>(), [1, 1, CONTEXT, CONTEXT]), &device);
     let loss_of = CrossEntropyLossConfig::new().init(&device);
     let mut step = |model: Gpt| -> Gpt {
         let places = model.places.weight.val().unsqueeze::<3>();

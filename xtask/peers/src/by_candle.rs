@@ -2,8 +2,8 @@
 
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::{
-    AdamW, Embedding, Init, Linear, Module, Optimizer, ParamsAdamW, VarBuilder, VarMap, embedding, linear, loss::cross_entropy, ops::layer_norm_slow,
-    ops::softmax,
+    AdamW, Embedding, Init, Linear, Module, Optimizer, ParamsAdamW, VarBuilder, VarMap, embedding, linear, loss::cross_entropy,
+    ops::layer_norm_slow, ops::softmax,
 };
 
 use crate::{BATCH, CONTEXT, HEADS, LAYERS, LR, VOCAB, WIDTH, report, tokens};
@@ -15,7 +15,10 @@ struct Norm {
 
 impl Norm {
     fn new(vb: VarBuilder) -> Result<Self> {
-        Ok(Self { weight: vb.get_with_hints(WIDTH, "weight", Init::Const(1.0))?, bias: vb.get_with_hints(WIDTH, "bias", Init::Const(0.0))? })
+        Ok(Self {
+            weight: vb.get_with_hints(WIDTH, "weight", Init::Const(1.0))?,
+            bias: vb.get_with_hints(WIDTH, "bias", Init::Const(0.0))?,
+        })
     }
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         layer_norm_slow(x, &self.weight, &self.bias, 1e-5)

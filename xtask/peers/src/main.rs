@@ -35,7 +35,10 @@ fn report(mut step: impl FnMut()) {
         .collect();
     secs.sort_by(f64::total_cmp);
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
     println!("{{\"tokens_per_sec\": {}, \"peak_rss_bytes\": {}}}", (BATCH * CONTEXT) as f64 / secs[STEPS / 2], peak.unwrap_or(0) * 1024);
 }
 

@@ -187,15 +187,7 @@ simd_fn! {
 }
 
 #[inline(always)]
-fn forward_block_body<V: Vector>(
-    a: &Attention,
-    at: Queries,
-    q: &[f32],
-    packed: &[f32],
-    out: SharedMut,
-    lse: SharedMut,
-    s: &mut Scratch,
-) {
+fn forward_block_body<V: Vector>(a: &Attention, at: Queries, q: &[f32], packed: &[f32], out: SharedMut, lse: SharedMut, s: &mut Scratch) {
     if V::N == 16 { forward_panels::<V, 12>(a, at, q, packed, out, lse, s) } else { forward_panels::<V, 6>(a, at, q, packed, out, lse, s) }
 }
 
