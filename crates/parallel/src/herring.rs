@@ -16,7 +16,7 @@
 use engine::{ParamId, ParamTable};
 
 use crate::{
-    Kind, StoreBytes,
+    Kind,
     flat::Piece,
     lanes::LaneSum,
     replicated::{Load, Packing, Replicated},
@@ -29,10 +29,6 @@ pub(crate) const KIND: Kind = Kind {
         Ok(Box::new(Replicated::packed(b.table, b.device, comm::by_machine(b.comm)?, b.order, Box::new(packing), b.value)))
     },
     shards: |_, _| 1,
-    bytes: |table, _, lanes| {
-        let StoreBytes { weights, grads } = Replicated::bytes(table, lanes);
-        StoreBytes { weights, grads: grads + 4 * table.elements() }
-    },
 };
 
 /// Numbers of a buffer at most: 4 MiB, beyond which a link is no better used.

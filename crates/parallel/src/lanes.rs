@@ -11,38 +11,52 @@
 //! divides the lanes. Lanes come one after another and are added like the digits of a binary counter, so at most
 //! `log2(lanes) + 1` gradients are held.
 
-/// The gradient of one parameter over the lanes of one step.
+/// The gradient of one parameter over the lanes of one step. On `Meta` its arrays are counted, and empty.
 #[derive(Debug, Default)]
 pub struct LaneSum {
-    /// The lane at work; empty until first asked for.
-    current: Vec<f32>,
+    /// The lane at work, once something was added to it.
+    current: Option<Vec<f32>>,
     /// Sums of `2^level` lanes, largest first.
     sums: Vec<(u32, Vec<f32>)>,
     spare: Vec<Vec<f32>>,
+    arrays: u64,
 }
 
 impl LaneSum {
     /// Forget the last step's sum.
     pub fn clear(&mut self) {
         self.spare.extend(self.sums.drain(..).map(|(_, sum)| sum));
-        if !self.current.is_empty() {
-            self.spare.push(std::mem::take(&mut self.current));
-        }
+        self.spare.extend(self.current.take());
+    }
+
+    /// Give all memory back.
+    pub fn free(&mut self) {
+        *self = Self::default();
     }
 
     /// The accumulator of the lane at work, zero at its start.
     pub fn take(&mut self, elements: usize) -> Vec<f32> {
-        if !self.current.is_empty() {
-            return std::mem::take(&mut self.current);
+        if let Some(current) = self.current.take() {
+            return current;
         }
-        let mut fresh = self.spare.pop().unwrap_or_default();
+        let mut fresh = self.spare.pop().unwrap_or_else(|| {
+            self.arrays += 1;
+            Vec::new()
+        });
         fresh.clear();
         fresh.resize(elements, 0.0);
         fresh
     }
 
     pub fn put(&mut self, grad: Vec<f32>) {
-        self.current = grad;
+        self.current = Some(grad);
+    }
+
+    /// The lane at work is this, which came from elsewhere; what is spare goes.
+    pub fn bring(&mut self, grad: Vec<f32>) {
+        self.arrays += 1;
+        self.arrays -= self.spare.drain(..).count() as u64;
+        self.current = Some(grad);
     }
 
     /// The lane at work is complete: add it to the tree.
@@ -57,11 +71,10 @@ impl LaneSum {
         self.sums.push((level, sum));
     }
 
-    /// Bytes that it holds.
-    pub fn held_bytes(&self) -> u64 {
-        let spare = self.spare.iter().map(Vec::capacity).sum::<usize>();
-        let sums = self.sums.iter().map(|(_, sum)| sum.capacity()).sum::<usize>();
-        4 * (self.current.capacity() + sums + spare) as u64
+    /// How many arrays it holds, or has given out and will get back.
+    #[must_use]
+    pub fn arrays(&self) -> u64 {
+        self.arrays
     }
 
     /// All lanes are complete: add what is left where their number is no power of two.
@@ -99,12 +112,6 @@ impl LaneSum {
     }
 }
 
-/// How many copies of a gradient the tree holds at most.
-#[must_use]
-pub fn copies(lanes: usize) -> u64 {
-    u64::from(lanes.max(1).ilog2()) + 1
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,7 +135,7 @@ mod tests {
         let (sum, most) = sum_of(&[1e8, 3.0, 3.0, 3.0]);
         assert_eq!(sum, (1e8 + 3.0) + (3.0 + 3.0));
         assert_ne!(sum, ((1e8_f32 + 3.0) + 3.0) + 3.0);
-        assert_eq!(most as u64, copies(4));
+        assert_eq!(most, 3, "log2(lanes) + 1 arrays");
     }
 
     #[test]

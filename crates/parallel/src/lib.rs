@@ -81,8 +81,11 @@ pub trait Strategy: ParamStore {
     /// What it has sent, and how long that took.
     fn traffic(&self) -> Traffic;
 
-    /// Bytes of weights, gradients and copies that it holds now.
-    fn held_bytes(&self) -> u64;
+    /// The most that it has held so far, on `Meta` as on `Cpu`.
+    fn peak_bytes(&self) -> StoreBytes;
+
+    /// Packed copies of weights that it holds now, none of them on `Meta`.
+    fn packed_bytes(&self) -> u64;
 }
 
 /// Numbers `of_param` of one parameter, and their gradient.
@@ -133,8 +136,6 @@ pub struct Kind {
     pub build: fn(Build<'_>) -> Result<Box<dyn Strategy>, CommError>,
     /// Of `ranks`, how many hold one copy of the model together, when `asked` is what the mesh says.
     pub shards: fn(ranks: usize, asked: usize) -> usize,
-    /// Bytes of weights and gradients on each rank, for so many shards, and lanes of its own.
-    pub bytes: fn(table: &ParamTable, shards: usize, lanes: usize) -> StoreBytes,
 }
 
 /// Every strategy of the data-parallel family.
@@ -153,9 +154,17 @@ pub(crate) fn split(mut comm: Box<dyn Communicator>, shards: usize) -> Result<(G
     Ok((Group::new(comm::by_machine(shard)?), Group::new(comm::by_machine(replicas)?)))
 }
 
-/// What a rank holds, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a rank holds, in bytes: weights, and gradients with what of either is on its way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StoreBytes {
     pub weights: u64,
     pub grads: u64,
+}
+
+impl StoreBytes {
+    /// The one of the two that is more in all.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        if other.weights + other.grads > self.weights + self.grads { other } else { self }
+    }
 }

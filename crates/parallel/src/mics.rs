@@ -22,5 +22,4 @@ pub(crate) const KIND: Kind = Kind {
         Ok(Box::new(Sharded::new(b.table, Stage::Weights, b.device, b.order, shard, replicas, b.value)))
     },
     shards: |ranks, asked| asked.clamp(1, ranks),
-    bytes: |table, shards, lanes| Sharded::bytes(table, Stage::Weights, shards, lanes),
 };

@@ -13,7 +13,7 @@ use engine::{BlockId, Device, EngineError, ParamId, ParamStore, ParamTable, Pass
 use crate::{
     Kind, Part, StoreBytes, Strategy, array,
     flat::Piece,
-    lanes::{LaneSum, copies},
+    lanes::LaneSum,
     rank_error, sum_over,
 };
 
@@ -25,7 +25,6 @@ pub(crate) const KIND: Kind = Kind {
         Ok(Box::new(Replicated::new(b.table, b.device, comm, b.order, b.value)))
     },
     shards: |_, _| 1,
-    bytes: |table, _, lanes| Replicated::bytes(table, lanes),
 };
 
 /// Gradients below this go together.
@@ -64,6 +63,9 @@ pub struct Replicated {
     sent: Vec<(Ticket, Vec<Piece>)>,
     /// Gradients that are final in this step.
     is_final: Vec<bool>,
+    /// Numbers of copies on their way, and the most that was held.
+    flying: usize,
+    peak: StoreBytes,
 }
 
 impl Replicated {
@@ -99,14 +101,7 @@ impl Replicated {
         let pass = PassAt::ONLY;
         let is_final = vec![false; table.specs().len()];
         let group = Group::new(comm);
-        Self { table: table.clone(), device, weights, grads, pass, group, order, packing, sent: Vec::new(), is_final }
-    }
-
-    /// Bytes that a rank holds for weights, and for the gradients of `lanes` lanes.
-    #[must_use]
-    pub fn bytes(table: &ParamTable, lanes: usize) -> StoreBytes {
-        let weights = 4 * table.elements();
-        StoreBytes { weights, grads: weights * copies(lanes) }
+        Self { table: table.clone(), device, weights, grads, pass, group, order, packing, sent: Vec::new(), is_final, flying: 0, peak: StoreBytes::default() }
     }
 
     #[must_use]
@@ -139,6 +134,9 @@ impl Replicated {
     }
 
     fn start(&mut self, load: Load) {
+        // A gradient that went without a copy is counted where it was.
+        let is_copy = !matches!(&load.pieces[..], [piece] if self.grads[piece.param.0].is_empty());
+        self.flying += if is_copy { load.len } else { 0 };
         let ticket = self.group.start(Job::AllReduce(array(self.device, load.numbers, load.len), self.order));
         self.sent.push((ticket, load.pieces));
     }
@@ -211,6 +209,9 @@ impl Strategy for Replicated {
         if let Some(load) = self.packing.rest() {
             self.start(load);
         }
+        let grads: u64 = self.table.ids().map(|id| self.grads[id.0].arrays() * self.elements(id) as u64).sum();
+        self.peak = self.peak.max(StoreBytes { weights: 4 * self.table.elements(), grads: 4 * (grads + self.flying as u64) });
+        self.flying = 0;
         for (ticket, pieces) in std::mem::take(&mut self.sent) {
             let sums = self.group.wait(ticket).map_err(rank_error)?.into_values();
             if let [piece] = &pieces[..] && self.grads[piece.param.0].is_empty() {
@@ -281,9 +282,12 @@ impl Strategy for Replicated {
         self.group.traffic()
     }
 
-    fn held_bytes(&self) -> u64 {
-        let weights: u64 = self.weights.iter().map(|w| 4 * w.values().len() as u64 + w.held_packed_bytes()).sum();
-        weights + self.grads.iter().map(LaneSum::held_bytes).sum::<u64>()
+    fn peak_bytes(&self) -> StoreBytes {
+        self.peak
+    }
+
+    fn packed_bytes(&self) -> u64 {
+        self.weights.iter().map(|w| w.held_packed_bytes()).sum()
     }
 }
 

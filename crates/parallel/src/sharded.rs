@@ -20,7 +20,7 @@ use engine::{BlockId, Device, EngineError, ParamId, ParamStore, ParamTable, Pass
 use crate::{
     Build, Kind, Part, StoreBytes, Strategy, array,
     flat::Layout,
-    lanes::{LaneSum, copies},
+    lanes::LaneSum,
     rank_error, split, sum_over,
 };
 
@@ -32,19 +32,11 @@ pub enum Stage {
     Weights = 3,
 }
 
-pub(crate) const ZERO_1: Kind = zero("zero1", |b| build(b, Stage::Optimiser), |t, n, lanes| Sharded::bytes(t, Stage::Optimiser, n, lanes));
-pub(crate) const ZERO_2: Kind = zero("zero2", |b| build(b, Stage::Gradients), |t, n, lanes| Sharded::bytes(t, Stage::Gradients, n, lanes));
-pub(crate) const ZERO_3: Kind = zero("zero3", |b| build(b, Stage::Weights), |t, n, lanes| Sharded::bytes(t, Stage::Weights, n, lanes));
+pub(crate) const ZERO_1: Kind = Kind { name: "zero1", build: |b| build(b, Stage::Optimiser), shards: |ranks, _| ranks };
+pub(crate) const ZERO_2: Kind = Kind { name: "zero2", build: |b| build(b, Stage::Gradients), shards: |ranks, _| ranks };
+pub(crate) const ZERO_3: Kind = Kind { name: "zero3", build: |b| build(b, Stage::Weights), shards: |ranks, _| ranks };
 
 /// All ranks hold one copy together.
-const fn zero(
-    name: &'static str,
-    build: fn(Build<'_>) -> Result<Box<dyn Strategy>, CommError>,
-    bytes: fn(&ParamTable, usize, usize) -> StoreBytes,
-) -> Kind {
-    Kind { name, build, shards: |ranks, _| ranks, bytes }
-}
-
 fn build(b: Build<'_>, stage: Stage) -> Result<Box<dyn Strategy>, CommError> {
     let ranks = b.comm.ranks();
     let (shard, replicas) = split(b.comm, ranks)?;
@@ -78,6 +70,9 @@ pub struct Sharded {
     readers: Vec<u32>,
     idle: Option<BlockId>,
     last: Option<BlockId>,
+    /// Numbers on their way, and the most that was held.
+    flying: usize,
+    peak: StoreBytes,
 }
 
 impl Sharded {
@@ -111,6 +106,8 @@ impl Sharded {
             readers: vec![0; blocks],
             idle: None,
             last: None,
+            flying: 0,
+            peak: StoreBytes::default(),
             layout,
             shard,
             replicas,
@@ -135,23 +132,6 @@ impl Sharded {
         this
     }
 
-    /// Bytes that each of `ranks` holds in a step over `lanes` of its own: weights (in stage 3 its part and the two largest
-    /// blocks next to each other), gradients (what is summed, and what is not scattered yet).
-    #[must_use]
-    pub fn bytes(table: &ParamTable, stage: Stage, ranks: usize, lanes: usize) -> StoreBytes {
-        let layout = Layout::new(table, ranks);
-        let parts: u64 = layout.blocks().map(|block| 4 * layout.part(block, 0).len() as u64).sum();
-        let whole = 4 * table.elements();
-        let block = |b: BlockId| 4 * table.specs().iter().filter(|spec| spec.block == b).map(|spec| spec.shape.elements() as u64).sum::<u64>();
-        let blocks: Vec<u64> = layout.blocks().map(block).collect();
-        let pair = blocks.windows(2).map(|pair| pair.iter().sum()).max().unwrap_or(whole);
-        match stage {
-            Stage::Optimiser => StoreBytes { weights: whole, grads: whole * copies(lanes) + parts },
-            Stage::Gradients => StoreBytes { weights: whole, grads: whole + parts * copies(lanes) },
-            Stage::Weights => StoreBytes { weights: parts + pair, grads: whole + parts * copies(lanes) },
-        }
-    }
-
     fn elements(&self, id: ParamId) -> usize {
         if self.device == Device::Cpu { self.table.spec(id).shape.elements() } else { 0 }
     }
@@ -159,6 +139,22 @@ impl Sharded {
     fn params_of(&self, block: BlockId) -> impl Iterator<Item = ParamId> + use<> {
         let range = self.table.specs().partition_point(|spec| spec.block < block)..self.table.specs().partition_point(|spec| spec.block <= block);
         range.map(ParamId)
+    }
+
+    /// What is held now counts towards the peak.
+    fn count(&mut self) {
+        let whole = |id: ParamId| self.table.spec(id).shape.elements() as u64;
+        let part = |block: BlockId| self.layout.part(block, 0).len() as u64;
+        let weights: u64 = match self.stage {
+            Stage::Weights => {
+                let here = self.layout.blocks().filter(|block| self.is_here(*block)).flat_map(|block| self.params_of(block));
+                self.layout.blocks().map(part).sum::<u64>() + here.map(whole).sum::<u64>()
+            }
+            _ => self.table.elements(),
+        };
+        let lanes: u64 = self.table.ids().map(|id| self.lanes[id.0].arrays() * whole(id)).sum();
+        let sums: u64 = self.layout.blocks().map(|block| self.sums[block.0].arrays() * part(block)).sum();
+        self.peak = self.peak.max(StoreBytes { weights: 4 * weights, grads: 4 * (lanes + sums + self.flying as u64) });
     }
 
     /// The blocks whose parameters the pass at work reads.
@@ -186,8 +182,11 @@ impl Sharded {
             self.lanes[id.0].finish();
         }
         let flat = if self.device == Device::Cpu { self.flatten(block, |id| self.lanes[id.0].total()) } else { Vec::new() };
+        // Those of the lane, and the same laid end to end: the first are needed no more.
+        self.flying += len;
+        self.count();
         for id in self.params_of(block) {
-            self.lanes[id.0].clear();
+            self.lanes[id.0].free();
         }
         self.scattering.push((block, self.shard.start(Job::ReduceScatter(array(self.device, flat, len), self.order))));
     }
@@ -198,7 +197,9 @@ impl Sharded {
         for (block, ticket) in std::mem::take(&mut self.scattering) {
             let part = self.shard.wait(ticket).map_err(rank_error)?;
             let elements = self.part_elements(block);
-            self.sums[block.0].put(part.into_values());
+            self.sums[block.0].bring(part.into_values());
+            self.count();
+            self.flying -= self.layout.len(block);
             self.sums[block.0].end_lane(elements);
             if ends_step {
                 self.sums[block.0].finish();
@@ -225,8 +226,35 @@ impl Sharded {
             return;
         }
         let mine = array(self.device, self.values[block.0].clone(), self.layout.part(block, 0).len());
+        self.flying += self.layout.len(block);
         let ticket = self.shard.start(Job::AllGather(mine, self.layout.len(block)));
         self.gathering.insert(block, ticket);
+    }
+
+    /// Where weights are whole: this rank's part of `block` goes to the others.
+    fn start_publish(&mut self, block: BlockId) -> Ticket {
+        let part = self.layout.part(block, self.shard.rank());
+        let mut mine = vec![0.0; self.part_elements(block)];
+        if self.device == Device::Cpu {
+            for piece in self.layout.pieces(block, part.clone()) {
+                let whole = self.weights[piece.param.0].as_ref().map_or(&[][..], |w| w.values());
+                mine[piece.at..][..piece.of_param.len()].copy_from_slice(&whole[piece.of_param]);
+            }
+        }
+        self.flying += self.layout.len(block);
+        self.count();
+        self.shard.start(Job::AllGather(array(self.device, mine, part.len()), self.layout.len(block)))
+    }
+
+    fn end_publish(&mut self, block: BlockId, ticket: Ticket) -> Result<(), EngineError> {
+        let flat = self.shard.wait(ticket).map_err(rank_error)?.into_values();
+        for piece in self.layout.whole(block).filter(|_| !flat.is_empty()) {
+            if let Some(weight) = self.weights[piece.param.0].as_mut().and_then(Arc::get_mut) {
+                weight.values_mut().copy_from_slice(&flat[piece.at..][..piece.of_param.len()]);
+            }
+        }
+        self.flying -= self.layout.len(block);
+        Ok(())
     }
 
     fn is_here(&self, block: BlockId) -> bool {
@@ -252,7 +280,7 @@ impl Sharded {
 impl Strategy for Sharded {
     fn begin_step(&mut self) {
         self.lanes.iter_mut().for_each(LaneSum::clear);
-        self.sums.iter_mut().for_each(LaneSum::clear);
+        self.sums.iter_mut().for_each(LaneSum::free);
     }
 
     fn end_step(&mut self) -> Result<(), EngineError> {
@@ -292,36 +320,24 @@ impl Strategy for Sharded {
     fn publish(&mut self) -> Result<(), EngineError> {
         // What was gathered before is stale.
         self.drop_idle();
-        for (_, ticket) in std::mem::take(&mut self.gathering) {
+        for (block, ticket) in std::mem::take(&mut self.gathering) {
             self.shard.wait(ticket).map_err(rank_error)?;
+            self.flying -= self.layout.len(block);
         }
         self.last = None;
         if self.stage == Stage::Weights {
             return Ok(());
         }
-        let rank = self.shard.rank();
-        let mut tickets = Vec::new();
-        for block in self.layout.blocks().filter(|block| self.layout.len(*block) > 0) {
-            let part = self.layout.part(block, rank);
-            let mut mine = vec![0.0; self.part_elements(block)];
-            if self.device == Device::Cpu {
-                for piece in self.layout.pieces(block, part.clone()) {
-                    let whole = self.weights[piece.param.0].as_ref().map_or(&[][..], |w| w.values());
-                    mine[piece.at..][..piece.of_param.len()].copy_from_slice(&whole[piece.of_param]);
-                }
-            }
-            let mine = array(self.device, mine, part.len());
-            tickets.push((block, self.shard.start(Job::AllGather(mine, self.layout.len(block)))));
-        }
-        for (block, ticket) in tickets {
-            let flat = self.shard.wait(ticket).map_err(rank_error)?.into_values();
-            for piece in self.layout.whole(block).filter(|_| !flat.is_empty()) {
-                if let Some(weight) = self.weights[piece.param.0].as_mut().and_then(Arc::get_mut) {
-                    weight.values_mut().copy_from_slice(&flat[piece.at..][..piece.of_param.len()]);
-                }
+        // One block comes in while the next is on its way.
+        let blocks = self.layout.blocks().filter(|block| self.layout.len(*block) > 0).collect::<Vec<_>>();
+        let mut ahead: Option<(BlockId, Ticket)> = None;
+        for block in blocks {
+            let sent = (block, self.start_publish(block));
+            if let Some((block, ticket)) = ahead.replace(sent) {
+                self.end_publish(block, ticket)?;
             }
         }
-        Ok(())
+        ahead.map_or(Ok(()), |(block, ticket)| self.end_publish(block, ticket))
     }
 
     fn blocks(&self) -> Range<usize> {
@@ -381,10 +397,12 @@ impl Strategy for Sharded {
         self.shard.traffic() + self.replicas.traffic()
     }
 
-    fn held_bytes(&self) -> u64 {
-        let values: usize = self.values.iter().map(Vec::capacity).sum();
-        let weights = self.weights.iter().flatten().map(|w| 4 * w.values().len() as u64 + w.held_packed_bytes()).sum::<u64>();
-        4 * values as u64 + weights + self.lanes.iter().chain(&self.sums).map(LaneSum::held_bytes).sum::<u64>()
+    fn peak_bytes(&self) -> StoreBytes {
+        self.peak
+    }
+
+    fn packed_bytes(&self) -> u64 {
+        self.weights.iter().flatten().map(|w| w.held_packed_bytes()).sum()
     }
 }
 
@@ -434,7 +452,9 @@ impl ParamStore for Sharded {
         }
         for need in needs {
             self.start_gather(need);
+            let mut came = 0;
             if let Some(ticket) = self.gathering.remove(&need) {
+                came = self.layout.len(need);
                 let flat = self.shard.wait(ticket).map_err(rank_error)?.into_values();
                 for piece in self.layout.whole(need).filter(|_| !flat.is_empty()) {
                     let values = flat[piece.at..][..piece.of_param.len()].to_vec();
@@ -445,6 +465,8 @@ impl ParamStore for Sharded {
                 self.idle = None;
             }
             self.readers[need.0] += 1;
+            self.count();
+            self.flying -= came;
         }
         if let Some(next) = self.next(block) {
             self.start_gather(next);

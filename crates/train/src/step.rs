@@ -105,31 +105,42 @@ pub fn cost(model: &dyn Model, options: &StepOptions, place: Place) -> Result<St
     let stage_of = runs(model, options)?;
     let table = local_table(model, options, &stage_of[place.stage])?;
     let places = Places { tensor: (place.tensor, options.mesh.tensor), context: (place.context, options.mesh.context) };
-    let (pool, store) = (Pool::meta(), Rc::new(RefCell::new(Box::new(NoParams))));
+    // Any rank stands for those that see other data: all do the same.
+    let ranks = options.mesh.data * options.mesh.context;
+    let link = comm::sim::Link::nvlink(1e9);
+    let topology = comm::sim::Topology { nodes: 1, devices: ranks, inside: link.clone(), across: link, switch_share: 0.0 };
+    let others = comm::sim::Sim::new(topology, comm::sim::Settings::default(), |_| 0).rank(0);
+    let (order, shards) = (options.order, options.shards);
+    let build = Build { table: &table, device: Device::Meta, order, comm: Box::new(others), shards, value: &mut |_| Vec::new() };
+    let store = (options.strategy.build)(build).map_err(|e| EngineError::Rank(Box::new(e)))?;
+    let (pool, store) = (Pool::meta(), Rc::new(RefCell::new(store)));
+    store.borrow_mut().begin_step();
     let tape_options = Options { trace: true, ..tape_options(options) };
     let flops = std::cell::Cell::new(0);
     let watch = |event: &Event| if event.pass != Pass::Recompute { flops.set(flops.get() + event.flops) };
     let runs = &stage_of[place.stage];
     let stage = Stage { model, table: &table, pool: &pool, store: &store, partition: &places, runs, options: tape_options, watch: &watch };
     let inputs = model.shapes(options.micro_batch, options.context / options.mesh.context);
-    // As many micro-batches as can be in flight at one time.
-    let count = if options.mesh.pipeline == 1 { 1 } else { options.lanes.max(options.mesh.pipeline) };
-    let one = |lane| MicroBatch { inputs: &inputs, lane, key: 0, ends_lane: true, ends_step: true };
+    // As many micro-batches as can be in flight at one time, and as many lanes as are summed.
+    let count = if options.mesh.pipeline == 1 { options.lanes } else { options.lanes.max(options.mesh.pipeline) };
+    let one = |lane| MicroBatch { inputs: &inputs, lane, key: 0, ends_lane: true, ends_step: lane + 1 == count };
     let micro_batches: Vec<MicroBatch<'_>> = (0..count).map(one).collect();
     let mut packed_bytes = 0;
     let actions = options.schedule.actions(place.stage, options.mesh.pipeline, count, options.chunks);
     stage.run(&actions, &micro_batches, 1.0, &mut NoLinks, &mut |tape| {
         packed_bytes = packed_bytes.max(tape.packed_bytes());
     })?;
-    let (bytes, layout) = ((options.strategy.bytes)(&table, options.shards, options.lanes), Layout::new(&table, options.shards));
+    store.borrow_mut().end_step()?;
+    store.borrow_mut().publish()?;
+    let (bytes, layout) = (store.borrow().peak_bytes(), Layout::new(&table, options.shards));
+    let part = (place.data * options.mesh.context + place.context) % options.shards;
     Ok(StepCost {
         micro_batch_flops: flops.get() / count as u64,
         optimiser_flops: Optimiser::flops(&options.optim, &table),
         params: model.params().elements(),
         weight_bytes: bytes.weights,
         grad_bytes: bytes.grads,
-        // The first rank has the most: what is between parameters falls to the last.
-        optimiser_bytes: Optimiser::bytes(&options.optim, &table, layout.share(0).map(|piece| (piece.param, piece.of_param.len()))),
+        optimiser_bytes: Optimiser::bytes(&options.optim, &table, layout.share(part).map(|piece| (piece.param, piece.of_param.len()))),
         packed_bytes: packed_bytes * options.chunks as u64,
         pool_bytes: pool.usage().high_water_bytes,
     })
@@ -297,7 +308,8 @@ impl Trainer {
     /// Bytes that were really used so far: to be held against [`Trainer::cost`].
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
-        self.pool.usage().high_water_bytes + self.store.borrow().held_bytes() + self.optimiser.held_bytes()
+        let (store, peak) = (self.store.borrow(), self.store.borrow().peak_bytes());
+        self.pool.usage().high_water_bytes + peak.weights + peak.grads + store.packed_bytes() + self.optimiser.held_bytes()
     }
 
     /// Run `look` on this rank's parts of values and gradients.

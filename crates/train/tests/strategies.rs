@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use comm::{Communicator, Solo, Threads};
 use engine::Inputs;
+use proptest::prelude::*;
 use train::{
     eval::inputs_of,
     recipe::Recipe,
@@ -129,5 +130,68 @@ fn every_mesh_gives_the_losses_and_parameters_of_one_rank() {
                 assert!(apart <= 1e-3 * largest + 1e-7, "{model}\n{mesh}: {name} is {apart} apart, of {largest}");
             }
         }
+    }
+}
+
+/// Ranks, mesh and strategy: the data-parallel family first.
+const LAYOUTS: &[(usize, &str)] = &[
+    (1, "strategy = \"replicated\""),
+    (4, "strategy = \"replicated\""),
+    (2, "strategy = \"herring\""),
+    (8, "strategy = \"zero1\""),
+    (4, "strategy = \"zero2\""),
+    (8, "strategy = \"zero3\""),
+    (8, "strategy = \"mics\"\nmesh.shard = 4"),
+    (2, "mesh.tensor = 2"),
+    (4, "mesh.pipeline = 2\nstrategy = \"zero3\""),
+    (4, "mesh.context = 2\nmesh.tensor = 2"),
+];
+const FAMILY: usize = 7;
+
+/// The whole tensors of a checkpoint.
+type Tensors = BTreeMap<String, Vec<f32>>;
+
+/// Run two steps, from `start` where there is one; the loss of each and what the first rank gathers.
+fn two_steps(layout: (usize, &str), start: Option<&Tensors>) -> (Vec<f32>, Tensors) {
+    let model = "depth = 2\nzero_init = false\nvocab = 98\ncontext = 16\nheads = 4\nkv_heads = 2\ntied = true";
+    let recipe = recipe(model, &format!("[optim]\nkind = \"adamw\"\n[parallel]\nranks = {}\n{}\n", layout.0, layout.1));
+    let rank = |comm: Box<dyn Communicator>| {
+        let mut trainer = Trainer::on_rank(models::build(&recipe.model).unwrap(), StepOptions::of(&recipe), comm).unwrap();
+        let first = if let Some(start) = start {
+            trainer.restore(|name| start.get(name).cloned()).unwrap();
+            3
+        } else {
+            1
+        };
+        let losses: Vec<f32> = (first..first + 2)
+            .map(|step| {
+                let lanes: Vec<Vec<Inputs>> = trainer.lanes().into_iter().map(|place| lane(step, place)).collect();
+                let gradient = trainer.gradient(step, &lanes, (SEQUENCES * CONTEXT) as u64).unwrap();
+                trainer.update(step, 1.0, gradient.norm).unwrap();
+                gradient.loss
+            })
+            .collect();
+        (losses, trainer.tensors().unwrap().into_iter().map(|(name, _, values)| (name, values)).collect::<Tensors>())
+    };
+    std::thread::scope(|scope| {
+        let rank = &rank;
+        let group = Threads::group(layout.0).into_iter();
+        let ranks: Vec<_> = group.map(|comm| scope.spawn(move || rank(Box::new(comm)))).collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect::<Vec<_>>().swap_remove(0)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    #[test]
+    fn what_any_strategy_wrote_any_other_goes_on_from(from in 0..LAYOUTS.len(), to in 0..LAYOUTS.len()) {
+        let (_, written) = two_steps(LAYOUTS[from], None);
+        let (same, _) = two_steps(LAYOUTS[from], Some(&written));
+        let (other, _) = two_steps(LAYOUTS[to], Some(&written));
+        if from < FAMILY && to < FAMILY {
+            prop_assert_eq!(&same, &other, "{:?} to {:?}", LAYOUTS[from], LAYOUTS[to]);
+        }
+        let apart = same.iter().zip(&other).map(|(a, b)| (a - b).abs() / a).fold(0.0, f32::max);
+        prop_assert!(apart < 1e-5, "{:?} to {:?}: losses {} apart", LAYOUTS[from], LAYOUTS[to], apart);
     }
 }
