@@ -97,7 +97,10 @@ impl ParamTable {
             } else if let Some(axis) = spec.cut {
                 let mut dims = spec.shape.dims().to_vec();
                 if dims[axis] % parts != 0 {
-                    let problem = format!("`{}` has {} rows or columns, and {parts} ranks of the tensor axis do not divide them", spec.name, dims[axis]);
+                    let problem = format!(
+                        "`{}` has {} rows or columns, and {parts} ranks of the tensor axis do not divide them",
+                        spec.name, dims[axis]
+                    );
                     return Err(ShapeError::new("tensor parallel", problem));
                 }
                 dims[axis] /= parts;

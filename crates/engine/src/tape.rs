@@ -11,10 +11,14 @@
 //! **Invariant:** every buffer follows from shapes, on both devices alike; only the calls into `Op::forward` and
 //! `Op::backward` are left out on `Meta`.
 
+mod leaves;
+
 use std::{rc::Rc, sync::Arc};
 
+use leaves::fits;
+
 use crate::{
-    Array, Axis, BlockId, Buffer, Device, EngineError, Inputs, ParamId, ParamStore, ParamTable, Partition, Pool, Precision, Shape, Weight, Whole,
+    Axis, BlockId, Buffer, Device, EngineError, ParamId, ParamStore, ParamTable, Partition, Pool, Precision, Shape, Weight, Whole,
     ops::{Backward, Forward, GradOut, Gradient, Input, Op, Saves},
     tensor::{Storage, Tensor},
     trace::{Event, Options, Pass},
@@ -157,60 +161,6 @@ impl<'m> Tape<'m> {
     pub fn draw(&mut self) -> u64 {
         self.draws += 1;
         crate::mix(self.options.key ^ crate::mix(self.draws))
-    }
-
-    /// A parameter as a tensor.
-    #[must_use]
-    pub fn param(&self, param: ParamId) -> Tensor {
-        let shape = self.table.spec(param).shape;
-        Tensor { shape, storage: Storage::Param(param), value: usize::MAX, needs_grad: self.options.train }
-    }
-
-    /// Put the input called `name` on the tape.
-    /// # Errors
-    /// [`EngineError::Input`] when the batch lacks it, [`EngineError::PoolFull`].
-    pub fn input(&mut self, inputs: &Inputs, name: &'static str) -> Result<Tensor, EngineError> {
-        match inputs.get(name)? {
-            Array::U32(shape, data) => self.tokens(*shape, data),
-            Array::F32(shape, data) => self.constant(*shape, data),
-        }
-    }
-
-    /// Whole numbers (tokens, positions) on the tape.
-    /// # Errors
-    /// [`EngineError::PoolFull`].
-    pub fn tokens(&mut self, shape: Shape, data: &[u32]) -> Result<Tensor, EngineError> {
-        let mut buffer = self.pool.take(shape.elements())?;
-        if self.device == Device::Cpu {
-            fits("tokens", shape, data.len())?;
-            buffer.u32s_mut().copy_from_slice(data);
-        }
-        Ok(self.tensor(shape, buffer, false))
-    }
-
-    /// Numbers that take no gradient.
-    /// # Errors
-    /// [`EngineError::PoolFull`].
-    pub fn constant(&mut self, shape: Shape, data: &[f32]) -> Result<Tensor, EngineError> {
-        self.leaf(shape, data, false)
-    }
-
-    /// Numbers whose gradient can be read with [`Tape::grad`] after the backward pass.
-    /// # Errors
-    /// [`EngineError::PoolFull`].
-    pub fn leaf(&mut self, shape: Shape, data: &[f32], needs_grad: bool) -> Result<Tensor, EngineError> {
-        let mut buffer = self.pool.take(shape.elements())?;
-        if self.device == Device::Cpu {
-            fits("input", shape, data.len())?;
-            buffer.f32s_mut().copy_from_slice(data);
-        }
-        Ok(self.tensor(shape, buffer, needs_grad))
-    }
-
-    /// The gradient that reached a leaf.
-    #[must_use]
-    pub fn grad(&self, tensor: &Tensor) -> Option<&[f32]> {
-        self.grads.get(tensor.value)?.as_ref().map(|buffer| buffer.f32s())
     }
 
     /// Run a part of the model whose parameters are gathered before and released after, and which may be run again
@@ -609,11 +559,4 @@ impl Target {
             }
         }
     }
-}
-
-fn fits(op: &'static str, shape: Shape, len: usize) -> Result<(), EngineError> {
-    if shape.elements() == len {
-        return Ok(());
-    }
-    Err(crate::ShapeError::new(op, format!("{len} numbers do not fill {shape}")).into())
 }

@@ -15,11 +15,9 @@ pub struct Part {
 /// When a token is beyond a whole table.
 pub fn gather(table: &[f32], tokens: &[u32], model: usize, part: Part, y: &mut [f32]) {
     let rows = table.len() / model.max(1);
-    y.par_chunks_mut(model).zip(tokens).with_min_len(64).for_each(|(y, token)| {
-        match (*token as usize).checked_sub(part.first) {
-            Some(row) if row < rows || !part.is_cut => y.copy_from_slice(&table[row * model..][..model]),
-            _ => y.fill(0.0),
-        }
+    y.par_chunks_mut(model).zip(tokens).with_min_len(64).for_each(|(y, token)| match (*token as usize).checked_sub(part.first) {
+        Some(row) if row < rows || !part.is_cut => y.copy_from_slice(&table[row * model..][..model]),
+        _ => y.fill(0.0),
     });
 }
 

@@ -22,13 +22,7 @@ pub trait Model: Send + Sync {
     /// gave: a stage of a pipeline, or the whole trunk.
     /// # Errors
     /// When an input is missing or of another shape, or memory is short.
-    fn trunk<'m>(
-        &'m self,
-        tape: &mut Tape<'m>,
-        inputs: &Inputs,
-        x: Option<Tensor>,
-        blocks: Range<usize>,
-    ) -> Result<Tensor, EngineError>;
+    fn trunk<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs, x: Option<Tensor>, blocks: Range<usize>) -> Result<Tensor, EngineError>;
 
     /// The last block: the loss of one micro-batch times `scale`, one number, whose gradient must be one.
     /// # Errors

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use engine::{Device, Inputs, Options, ParamKind, Pool, Precision, Tape};
 use kernels::adamw::AdamW;
-use models::{Model, build};
 use kernels::elementwise::{Squares, sum_squares};
+use models::{Model, build};
 use parallel::{Replicated, Strategy};
 
 type Arrays = HashMap<String, (Vec<usize>, Vec<f32>)>;

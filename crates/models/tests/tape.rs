@@ -1,6 +1,6 @@
 //! The tape and the decoder together: what `Meta` says is what `Cpu` does, and running a block twice changes nothing.
 
-use engine::{Device, Inputs, NoParams, Options, ParamStore, PassAt, Pass, Pool, Precision, Tape, check::noise};
+use engine::{Device, Inputs, NoParams, Options, ParamStore, Pass, PassAt, Pool, Precision, Tape, check::noise};
 use models::{Model, build};
 use parallel::{Replicated, Strategy};
 

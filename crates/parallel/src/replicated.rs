@@ -10,12 +10,7 @@ use std::{ops::Range, sync::Arc};
 use comm::{Communicator, Group, Job, Order, Solo, Ticket, Traffic};
 use engine::{BlockId, Device, EngineError, ParamId, ParamStore, ParamTable, PassAt, Weight};
 
-use crate::{
-    Kind, Part, StoreBytes, Strategy, array,
-    flat::Piece,
-    lanes::LaneSum,
-    rank_error, sum_over,
-};
+use crate::{Kind, Part, StoreBytes, Strategy, array, flat::Piece, lanes::LaneSum, rank_error, sum_over};
 
 pub(crate) const KIND: Kind = Kind {
     name: "replicated",
@@ -101,7 +96,20 @@ impl Replicated {
         let pass = PassAt::ONLY;
         let is_final = vec![false; table.specs().len()];
         let group = Group::new(comm);
-        Self { table: table.clone(), device, weights, grads, pass, group, order, packing, sent: Vec::new(), is_final, flying: 0, peak: StoreBytes::default() }
+        Self {
+            table: table.clone(),
+            device,
+            weights,
+            grads,
+            pass,
+            group,
+            order,
+            packing,
+            sent: Vec::new(),
+            is_final,
+            flying: 0,
+            peak: StoreBytes::default(),
+        }
     }
 
     #[must_use]
@@ -214,7 +222,9 @@ impl Strategy for Replicated {
         self.flying = 0;
         for (ticket, pieces) in std::mem::take(&mut self.sent) {
             let sums = self.group.wait(ticket).map_err(rank_error)?.into_values();
-            if let [piece] = &pieces[..] && self.grads[piece.param.0].is_empty() {
+            if let [piece] = &pieces[..]
+                && self.grads[piece.param.0].is_empty()
+            {
                 // It went without a copy, and comes back so.
                 self.grads[piece.param.0].set_total(sums);
                 continue;

@@ -12,17 +12,16 @@
 //! on its way while one is at work. `mics` is stage 3 inside a group that is repeated: after the last lane
 //! each part is summed once over the groups (arXiv:2205.00119, section 3.3).
 
-use std::{collections::{BTreeMap, BTreeSet}, ops::Range, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::Arc,
+};
 
 use comm::{CommError, Group, Job, Order, Ticket, Traffic};
 use engine::{BlockId, Device, EngineError, ParamId, ParamStore, ParamTable, PassAt, Weight};
 
-use crate::{
-    Build, Kind, Part, StoreBytes, Strategy, array,
-    flat::Layout,
-    lanes::LaneSum,
-    rank_error, split, sum_over,
-};
+use crate::{Build, Kind, Part, StoreBytes, Strategy, array, flat::Layout, lanes::LaneSum, rank_error, split, sum_over};
 
 /// What is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -137,7 +136,8 @@ impl Sharded {
     }
 
     fn params_of(&self, block: BlockId) -> impl Iterator<Item = ParamId> + use<> {
-        let range = self.table.specs().partition_point(|spec| spec.block < block)..self.table.specs().partition_point(|spec| spec.block <= block);
+        let range =
+            self.table.specs().partition_point(|spec| spec.block < block)..self.table.specs().partition_point(|spec| spec.block <= block);
         range.map(ParamId)
     }
 

@@ -215,7 +215,8 @@ fn role(
     let cost = trainer.cost();
     // Weight, gradient and two moments read, weight and moments and a 16-bit copy written.
     let share = cost.optimiser_bytes as f64 / 8.0;
-    let optimiser_secs = 30.0 * share / (hardware.memory_bytes_per_sec * constants.stream_share) + cost.optimiser_flops as f64 / hardware.attainable_flops;
+    let optimiser_secs =
+        30.0 * share / (hardware.memory_bytes_per_sec * constants.stream_share) + cost.optimiser_flops as f64 / hardware.attainable_flops;
     clock.compute(optimiser_secs);
     trainer.update(1, 1.0, gradient.norm)?;
     let end_secs = clock.times().now_secs - before.now_secs;
@@ -264,7 +265,8 @@ mod tests {
         let hardware =
             Hardware { peak_flops: 312e12, attainable_flops: 271e12, memory_bytes: 80e9, memory_bytes_per_sec: 2039e9, units: 108.0 };
         let topology = Topology { nodes, devices: 8, inside: Link::nvlink(300e9), across: Link::efa(400e9), switch_share: 0.0 };
-        let text = "[model]\npreset = \"gpt3-175b\"\nvocab = 50304\n[batch]\ncontext = 2048\n[train]\nrecompute = true\nprecision = \"bf16\"";
+        let text =
+            "[model]\npreset = \"gpt3-175b\"\nvocab = 50304\n[batch]\ncontext = 2048\n[train]\nrecompute = true\nprecision = \"bf16\"";
         let (recipe, _) = train::run::resolve(&Recipe::parse(text, "test", &[]).unwrap(), None).unwrap();
         let strategy = parallel::kind(strategy).unwrap();
         let options = StepOptions { mesh, order: Order::Any, strategy, shards, lanes, micro_batch, ..StepOptions::of(&recipe) };

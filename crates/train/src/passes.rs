@@ -9,7 +9,9 @@
 
 use std::{cell::RefCell, collections::HashMap, ops::Range, rc::Rc, sync::Arc};
 
-use engine::{BlockId, EngineError, Event, Inputs, Options, ParamId, ParamStore, ParamTable, Partition, PassAt, Pool, Tape, Tensor, Weight};
+use engine::{
+    BlockId, EngineError, Event, Inputs, Options, ParamId, ParamStore, ParamTable, Partition, PassAt, Pool, Tape, Tensor, Weight,
+};
 use models::Model;
 use parallel::pipeline::Action;
 

@@ -311,15 +311,21 @@ impl Recipe {
             return wrong("batch.lanes", problem, "use 1, 2, 4 or 8 lanes, and a number of sequences that they divide");
         }
         let (p, mesh) = (&self.parallel, self.parallel.mesh());
-        for (key, count) in
-            [("parallel.mesh.pipeline", mesh.pipeline), ("parallel.mesh.tensor", mesh.tensor), ("parallel.mesh.context", mesh.context), ("parallel.chunks", p.chunks)]
-        {
+        for (key, count) in [
+            ("parallel.mesh.pipeline", mesh.pipeline),
+            ("parallel.mesh.tensor", mesh.tensor),
+            ("parallel.mesh.context", mesh.context),
+            ("parallel.chunks", p.chunks),
+        ] {
             if !(1..=1 << 16).contains(&count) {
                 return wrong(key, format!("{count} is not in 1..={}", 1 << 16), "leave the key out for its default");
             }
         }
         if mesh.ranks() != p.ranks {
-            let problem = format!("{} ranks are no whole number of {} stages x {} tensor x {} context", p.ranks, mesh.pipeline, mesh.tensor, mesh.context);
+            let problem = format!(
+                "{} ranks are no whole number of {} stages x {} tensor x {} context",
+                p.ranks, mesh.pipeline, mesh.tensor, mesh.context
+            );
             return wrong("parallel.ranks", problem, &format!("use {} ranks, or other numbers along the mesh", mesh.ranks()));
         }
         if !mesh.data.is_power_of_two() || !b.lanes.is_multiple_of(mesh.data) {
@@ -332,7 +338,11 @@ impl Recipe {
         }
         if mesh.tensor > 1 && self.optim.kind == OptimKind::Muon {
             let problem = format!("Muon needs whole matrices, and {} ranks of the tensor axis hold parts", mesh.tensor);
-            return wrong("optim.kind", problem, "use `adamw`, or `parallel.mesh.tensor = 1` with `zero3` or `mics`, which gather for Muon");
+            return wrong(
+                "optim.kind",
+                problem,
+                "use `adamw`, or `parallel.mesh.tensor = 1` with `zero3` or `mics`, which gather for Muon",
+            );
         }
         let dropout = self.model.get("dropout").and_then(|d| d.as_float()).unwrap_or(0.0);
         if dropout > 0.0 && mesh.tensor * mesh.context > 1 {

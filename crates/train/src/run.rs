@@ -319,7 +319,8 @@ impl<'a> Run<'a> {
         let (each, windows) = (b.sequences / b.lanes, self.windows(step).collect::<Vec<u64>>());
         let micro_batch = b.micro_batch.min(each);
         let window = |w: &u64| self.data.train().window(*w, b.context);
-        let cut = |lane: &[u64]| lane.chunks(micro_batch).map(|part| eval::inputs_of(&part.iter().map(window).collect::<Vec<_>>())).collect();
+        let cut =
+            |lane: &[u64]| lane.chunks(micro_batch).map(|part| eval::inputs_of(&part.iter().map(window).collect::<Vec<_>>())).collect();
         self.trainer.lanes().into_iter().map(|lane| cut(&windows[lane * each..][..each])).collect()
     }
 

@@ -117,7 +117,11 @@ pub fn cost(model: &dyn Model, options: &StepOptions, place: Place) -> Result<St
     store.borrow_mut().begin_step();
     let tape_options = Options { trace: true, ..tape_options(options) };
     let flops = std::cell::Cell::new(0);
-    let watch = |event: &Event| if event.pass != Pass::Recompute { flops.set(flops.get() + event.flops) };
+    let watch = |event: &Event| {
+        if event.pass != Pass::Recompute {
+            flops.set(flops.get() + event.flops)
+        }
+    };
     let runs = &stage_of[place.stage];
     let stage = Stage { model, table: &table, pool: &pool, store: &store, partition: &places, runs, options: tape_options, watch: &watch };
     let inputs = model.shapes(options.micro_batch, options.context / options.mesh.context);
@@ -398,7 +402,8 @@ impl Trainer {
             exchange(&mut **store, |param| table.spec(param).cut.is_none(), |data| self.partition.sum(Axis::Tensor, data))?;
         }
         if let Some(group) = &mut self.tied {
-            let shared: Vec<BlockId> = (0..table.blocks().len()).flat_map(|b| table.needs(BlockId(b)).into_iter().filter(move |n| n.0 != b)).collect();
+            let shared: Vec<BlockId> =
+                (0..table.blocks().len()).flat_map(|b| table.needs(BlockId(b)).into_iter().filter(move |n| n.0 != b)).collect();
             exchange(&mut **store, |param| shared.contains(&table.spec(param).block), |mut data| sum(group, &mut data).map(|()| data))?;
         }
         Ok(())

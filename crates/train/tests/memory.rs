@@ -31,7 +31,9 @@ fn bytes(recipe: &Recipe) -> [u64; 3] {
         let mut trainer = Trainer::on_rank(models::build(&recipe.model).unwrap(), StepOptions::of(recipe), comm).unwrap();
         for step in 1..=2 {
             let lane = |place: usize| {
-                vec![inputs_of(&[(0..=CONTEXT as u64).map(|i| (engine::mix(step * 1000 + place as u64 * 100 + i) % 1024) as u32).collect()])]
+                vec![inputs_of(&[(0..=CONTEXT as u64)
+                    .map(|i| (engine::mix(step * 1000 + place as u64 * 100 + i) % 1024) as u32)
+                    .collect()])]
             };
             let lanes: Vec<Vec<Inputs>> = trainer.lanes().into_iter().map(lane).collect();
             let gradient = trainer.gradient(step, &lanes, 8 * CONTEXT as u64).unwrap();
@@ -60,7 +62,11 @@ fn a_rank_takes_what_meta_predicts_and_less_where_more_ranks_share() {
             assert_eq!(predicted, used, "{} on {ranks} ranks", kind.name);
             // Beside it there are batches, messages being added, tables of the model; and ranks do not all peak at one time.
             let ratio = counted as f64 / predicted as f64;
-            assert!(ratio < 1.06 && (ranks > 1 || ratio > 0.98), "{} on {ranks} ranks: {counted} counted, {predicted} predicted", kind.name);
+            assert!(
+                ratio < 1.06 && (ranks > 1 || ratio > 0.98),
+                "{} on {ranks} ranks: {counted} counted, {predicted} predicted",
+                kind.name
+            );
             each.push(predicted as f64 / ranks as f64);
         }
         // Each rank's lanes are fewer too; what a strategy promises is what is left of that on one rank with one lane.

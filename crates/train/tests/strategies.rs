@@ -110,7 +110,9 @@ fn every_mesh_gives_the_losses_and_parameters_of_one_rank() {
         "preset = \"bloomberggpt-50b\"\nlayers = 3\nmodel = 48\nheads = 4\nvocab = 98\ncontext = 16",
     ];
     for (number, model) in models.into_iter().enumerate() {
-        let of = |ranks: usize, more: &str| recipe(model, &format!("[optim]\nkind = \"adamw\"\nlr = 1e-3\n[parallel]\nranks = {ranks}\n{more}\n"));
+        let of = |ranks: usize, more: &str| {
+            recipe(model, &format!("[optim]\nkind = \"adamw\"\nlr = 1e-3\n[parallel]\nranks = {ranks}\n{more}\n"))
+        };
         let f32s = |bits: &[u32]| bits.iter().map(|b| f32::from_bits(*b)).collect::<Vec<f32>>();
         let (losses, tensors) = run(&of(1, ""), 1, 20);
         let losses = f32s(&losses);

@@ -302,13 +302,7 @@ impl Model for Decoder {
         &self.params
     }
 
-    fn trunk<'m>(
-        &'m self,
-        tape: &mut Tape<'m>,
-        inputs: &Inputs,
-        x: Option<Tensor>,
-        blocks: Range<usize>,
-    ) -> Result<Tensor, EngineError> {
+    fn trunk<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs, x: Option<Tensor>, blocks: Range<usize>) -> Result<Tensor, EngineError> {
         self.residual(tape, inputs, x, blocks, None)
     }
 

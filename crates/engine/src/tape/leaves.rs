@@ -1,0 +1,70 @@
+//! What a tape begins with: parameters, inputs, constants, and leaves whose gradient is asked for.
+
+use super::Tape;
+use crate::{
+    Array, Device, EngineError, Inputs, ParamId, Shape,
+    tensor::{Storage, Tensor},
+};
+
+impl Tape<'_> {
+    /// A parameter as a tensor.
+    #[must_use]
+    pub fn param(&self, param: ParamId) -> Tensor {
+        let shape = self.table.spec(param).shape;
+        Tensor { shape, storage: Storage::Param(param), value: usize::MAX, needs_grad: self.options.train }
+    }
+
+    /// Put the input called `name` on the tape.
+    /// # Errors
+    /// [`EngineError::Input`] when the batch lacks it, [`EngineError::PoolFull`].
+    pub fn input(&mut self, inputs: &Inputs, name: &'static str) -> Result<Tensor, EngineError> {
+        match inputs.get(name)? {
+            Array::U32(shape, data) => self.tokens(*shape, data),
+            Array::F32(shape, data) => self.constant(*shape, data),
+        }
+    }
+
+    /// Whole numbers (tokens, positions) on the tape.
+    /// # Errors
+    /// [`EngineError::PoolFull`].
+    pub fn tokens(&mut self, shape: Shape, data: &[u32]) -> Result<Tensor, EngineError> {
+        let mut buffer = self.pool.take(shape.elements())?;
+        if self.device == Device::Cpu {
+            fits("tokens", shape, data.len())?;
+            buffer.u32s_mut().copy_from_slice(data);
+        }
+        Ok(self.tensor(shape, buffer, false))
+    }
+
+    /// Numbers that take no gradient.
+    /// # Errors
+    /// [`EngineError::PoolFull`].
+    pub fn constant(&mut self, shape: Shape, data: &[f32]) -> Result<Tensor, EngineError> {
+        self.leaf(shape, data, false)
+    }
+
+    /// Numbers whose gradient can be read with [`Tape::grad`] after the backward pass.
+    /// # Errors
+    /// [`EngineError::PoolFull`].
+    pub fn leaf(&mut self, shape: Shape, data: &[f32], needs_grad: bool) -> Result<Tensor, EngineError> {
+        let mut buffer = self.pool.take(shape.elements())?;
+        if self.device == Device::Cpu {
+            fits("input", shape, data.len())?;
+            buffer.f32s_mut().copy_from_slice(data);
+        }
+        Ok(self.tensor(shape, buffer, needs_grad))
+    }
+
+    /// The gradient that reached a leaf.
+    #[must_use]
+    pub fn grad(&self, tensor: &Tensor) -> Option<&[f32]> {
+        self.grads.get(tensor.value)?.as_ref().map(|buffer| buffer.f32s())
+    }
+}
+
+pub(super) fn fits(op: &'static str, shape: Shape, len: usize) -> Result<(), EngineError> {
+    if shape.elements() == len {
+        return Ok(());
+    }
+    Err(crate::ShapeError::new(op, format!("{len} numbers do not fill {shape}")).into())
+}
