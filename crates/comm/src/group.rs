@@ -29,6 +29,14 @@ pub struct Traffic {
     pub exposed_secs: f64,
 }
 
+/// One job as it ran.
+#[derive(Debug, Clone, Copy)]
+pub struct Span {
+    pub operation: &'static str,
+    pub began: Instant,
+    pub secs: f64,
+}
+
 impl std::ops::Add for Traffic {
     type Output = Self;
     fn add(self, other: Self) -> Self {
@@ -49,6 +57,8 @@ pub struct Group {
     started: u64,
     done: HashMap<u64, Done>,
     traffic: Traffic,
+    /// What ran, while somebody wants to know.
+    spans: Option<Vec<Span>>,
     /// Of a simulated group: virtual seconds stand for those that pass.
     clock: Option<GroupClock>,
     timings: HashMap<u64, (Timing, &'static str)>,
@@ -81,6 +91,8 @@ impl Split {
 
 struct Done {
     result: Result<Array, CommError>,
+    operation: &'static str,
+    began: Instant,
     busy: Duration,
 }
 
@@ -91,7 +103,7 @@ impl Group {
         let has_nothing_to_do = ranks == 1 || clock.as_ref().is_some_and(|clock| !clock.carries_data());
         let worker = if has_nothing_to_do { Worker::Here(comm) } else { Worker::beside(comm) };
         let (done, timings) = Default::default();
-        Self { rank, ranks, pulse, worker, started: 0, done, traffic: Traffic::default(), clock, timings }
+        Self { rank, ranks, pulse, worker, started: 0, done, traffic: Traffic::default(), spans: None, clock, timings }
     }
 
     #[must_use]
@@ -113,6 +125,16 @@ impl Group {
     #[must_use]
     pub fn traffic(&self) -> Traffic {
         self.traffic
+    }
+
+    /// Keep a [`Span`] of each job from now on.
+    pub fn record(&mut self) {
+        self.spans = Some(Vec::new());
+    }
+
+    /// What was kept, and no more of it.
+    pub fn spans(&mut self) -> Vec<Span> {
+        self.spans.take().unwrap_or_default()
     }
 
     /// Begin `job` after those that were started before.
@@ -159,6 +181,9 @@ impl Group {
         let (exposed_secs, busy_secs) = passed.map_or(real, |passed| (passed.exposed_secs, passed.busy_secs));
         self.traffic.exposed_secs += exposed_secs;
         self.traffic.busy_secs += busy_secs;
+        if let Some(spans) = &mut self.spans {
+            spans.push(Span { operation: done.operation, began: done.began, secs: done.busy.as_secs_f64() });
+        }
         done.result
     }
 
@@ -249,7 +274,7 @@ impl Worker {
 }
 
 fn run(comm: &mut dyn Communicator, job: Job) -> Done {
-    let since = Instant::now();
+    let (operation, began) = (job.operation(), Instant::now());
     let result = comm.carry(job);
-    Done { result, busy: since.elapsed() }
+    Done { result, operation, began, busy: began.elapsed() }
 }

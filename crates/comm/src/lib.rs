@@ -21,7 +21,7 @@ mod tree;
 
 use std::ops::Range;
 
-pub use group::{Group, Ticket, Traffic};
+pub use group::{Group, Span, Ticket, Traffic};
 pub use hierarchical::by_machine;
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;

@@ -20,7 +20,7 @@ mod sharded;
 
 use std::ops::Range;
 
-use comm::{CommError, Communicator, Group, Order, Traffic};
+use comm::{CommError, Communicator, Group, Order};
 use engine::{BlockId, Device, EngineError, ParamId, ParamStore, ParamTable};
 pub use replicated::Replicated;
 pub use sharded::{Sharded, Stage};
@@ -78,8 +78,8 @@ pub trait Strategy: ParamStore {
     /// This rank among those that see other data, and their number.
     fn rank(&self) -> (usize, usize);
 
-    /// What it has sent, and how long that took.
-    fn traffic(&self) -> Traffic;
+    /// The groups over which it shares the work.
+    fn groups(&mut self) -> Vec<&mut Group>;
 
     /// The most that it has held so far, on `Meta` as on `Cpu`.
     fn peak_bytes(&self) -> StoreBytes;

@@ -9,7 +9,7 @@
 
 use std::cell::RefCell;
 
-use comm::{CommError, Communicator, Group, Job, Order, Traffic};
+use comm::{CommError, Communicator, Group, Job, Order};
 use engine::{Axis, EngineError, Move, Partition};
 
 use crate::rank_error;
@@ -111,10 +111,9 @@ impl Cut {
         sum.map(comm::Array::into_values).map_err(rank_error)
     }
 
-    /// What went along an axis, and how long that took.
-    #[must_use]
-    pub fn traffic(&self, axis: Axis) -> Traffic {
-        self.group(axis).borrow().traffic()
+    /// Run `look` on the group along an axis.
+    pub fn with_group<T>(&self, axis: Axis, look: impl FnOnce(&mut Group) -> T) -> T {
+        look(&mut self.group(axis).borrow_mut())
     }
 
     /// What each rank of the tensor axis has, in their order.

@@ -7,7 +7,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use comm::{Communicator, Group, Job, Order, Solo, Ticket, Traffic};
+use comm::{Communicator, Group, Job, Order, Solo, Ticket};
 use engine::{BlockId, Device, EngineError, ParamId, ParamStore, ParamTable, PassAt, Weight};
 
 use crate::{Kind, Part, StoreBytes, Strategy, array, flat::Piece, lanes::LaneSum, rank_error, sum_over};
@@ -288,8 +288,8 @@ impl Strategy for Replicated {
         (self.group.rank(), self.group.ranks())
     }
 
-    fn traffic(&self) -> Traffic {
-        self.group.traffic()
+    fn groups(&mut self) -> Vec<&mut Group> {
+        vec![&mut self.group]
     }
 
     fn peak_bytes(&self) -> StoreBytes {

@@ -18,7 +18,7 @@ use std::{
     sync::Arc,
 };
 
-use comm::{CommError, Group, Job, Order, Ticket, Traffic};
+use comm::{CommError, Group, Job, Order, Ticket};
 use engine::{BlockId, Device, EngineError, ParamId, ParamStore, ParamTable, PassAt, Weight};
 
 use crate::{Build, Kind, Part, StoreBytes, Strategy, array, flat::Layout, lanes::LaneSum, rank_error, split, sum_over};
@@ -393,8 +393,8 @@ impl Strategy for Sharded {
         (self.replicas.rank() * shards + self.shard.rank(), shards * self.replicas.ranks())
     }
 
-    fn traffic(&self) -> Traffic {
-        self.shard.traffic() + self.replicas.traffic()
+    fn groups(&mut self) -> Vec<&mut Group> {
+        vec![&mut self.shard, &mut self.replicas]
     }
 
     fn peak_bytes(&self) -> StoreBytes {

@@ -6,6 +6,7 @@
 mod answer;
 mod chart;
 mod page;
+mod ranks;
 pub mod terminal;
 
 use std::path::{Path, PathBuf};

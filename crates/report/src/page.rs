@@ -12,6 +12,7 @@ use train::{
 use crate::{
     ReportError,
     chart::{Axis, Chart, Series},
+    ranks,
     terminal::{bytes, count, secs},
 };
 
@@ -21,7 +22,8 @@ use crate::{
 pub(crate) fn page(folder: &Path) -> Result<String, ReportError> {
     let (all, torn) = ledger::read(&folder.join("ledger.jsonl"));
     let stats: Option<Stats> = std::fs::read_to_string(folder.join("data/stats.json")).ok().and_then(|t| serde_json::from_str(&t).ok());
-    if all.is_empty() && stats.is_none() {
+    let alone = ranks::section("this run", folder);
+    if all.is_empty() && stats.is_none() && alone.is_none() {
         return Err(ReportError::Empty { folder: folder.to_owned() });
     }
     // A phase that was climbed again counts as it went last.
@@ -56,7 +58,11 @@ pub(crate) fn page(folder: &Path) -> Result<String, ReportError> {
                         (charts(&entries, &curves))
                         (ledger_table(&entries))
                         (samples(&entries))
+                        @for e in &entries {
+                            @if let Some(section) = ranks::section(&format!("phase {} {}", e.phase, e.name), &e.folder) { (section) }
+                        }
                     }
+                    @if let Some(section) = &alone { (section) }
                     @if let Some(stats) = &stats { (data_section(stats)) }
                     @if let Some(last) = entries.last() { (recipe(last)) }
                 }

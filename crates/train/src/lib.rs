@@ -28,6 +28,7 @@ pub mod run;
 pub mod schedule;
 pub mod step;
 pub mod tensorboard;
+pub mod timeline;
 
 use std::path::{Path, PathBuf};
 

@@ -3,7 +3,7 @@
 
 use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
-use comm::{Array, CommError, Group, Job, Ticket, Traffic};
+use comm::{Array, CommError, Group, Job, Ticket};
 use engine::EngineError;
 
 use crate::passes::Links;
@@ -51,12 +51,12 @@ impl Edges {
 }
 
 impl Edges {
-    /// What went between stages, and how long that took; waiting here is the pipeline's bubble.
-    pub(crate) fn traffic(&self) -> Traffic {
-        let pairs = self.0.borrow();
-        let ins = [&pairs.forward_in, &pairs.back_in].into_iter().flatten().map(Group::traffic);
-        let outs = [&pairs.forward_out, &pairs.back_out].into_iter().flatten().map(|pair| pair.group.traffic());
-        ins.chain(outs).fold(Traffic::default(), std::ops::Add::add)
+    /// Run `look` on the groups between stages; waiting for them is the pipeline's bubble.
+    pub(crate) fn with_groups(&self, look: &mut dyn FnMut(&mut Group)) {
+        let mut pairs = self.0.borrow_mut();
+        let Pairs { forward_in, forward_out, back_in, back_out } = &mut *pairs;
+        [forward_in, back_in].into_iter().flatten().for_each(&mut *look);
+        [forward_out, back_out].into_iter().flatten().for_each(|pair| look(&mut pair.group));
     }
 }
 

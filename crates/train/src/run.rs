@@ -23,6 +23,7 @@ use crate::{
     recipe::{GuardAction, Parallel, PrecisionChoice, Recipe},
     schedule,
     step::{StepCost, StepOptions, Trainer},
+    timeline,
 };
 
 /// Told what happens.
@@ -238,12 +239,18 @@ impl<'a> Run<'a> {
         let steps = self.recipe.train.steps;
         let mut metrics = self.metrics()?;
         let mut tokens = 0;
+        let (mut steps_here, mut secs_in_steps) = (0, 0.0);
         let mut skipped_in_a_row = 0;
         while self.step < steps && !self.is_stopped(stop)? {
             let step_clock = Clock::start();
             let step = self.step + 1;
             let lanes = self.batch(step);
             let step_tokens = self.recipe.step_tokens();
+            // The third step of this process has everything warm.
+            let is_recorded = steps_here == 2;
+            if is_recorded {
+                self.trainer.record();
+            }
             let gradient = self.trainer.gradient(step, &lanes, step_tokens)?;
             let is_skipped = self.state.guard.left_out.contains(&step) || self.state.guard.is_spike(&self.recipe.guard, gradient.loss);
             if is_skipped {
@@ -267,7 +274,16 @@ impl<'a> Run<'a> {
             }
             self.step = step;
             tokens += step_tokens;
-            let tokens_per_sec = step_tokens as f64 / step_clock.secs();
+            steps_here += 1;
+            let step_secs = step_clock.secs();
+            secs_in_steps += step_secs;
+            let tokens_per_sec = step_tokens as f64 / step_secs;
+            if is_recorded {
+                let ranks = self.trainer.recorded()?;
+                if self.writer.is_some() {
+                    timeline::write_timeline(&self.out.join("timeline.json"), &ranks)?;
+                }
+            }
             let is_eval = step.is_multiple_of(self.recipe.eval.every_steps) || step == steps;
             if is_eval {
                 self.bits_per_byte = Some(self.evaluate()?);
@@ -286,8 +302,10 @@ impl<'a> Run<'a> {
         if self.saved_step != Some(self.step) {
             self.save()?;
         }
+        let reports = self.trainer.reports(steps_here, secs_in_steps)?;
         if let Some(writer) = &mut self.writer {
             writer.finish()?;
+            timeline::write(&self.out.join("ranks.json"), &reports)?;
         }
         Ok(Outcome {
             is_stopped: self.step < steps,

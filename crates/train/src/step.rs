@@ -25,6 +25,7 @@ use crate::{
     optim::{Optimiser, Update},
     passes::{MicroBatch, NoLinks, Stage},
     recipe::{Optim, Recipe},
+    timeline::{RankReport, Recorder, gather_texts},
 };
 
 /// What a step is made of, besides the model.
@@ -215,6 +216,7 @@ pub struct Trainer {
     cost: StepCost,
     /// On `Meta`, told of each op.
     watch: Option<Watch>,
+    recorder: Option<Recorder>,
 }
 
 /// Told of each op as it is done.
@@ -296,7 +298,7 @@ impl Trainer {
         };
         let pool = if device == Device::Cpu { Pool::new(Device::Cpu, cost.pool_bytes) } else { Pool::meta() };
         let store = Rc::new(RefCell::new(store));
-        Ok(Self { model, table, runs, store, place, world, pipeline, partition, edges, tied, optimiser, pool, cost, options, watch })
+        Ok(Self { model, table, runs, store, place, world, pipeline, partition, edges, tied, optimiser, pool, cost, options, watch, recorder: None })
     }
 
     #[must_use]
@@ -330,13 +332,44 @@ impl Trainer {
 
     /// What this rank has exchanged so far, by axis of the mesh. Waiting on `pipeline` is the bubble.
     #[must_use]
-    pub fn traffic(&self) -> [(&'static str, Traffic); 4] {
-        [
-            ("data", self.store.borrow().traffic()),
-            ("tensor", self.partition.traffic(Axis::Tensor)),
-            ("context", self.partition.traffic(Axis::Context)),
-            ("pipeline", self.edges.traffic()),
-        ]
+    pub fn traffic(&self) -> Vec<(&'static str, Traffic)> {
+        let mut all: Vec<(&'static str, Traffic)> = Vec::new();
+        self.with_groups(&mut |axis, group| match all.last_mut() {
+            Some((last, sum)) if *last == axis => *sum = *sum + group.traffic(),
+            _ => all.push((axis, group.traffic())),
+        });
+        all
+    }
+
+    /// Run `look` on every group of this rank, axis after axis.
+    fn with_groups(&self, look: &mut dyn FnMut(&'static str, &mut Group)) {
+        self.store.borrow_mut().groups().into_iter().for_each(|group| look("data", group));
+        self.partition.with_group(Axis::Tensor, |group| look("tensor", group));
+        self.partition.with_group(Axis::Context, |group| look("context", group));
+        self.edges.with_groups(&mut |group| look("pipeline", group));
+    }
+
+    /// Keep a timeline from now on.
+    pub(crate) fn record(&mut self) {
+        self.with_groups(&mut |_, group| group.record());
+        let recorder = Recorder::start();
+        self.recorder = Some(recorder.clone());
+        self.watch = Some(Box::new(move |event| recorder.op(event)));
+    }
+
+    /// The timeline kept since, as every rank's text on the first; nothing where none was kept.
+    pub(crate) fn recorded(&mut self) -> Result<Vec<String>, TrainError> {
+        let Some(recorder) = self.recorder.take() else { return Ok(Vec::new()) };
+        self.watch = None;
+        self.with_groups(&mut |axis, group| recorder.jobs(axis, group.spans()));
+        Ok(gather_texts(&mut self.world, recorder.text())?)
+    }
+
+    /// What every rank came to in `steps` steps and `secs` seconds, on the first; nothing on the others.
+    pub(crate) fn reports(&mut self, steps: u64, secs: f64) -> Result<Vec<RankReport>, TrainError> {
+        let report = RankReport::new(self.world.rank(), self.place, steps, secs, self.used_bytes(), &self.traffic());
+        let texts = gather_texts(&mut self.world, serde_json::to_string(&report).unwrap_or_default())?;
+        Ok(texts.iter().filter_map(|text| serde_json::from_str(text).ok()).collect())
     }
 
     /// This rank, and their number.
