@@ -51,7 +51,7 @@ pub(crate) fn page(folder: &Path) -> Result<String, ReportError> {
                     h1 { (name) }
                 }
                 main {
-                    (headline(&entries))
+                    @if alone.is_none() { (headline(&entries)) }
                     @if torn > 0 { p.warn { (torn) " torn lines of the ledger were left out." } }
                     @if !entries.is_empty() {
                         (ladder(&entries))
