@@ -11,6 +11,7 @@
 
 pub mod checkpoint;
 pub mod clock;
+mod cost;
 mod dial;
 pub mod eval;
 pub mod gate;

@@ -5,25 +5,26 @@ use std::{cell::RefCell, ops::Range, rc::Rc};
 
 use comm::{Communicator, Group, Job, Order, Solo, Traffic};
 use engine::{
-    Array, Axis, BlockId, Device, EngineError, Event, Inputs, NoParams, Options, ParamId, ParamTable, Partition, Pass, Places, Pool,
-    Precision, Shape, key, mix,
+    Array, Axis, BlockId, Device, EngineError, Event, Inputs, Options, ParamId, ParamTable, Partition, Pool, Precision, Shape, key, mix,
 };
 use kernels::elementwise::{Squares, sum_squares};
 use models::Model;
 use parallel::{
     Build, Kind, Strategy,
-    flat::Layout,
     lanes::LaneSum,
     mesh::{Groups, Mesh, Place},
-    pipeline::{self, Action, BlockCost, Schedule},
+    pipeline::{Action, Schedule},
 };
+
+pub use crate::cost::{StepCost, cost};
 
 use crate::{
     TrainError,
+    cost::{local_table, runs, tape_options},
     eval::inputs_of,
     links::Edges,
     optim::{Optimiser, Update},
-    passes::{MicroBatch, NoLinks, Stage},
+    passes::{MicroBatch, Stage},
     recipe::{Optim, Recipe},
     timeline::{RankReport, Recorder, gather_texts},
 };
@@ -72,120 +73,6 @@ impl StepOptions {
             optim: recipe.optim.clone(),
         }
     }
-}
-
-/// What a step costs, told by `Meta`: to the byte and the operation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub struct StepCost {
-    /// Of one micro-batch, forward and backward, without what is computed twice.
-    pub micro_batch_flops: u64,
-    /// Of one update.
-    pub optimiser_flops: u64,
-    pub params: u64,
-    pub weight_bytes: u64,
-    pub grad_bytes: u64,
-    pub optimiser_bytes: u64,
-    /// Packed bf16 copies of the weights.
-    pub packed_bytes: u64,
-    /// The pool: activations, their gradients, working space.
-    pub pool_bytes: u64,
-}
-
-impl StepCost {
-    /// Bytes in all.
-    #[must_use]
-    pub fn total_bytes(&self) -> u64 {
-        self.weight_bytes + self.grad_bytes + self.optimiser_bytes + self.packed_bytes + self.pool_bytes
-    }
-}
-
-/// What a rank at `place` does in a step, told by a run of its passes on `Meta`.
-/// # Errors
-/// When shapes do not fit.
-pub fn cost(model: &dyn Model, options: &StepOptions, place: Place) -> Result<StepCost, TrainError> {
-    let stage_of = runs(model, options)?;
-    let table = local_table(model, options, &stage_of[place.stage])?;
-    let places = Places { tensor: (place.tensor, options.mesh.tensor), context: (place.context, options.mesh.context) };
-    // Any rank stands for those that see other data: all do the same.
-    let ranks = options.mesh.data * options.mesh.context;
-    let link = comm::sim::Link::nvlink(1e9);
-    let topology = comm::sim::Topology { nodes: 1, devices: ranks, inside: link.clone(), across: link, switch_share: 0.0 };
-    let others = comm::sim::Sim::new(topology, comm::sim::Settings::default(), |_| 0).rank(0);
-    let (order, shards) = (options.order, options.shards);
-    let build = Build { table: &table, device: Device::Meta, order, comm: Box::new(others), shards, value: &mut |_| Vec::new() };
-    let store = (options.strategy.build)(build).map_err(|e| EngineError::Rank(Box::new(e)))?;
-    let (pool, store) = (Pool::meta(), Rc::new(RefCell::new(store)));
-    store.borrow_mut().begin_step();
-    let tape_options = Options { trace: true, ..tape_options(options) };
-    let flops = std::cell::Cell::new(0);
-    let watch = |event: &Event| {
-        if event.pass != Pass::Recompute {
-            flops.set(flops.get() + event.flops)
-        }
-    };
-    let runs = &stage_of[place.stage];
-    let stage = Stage { model, table: &table, pool: &pool, store: &store, partition: &places, runs, options: tape_options, watch: &watch };
-    let inputs = model.shapes(options.micro_batch, options.context / options.mesh.context);
-    // As many micro-batches as can be in flight at one time, and as many lanes as are summed.
-    let count = if options.mesh.pipeline == 1 { options.lanes } else { options.lanes.max(options.mesh.pipeline) };
-    let one = |lane| MicroBatch { inputs: &inputs, lane, key: 0, ends_lane: true, ends_step: lane + 1 == count };
-    let micro_batches: Vec<MicroBatch<'_>> = (0..count).map(one).collect();
-    let mut packed_bytes = 0;
-    let actions = options.schedule.actions(place.stage, options.mesh.pipeline, count, options.chunks);
-    stage.run(&actions, &micro_batches, 1.0, &mut NoLinks, &mut |tape| {
-        packed_bytes = packed_bytes.max(tape.packed_bytes());
-    })?;
-    store.borrow_mut().end_step()?;
-    store.borrow_mut().publish()?;
-    let (bytes, layout) = (store.borrow().peak_bytes(), Layout::new(&table, options.shards));
-    let part = (place.data * options.mesh.context + place.context) % options.shards;
-    Ok(StepCost {
-        micro_batch_flops: flops.get() / count as u64,
-        optimiser_flops: Optimiser::flops(&options.optim, &table),
-        params: model.params().elements(),
-        weight_bytes: bytes.weights,
-        grad_bytes: bytes.grads,
-        optimiser_bytes: Optimiser::bytes(&options.optim, &table, layout.share(part).map(|piece| (piece.param, piece.of_param.len()))),
-        packed_bytes: packed_bytes * options.chunks as u64,
-        pool_bytes: pool.usage().high_water_bytes,
-    })
-}
-
-/// The runs of blocks of each stage: the cut whose slowest stage is fastest, by each block's operations on `Meta`.
-fn runs(model: &dyn Model, options: &StepOptions) -> Result<Vec<Vec<Range<usize>>>, TrainError> {
-    let (stages, blocks) = (options.mesh.pipeline, model.params().blocks().len());
-    let pieces = stages * options.chunks;
-    if pieces == 1 {
-        return Ok(vec![vec![0..blocks]]);
-    }
-    let (pool, mut store) = (Pool::meta(), NoParams);
-    let mut tape = engine::Tape::new(&pool, &mut store, model.params(), Options { trace: true, ..tape_options(options) });
-    let loss = model.loss(&mut tape, &model.shapes(options.micro_batch, options.context), 1.0)?;
-    tape.backward(&loss)?;
-    let mut costs = vec![BlockCost { secs: 0.0, bytes: 0 }; blocks];
-    for event in tape.events() {
-        if let Some(block) = event.block {
-            costs[block.0].secs += event.flops as f64;
-            costs[block.0].bytes += event.saved_bytes;
-        }
-    }
-    let too_many = |_| {
-        let problem = format!("{pieces} runs of blocks cannot be cut from {blocks} blocks");
-        TrainError::Value { key: "parallel.mesh.pipeline", problem, help: "use fewer stages, or a deeper model".into() }
-    };
-    let cut = pipeline::cut(&costs, pieces, u64::MAX).map_err(too_many)?;
-    Ok((0..stages).map(|stage| (0..options.chunks).map(|chunk| cut[chunk * stages + stage].clone()).collect()).collect())
-}
-
-/// The parameters of one stage, as long as one rank of the tensor axis holds them.
-fn local_table(model: &dyn Model, options: &StepOptions, runs: &[Range<usize>]) -> Result<ParamTable, EngineError> {
-    let full = model.params();
-    let here: Vec<BlockId> = runs.iter().flat_map(|run| run.clone().flat_map(|block| full.needs(BlockId(block)))).collect();
-    Ok(full.local(options.mesh.tensor, |block| here.contains(&block))?)
-}
-
-fn tape_options(options: &StepOptions) -> Options {
-    Options { precision: options.precision, recompute: options.recompute, train: true, key: 0, trace: false }
 }
 
 /// Sequences `first..first + sequences` of made-up tokens, to measure with.
@@ -298,7 +185,24 @@ impl Trainer {
         };
         let pool = if device == Device::Cpu { Pool::new(Device::Cpu, cost.pool_bytes) } else { Pool::meta() };
         let store = Rc::new(RefCell::new(store));
-        Ok(Self { model, table, runs, store, place, world, pipeline, partition, edges, tied, optimiser, pool, cost, options, watch, recorder: None })
+        Ok(Self {
+            model,
+            table,
+            runs,
+            store,
+            place,
+            world,
+            pipeline,
+            partition,
+            edges,
+            tied,
+            optimiser,
+            pool,
+            cost,
+            options,
+            watch,
+            recorder: None,
+        })
     }
 
     #[must_use]
