@@ -2,10 +2,15 @@
 //!
 //! A step touches hundreds of megabytes; in pages of 4 KiB the first touch alone costs a good part of a second, and each
 //! pass over them misses the TLB. Linux gives huge pages to who asks (`transparent_hugepage` is `madvise` on most
-//! systems). Small blocks go to the system's allocator.
+//! systems). Blocks that hold a whole huge page are maps of their own; those of a fraction of one, as most matrices of a
+//! small model are, are cut from maps that many share, and kept for the next block of their length. Small ones go to the
+//! system's allocator.
 #![allow(unsafe_code)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    sync::{Mutex, PoisonError},
+};
 
 /// The allocator of a binary that trains: `#[global_allocator] static A: engine::HugePages = engine::HugePages;`
 pub struct HugePages;
@@ -16,41 +21,123 @@ const LARGE_BYTES: usize = HUGE_BYTES;
 /// Maps end on a border of small pages, so that no huge page is begun for the last few bytes.
 const PAGE_BYTES: usize = 64 << 10;
 
-// SAFETY: large blocks are maps of their own, as long and aligned as asked; all others are the system allocator's. Which
-// is which follows from the layout, which is the same when a block goes back.
+/// Blocks of so many bytes and more are cut from shared maps, in whole ones of these.
+const MIDDLE_BYTES: usize = 64 << 10;
+/// Of a map that blocks share.
+const SHARED_BYTES: usize = 32 << 20;
+
+/// Where a block lives; it follows from the layout, which is the same when the block goes back.
+#[derive(Clone, Copy)]
+enum Home {
+    System,
+    /// As many [`MIDDLE_BYTES`].
+    Shared(usize),
+    /// A map of so many bytes.
+    Own(usize),
+}
+
+impl Home {
+    fn of(layout: Layout) -> Self {
+        let (bytes, align) = (layout.size(), layout.align());
+        match () {
+            () if !cfg!(target_os = "linux") || bytes < 2 * MIDDLE_BYTES || align > HUGE_BYTES => Self::System,
+            () if bytes >= LARGE_BYTES || align > MIDDLE_BYTES => Self::Own(bytes.next_multiple_of(PAGE_BYTES)),
+            () => Self::Shared(bytes.div_ceil(MIDDLE_BYTES)),
+        }
+    }
+}
+
+/// Blocks that were given back, by length, as addresses, each holding the next one's; and what is left of the newest map.
+struct Shared {
+    free: [usize; LARGE_BYTES / MIDDLE_BYTES + 1],
+    rest: (usize, usize),
+}
+
+static SHARED: Mutex<Shared> = Mutex::new(Shared { free: [0; LARGE_BYTES / MIDDLE_BYTES + 1], rest: (0, 0) });
+
+impl Shared {
+    /// A block of `count` times [`MIDDLE_BYTES`], and whether it is all zeros.
+    fn take(count: usize) -> (*mut u8, bool) {
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        let head = shared.free[count];
+        if head != 0 {
+            let block = std::ptr::with_exposed_provenance_mut::<usize>(head);
+            // SAFETY: a block that was given back holds the address of the next.
+            shared.free[count] = unsafe { block.read() };
+            return (block.cast(), false);
+        }
+        if shared.rest.1 < count * MIDDLE_BYTES {
+            let left = shared.rest;
+            if left.1 > 0 {
+                shared.put(std::ptr::with_exposed_provenance_mut(left.0), left.1 / MIDDLE_BYTES);
+            }
+            let map = map(SHARED_BYTES);
+            if map.is_null() {
+                shared.rest = (0, 0);
+                return (map, false);
+            }
+            shared.rest = (map.expose_provenance(), SHARED_BYTES);
+        }
+        let start = shared.rest.0;
+        shared.rest = (start + count * MIDDLE_BYTES, shared.rest.1 - count * MIDDLE_BYTES);
+        (std::ptr::with_exposed_provenance_mut(start), true)
+    }
+
+    /// The block at `start` is free.
+    fn put(&mut self, start: *mut usize, count: usize) {
+        // SAFETY: the block is nobody's, begins at a multiple of `MIDDLE_BYTES` and holds more than an address.
+        unsafe { start.write(self.free[count]) };
+        self.free[count] = start.expose_provenance();
+    }
+}
+
+// SAFETY: blocks are as long and aligned as asked, and nobody else's: maps of their own, parts of maps that are handed out
+// once until they come back, or the system allocator's.
 unsafe impl GlobalAlloc for HugePages {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        match huge(layout) {
+        match Home::of(layout) {
             // SAFETY: as the caller promises.
-            None => unsafe { System.alloc(layout) },
-            Some(bytes) => map(bytes),
+            Home::System => unsafe { System.alloc(layout) },
+            Home::Shared(count) => Shared::take(count).0,
+            Home::Own(bytes) => map(bytes),
         }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        match huge(layout) {
+        match Home::of(layout) {
             // SAFETY: as the caller promises.
-            None => unsafe { System.alloc_zeroed(layout) },
+            Home::System => unsafe { System.alloc_zeroed(layout) },
+            Home::Shared(count) => {
+                let (start, is_zero) = Shared::take(count);
+                if !start.is_null() && !is_zero {
+                    // SAFETY: the block holds as much.
+                    unsafe { start.write_bytes(0, layout.size()) };
+                }
+                start
+            }
             // A new map is zeros, and costs nothing until it is touched.
-            Some(bytes) => map(bytes),
+            Home::Own(bytes) => map(bytes),
         }
     }
 
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        match huge(layout) {
+        match Home::of(layout) {
             // SAFETY: as the caller promises.
-            None => unsafe { System.dealloc(start, layout) },
+            Home::System => unsafe { System.dealloc(start, layout) },
+            Home::Shared(count) => SHARED.lock().unwrap_or_else(PoisonError::into_inner).put(start.cast(), count),
             // SAFETY: `map` made it with this length.
-            Some(bytes) => unsafe { unmap(start, bytes) },
+            Home::Own(bytes) => unsafe { unmap(start, bytes) },
         }
     }
 
     unsafe fn realloc(&self, start: *mut u8, layout: Layout, new_bytes: usize) -> *mut u8 {
         // SAFETY: the caller promises that the new size with the old alignment is a layout.
         let new = unsafe { Layout::from_size_align_unchecked(new_bytes, layout.align()) };
-        if huge(layout).is_none() && huge(new).is_none() {
+        match (Home::of(layout), Home::of(new)) {
             // SAFETY: as the caller promises.
-            return unsafe { System.realloc(start, layout, new_bytes) };
+            (Home::System, Home::System) => return unsafe { System.realloc(start, layout, new_bytes) },
+            (Home::Shared(before), Home::Shared(after)) if before == after => return start,
+            _ => {}
         }
         // SAFETY: both blocks hold the shorter length, and do not overlap.
         unsafe {
@@ -62,12 +149,6 @@ unsafe impl GlobalAlloc for HugePages {
             moved
         }
     }
-}
-
-/// Bytes of the map for a large block; `None` for one that is the system's.
-fn huge(layout: Layout) -> Option<usize> {
-    (cfg!(target_os = "linux") && layout.size() >= LARGE_BYTES && layout.align() <= HUGE_BYTES)
-        .then(|| layout.size().next_multiple_of(PAGE_BYTES))
 }
 
 /// A new map that begins at a huge page's border; null where there is no memory.
@@ -115,7 +196,17 @@ mod tests {
 
     #[test]
     fn blocks_of_every_size_are_aligned_zeroed_and_keep_their_bytes_when_they_grow() {
-        for bytes in [1, 4096, LARGE_BYTES - 1, LARGE_BYTES, LARGE_BYTES + 1, 3 * LARGE_BYTES + 4097] {
+        for bytes in [
+            1,
+            4096,
+            MIDDLE_BYTES,
+            2 * MIDDLE_BYTES,
+            3 * MIDDLE_BYTES + 5,
+            LARGE_BYTES - 1,
+            LARGE_BYTES,
+            LARGE_BYTES + 1,
+            3 * LARGE_BYTES + 4097,
+        ] {
             for align in [8, 64, HUGE_BYTES] {
                 let layout = Layout::from_size_align(bytes, align).unwrap();
                 // SAFETY: blocks are used within their layouts and freed with them.
@@ -131,5 +222,28 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_block_that_comes_back_is_zeroed_before_it_is_somebody_elses() {
+        let layout = Layout::from_size_align(5 * MIDDLE_BYTES + 3, 64).unwrap();
+        let threads: Vec<_> = (1..5_u8)
+            .map(|mark| {
+                std::thread::spawn(move || {
+                    for _ in 0..200 {
+                        // SAFETY: the block is used within its layout and freed with it.
+                        unsafe {
+                            let start = HugePages.alloc_zeroed(layout);
+                            let bytes = std::slice::from_raw_parts_mut(start, layout.size());
+                            assert!(bytes.iter().all(|byte| *byte == 0));
+                            bytes.fill(mark);
+                            assert!(bytes.iter().all(|byte| *byte == mark));
+                            HugePages.dealloc(start, layout);
+                        }
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
     }
 }
