@@ -48,6 +48,8 @@ pub struct ParamSpec {
     pub block: BlockId,
     /// The axis along which ranks of the tensor axis hold equal parts: heads, ffn or vocab. Others hold it whole.
     pub cut: Option<usize>,
+    /// How many rows or columns of that axis stay together: those of a head.
+    pub cut_unit: usize,
 }
 
 /// Every parameter of a model, in a fixed order.
@@ -76,13 +78,13 @@ impl ParamTable {
         let prefix = &self.blocks[block.0];
         let name = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };
         debug_assert!(self.find(&name).is_none(), "parameter `{name}` is declared twice");
-        self.specs.push(ParamSpec { name, shape: Shape::new(dims), init, kind, block, cut: None });
+        self.specs.push(ParamSpec { name, shape: Shape::new(dims), init, kind, block, cut: None, cut_unit: 1 });
         ParamId(self.specs.len() - 1)
     }
 
-    /// `param` may be cut along its `axis`.
-    pub fn may_cut(&mut self, param: ParamId, axis: usize) {
-        self.specs[param.0].cut = Some(axis);
+    /// `param` may be cut along its `axis`, between runs of `unit` rows or columns.
+    pub fn may_cut(&mut self, param: ParamId, axis: usize, unit: usize) {
+        (self.specs[param.0].cut, self.specs[param.0].cut_unit) = (Some(axis), unit);
     }
 
     /// The same parameters with the shapes that one of `parts` ranks of the tensor axis has; those of blocks that
@@ -96,12 +98,10 @@ impl ParamTable {
                 spec.shape = Shape::new(&[0]);
             } else if let Some(axis) = spec.cut {
                 let mut dims = spec.shape.dims().to_vec();
-                if dims[axis] % parts != 0 {
-                    let problem = format!(
-                        "`{}` has {} rows or columns, and {parts} ranks of the tensor axis do not divide them",
-                        spec.name, dims[axis]
-                    );
-                    return Err(ShapeError::new("tensor parallel", problem));
+                if dims[axis] % (spec.cut_unit * parts) != 0 {
+                    let (units, what) = (dims[axis] / spec.cut_unit, if spec.cut_unit > 1 { "heads" } else { "rows or columns" });
+                    let problem = format!("{parts} ranks of the tensor axis do not divide the {units} {what} of `{}`", spec.name);
+                    return Err(ShapeError::new("mesh", problem));
                 }
                 dims[axis] /= parts;
                 spec.shape = Shape::new(&dims);

@@ -471,6 +471,14 @@ mod tests {
             ("[train]\nthreads = 0", "train.threads"),
             ("[parallel]\nranks = 2", "parallel.ranks"),
             ("[batch]\nlanes = 4\n[parallel]\nranks = 3", "parallel.ranks"),
+            ("[parallel]\nstrategy = \"zero9\"", "parallel.strategy"),
+            ("[parallel]\nmesh.tensor = 2", "parallel.ranks"),
+            ("[parallel]\nmesh.tensor = 0", "parallel.mesh.tensor"),
+            ("[parallel]\nranks = 2\nmesh.tensor = 2", "optim.kind"),
+            ("[batch]\nlanes = 4\n[parallel]\nranks = 4\nstrategy = \"mics\"\nmesh.shard = 3", "parallel.mesh.shard"),
+            ("[parallel]\nranks = 3\nmesh.context = 3", "parallel.mesh.context"),
+            ("dropout = 0.1\n[parallel]\nranks = 2\nmesh.context = 2", "model.dropout"),
+            ("[parallel]\nranks = 2\nmesh.pipeline = 2\nschedule = \"interleaved\"", "parallel.schedule"),
         ] {
             let message = error(&format!("[model]\ndepth = 2\n{text}"), &[]);
             assert!(message.starts_with(key), "{message}");

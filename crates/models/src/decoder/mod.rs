@@ -76,7 +76,7 @@ impl Decoder {
         let embed_block = declare.table.block("");
         let start = Init::Normal { std: c.init_std };
         let embed = declare.table.add("embed.weight", &[c.vocab, c.model], start, ParamKind::Embedding);
-        declare.table.may_cut(embed, 0);
+        declare.table.may_cut(embed, 0, 1);
         let positions = (c.position == Position::Learned)
             .then(|| declare.table.add("positions.weight", &[c.context, c.model], start, ParamKind::Embedding));
         let embed_norm = c.embed_norm.then(|| declare.norm("embed.norm"));
@@ -88,7 +88,7 @@ impl Decoder {
             declare.table.share(embed);
         }
         let head = if c.tied { embed } else { declare.table.add("head.weight", &[c.vocab, c.model], start, ParamKind::Head) };
-        declare.table.may_cut(head, 0);
+        declare.table.may_cut(head, 0, 1);
         let params = declare.table;
         Ok(Self { params, embed_block, embed, positions, embed_norm, layers, head_block, norm, head, config })
     }
@@ -376,11 +376,12 @@ impl Declare<'_> {
 
     /// Ranks may share the outputs, and the bias with them, or the inputs.
     fn linear(&mut self, name: &str, out: usize, inner: usize, std: f32, shared: Shared) -> LinearParams {
+        let unit = if name.starts_with("attn.") { self.config.head_dim } else { 1 };
         let weight = self.table.add(&format!("{name}.weight"), &[out, inner], Init::Normal { std }, ParamKind::Matrix);
         let bias = self.config.bias.then(|| self.table.add(&format!("{name}.bias"), &[out], Init::Zeros, ParamKind::Vector));
-        self.table.may_cut(weight, shared as usize);
+        self.table.may_cut(weight, shared as usize, unit);
         if let Some(bias) = bias.filter(|_| shared == Shared::Outputs) {
-            self.table.may_cut(bias, 0);
+            self.table.may_cut(bias, 0, unit);
         }
         LinearParams { weight, bias }
     }
