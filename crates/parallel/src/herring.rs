@@ -33,6 +33,8 @@ pub(crate) const KIND: Kind = Kind {
 
 /// Numbers of a buffer at most: 4 MiB, beyond which a link is no better used.
 const MOST: u64 = 1 << 20;
+/// Numbers of a rank's slice of a buffer, where there are so many ranks that hops would cost more than bytes.
+const SLICE: u64 = 8 << 10;
 /// Buffers of a step at least: only the last one cannot hide behind the backward pass.
 const LEAST: u64 = 16;
 
@@ -45,7 +47,7 @@ struct Buffers {
 
 impl Buffers {
     fn new(table: &ParamTable, ranks: usize) -> Self {
-        let len = (table.elements() / LEAST).clamp(1, MOST) as usize;
+        let len = (table.elements() / LEAST).clamp(1, MOST.max(SLICE * ranks as u64)) as usize;
         Self { len: len.next_multiple_of(ranks), ranks, open: Load::default() }
     }
 }
