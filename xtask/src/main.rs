@@ -3,6 +3,8 @@
 mod bench;
 mod ladders;
 mod learning;
+mod network;
+mod strategies;
 mod tidy;
 
 use std::process::{Command, ExitCode};
@@ -15,7 +17,8 @@ cargo xtask fixtures         make the fixtures anew with PyTorch and transformer
 cargo xtask bench [--peers]  the tables of docs/BENCHMARKS.md; with --peers beside PyTorch
 cargo xtask bench learning   loss, operations and time of recipes/learn-12m.toml beside nanoGPT's recipe in PyTorch
 cargo xtask bench ladders    what the loss law predicts of seven small ladders, and what comes
-cargo xtask bench minhash    near duplicates on one core beside datatrove";
+cargo xtask bench minhash    near duplicates on one core beside datatrove
+cargo xtask bench strategies [PART...]   ranks on one machine and over slow links (root, mpirun): machine network peers scaling";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
         ["bench", "learning"] => learning::run(),
         ["bench", "ladders"] => ladders::run(),
         ["bench", "minhash"] => minhash(),
+        ["bench", "strategies", parts @ ..] => strategies::run(parts),
         _ => Err(USAGE.to_owned()),
     };
     match result {

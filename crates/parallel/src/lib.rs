@@ -14,6 +14,7 @@ mod herring;
 pub mod lanes;
 pub mod mesh;
 mod mics;
+pub mod param_server;
 pub mod pipeline;
 mod replicated;
 mod sharded;
@@ -139,7 +140,7 @@ pub struct Kind {
 }
 
 /// Every strategy of the data-parallel family.
-pub const STRATEGIES: &[Kind] = &[replicated::KIND, herring::KIND, sharded::ZERO_1, sharded::ZERO_2, sharded::ZERO_3, mics::KIND];
+pub const STRATEGIES: &[Kind] = &[replicated::KIND, param_server::KIND, herring::KIND, sharded::ZERO_1, sharded::ZERO_2, sharded::ZERO_3, mics::KIND];
 
 /// The strategy of that name.
 #[must_use]

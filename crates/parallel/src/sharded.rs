@@ -407,7 +407,7 @@ impl Strategy for Sharded {
 }
 
 /// The `len` numbers after the first `skip` of a run, of which what follows remains.
-fn cut<'a>(run: &mut &'a mut [f32], skip: usize, len: usize) -> &'a mut [f32] {
+pub(crate) fn cut<'a>(run: &mut &'a mut [f32], skip: usize, len: usize) -> &'a mut [f32] {
     if run.is_empty() {
         return &mut []; // before the first step there are no gradients
     }

@@ -9,6 +9,7 @@
 //! **Invariant:** the bits after step `n` depend on the recipe, the data and the seed; not on threads, crashes or
 //! resumes. **Absent on purpose:** scaling laws (a gate is handed its interval), launching, printing.
 
+pub mod asynchronous;
 pub mod checkpoint;
 pub mod clock;
 mod cost;
@@ -20,10 +21,12 @@ pub mod guard;
 pub mod hf;
 pub mod ledger;
 mod links;
+pub mod measure;
 pub mod memory;
 pub mod metrics;
 pub mod optim;
 mod passes;
+pub mod ranks;
 pub mod recipe;
 pub mod run;
 pub mod schedule;

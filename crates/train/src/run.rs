@@ -6,7 +6,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use comm::{Communicator, Solo, Threads};
+use comm::Communicator;
 use data::{Dataset, Sampler};
 use engine::{Inputs, Precision};
 use models::Model;
@@ -20,6 +20,7 @@ use crate::{
     eval::{self, Evaluator},
     guard::Guard,
     metrics::{Metrics, StepMetrics},
+    ranks::{self, Comm},
     recipe::{GuardAction, Parallel, PrecisionChoice, Recipe},
     schedule,
     step::{StepCost, StepOptions, Trainer},
@@ -106,42 +107,18 @@ pub fn resolve(recipe: &Recipe, vocab: Option<usize>) -> Result<(Recipe, Box<dyn
 /// # Errors
 /// A recipe that cannot be, too little data, a full disk, a folder in use, a loss that is lost.
 pub fn train(recipe: &Recipe, out: &Path, resume: bool, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
-    let _lock = RunLock::acquire(out)?;
-    let ranks = recipe.parallel.ranks;
-    let threads = recipe.train.threads.unwrap_or_else(rayon::current_num_threads);
-    // Everything of a rank lives on one thread of the pool whose threads share its loops.
-    let on_rank = |comm: Box<dyn Communicator>, observer: &mut dyn Observer| {
-        let wrong = |e: rayon::ThreadPoolBuildError| TrainError::Value {
-            key: "train.threads",
-            problem: e.to_string(),
-            help: "use fewer threads".into(),
-        };
-        let pool = rayon::ThreadPoolBuilder::new().num_threads((threads / ranks).max(1)).build().map_err(wrong)?;
-        pool.install(|| {
-            let data = Dataset::open(&recipe.data.path)?;
-            let (recipe, model) = resolve(recipe, Some(data.vocab()))?;
-            let mut run = Run::new(&recipe, model, &data, out, comm)?;
-            run.begin(resume, observer)?;
-            run.steps(stop, observer)
-        })
+    let on_rank = |comm: Comm, observer: &mut dyn Observer| {
+        let data = Dataset::open(&recipe.data.path)?;
+        let (recipe, model) = resolve(recipe, Some(data.vocab()))?;
+        let mut run = Run::new(&recipe, model, &data, out, comm)?;
+        run.begin(resume, observer)?;
+        run.steps(stop, observer)
     };
-    if ranks == 1 {
-        return on_rank(Box::new(Solo), observer);
-    }
-    let mut comms = Threads::group(ranks);
-    let first = comms.remove(0);
-    let mut results: Vec<Result<Outcome, TrainError>> = std::thread::scope(|scope| {
-        let on_rank = &on_rank;
-        let others: Vec<_> = comms.into_iter().map(|comm| scope.spawn(move || on_rank(Box::new(comm), &mut Quiet))).collect();
-        let mut results = vec![on_rank(Box::new(first), observer)];
-        results.extend(others.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))));
-        results
-    });
-    // The rank that failed says why; the others only say that it did. Where none failed, the first speaks for all.
-    let is_echo = |result: &Result<_, _>| matches!(result, Err(TrainError::Engine(engine::EngineError::Rank(_))));
-    let failed = results.iter().position(|result| result.is_err() && !is_echo(result));
-    let at = failed.or_else(|| results.iter().position(Result::is_err)).unwrap_or(0);
-    results.swap_remove(at)
+    let first = |comm: Comm| {
+        let _lock = RunLock::acquire(out)?;
+        on_rank(comm, observer)
+    };
+    ranks::run(recipe, first, |comm| on_rank(comm, &mut Quiet))
 }
 
 struct Run<'a> {

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use ::train::{
     clock::Clock,
+    measure, ranks,
     recipe::{Optim, Recipe},
     step::{StepOptions, Trainer, made_up},
 };
@@ -16,11 +17,13 @@ use crate::{CLOCK, print};
 #[derive(clap::Subcommand)]
 pub(crate) enum BenchCommand {
     Step(StepArgs),
+    Strategy(StrategyArgs),
 }
 
 pub(crate) fn run(command: &BenchCommand, json: bool) -> miette::Result<ExitCode> {
     match command {
         BenchCommand::Step(args) => step(args, json),
+        BenchCommand::Strategy(args) => strategy(args, json),
     }
 }
 
@@ -105,6 +108,39 @@ fn step(args: &StepArgs, json: bool) -> miette::Result<ExitCode> {
             "{tokens_per_sec:.0} tokens/s, {gflops:.0} GFLOP/s, {} of memory at most, first step after {first_step_secs:.2} s ({}, {precision:?})",
             report::terminal::bytes(peak_rss_bytes()),
             kernels::level()
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A recipe's step on its ranks, on made-up tokens, beside what it computes and what it exchanges, each alone
+#[derive(clap::Args)]
+#[command(after_help = "Example: mpirun -n 2 hairpin bench strategy recipes/bench-124m.toml --set batch.lanes=2")]
+pub(crate) struct StrategyArgs {
+    recipe: std::path::PathBuf,
+    /// Override a value of the recipe
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+}
+
+fn strategy(args: &StrategyArgs, json: bool) -> miette::Result<ExitCode> {
+    let ranks = ranks::launched_ranks().map(|ranks| format!("parallel.ranks={ranks}"));
+    let recipe = Recipe::read(&args.recipe, &args.set.iter().cloned().chain(ranks).collect::<Vec<_>>())?;
+    let first = |comm| measure::step_times(&recipe, comm, args.rounds).map(Some);
+    let other = |comm| measure::step_times(&recipe, comm, args.rounds).map(|_| None);
+    let Some(times) = ranks::run(&recipe, first, other)? else { return Ok(ExitCode::SUCCESS) };
+    if json {
+        print::json(&times)?;
+    } else {
+        print::result(&format!(
+            "{:.0} tokens/s: a step of {:.3} s, of which compute alone takes {:.3} s and the exchange alone {:.3} s; {:.0}% of what can hide does",
+            times.tokens_per_sec,
+            times.step_secs,
+            times.compute_secs,
+            times.exchange_secs,
+            100.0 * times.hidden_share()
         ));
     }
     Ok(ExitCode::SUCCESS)

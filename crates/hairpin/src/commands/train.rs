@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use ::train::{recipe::Recipe, run as training};
+use ::train::{ranks, recipe::Recipe, run as training};
 use report::terminal::{bytes, secs};
 
 use crate::{STOP, print, progress::Follow};
@@ -21,10 +21,10 @@ pub(crate) struct TrainArgs {
     /// Go on from the newest whole checkpoint in `--out`
     #[arg(long)]
     resume: bool,
-    /// On so many ranks, threads of this process; the bits are the same on any number that divides `batch.lanes`
+    /// On so many ranks, threads of this process, or the processes that `mpirun` started; the bits are the same on any number that divides `batch.lanes`
     #[arg(long)]
     ranks: Option<usize>,
-    /// How ranks share the work: replicated, zero1, zero2, zero3, mics
+    /// How ranks share the work: replicated, herring, zero1, zero2, zero3, mics
     #[arg(long)]
     strategy: Option<String>,
     /// Change one key of the recipe, e.g. `optim.lr=3e-4`
@@ -33,13 +33,16 @@ pub(crate) struct TrainArgs {
 }
 
 pub(crate) fn run(args: &TrainArgs, json: bool) -> miette::Result<ExitCode> {
-    let ranks = args.ranks.map(|ranks| format!("parallel.ranks={ranks}"));
+    let ranks = args.ranks.or(ranks::launched_ranks()).map(|ranks| format!("parallel.ranks={ranks}"));
     let strategy = args.strategy.as_ref().map(|name| format!("parallel.strategy={name}"));
     let recipe = Recipe::read(&args.recipe, &args.set.iter().cloned().chain(ranks).chain(strategy).collect::<Vec<_>>())?;
     let mut follow = Follow::new();
     let outcome = training::train(&recipe, &args.out, args.resume, &STOP, &mut follow);
     follow.end();
     let outcome = outcome?;
+    if !ranks::is_first() {
+        return Ok(ExitCode::SUCCESS);
+    }
     if json {
         print::json(&outcome)?;
     } else {

@@ -6,7 +6,7 @@ mod muon;
 use std::ops::Range;
 
 use engine::{BlockId, Device, EngineError, ParamId, ParamKind, ParamTable, Precision, Shape};
-use parallel::Strategy;
+use parallel::{Part, Strategy};
 use rayon::prelude::*;
 
 use crate::recipe::{Optim, OptimKind};
@@ -64,6 +64,12 @@ impl Optimiser {
     /// State for the parts that `store` gives to this rank, none of it on `Meta`. `precision` is that of the step's products, and of Muon's.
     #[must_use]
     pub fn new(options: &Optim, table: &ParamTable, precision: Precision, device: Device, store: &dyn Strategy) -> Self {
+        Self::of_share(options, table, precision, device, store.share())
+    }
+
+    /// The same for parts that are told.
+    #[must_use]
+    pub fn of_share(options: &Optim, table: &ParamTable, precision: Precision, device: Device, share: Vec<(ParamId, Range<usize>)>) -> Self {
         let state = |(param, of_param): (ParamId, Range<usize>)| {
             let spec = table.spec(param);
             let zeros = || vec![0.0; if device == Device::Cpu { of_param.len() } else { 0 }];
@@ -74,7 +80,7 @@ impl Optimiser {
             };
             State { param, block: spec.block, shape: spec.shape, of_param, moments }
         };
-        let states = store.share().into_iter().map(state).collect();
+        let states = share.into_iter().map(state).collect();
         Self { options: options.clone(), precision, states }
     }
 
@@ -97,13 +103,21 @@ impl Optimiser {
         4 * self.states.iter().flat_map(|state| state.moments.arrays()).map(|(_, array)| array.len() as u64).sum::<u64>()
     }
 
-    /// Move this rank's parts by their gradients. They are shared out among threads; a small product alone would keep few
-    /// of them busy. Where matrices are cut, Muon's directions are gathered, block by block.
-    /// # Errors
-    /// When a rank does not answer.
-    pub fn update(&mut self, update: Update, store: &mut dyn Strategy) -> Result<(), EngineError> {
-        let (o, precision, is_cut) = (&self.options, self.precision, store.is_cut());
-        let adamw = |decays: bool| kernels::adamw::AdamW {
+    /// Move `parts`, which are those of the share that this was made for, by their gradients: AdamW, which needs no more of a
+    /// parameter than a part.
+    pub fn apply(&mut self, update: Update, parts: Vec<Part<'_>>) {
+        let adamw = self.adamw(update);
+        self.states.iter_mut().zip(parts).for_each(|(state, part)| {
+            if let Moments::AdamW { m, v, decays } = &mut state.moments {
+                adamw(*decays).update(part.values, part.grad, m, v);
+            }
+        });
+    }
+
+    /// One step of AdamW, for what decays and what does not.
+    fn adamw(&self, update: Update) -> impl Fn(bool) -> kernels::adamw::AdamW + use<> {
+        let o = self.options.clone();
+        move |decays| kernels::adamw::AdamW {
             lr: o.lr * update.lr_share,
             beta1: o.beta1,
             beta2: o.beta2,
@@ -111,7 +125,15 @@ impl Optimiser {
             weight_decay: if decays { o.weight_decay } else { 0.0 },
             step: update.step,
             grad_scale: update.grad_scale,
-        };
+        }
+    }
+
+    /// Move this rank's parts by their gradients. They are shared out among threads; a small product alone would keep few
+    /// of them busy. Where matrices are cut, Muon's directions are gathered, block by block.
+    /// # Errors
+    /// When a rank does not answer.
+    pub fn update(&mut self, update: Update, store: &mut dyn Strategy) -> Result<(), EngineError> {
+        let (adamw, o, precision, is_cut) = (self.adamw(update), &self.options, self.precision, store.is_cut());
         let muon = muon::Muon {
             lr: o.muon_lr * update.lr_share,
             momentum: o.momentum,
