@@ -50,7 +50,7 @@ pub fn run<T: Send>(
         results
     });
     // The rank that failed says why; the others only say that it did. Where none failed, the first speaks for all.
-    let is_echo = |result: &Result<_, _>| matches!(result, Err(TrainError::Engine(engine::EngineError::Rank(_))));
+    let is_echo = |result: &Result<_, _>| matches!(result, Err(TrainError::Rank { .. } | TrainError::Engine(engine::EngineError::Rank(_))));
     let failed = results.iter().position(|result| result.is_err() && !is_echo(result));
     let at = failed.or_else(|| results.iter().position(Result::is_err)).unwrap_or(0);
     results.swap_remove(at)

@@ -211,7 +211,15 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// All steps that are left; where a rank does not answer, the error tells in which.
     fn steps(&mut self, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
+        self.steps_left(stop, observer).map_err(|error| match error {
+            TrainError::Engine(engine::EngineError::Rank(source)) => TrainError::Rank { step: self.step + 1, source },
+            other => other,
+        })
+    }
+
+    fn steps_left(&mut self, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
         let clock = Clock::start();
         let steps = self.recipe.train.steps;
         let mut metrics = self.metrics()?;
