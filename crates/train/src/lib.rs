@@ -83,7 +83,7 @@ pub enum TrainError {
     #[diagnostic(code(train::diverged), help("lower `optim.lr`, lengthen `schedule.warmup_steps`, or look at those documents"))]
     Diverged { step: u64, loss: f32, documents: Vec<String> },
 
-    #[error("a rank did not answer at step {step}: {source}")]
+    #[error("a rank did not answer at step {step}")]
     #[diagnostic(
         code(train::rank),
         help("look at that rank's own log; checkpoints are whole: go on with `--resume`, on fewer ranks if a machine is gone")
