@@ -25,8 +25,11 @@ const RING: Way = Way {
 const REPLICATED: Way =
     Way { name: "replicated", sets: &["parallel.strategy=replicated"], formula: |hosts, _, _| 2.0 * (hosts - 1.0) / hosts };
 const HERRING: Way = Way { name: "herring", sets: &["parallel.strategy=herring"], formula: |hosts, _, _| 2.0 * (hosts - 1.0) / hosts };
-const ZERO_3: Way =
-    Way { name: "zero3 over all ranks", sets: &["parallel.strategy=zero3"], formula: |hosts, _, lanes| 3.0 * lanes * (hosts - 1.0) / hosts };
+const ZERO_3: Way = Way {
+    name: "zero3 over all ranks",
+    sets: &["parallel.strategy=zero3"],
+    formula: |hosts, _, lanes| 3.0 * lanes * (hosts - 1.0) / hosts,
+};
 /// A group on each host.
 const MICS: Way = Way { name: "mics", sets: &["parallel.strategy=mics"], formula: |hosts, _, _| 2.0 * (hosts - 1.0) / hosts };
 
@@ -115,7 +118,8 @@ struct Times {
 fn times(command: &mut Command) -> Result<Times, String> {
     let output = command.stdin(Stdio::null()).output().map_err(|e| format!("{command:?}: {e}"))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let get = |key| number(&text, key).ok_or_else(|| format!("{command:?}: no {key} in `{text}`: {}", String::from_utf8_lossy(&output.stderr)));
+    let get =
+        |key| number(&text, key).ok_or_else(|| format!("{command:?}: no {key} in `{text}`: {}", String::from_utf8_lossy(&output.stderr)));
     Ok(Times {
         step_secs: get("step_secs")?,
         compute_secs: get("compute_secs")?,
@@ -132,7 +136,11 @@ fn measure(network: &Network, way: &Way, each: usize, [lanes, sequences]: [usize
     // Non-blocking sums are those of `libnbc`; the others never ask it for one.
     command.args(["--mca", "coll_libnbc_iallreduce_algorithm", "1"]);
     command.args(["target/release/hairpin", "bench", "strategy", RECIPE, "--json", "--rounds", "3"]);
-    let batch = format!("batch.lanes={} batch.sequences={} batch.micro_batch={sequences} parallel.mesh.shard={each}", ranks * lanes, ranks * lanes * sequences);
+    let batch = format!(
+        "batch.lanes={} batch.sequences={} batch.micro_batch={sequences} parallel.mesh.shard={each}",
+        ranks * lanes,
+        ranks * lanes * sequences
+    );
     for set in way.sets.iter().copied().chain(batch.split(' ')) {
         command.args(["--set", set]);
     }
@@ -148,7 +156,9 @@ fn measure(network: &Network, way: &Way, each: usize, [lanes, sequences]: [usize
 fn exchange(network: &Network, each: usize, [lanes, sequences]: [usize; 2], ways: &[Way]) -> Result<(), String> {
     let hosts = network.hosts();
     println!("\n{hosts} hosts of {each} ranks, {lanes} lanes of {sequences} sequences a rank, links of {MEGABITS} Mbit/s:\n");
-    println!("| strategy | exchange, s | step, s | compute alone, s | hidden | sent by a host, MB | by its formula, MB |\n|---|---|---|---|---|---|---|");
+    println!(
+        "| strategy | exchange, s | step, s | compute alone, s | hidden | sent by a host, MB | by its formula, MB |\n|---|---|---|---|---|---|---|"
+    );
     for way in ways {
         let t = measure(network, way, each, [lanes, sequences])?;
         let hidden = (t.compute_secs + t.exchange_secs - t.step_secs) / t.compute_secs.min(t.exchange_secs);
@@ -192,7 +202,10 @@ fn weak_scaling() -> Result<(), String> {
 /// PyTorch's DDP and FSDP over gloo on the same hosts.
 fn torch(network: &Network, each: usize) -> Result<(), String> {
     let python = venv()?;
-    println!("\n| {} hosts of {each} ranks, one sequence a rank | exchange, s | step, s | sent by a host, MB |\n|---|---|---|---|", network.hosts());
+    println!(
+        "\n| {} hosts of {each} ranks, one sequence a rank | exchange, s | step, s | sent by a host, MB |\n|---|---|---|---|",
+        network.hosts()
+    );
     for mode in ["ddp", "fsdp"] {
         let ranks = network.hosts() * each;
         let start = |rank: usize| {

@@ -15,7 +15,7 @@ fn plain(nodes: usize, devices: usize) -> Topology {
 }
 
 fn settings() -> Settings {
-    Settings { bytes_per_element: 1.0, algorithms: vec![Algorithm::Ring] }
+    Settings { bytes_per_element: 1.0, algorithms: vec![Algorithm::Ring], contention: 0.0 }
 }
 
 /// What a chunked transfer costs before its first byte.
@@ -63,6 +63,22 @@ fn transfers_hide_behind_compute_and_only_the_rest_is_exposed() {
     is(clock.times().compute_secs, 650.0);
     is(group.traffic().exposed_secs, 250.0);
     is(group.traffic().busy_secs, 900.0);
+}
+
+#[test]
+fn compute_is_slower_beside_a_collective_and_only_there() {
+    let sim = Sim::new(plain(1, 4), Settings { contention: 0.5, ..settings() }, |_| 0);
+    let comm = sim.rank(0);
+    let clock = comm.clock();
+    let mut group = Group::new(Box::new(comm));
+    let job = group.start(gather(400));
+    // For 300 s at half the speed, which leaves 50 of 200.
+    clock.compute(200.0);
+    is(clock.times().now_secs, 350.0);
+    group.wait(job).unwrap();
+    is(clock.times().exposed_secs, 0.0);
+    clock.compute(10.0);
+    is(clock.times().now_secs, 360.0);
 }
 
 #[test]
@@ -140,6 +156,24 @@ fn a_message_arrives_when_it_was_sent_and_has_crossed() {
         is(ends[0], 80.0);
         is(ends[1], 80.0);
     }
+}
+
+#[test]
+fn a_message_goes_past_a_sum_that_is_under_way() {
+    let ends = stages(|rank, group, clock| {
+        let mut other = group.split_by(|_| 0).unwrap();
+        // 400 s across.
+        let sum = other.start(Job::AllReduce(Array::meta(200), Order::Any));
+        if rank == 0 {
+            let _sent = group.start(Job::Send(1, Array::meta(10)));
+        } else {
+            group.run(Job::Recv(0, 10)).unwrap();
+            is(clock.times().now_secs, 20.0);
+        }
+        other.wait(sum).unwrap();
+    });
+    is(ends[0], 400.0);
+    is(ends[1], 400.0);
 }
 
 #[test]

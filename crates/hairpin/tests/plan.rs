@@ -45,6 +45,30 @@ fn check_page(path: &Path) {
 }
 
 #[test]
+fn a_recipe_is_priced_and_cut_for_machines_that_are_not_here() {
+    let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../../recipes/gpt2-1.5b.toml");
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("rent.html");
+    let batch = ["--set", "batch.sequences=512", "--set", "batch.context=1024"];
+    let question = [&["plan", recipe, "--on", "p4d.24xlarge:2", "--search"][..], &batch].concat();
+    let (code, out, err) = hairpin(&[&question[..], &["--page", page.to_str().unwrap()]].concat());
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("runners-up") && out.contains("Memory of the fullest rank") && page.exists(), "{out}");
+    let plan = json(&[&question[..], &["--json"]].concat());
+    let figure = |key: &str| plan[key].as_f64().unwrap();
+    let cost = figure("secs") / 3600.0 * 2.0 * plan["price"]["usd_per_hour"].as_f64().unwrap();
+    assert!((figure("usd") / cost - 1.0).abs() < 1e-9 && figure("secs") > figure("training_secs"));
+    let mfu = plan["choice"]["time"]["mfu"].as_f64().unwrap();
+    assert!((0.2..0.7).contains(&mfu), "{mfu}");
+    // What no cluster can do says what is nearest.
+    let large = concat!(env!("CARGO_MANIFEST_DIR"), "/../../recipes/gpt3-175b.toml");
+    let (code, _, err) = hairpin(&["plan", large, "--on", "p4d.24xlarge:1", "--search"]);
+    assert!(code == 2 && err.contains("plan::impossible") && err.contains("bytes"), "{code} {err}");
+    let (code, _, err) = hairpin(&["plan", recipe, "--on", "p4d.24xlarge:many"]);
+    assert!(code == 2 && err.contains("plan::unit"), "{code} {err}");
+}
+
+#[test]
 fn the_talks_hours_of_reading_are_computed_not_quoted() {
     let hours = json(&["plan", "reading", "--pages", "5.74B", "--secs-per-page", "52", "--json"])["reading"]["hours"].as_f64().unwrap();
     assert!((hours - 5.74e9 * 52.0 / 3600.0).abs() < 1.0);

@@ -140,7 +140,8 @@ pub struct Kind {
 }
 
 /// Every strategy of the data-parallel family.
-pub const STRATEGIES: &[Kind] = &[replicated::KIND, param_server::KIND, herring::KIND, sharded::ZERO_1, sharded::ZERO_2, sharded::ZERO_3, mics::KIND];
+pub const STRATEGIES: &[Kind] =
+    &[replicated::KIND, param_server::KIND, herring::KIND, sharded::ZERO_1, sharded::ZERO_2, sharded::ZERO_3, mics::KIND];
 
 /// The strategy of that name.
 #[must_use]

@@ -294,7 +294,9 @@ impl Servers {
 
     fn ask_all(&mut self, kind: Kinds, numbers: [f32; 2]) -> Result<(), CommError> {
         let links = self.links.iter_mut().enumerate();
-        links.filter_map(|(server, link)| Some((server, link.as_mut()?))).try_for_each(|(server, comm)| ask(&mut **comm, server, kind, self.step, numbers))
+        links
+            .filter_map(|(server, link)| Some((server, link.as_mut()?)))
+            .try_for_each(|(server, comm)| ask(&mut **comm, server, kind, self.step, numbers))
     }
 }
 

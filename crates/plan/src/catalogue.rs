@@ -48,9 +48,16 @@ pub struct Accelerator {
     pub peak_tflops: f64,
     /// The best product measured, where known.
     pub attainable_tflops: Option<f64>,
+    /// Units among which a product is shared out.
+    pub units: f64,
     pub memory_gb_per_sec: f64,
-    /// To the others of its node, one direction; 0 for PCIe.
-    pub link_gb_per_sec: f64,
+    /// To the others of its node, one direction; of PCIe where there is nothing faster.
+    pub link_gb_per_sec: Option<f64>,
+    pub pci_gb_per_sec: Option<f64>,
+    /// Of the link's rate, what is left when a node's switch adds; none where it cannot.
+    pub switch_share: Option<f64>,
+    /// Of the peak, what instructions of the generation before reach; none where there are no newer ones.
+    pub mma_share: Option<f64>,
     pub watts: Option<f64>,
     pub source: String,
     pub date: String,
@@ -226,7 +233,9 @@ impl Catalogue {
             sizes.extend([
                 (a.name.as_str(), "memory_gib", a.memory_gib),
                 (&a.name, "peak_tflops", a.peak_tflops),
+                (&a.name, "units", a.units),
                 (&a.name, "memory_gb_per_sec", a.memory_gb_per_sec),
+                (&a.name, "link_gb_per_sec", a.link_gb_per_sec.or(a.pci_gb_per_sec).unwrap_or_default()),
             ]);
         }
         for i in &self.instances {

@@ -14,14 +14,19 @@ pub mod corpus;
 pub mod efficiency;
 pub mod family;
 pub mod fit;
+pub mod hardware;
 pub mod law;
 pub mod laws;
 pub mod machine;
 pub mod project;
+pub mod published;
 pub mod reading;
 pub mod reliability;
+pub mod rent;
+pub mod search;
 pub mod serving;
 pub mod simulate;
+pub mod throughput;
 pub mod units;
 
 /// What can go wrong while planning or climbing.

@@ -9,7 +9,7 @@
 //! There is no second model of training: what is gathered, sent and waited for is what the strategies do. What is modelled
 //! is how long an operation takes on a device, and one set of constants holds for all devices and runs.
 
-use comm::sim::{Clock, Settings, Sim, Topology};
+use comm::sim::{Clock, Settings, Sim};
 use engine::{Event, Pass};
 use models::Model;
 use parallel::mesh::Place;
@@ -19,24 +19,7 @@ use train::{
     step::{StepCost, StepOptions, Trainer},
 };
 
-/// What one accelerator can do.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Hardware {
-    /// Dense products in 16 bits: as printed, and the best that was measured on a large product.
-    pub peak_flops: f64,
-    pub attainable_flops: f64,
-    pub memory_bytes: f64,
-    pub memory_bytes_per_sec: f64,
-    /// Units among which the tiles of a product are shared out.
-    pub units: f64,
-}
-
-/// Accelerators and what joins them.
-#[derive(Debug, Clone)]
-pub struct Cluster {
-    pub hardware: Hardware,
-    pub topology: Topology,
-}
+use crate::hardware::{Cluster, Constants, Hardware};
 
 /// A step's price.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -53,18 +36,21 @@ pub struct StepTime {
 }
 
 /// A rank's memory by kind, on an accelerator: weights and gradients in 16 bits, a 32-bit copy and two moments.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct MemoryUse {
     pub weights: f64,
     pub gradients: f64,
     pub optimiser: f64,
     pub activations: f64,
+    /// Scores of every token of a micro-batch over the vocabulary, in 16 bits and, for the loss, in 32. The trainer works on
+    /// them in pieces and has none; frameworks hold all.
+    pub logits: f64,
 }
 
 impl MemoryUse {
     #[must_use]
     pub fn total(self) -> f64 {
-        self.weights + self.gradients + self.optimiser + self.activations
+        self.weights + self.gradients + self.optimiser + self.activations + self.logits
     }
 }
 
@@ -78,62 +64,6 @@ pub struct RoleTime {
     /// Waiting for gathers, sums and messages of each axis; on `pipeline` it is the bubble.
     pub exposed_secs: Vec<(&'static str, f64)>,
     pub sent_bytes: Vec<(&'static str, u64)>,
-}
-
-/// Numbers that hold for every accelerator: each is a property of libraries, with its source.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Constants {
-    /// Between the starts of two kernels that a host issues one by one.
-    pub launch_secs: f64,
-    /// Share of the memory's rate that streaming kernels reach.
-    pub stream_share: f64,
-    /// Share of the attainable rate that fused attention reaches, forward and backward (FlashAttention-2, figure 5 and 6).
-    pub attention_share: [f64; 2],
-    /// Share of the attainable rate that a large product keeps beside others, when power and memory are shared.
-    pub product_share: f64,
-}
-
-impl Default for Constants {
-    fn default() -> Self {
-        Self { launch_secs: 4.5e-6, stream_share: 0.8, attention_share: [0.68, 0.55], product_share: 0.92 }
-    }
-}
-
-impl Hardware {
-    /// Seconds of one op of a tape, whose numbers of four bytes travel in two.
-    #[must_use]
-    pub fn op_secs(&self, event: &Event, constants: Constants) -> f64 {
-        let bytes = event.moved_bytes as f64 / 2.0;
-        let stream_secs = bytes / (self.memory_bytes_per_sec * constants.stream_share);
-        let flops = event.flops as f64;
-        let is_backward = event.pass == Pass::Backward;
-        let (work_secs, kernels) = match (event.gemm, event.op) {
-            (Some([m, n, k]), _) => {
-                // Backward: one product for the input, one for the weight, each of a third of the step's.
-                let sizes: &[[usize; 3]] = if is_backward { &[[m, k, n], [n, k, m]] } else { &[[m, n, k]] };
-                let each = flops / sizes.len() as f64;
-                let secs = sizes.iter().map(|size| each / self.product_flops(*size, constants)).sum::<f64>();
-                (secs, sizes.len())
-            }
-            (None, "attention") => {
-                (flops / (self.attainable_flops * constants.attention_share[usize::from(is_backward)]), if is_backward { 3 } else { 1 })
-            }
-            _ => (0.0, if flops + bytes > 0.0 { 1 } else { 0 }),
-        };
-        work_secs.max(stream_secs) + kernels as f64 * constants.launch_secs
-    }
-
-    /// FLOP/s of one product: tiles of 128 by 256 over the units in whole rounds, and a start and end of each tile that a
-    /// short sum does not hide.
-    fn product_flops(&self, [m, n, k]: [usize; 3], constants: Constants) -> f64 {
-        let tiles = (m as f64 / 128.0).ceil() * (n as f64 / 256.0).ceil();
-        let filled = (m * n) as f64 / (128.0 * 256.0) / tiles;
-        let rounds = (tiles / self.units).ceil();
-        // A library splits tiles or sums where the last round would be nearly empty.
-        let used = (tiles / self.units / rounds).max((tiles / self.units).min(0.9));
-        let deep = k as f64 / (k as f64 + 128.0);
-        self.attainable_flops * constants.product_share * filled * used * deep
-    }
 }
 
 /// Price one step of `options` on `cluster`; `build` makes the model anew for each role.
@@ -151,7 +81,7 @@ pub fn step(
         let place = mesh.place(rank);
         (place.stage * mesh.data * mesh.context + place.context) * mesh.tensor
     };
-    let sim = Sim::new(cluster.topology.clone(), Settings::default(), representative);
+    let sim = Sim::new(cluster.topology.clone(), Settings { contention: constants.contention, ..Settings::default() }, representative);
     let results: Vec<Result<Role, TrainError>> = std::thread::scope(|scope| {
         let sim = &sim;
         let role = |rank: usize| move || role(build, options, sim, rank, &cluster.hardware, constants);
@@ -170,7 +100,7 @@ pub fn step(
         tokens_per_sec: tokens as f64 / step_secs,
         flops,
         mfu: flops / (step_secs * ranks * cluster.hardware.peak_flops),
-        bytes: fullest.unwrap_or(MemoryUse { weights: 0.0, gradients: 0.0, optimiser: 0.0, activations: 0.0 }),
+        bytes: fullest.unwrap_or_default(),
         roles: roles.into_iter().map(|role| role.time).collect(),
     })
 }
@@ -195,12 +125,16 @@ fn role(
     let clock: Clock = comm.clock();
     let Place { stage, context, .. } = options.mesh.place(rank);
     let flops = std::rc::Rc::new(std::cell::Cell::new(0.0));
+    let logits = std::rc::Rc::new(std::cell::Cell::new(0.0_f64));
     let watch = {
-        let (clock, flops, hardware) = (clock.clone(), flops.clone(), hardware.clone());
+        let (clock, flops, logits, hardware) = (clock.clone(), flops.clone(), logits.clone(), hardware.clone());
         Box::new(move |event: &Event| {
             clock.compute(hardware.op_secs(event, constants));
             if event.pass != Pass::Recompute {
                 flops.set(flops.get() + event.flops as f64);
+            }
+            if let (Some([rows, vocab, _]), "cross_entropy") = (event.gemm, event.op) {
+                logits.set(logits.get().max((rows * vocab) as f64 * (2.0 + 4.0)));
             }
         })
     };
@@ -227,7 +161,7 @@ fn role(
     Ok(Role {
         end_secs,
         flops: flops.get(),
-        bytes: memory(&cost),
+        bytes: MemoryUse { logits: logits.get(), ..memory(&cost) },
         time: RoleTime {
             stage,
             context,
@@ -249,12 +183,16 @@ fn memory(cost: &StepCost) -> MemoryUse {
         gradients: cost.weight_bytes as f64 / 2.0,
         optimiser: 1.5 * moments,
         activations: cost.pool_bytes as f64 / 2.0,
+        logits: 0.0,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use comm::{Order, sim::Link};
+    use comm::{
+        Order,
+        sim::{Link, Topology},
+    };
     use parallel::mesh::Mesh;
     use train::recipe::Recipe;
 
@@ -262,8 +200,14 @@ mod tests {
 
     /// 175B on `nodes` of eight A100 joined as p4de are.
     fn price(nodes: usize, strategy: &str, shards: usize, mesh: Mesh, micro_batch: usize, lanes: usize) -> StepTime {
-        let hardware =
-            Hardware { peak_flops: 312e12, attainable_flops: 271e12, memory_bytes: 80e9, memory_bytes_per_sec: 2039e9, units: 108.0 };
+        let hardware = Hardware {
+            peak_flops: 312e12,
+            attainable_flops: 271e12,
+            memory_bytes: 80e9,
+            memory_bytes_per_sec: 2039e9,
+            units: 108.0,
+            mma_share: 1.0,
+        };
         let topology = Topology { nodes, devices: 8, inside: Link::nvlink(300e9), across: Link::efa(400e9), switch_share: 0.0 };
         let text =
             "[model]\npreset = \"gpt3-175b\"\nvocab = 50304\n[batch]\ncontext = 2048\n[train]\nrecompute = true\nprecision = \"bf16\"";
@@ -293,7 +237,7 @@ mod tests {
         let bubble = |lanes| {
             let time = price(8, "replicated", 1, mesh, 1, lanes);
             let first = &time.roles[0];
-            first.exposed_secs[3].1 / (time.step_secs - first.exposed_secs[3].1)
+            first.exposed_secs[3].1 / (time.step_secs - first.exposed_secs[3].1 - first.optimiser_secs)
         };
         // (stages - 1) / micro-batches, arXiv:2104.04473, section 2.2; the stage with the head is a little slower than the others.
         for micro_batches in [8, 64] {

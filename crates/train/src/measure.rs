@@ -72,7 +72,8 @@ pub fn step_times(recipe: &Recipe, mut comm: Box<dyn Communicator>, rounds: usiz
     drop(trainer);
 
     let mut alone = recipe.clone();
-    (alone.batch.sequences, alone.batch.lanes, alone.parallel) = (recipe.batch.sequences / ranks, recipe.batch.lanes / ranks, Parallel::default());
+    (alone.batch.sequences, alone.batch.lanes, alone.parallel) =
+        (recipe.batch.sequences / ranks, recipe.batch.lanes / ranks, Parallel::default());
     let (alone, model) = run::resolve(&alone, None)?;
     let mut trainer = Trainer::new(model, StepOptions::of(&alone))?;
     let compute_secs = step(&mut trainer, &alone, &mut *comm, rounds)?;

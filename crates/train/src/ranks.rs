@@ -58,8 +58,11 @@ pub fn run<T: Send>(
 
 /// Everything of a rank lives on one thread of the pool whose threads share its loops.
 fn in_pool<T: Send>(threads: usize, work: impl FnOnce() -> Result<T, TrainError> + Send) -> Result<T, TrainError> {
-    let wrong =
-        |e: rayon::ThreadPoolBuildError| TrainError::Value { key: "train.threads", problem: e.to_string(), help: "use fewer threads".into() };
+    let wrong = |e: rayon::ThreadPoolBuildError| TrainError::Value {
+        key: "train.threads",
+        problem: e.to_string(),
+        help: "use fewer threads".into(),
+    };
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(wrong)?.install(work)
 }
 
@@ -77,5 +80,8 @@ fn launched(ranks: usize) -> Result<Option<Comm>, TrainError> {
         Ok(world.map(|comm| Box::new(comm) as Comm))
     }
     #[cfg(not(feature = "mpi"))]
-    Err(wrong(format!("mpirun started {started} processes, and this program is built without MPI"), "build it with `--features mpi`".into()))
+    Err(wrong(
+        format!("mpirun started {started} processes, and this program is built without MPI"),
+        "build it with `--features mpi`".into(),
+    ))
 }

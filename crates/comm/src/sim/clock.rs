@@ -1,10 +1,13 @@
-//! Virtual time: each role has a stream of compute and one for each class of link.
+//! Virtual time: each role has a stream of compute, and for each class of link one of collectives and one of messages.
 //!
 //! ```text
 //! compute   ====forward====|==backward==|.wait.|==
 //! inside         [gather]      [reduce]                  a job begins when it was started and its stream is free
 //! across              [sum over groups..........]        on every role that takes part; waiting moves compute on
+//! messages                  [to the next stage]          past what is summed meanwhile
 //! ```
+//! A message goes past collectives because each group has channels of its own, as it has with NCCL; what it takes of their
+//! rate meanwhile is left out, being small beside them.
 //! A role stands for all ranks that do the same: a group in which all ranks have one role needs no partner. Where several
 //! roles meet, the job begins when the last is ready. Time depends on the program alone, not on the threads that run it:
 //! streams take jobs in the order in which they were started, and where roles started them in different orders, the
@@ -51,11 +54,15 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// The role computes.
+    /// The role computes what takes `secs` alone, and longer beside a collective.
     pub fn compute(&self, secs: f64) {
-        let times = &mut lock(&self.shared.world).roles[self.role].times;
-        times.now_secs += secs;
-        times.compute_secs += secs;
+        let role = &mut lock(&self.shared.world).roles[self.role];
+        let collectives = role.streams[..2].iter().map(|stream| stream.free_secs).fold(0.0, f64::max);
+        let slowdown = 1.0 / (1.0 - self.shared.settings.contention);
+        let beside_secs = (secs * slowdown).min((collectives - role.times.now_secs).max(0.0));
+        let secs = secs + beside_secs * self.shared.settings.contention;
+        role.times.now_secs += secs;
+        role.times.compute_secs += secs;
     }
 
     #[must_use]
@@ -108,7 +115,8 @@ type Key = (u64, usize, u64);
 #[derive(Default)]
 struct Role {
     times: Times,
-    streams: [Stream; 2],
+    /// As [`Posted::stream`] numbers them.
+    streams: [Stream; 4],
     /// What it waits for.
     waits: Option<Timing>,
     ended: bool,
@@ -133,6 +141,13 @@ struct Posted {
     taken: usize,
     /// Where it is a message: its box, and how many numbers.
     message: Option<((u64, usize, usize), usize)>,
+}
+
+impl Posted {
+    /// Collectives inside and across, then messages.
+    fn stream(&self) -> usize {
+        self.class as usize + if self.message.is_some() { 2 } else { 0 }
+    }
 }
 
 #[derive(Default)]
@@ -278,7 +293,8 @@ impl GroupClock {
         posted.ready.push((me, now));
         // Parts of unequal lengths: the longest counts.
         posted.secs = posted.secs.max(secs);
-        world.roles[me].streams[class as usize].queue.push_back(key);
+        let stream = posted.stream();
+        world.roles[me].streams[stream].queue.push_back(key);
         world.run();
         drop(world);
         self.clock.shared.changed.notify_all();
@@ -397,7 +413,7 @@ impl World {
             let fronts = self.roles.iter().flat_map(|role| role.streams.iter().filter_map(|stream| stream.queue.front()));
             let is_next = |key: &&Key| {
                 self.jobs.get(*key).is_some_and(|job| {
-                    let first = |role: usize| self.roles[role].streams[job.class as usize].queue.front() == Some(*key);
+                    let first = |role: usize| self.roles[role].streams[job.stream()].queue.front() == Some(*key);
                     job.ready.len() == job.roles && job.ready.iter().all(|(role, _)| first(*role))
                 })
             };
@@ -420,16 +436,16 @@ impl World {
 
     fn run_job(&mut self, key: Key) {
         let Some(job) = self.jobs.get_mut(&key) else { return };
-        let class = job.class as usize;
-        let free = |(role, ready): &(usize, f64)| self.roles[*role].streams[class].free_secs.max(*ready);
+        let (class, stream) = (job.class as usize, job.stream());
+        let free = |(role, ready): &(usize, f64)| self.roles[*role].streams[stream].free_secs.max(*ready);
         job.begun_secs = job.ready.iter().map(free).fold(0.0, f64::max);
         let end = job.begun_secs + job.secs;
         job.end_secs = Some(end);
         for (role, _) in &job.ready {
             let role = &mut self.roles[*role];
             role.times.busy_secs[class] += job.secs;
-            role.streams[class].free_secs = end;
-            role.streams[class].queue.retain(|other| *other != key);
+            role.streams[stream].free_secs = end;
+            role.streams[stream].queue.retain(|other| *other != key);
         }
         if let Some((to, len)) = job.message {
             self.mail.entry(to).or_default().arrived.push((end, len));

@@ -29,11 +29,13 @@ pub struct Settings {
     pub bytes_per_element: f64,
     /// What an all-reduce in any order takes the fastest of.
     pub algorithms: Vec<Algorithm>,
+    /// Share of a device's compute that a collective takes while it runs beside it.
+    pub contention: f64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { bytes_per_element: 2.0, algorithms: NCCL.to_vec() }
+        Self { bytes_per_element: 2.0, algorithms: NCCL.to_vec(), contention: 0.0 }
     }
 }
 

@@ -70,7 +70,7 @@ impl Link {
     }
 }
 
-/// Which link a transfer crosses: each has a stream of its own.
+/// Which link a transfer crosses: each has streams of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkClass {
     Inside,

@@ -69,7 +69,13 @@ impl Optimiser {
 
     /// The same for parts that are told.
     #[must_use]
-    pub fn of_share(options: &Optim, table: &ParamTable, precision: Precision, device: Device, share: Vec<(ParamId, Range<usize>)>) -> Self {
+    pub fn of_share(
+        options: &Optim,
+        table: &ParamTable,
+        precision: Precision,
+        device: Device,
+        share: Vec<(ParamId, Range<usize>)>,
+    ) -> Self {
         let state = |(param, of_param): (ParamId, Range<usize>)| {
             let spec = table.spec(param);
             let zeros = || vec![0.0; if device == Device::Cpu { of_param.len() } else { 0 }];

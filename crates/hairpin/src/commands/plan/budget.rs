@@ -20,9 +20,9 @@ pub(super) struct BudgetArgs {
     /// US dollars for the whole climb, e.g. `2000000` or `2M`
     #[arg(long, value_name = "USD", requires = "on")]
     budget_usd: Option<String>,
-    /// Days, or a time such as `2 months`, for the whole climb
-    #[arg(long, value_name = "TIME", default_value = "60", requires = "budget_usd")]
-    deadline_days: String,
+    /// Days, or a time such as `2 months`, for the whole climb (default: 60), or for a recipe's run with `--search`
+    #[arg(long, value_name = "TIME")]
+    pub(super) deadline_days: Option<String>,
     /// New tokens, e.g. `1T`, or bytes of text, e.g. `1.9TB`; default: as many as wanted
     #[arg(long, value_name = "AMOUNT", requires = "budget_usd")]
     data: Option<String>,
@@ -42,7 +42,7 @@ pub(super) struct BudgetArgs {
     #[arg(long, value_name = "FILE", requires = "budget_usd")]
     law: Option<PathBuf>,
     #[command(flatten)]
-    renting: Renting,
+    pub(super) renting: Renting,
 }
 
 impl BudgetArgs {
@@ -66,7 +66,7 @@ pub(super) fn run(args: &BudgetArgs, json: bool) -> miette::Result<ExitCode> {
         service: args.renting.service.into(),
         term: args.renting.term.into(),
         prices_of: args.renting.prices_of.clone(),
-        deadline_secs: units::secs(&args.deadline_days)?,
+        deadline_secs: units::secs(args.deadline_days.as_deref().unwrap_or("60"))?,
         unique_tokens: args.data.as_ref().map(tokens).transpose()?,
         served_tokens: args.serve.as_deref().map(units::count).transpose()?,
         mfu: args.renting.mfu,

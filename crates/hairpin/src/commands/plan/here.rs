@@ -12,10 +12,13 @@ use crate::print;
 pub(super) struct HereArgs {
     /// A recipe file, or a project's folder whose data is prepared
     #[arg(default_value = ".")]
-    path: PathBuf,
+    pub(super) path: PathBuf,
     /// Change one key of the recipe, e.g. `optim.lr=3e-4`
     #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
+    pub(super) set: Vec<String>,
+    /// On the instances that `--on` names: the best mesh and strategy, and the runners-up
+    #[arg(long, requires = "on")]
+    pub(super) search: bool,
 }
 
 pub(super) fn run(args: &HereArgs, json: bool) -> miette::Result<ExitCode> {

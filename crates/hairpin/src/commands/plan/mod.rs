@@ -3,11 +3,13 @@
 mod align;
 mod approach;
 mod budget;
+mod check;
 mod corpus;
 mod fit;
 mod here;
 mod reading;
 mod reliability;
+mod rent;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -24,7 +26,7 @@ use crate::print;
 #[derive(clap::Args)]
 #[command(
     args_conflicts_with_subcommands = true,
-    after_help = "Example: hairpin plan --budget-usd 2M --on p4d.24xlarge --deadline-days 60 --data 1T\n         hairpin plan recipes/gpt2-124m.toml\n         hairpin plan my-model\n\nA recipe or a project's folder is priced on this machine: memory exactly, time by a short calibration."
+    after_help = "Example: hairpin plan --budget-usd 2M --on p4d.24xlarge --deadline-days 60 --data 1T\n         hairpin plan recipes/gpt2-124m.toml\n         hairpin plan recipes/falcon-40b.toml --on p4d.24xlarge:48 --search\n         hairpin plan my-model\n\nA recipe or a project's folder is priced on this machine: memory exactly, time by a short calibration."
 )]
 pub(crate) struct PlanArgs {
     #[command(subcommand)]
@@ -43,6 +45,7 @@ enum Question {
     Reading(reading::ReadingArgs),
     Reliability(reliability::ReliabilityArgs),
     Fit(fit::FitArgs),
+    Check(check::CheckArgs),
 }
 
 pub(crate) fn run(args: &PlanArgs, json: bool) -> miette::Result<ExitCode> {
@@ -53,7 +56,9 @@ pub(crate) fn run(args: &PlanArgs, json: bool) -> miette::Result<ExitCode> {
         Some(Question::Reading(args)) => reading::run(args, json),
         Some(Question::Reliability(args)) => reliability::run(args, json),
         Some(Question::Fit(args)) => fit::run(args, json),
+        Some(Question::Check(args)) => check::run(args, json),
         None if args.budget.is_asked() => budget::run(&args.budget, json),
+        None if args.budget.renting.on.is_some() => rent::run(&args.here, &args.budget, json),
         None => here::run(&args.here, json),
     }
 }
@@ -61,7 +66,7 @@ pub(crate) fn run(args: &PlanArgs, json: bool) -> miette::Result<ExitCode> {
 /// How accelerators are rented, and where else to look.
 #[derive(clap::Args)]
 struct Renting {
-    /// Instance, e.g. `p4d.24xlarge`
+    /// Instance, e.g. `p4d.24xlarge`; for a recipe with how many, e.g. `p4d.24xlarge:64`
     #[arg(long, value_name = "INSTANCE")]
     on: Option<String>,
     /// Who rents it out

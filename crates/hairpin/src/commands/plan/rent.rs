@@ -1,0 +1,142 @@
+//! `hairpin plan RECIPE --on INSTANCE:NODES`: a recipe's step, time and cost on machines that are not here.
+
+use std::process::ExitCode;
+
+use ::plan::{
+    PlanError,
+    rent::{self, Rented},
+    search::{Choice, Cut},
+    units,
+};
+use report::{
+    Answer, Table,
+    terminal::{bytes, secs, usd},
+};
+use train::recipe::Recipe;
+
+use super::{budget::BudgetArgs, count, here::HereArgs};
+
+pub(super) fn run(here: &HereArgs, args: &BudgetArgs, json: bool) -> miette::Result<ExitCode> {
+    let renting = &args.renting;
+    let catalogue = renting.showing.catalogue()?;
+    let on = renting.on.as_deref().unwrap_or_default();
+    let (name, nodes) = on.split_once(':').map_or((on, None), |(name, nodes)| (name, Some(nodes)));
+    let instance = catalogue.instance(name)?;
+    let price = instance.price(renting.service.into(), renting.term.into(), renting.prices_of.as_deref())?;
+    let recipe = Recipe::read(&here.path, &here.set)?;
+    let rented = match (nodes, &args.deadline_days) {
+        (None, Some(deadline)) if here.search => rent::cheapest(&recipe, &catalogue, instance, price, units::secs(deadline)?)?,
+        (nodes, _) => {
+            let wrong = || PlanError::Unit { text: on.into(), problem: "names no number of nodes".into(), example: "p4d.24xlarge:64" };
+            let nodes = nodes.unwrap_or("1").parse::<usize>().ok().filter(|n| (1..=100_000).contains(n)).ok_or_else(wrong)?;
+            rent::rent(&recipe, &catalogue, instance, nodes, price, here.search)?
+        }
+    };
+    renting.showing.tell(&answer(&rented, here.search), &rented, json)
+}
+
+/// `tensor 8, pipeline 4, data 12, zero1`
+fn cut(c: &Cut) -> String {
+    let axes = [("tensor", c.tensor), ("pipeline", c.pipeline), ("chunks", c.chunks), ("data", c.data)];
+    let axes: Vec<String> = axes.iter().filter(|(_, n)| *n > 1).map(|(axis, n)| format!("{axis} {n}")).collect();
+    let shards = if c.strategy == "mics" { format!(" over {}", c.shards) } else { String::new() };
+    format!("{}{}{}{shards}", axes.join(", "), if axes.is_empty() { "" } else { ", " }, c.strategy)
+}
+
+fn answer(r: &Rented, searched: bool) -> Answer {
+    let time = &r.choice.time;
+    let row = |c: &Choice| {
+        let t = &c.time;
+        vec![
+            cut(&c.cut),
+            format!("{} x {}", c.cut.lanes, c.cut.micro_batch),
+            if c.cut.recompute { "yes" } else { "no" }.into(),
+            secs(t.step_secs),
+            count(t.tokens_per_sec),
+            format!("{:.1}%", 100.0 * t.mfu),
+            bytes(t.bytes.total() as u64),
+            c.limit.into(),
+        ]
+    };
+    // The parts of the slowest role's step: what is not computed is waited for.
+    let slowest = time.roles.iter().max_by(|a, b| (a.compute_secs + a.optimiser_secs).total_cmp(&(b.compute_secs + b.optimiser_secs)));
+    let parts = slowest.map_or_else(Vec::new, |role| {
+        let mut parts = vec![("compute", role.compute_secs), ("optimiser", role.optimiser_secs)];
+        let name = |axis: &'static str| if axis == "pipeline" { "bubble" } else { axis };
+        parts.extend(role.exposed_secs.iter().map(|(axis, secs)| (name(axis), *secs)).filter(|(_, secs)| *secs > 0.0));
+        parts
+    });
+    let part = |(what, part): &(&str, f64)| vec![(*what).to_owned(), secs(*part), format!("{:.1}%", 100.0 * part / time.step_secs)];
+    let b = time.bytes;
+    let kinds = [
+        ("weights", b.weights),
+        ("gradients", b.gradients),
+        ("optimiser", b.optimiser),
+        ("activations", b.activations),
+        ("logits", b.logits),
+        ("in all", b.total()),
+    ];
+    let kind = |(what, n): &(&str, f64)| vec![(*what).to_owned(), bytes(*n as u64), format!("{:.1}%", 100.0 * n / r.usable_bytes)];
+    let mut tables = vec![
+        Table { title: "A step, on the slowest rank", head: vec!["part", "time", "share"], rows: parts.iter().map(part).collect() },
+        Table { title: "Memory of the fullest rank", head: vec!["kind", "bytes", "of usable"], rows: kinds.iter().map(kind).collect() },
+    ];
+    if searched {
+        let head = vec!["cut", "micro-batches", "recompute", "step", "tokens/s", "MFU", "memory", "limited by"];
+        tables.push(Table {
+            title: "The best cut and the runners-up",
+            head,
+            rows: std::iter::once(&r.choice).chain(&r.runners_up).map(row).collect(),
+        });
+        if !r.misses.is_empty() {
+            let row = |m: &::plan::search::Miss| {
+                let help = match m.largest {
+                    "activations" | "logits" => "a shorter context, or more memory",
+                    _ => "more tensor or pipeline ranks, or shards",
+                };
+                vec![cut(&m.cut), format!("{:.0}", m.over_bytes), m.largest.into(), help.into()]
+            };
+            let head = vec!["cut", "bytes over", "most of it", "what would make it fit"];
+            tables.push(Table { title: "What does not fit", head, rows: r.misses.iter().map(row).collect() });
+        }
+    }
+    let mut notes = vec![
+        format!("the cut is {}: {}", if r.is_recipes { "the recipe's own" } else { "the best that was found" }, cut(&r.choice.cut)),
+        format!(
+            "days hold stops and checkpoints: one failure in {}, a checkpoint every {}, {:.1}% of the time is kept",
+            secs(r.reliability.secs_between_failures),
+            secs(r.reliability.interval_secs),
+            100.0 * r.reliability.goodput_ratio
+        ),
+        format!(
+            "price: {}/h from {} ({}, {}): {}",
+            usd(r.price.usd_per_hour),
+            r.price.from,
+            r.price.service.name(),
+            r.price.term.name(),
+            r.price.source
+        ),
+        "how right such a simulation is: `hairpin plan check`".into(),
+    ];
+    notes.extend(r.energy_kwh.map(|kwh| format!("energy of the accelerators at rated power: {} kWh", count(kwh))));
+    notes.push(format!("storage of data and three checkpoints: {}, {}", bytes(r.storage_bytes as u64), usd(r.storage_usd)));
+    Answer {
+        title: format!("{} on {} x {}: {:.1} days, {}", r.name, r.nodes, r.instance, r.secs / 86_400.0, usd(r.usd)),
+        asked: vec![
+            ("parameters", count(r.params as f64)),
+            ("tokens", count(r.tokens)),
+            ("steps", r.steps.to_string()),
+            ("accelerators", r.accelerators.to_string()),
+        ],
+        figures: vec![
+            ("step", secs(time.step_secs)),
+            ("tokens/s", count(time.tokens_per_sec)),
+            ("MFU", format!("{:.1}%", 100.0 * time.mfu)),
+            ("days", format!("{:.1}", r.secs / 86_400.0)),
+            ("cost", usd(r.usd)),
+        ],
+        tables,
+        notes,
+        ..Answer::default()
+    }
+}

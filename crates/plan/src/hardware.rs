@@ -1,0 +1,159 @@
+//! What accelerators and the links between them can do: seconds of an operation from a few figures of the catalogue and one
+//! set of constants that holds for all of them.
+//!
+//! ```text
+//! Accelerator, Instance (catalogue) -> Hardware, Cluster -> simulate
+//! Event (shape, FLOPs, bytes) + Constants -> seconds
+//! ```
+
+use comm::sim::{Link, Topology};
+use engine::{Event, Pass};
+use serde::Serialize;
+
+use crate::{
+    PlanError,
+    catalogue::{Accelerator, Catalogue, Instance},
+};
+
+/// What one accelerator can do.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Hardware {
+    /// Dense products in 16 bits: as printed, and the best that was measured on a large product.
+    pub peak_flops: f64,
+    pub attainable_flops: f64,
+    pub memory_bytes: f64,
+    pub memory_bytes_per_sec: f64,
+    /// Units among which the tiles of a product are shared out.
+    pub units: f64,
+    /// Of the peak, what instructions of the generation before reach, in which attention is written.
+    pub mma_share: f64,
+}
+
+/// Accelerators and what joins them.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    pub hardware: Hardware,
+    pub topology: Topology,
+}
+
+/// Numbers that hold for every accelerator: properties of today's libraries, set together on a third of the throughputs that
+/// others measured ([`crate::throughput`]) and on nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Constants {
+    /// Between the starts of two kernels that a host issues one by one.
+    pub launch_secs: f64,
+    /// Bytes that our fused ops move, over those that the memory could move while a library's ops ran: frameworks fuse less.
+    pub stream_share: f64,
+    /// Share of the attainable rate that fused attention reaches, forward and backward.
+    pub attention_share: [f64; 2],
+    /// Share of the attainable rate that a large product keeps beside others, when power and memory are shared.
+    pub product_share: f64,
+    /// Seconds that a tile of a product starts and ends in, over those of writing it at the unit's share of the memory.
+    pub tile_ends: f64,
+    /// Share of compute that is lost while a collective at the full rate inside a node runs beside it, and less in step with its
+    /// rate: it holds units, memory and the order of kernels.
+    pub contention: f64,
+}
+
+impl Default for Constants {
+    fn default() -> Self {
+        Self {
+            launch_secs: 4.5e-6,
+            stream_share: 0.304,
+            attention_share: [0.594, 0.298],
+            product_share: 0.95,
+            tile_ends: 2.11,
+            contention: 0.896,
+        }
+    }
+}
+
+impl Constants {
+    /// Where kernels are compiled together or written by hand: streams at the usual 80% of the memory's rate, attention as
+    /// fast as arXiv:2307.08691 shows in its figures 5 and 6. From those, not from any run.
+    #[must_use]
+    pub fn fused(self) -> Self {
+        Self { stream_share: 0.8, attention_share: [0.68, 0.55], ..self }
+    }
+}
+
+impl From<&Accelerator> for Hardware {
+    fn from(a: &Accelerator) -> Self {
+        Self {
+            peak_flops: 1e12 * a.peak_tflops,
+            attainable_flops: 1e12 * a.attainable_tflops.unwrap_or(UNKNOWN_ATTAINABLE_SHARE * a.peak_tflops),
+            memory_bytes: a.memory_gib * (1_u64 << 30) as f64,
+            memory_bytes_per_sec: 1e9 * a.memory_gb_per_sec,
+            units: a.units,
+            mma_share: a.mma_share.unwrap_or(1.0),
+        }
+    }
+}
+
+/// CUDA's context takes about 0.5 GB, NCCL's channels of a few groups about 1 GB.
+const RESERVED_BYTES: f64 = 1.5e9;
+
+/// Of the peak, where no best product was measured: A100 87%, H100 80%, B200 78%.
+const UNKNOWN_ATTAINABLE_SHARE: f64 = 0.8;
+
+impl Cluster {
+    /// `nodes` of `instance`.
+    /// # Errors
+    /// [`PlanError::Unknown`] when it has no accelerators.
+    pub fn of(catalogue: &Catalogue, instance: &Instance, nodes: usize) -> Result<Self, PlanError> {
+        let accelerator = catalogue.accelerator_of(instance)?;
+        Ok(Self::joined(accelerator, nodes, instance.count as usize, Link::efa(1e9 * instance.net_gbps)))
+    }
+
+    /// `nodes` of `devices` accelerators, joined by `across`.
+    #[must_use]
+    pub fn joined(accelerator: &Accelerator, nodes: usize, devices: usize, across: Link) -> Self {
+        let inside = match accelerator.link_gb_per_sec {
+            Some(rate) => Link::nvlink(1e9 * rate),
+            None => Link::pci(1e9 * accelerator.pci_gb_per_sec.unwrap_or_default()),
+        };
+        let switch_share = accelerator.switch_share.unwrap_or_default();
+        Self { hardware: accelerator.into(), topology: Topology { nodes, devices, inside, across, switch_share } }
+    }
+}
+
+impl Hardware {
+    /// Bytes that a step can have: the driver's context and the buffers of collectives are there before it.
+    #[must_use]
+    pub fn usable_bytes(&self) -> f64 {
+        self.memory_bytes - RESERVED_BYTES
+    }
+
+    /// Seconds of one op of a tape, whose numbers of four bytes travel in two.
+    #[must_use]
+    pub fn op_secs(&self, event: &Event, constants: Constants) -> f64 {
+        let stream_secs = event.moved_bytes as f64 / 2.0 / (self.memory_bytes_per_sec * constants.stream_share);
+        let flops = event.flops as f64;
+        let is_backward = event.pass == Pass::Backward;
+        let (secs, kernels) = match (event.gemm, event.op) {
+            (Some([m, n, k]), _) => {
+                // Backward: one product for the input, one for the weight, each of a third of the step's.
+                let sizes: &[[usize; 3]] = if is_backward { &[[m, k, n], [n, k, m]] } else { &[[m, n, k]] };
+                (sizes.iter().map(|size| self.product_secs(*size, constants)).sum::<f64>(), sizes.len())
+            }
+            (None, "attention") => {
+                let rate = self.attainable_flops * self.mma_share * constants.attention_share[usize::from(is_backward)];
+                (stream_secs.max(flops / rate), if is_backward { 3 } else { 1 })
+            }
+            _ => (stream_secs, if flops + stream_secs > 0.0 { 1 } else { 0 }),
+        };
+        secs + kernels as f64 * constants.launch_secs
+    }
+
+    /// Seconds of one product: tiles of 128 by 256 over the units in whole rounds; each tile is written when it is summed.
+    fn product_secs(&self, [m, n, k]: [usize; 3], constants: Constants) -> f64 {
+        let tiles = (m as f64 / 128.0).ceil() * (n as f64 / 256.0).ceil();
+        let rounds = (tiles / self.units).ceil();
+        // A library splits tiles or sums where the last round would be nearly empty.
+        let rounds = if tiles > self.units { rounds.min(tiles / self.units / 0.9) } else { rounds };
+        let unit_flops = self.attainable_flops * constants.product_share / self.units;
+        let tile_secs = 2.0 * 128.0 * 256.0 * k as f64 / unit_flops;
+        let write_secs = 128.0 * 256.0 * 2.0 / (self.memory_bytes_per_sec / self.units);
+        rounds * (tile_secs + constants.tile_ends * write_secs)
+    }
+}

@@ -1,0 +1,147 @@
+//! Published runs held against the simulation: days that it says, beside the days that were.
+
+use comm::sim::Link;
+use models::Model;
+use serde::{Deserialize, Serialize};
+use train::{TrainError, recipe::Recipe, run, step::StepOptions};
+
+use crate::{
+    PlanError,
+    catalogue::{Catalogue, Run},
+    hardware::{Cluster, Constants},
+    reliability::{self, HOURS_BETWEEN_FAILURES, RESTART_SECS},
+    search::{self, Choice, Settled},
+};
+
+/// One row of `catalogue/trained.toml`, see its head.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trained {
+    pub run: String,
+    pub family: String,
+    pub model: toml::Table,
+    pub context: usize,
+    pub sequences: usize,
+    pub gbps: Option<f64>,
+    pub count: Option<usize>,
+    #[serde(default = "eight")]
+    pub devices: usize,
+    pub tensor: Option<usize>,
+    pub pipeline: Option<usize>,
+    pub strategy: Option<String>,
+    pub shards: Option<usize>,
+    pub recompute: Option<bool>,
+    /// Whether it ran compiled or hand-written kernels throughout.
+    #[serde(default)]
+    pub fused: bool,
+    pub assumed: Option<String>,
+}
+
+fn eight() -> usize {
+    8
+}
+
+/// A run and what the simulation says of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Outcome {
+    pub run: Run,
+    pub trained: Trained,
+    pub choice: Choice,
+    /// Of training alone, with the allowance for stops, and as it was.
+    pub training_days: f64,
+    pub days: f64,
+    pub actual_days: f64,
+    /// Predicted over actual, less one.
+    pub error: f64,
+}
+
+#[derive(Deserialize)]
+struct File {
+    trained: Vec<Trained>,
+}
+
+/// All rows.
+#[must_use]
+pub fn all() -> Vec<Trained> {
+    let file: File = toml::from_str(include_str!("catalogue/trained.toml")).expect("checked by a test");
+    file.trained
+}
+
+/// Simulate one of them.
+/// # Errors
+/// When the catalogue lacks its row, or nothing fits.
+pub fn outcome(trained: &Trained, catalogue: &Catalogue, constants: Constants) -> Result<Outcome, PlanError> {
+    let lacking = |what: &str| PlanError::Catalogue { origin: "trained.toml".into(), problem: format!("`{}` {what}", trained.run) };
+    let run = catalogue.runs.iter().find(|run| run.name == trained.run).ok_or_else(|| lacking("is no run"))?;
+    let tokens = run.tokens.ok_or_else(|| lacking("has no tokens"))?;
+    let count = run.count.map(|n| n as usize).or(trained.count).ok_or_else(|| lacking("has no count"))?;
+    let actual_days = run.days.or_else(|| Some(run.hours? / count as f64 / 24.0)).ok_or_else(|| lacking("has no time"))?;
+    let accelerator = catalogue.accelerator(run.accelerator.as_deref().unwrap_or_default())?;
+    let devices = trained.devices.min(count);
+    let nodes = count / devices;
+    let across = match (&run.instance, trained.gbps) {
+        (Some(instance), None) => Link::efa(1e9 * catalogue.instance(instance)?.net_gbps),
+        (_, gbps) => Link::infiniband(1e9 * gbps.unwrap_or(400.0)),
+    };
+    let cluster = Cluster::joined(accelerator, nodes, devices, across);
+    let (build, base) = model(&trained.model, trained.context)?;
+    let strategy = trained.strategy.as_deref().and_then(parallel::kind).map(|kind| kind.name);
+    let settled =
+        Settled { tensor: trained.tensor, pipeline: trained.pipeline, strategy, shards: trained.shards, recompute: trained.recompute };
+    let constants = if trained.fused { constants.fused() } else { constants };
+    let found = search::search(&build, &base, trained.sequences, &cluster, constants, &settled)?;
+    let Some(choice) = found.choices.first().cloned() else {
+        let over = found.misses.first().map_or(0.0, |miss| miss.over_bytes);
+        return Err(lacking(&format!("does not fit: {over:.2e} bytes are missing")));
+    };
+    let training_days = tokens / choice.time.tokens_per_sec / 86_400.0;
+    let params = build()?.params().elements() as f64;
+    let kept = reliability::plan(&reliability::Cluster {
+        accelerators: count as f64,
+        hours_between_failures: HOURS_BETWEEN_FAILURES,
+        // A pod's hosts have a few chips each.
+        checkpoint_secs: reliability::checkpoint_secs(params, (count as f64 / 8.0).max(1.0)),
+        restart_secs: RESTART_SECS,
+    })?;
+    let days = training_days / kept.goodput_ratio;
+    Ok(Outcome { run: run.clone(), trained: trained.clone(), choice, training_days, days, actual_days, error: days / actual_days - 1.0 })
+}
+
+/// How to build a decoder from a recipe's `[model]`, and the options of its step.
+fn model(
+    table: &toml::Table,
+    context: usize,
+) -> Result<(impl Fn() -> Result<Box<dyn Model>, TrainError> + Sync + use<>, StepOptions), PlanError> {
+    let mut recipe = toml::Table::new();
+    recipe.insert("model".into(), table.clone().into());
+    let text = format!("{recipe}\n[batch]\ncontext = {context}\n[train]\nprecision = \"bf16\"");
+    let (recipe, _) = run::resolve(&Recipe::parse(&text, "trained.toml", &[])?, None)?;
+    let options = StepOptions::of(&recipe);
+    Ok((move || Ok(models::build(&recipe.model)?), options))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_names_a_run_and_a_model_of_its_size() {
+        let catalogue = Catalogue::load(None).unwrap();
+        for trained in all() {
+            let run = catalogue.runs.iter().find(|run| run.name == trained.run);
+            let run = run.unwrap_or_else(|| panic!("{} is no run", trained.run));
+            let params = model(&trained.model, trained.context).unwrap().0().unwrap().params().elements() as f64;
+            assert!((params / run.params - 1.0).abs() < 0.17, "{}: {params:.3e} where {:.3e} are printed", run.name, run.params);
+        }
+    }
+
+    #[test]
+    fn falcon_took_as_long_as_simulated() {
+        let catalogue = Catalogue::load(None).unwrap();
+        for name in ["Falcon-40B", "Falcon-7B"] {
+            let trained = all().into_iter().find(|trained| trained.run == name).unwrap();
+            let outcome = outcome(&trained, &catalogue, Constants::default()).unwrap();
+            assert!(outcome.error.abs() < 0.1, "{name}: {} days where {} were", outcome.days, outcome.actual_days);
+        }
+    }
+}

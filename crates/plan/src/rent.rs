@@ -1,0 +1,196 @@
+//! A recipe on rented machines: how long its step takes there and why, what the run costs, and which cluster is cheapest for a
+//! deadline.
+//!
+//! ```text
+//! Recipe + instance x nodes -> search (or the recipe's own mesh) -> simulate -> days, dollars, energy, storage
+//! ```
+
+use serde::Serialize;
+use train::{TrainError, recipe::Recipe, run, step::StepOptions};
+
+use crate::{
+    PlanError,
+    catalogue::{Catalogue, Instance, Price},
+    hardware::{Cluster, Constants},
+    reliability::{self, CHECKPOINT_BYTES_PER_PARAM, HOURS_BETWEEN_FAILURES, RESTART_SECS, Reliability},
+    search::{self, Choice, Found, Settled},
+};
+
+/// A recipe's run on a cluster.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Rented {
+    pub name: String,
+    pub instance: String,
+    pub nodes: usize,
+    pub accelerators: usize,
+    pub params: u64,
+    pub steps: u64,
+    pub tokens: f64,
+    /// What the recipe's own mesh gives, or else the best that was found.
+    pub choice: Choice,
+    /// Whether the cut is the recipe's own.
+    pub is_recipes: bool,
+    pub runners_up: Vec<Choice>,
+    pub misses: Vec<search::Miss>,
+    pub usable_bytes: f64,
+    pub reliability: Reliability,
+    /// Of training alone, and with what stops, restarts and checkpoints take.
+    pub training_secs: f64,
+    pub secs: f64,
+    pub price: Price,
+    pub usd: f64,
+    /// Accelerators alone, at their rated power.
+    pub energy_kwh: Option<f64>,
+    /// Data, and three checkpoints, until the end.
+    pub storage_bytes: f64,
+    pub storage_usd: f64,
+}
+
+/// How many checkpoints are kept at a time, and bytes of a token on disk.
+const CHECKPOINTS: f64 = 3.0;
+const BYTES_PER_TOKEN: f64 = 4.0;
+/// Runners-up and misses that are told.
+const TOLD: usize = 8;
+
+/// `recipe` on `nodes` of `instance`; with `searches`, whatever mesh the recipe names.
+/// # Errors
+/// When the model cannot be, or no way to cut it fits: then by how many bytes, and what would help.
+pub fn rent(
+    recipe: &Recipe,
+    catalogue: &Catalogue,
+    instance: &Instance,
+    nodes: usize,
+    price: &Price,
+    searches: bool,
+) -> Result<Rented, PlanError> {
+    let (resolved, model) = run::resolve(recipe, None)?;
+    let params = model.params().elements();
+    let options = StepOptions::of(&resolved);
+    let cluster = Cluster::of(catalogue, instance, nodes)?;
+    let ranks = cluster.topology.ranks();
+    let build = || -> Result<_, TrainError> { Ok(models::build(&resolved.model)?) };
+    let is_recipes = !searches && options.mesh.ranks() == ranks;
+    let found = if is_recipes {
+        search::only(&build, &options, &cluster, Constants::default())?
+    } else {
+        search::search(&build, &options, resolved.batch.sequences, &cluster, Constants::default(), &Settled::default())?
+    };
+    let Found { mut choices, misses } = found;
+    if choices.is_empty() {
+        return Err(nothing_fits(&misses, instance, &cluster, resolved.batch.sequences));
+    }
+    let choice = choices.remove(0);
+    let tokens = (resolved.batch.sequences * resolved.batch.context) as f64 * resolved.train.steps as f64;
+    let training_secs = tokens / choice.time.tokens_per_sec;
+    let reliability = reliability::plan(&reliability::Cluster {
+        accelerators: ranks as f64,
+        hours_between_failures: HOURS_BETWEEN_FAILURES,
+        checkpoint_secs: reliability::checkpoint_secs(params as f64, nodes as f64),
+        restart_secs: RESTART_SECS,
+    })?;
+    let secs = training_secs / reliability.goodput_ratio;
+    let storage_bytes = tokens * BYTES_PER_TOKEN + CHECKPOINTS * CHECKPOINT_BYTES_PER_PARAM * params as f64;
+    let usd_per_gb_month = catalogue.storage.first().map_or(0.0, |s| s.usd_per_gb_month);
+    let watts = catalogue.accelerator_of(instance)?.watts;
+    choices.truncate(TOLD);
+    Ok(Rented {
+        name: resolved.name.clone(),
+        instance: instance.name.clone(),
+        nodes,
+        accelerators: ranks,
+        params,
+        steps: resolved.train.steps,
+        tokens,
+        choice,
+        is_recipes,
+        runners_up: choices,
+        misses: misses.into_iter().take(TOLD).collect(),
+        usable_bytes: cluster.hardware.usable_bytes(),
+        reliability,
+        training_secs,
+        secs,
+        price: price.clone(),
+        usd: nodes as f64 * price.usd_per_hour * secs / 3600.0,
+        energy_kwh: watts.map(|watts| watts * ranks as f64 * secs / 3.6e6),
+        storage_bytes,
+        storage_usd: storage_bytes / 1e9 * usd_per_gb_month * secs / (30.44 * 86_400.0),
+    })
+}
+
+/// The cheapest number of nodes that ends within `deadline_secs`.
+/// # Errors
+/// As [`rent`]; [`PlanError::Impossible`] with the soonest end when none is in time.
+pub fn cheapest(
+    recipe: &Recipe,
+    catalogue: &Catalogue,
+    instance: &Instance,
+    price: &Price,
+    deadline_secs: f64,
+) -> Result<Rented, PlanError> {
+    let most = recipe.batch.sequences / instance.count.max(1) as usize;
+    let (mut best, mut soonest, mut refusal): (Option<Rented>, Option<Rented>, Option<PlanError>) = (None, None, None);
+    // Fewer nodes could not do the FLOPs in time at the best rate that a product has.
+    let (resolved, model) = run::resolve(recipe, None)?;
+    let tokens = (resolved.batch.sequences * resolved.batch.context) as f64 * resolved.train.steps as f64;
+    let flops = crate::laws::train_flops(model.params().elements() as f64, tokens);
+    let of_node = Cluster::of(catalogue, instance, 1)?.hardware.attainable_flops * instance.count as f64;
+    let least = ((flops / of_node / deadline_secs) as usize).clamp(1, most.max(1));
+    for nodes in (0..).map(|i| 1_usize << i).skip_while(|n| 2 * n <= least).take_while(|n| *n <= most.max(1)) {
+        match rent(recipe, catalogue, instance, nodes, price, true) {
+            Ok(rented) => {
+                if rented.secs <= deadline_secs && best.as_ref().is_none_or(|best| rented.usd < best.usd) {
+                    best = Some(rented.clone());
+                }
+                if soonest.as_ref().is_none_or(|soonest| rented.secs < soonest.secs) {
+                    soonest = Some(rented);
+                }
+                // What is twice as large and in time too is not cheaper.
+                if best.as_ref().is_some_and(|best| best.nodes < nodes) {
+                    break;
+                }
+            }
+            Err(e) => refusal = Some(e),
+        }
+    }
+    match (best, soonest, refusal) {
+        (Some(best), _, _) => Ok(best),
+        (None, Some(soonest), _) => Err(PlanError::Impossible {
+            problem: format!("no number of {} ends in {:.1} days", instance.name, deadline_secs / 86_400.0),
+            relax: format!(
+                "{} nodes end soonest, in {:.1} days: allow `--deadline-days {:.0}`, raise `batch.sequences`, or take a faster instance",
+                soonest.nodes,
+                soonest.secs / 86_400.0,
+                (soonest.secs / 86_400.0).ceil()
+            ),
+        }),
+        (None, None, Some(refusal)) => Err(refusal),
+        (None, None, None) => {
+            Err(PlanError::Impossible { problem: "there is no cluster to try".into(), relax: "raise `batch.sequences`".into() })
+        }
+    }
+}
+
+fn nothing_fits(misses: &[search::Miss], instance: &Instance, cluster: &Cluster, sequences: usize) -> PlanError {
+    let (nodes, ranks) = (cluster.topology.nodes, cluster.topology.ranks());
+    let Some(miss) = misses.first() else {
+        return PlanError::Impossible {
+            problem: format!("{ranks} accelerators cannot share {sequences} sequences and this model's heads and layers"),
+            relax: format!("raise `batch.sequences` to {ranks}, or take fewer nodes than {nodes}"),
+        };
+    };
+    let gb = miss.over_bytes / 1e9;
+    let relax = match miss.largest {
+        "activations" | "logits" => "shorten `batch.context`, or take an accelerator with more memory".to_owned(),
+        _ => {
+            let times = 1.0 + miss.over_bytes / cluster.hardware.usable_bytes();
+            format!("take about {:.0} nodes, or an accelerator with more memory than {}'s", (times * nodes as f64).ceil(), instance.name)
+        }
+    };
+    PlanError::Impossible {
+        problem: format!(
+            "on {nodes} x {} nothing fits: the leanest cut ({}, tensor {}, pipeline {}) is over by {:.0} bytes ({gb:.1} GB) an accelerator, most of it {}",
+            instance.name, miss.cut.strategy, miss.cut.tensor, miss.cut.pipeline, miss.over_bytes, miss.largest
+        ),
+        relax,
+    }
+}

@@ -1,0 +1,359 @@
+//! The best mesh and strategy for a model on a cluster: every way to cut it is simulated, and what does not fit says by how
+//! much.
+//!
+//! ```text
+//! tensor x pipeline x data x strategy -> the largest micro-batch that fits, with and without recomputing -> simulate -> sort
+//! ```
+//! Steps of many micro-batches are looked at over a few first, since each more costs the same; the best are then run whole.
+
+use std::sync::Mutex;
+
+use comm::Order;
+use models::Model;
+use parallel::{Kind, mesh::Mesh, pipeline::Schedule};
+use serde::Serialize;
+use train::{TrainError, step::StepOptions};
+
+use crate::{
+    hardware::{Cluster, Constants},
+    simulate::{self, StepTime},
+};
+
+/// What is settled before the search; the rest is its choice.
+#[derive(Debug, Clone, Default)]
+pub struct Settled {
+    pub tensor: Option<usize>,
+    pub pipeline: Option<usize>,
+    pub strategy: Option<&'static str>,
+    pub shards: Option<usize>,
+    pub recompute: Option<bool>,
+}
+
+/// How a model is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Cut {
+    pub tensor: usize,
+    pub pipeline: usize,
+    pub data: usize,
+    pub strategy: &'static str,
+    /// Ranks that hold one copy together.
+    pub shards: usize,
+    /// Runs of blocks on each stage.
+    pub chunks: usize,
+    pub micro_batch: usize,
+    /// Micro-batches of each rank in a step.
+    pub lanes: usize,
+    pub recompute: bool,
+}
+
+/// A cut that fits, and its step.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Choice {
+    pub cut: Cut,
+    pub time: StepTime,
+    pub limit: &'static str,
+}
+
+/// A cut that does not fit.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Miss {
+    pub cut: Cut,
+    /// Beyond what an accelerator has.
+    pub over_bytes: f64,
+    /// The kind that takes most.
+    pub largest: &'static str,
+}
+
+/// Fastest first, and what fits least badly first.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Found {
+    pub choices: Vec<Choice>,
+    pub misses: Vec<Miss>,
+}
+
+/// How many of the best are run whole.
+const WHOLE: usize = 5;
+const MOST_SEQUENCES: usize = 16;
+const MOST_STAGES: usize = 16;
+const FEW_ROUNDS: usize = 16;
+
+type Build<'a> = dyn Fn() -> Result<Box<dyn Model>, TrainError> + Sync + 'a;
+
+/// Search for steps of `sequences`; `base` gives context, precision and optimiser.
+/// # Errors
+/// When the model cannot be built.
+pub fn search(
+    build: &Build<'_>,
+    base: &StepOptions,
+    sequences: usize,
+    cluster: &Cluster,
+    constants: Constants,
+    settled: &Settled,
+) -> Result<Found, TrainError> {
+    let blocks = build()?.params().blocks().len();
+    let ranks = cluster.topology.ranks();
+    let look = Look { build, base, cluster, constants };
+    let powers = |most: usize| (0..).map(|i| 1 << i).take_while(move |n| *n <= most);
+    let tensors: Vec<usize> = settled.tensor.map_or_else(|| powers(cluster.topology.devices.min(8)).collect(), |n| vec![n]);
+    let pipelines = |tensor: usize| -> Vec<usize> {
+        let all: Vec<usize> = (1..=MOST_STAGES).filter(|n| ranks.is_multiple_of(tensor * n)).collect();
+        // Of many, the powers of two tell enough.
+        let few = all.len() <= 5;
+        settled.pipeline.map_or_else(|| all.into_iter().filter(|n| few || n.is_power_of_two()).collect(), |n| vec![n])
+    };
+    let mut cuts = Vec::new();
+    for (tensor, pipeline) in tensors.iter().flat_map(|t| pipelines(*t).into_iter().map(move |p| (*t, p))) {
+        let data = ranks / (tensor * pipeline);
+        if !ranks.is_multiple_of(tensor * pipeline) || data > sequences || blocks < pipeline + 2 {
+            continue;
+        }
+        let near = (cluster.topology.devices / tensor).max(1);
+        let groups = settled.shards.map_or_else(|| powers(data / near / 2).map(|n| n * near).collect::<Vec<_>>(), |n| vec![n]);
+        let mut ways: Vec<(&str, usize)> = if pipeline > 1 { vec![("zero1", data)] } else { vec![("zero1", data), ("zero3", data)] };
+        if pipeline == 1 {
+            ways.extend(groups.into_iter().filter(|n| *n > 1 && data.is_multiple_of(*n)).map(|n| ("mics", n)));
+        }
+        if let Some(strategy) = settled.strategy {
+            ways.retain(|(name, _)| *name == strategy);
+            if ways.is_empty() {
+                ways.push((strategy, parallel::kind(strategy).map_or(1, |kind| (kind.shards)(data, data))));
+            }
+        }
+        for (strategy, shards) in ways {
+            cuts.push(Cut { tensor, pipeline, data, strategy, shards, chunks: 1, micro_batch: 1, lanes: 1, recompute: false });
+        }
+    }
+    let (next, found, refusal) = (Mutex::new(cuts.into_iter()), Mutex::new(Found::default()), Mutex::new(None));
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, std::num::NonZero::get) {
+            scope.spawn(|| {
+                loop {
+                    let Some(cut) = lock(&next).next() else { break };
+                    // A way to cut that the model does not allow is no candidate; why is told when there is no other.
+                    match look.at(cut, sequences, settled.recompute) {
+                        Ok((choices, miss)) => {
+                            let mut found = lock(&found);
+                            found.choices.extend(choices);
+                            found.misses.extend(miss);
+                        }
+                        Err(e) => *lock(&refusal) = Some(e),
+                    }
+                }
+            });
+        }
+    });
+    let mut found = found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if found == Found::default()
+        && let Some(e) = lock(&refusal).take()
+    {
+        return Err(e);
+    }
+    sort(&mut found);
+    for choice in found.choices.iter_mut().take(WHOLE) {
+        choice.time = look.step(choice.cut)?;
+    }
+    sort(&mut found);
+    Ok(found)
+}
+
+/// The one cut that `options` names.
+/// # Errors
+/// When the model cannot be cut so.
+pub fn only(build: &Build<'_>, options: &StepOptions, cluster: &Cluster, constants: Constants) -> Result<Found, TrainError> {
+    let mesh = options.mesh;
+    let cut = Cut {
+        tensor: mesh.tensor,
+        pipeline: mesh.pipeline,
+        data: mesh.data,
+        strategy: options.strategy.name,
+        shards: options.shards,
+        chunks: options.chunks,
+        micro_batch: options.micro_batch,
+        lanes: options.lanes,
+        recompute: options.recompute,
+    };
+    let time = simulate::step(build, &StepOptions { order: Order::Any, ..options.clone() }, cluster, constants)?;
+    let over_bytes = time.bytes.total() - cluster.hardware.usable_bytes();
+    Ok(if over_bytes > 0.0 {
+        Found { misses: vec![Miss { cut, over_bytes, largest: largest_kind(&time) }], ..Found::default() }
+    } else {
+        Found { choices: vec![Choice { cut, limit: limit(&time), time }], ..Found::default() }
+    })
+}
+
+/// Fastest first; where two are alike, in the order of their cuts, whichever thread was first.
+fn sort(found: &mut Found) {
+    let order = |cut: &Cut| (cut.tensor, cut.pipeline, cut.strategy, cut.shards, cut.micro_batch, cut.chunks, cut.recompute);
+    found.choices.sort_by(|a, b| b.time.tokens_per_sec.total_cmp(&a.time.tokens_per_sec).then_with(|| order(&a.cut).cmp(&order(&b.cut))));
+    found.misses.sort_by(|a, b| a.over_bytes.total_cmp(&b.over_bytes).then_with(|| order(&a.cut).cmp(&order(&b.cut))));
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+struct Look<'a> {
+    build: &'a Build<'a>,
+    base: &'a StepOptions,
+    cluster: &'a Cluster,
+    constants: Constants,
+}
+
+impl Look<'_> {
+    /// The micro-batches worth a look for one cut: the largest that fits, and in a pipeline each of the smallest with each
+    /// number of chunks, for there the bubble decides. Recomputing is tried where it allows a larger one, or any.
+    fn at(&self, cut: Cut, sequences: usize, recompute: Option<bool>) -> Result<(Vec<Choice>, Option<Miss>), TrainError> {
+        let (mut choices, mut miss, mut largest) = (Vec::new(), None, 0);
+        let each = sequences.div_ceil(cut.data);
+        let is_pipeline = cut.pipeline > 1;
+        let sizes = (0..5).map(|i| 1 << i).filter(|n| *n <= each.min(MOST_SEQUENCES));
+        let sizes: Vec<usize> = if is_pipeline { sizes.take(2).collect() } else { sizes.rev().collect() };
+        for recompute in [false, true].into_iter().filter(|r| recompute.is_none_or(|settled| settled == *r)) {
+            for micro_batch in sizes.iter().copied().filter(|n| *n > largest).collect::<Vec<_>>() {
+                let lanes = each.div_ceil(micro_batch);
+                // Where micro-batches are many, the bubble is small without chunks.
+                let is_whole =
+                    |chunks: &usize| *chunks == 1 || is_pipeline && lanes.is_multiple_of(cut.pipeline) && lanes < FEW_ROUNDS * cut.pipeline;
+                let mut fits = false;
+                for chunks in [1, 2, 4].into_iter().filter(is_whole) {
+                    let cut = Cut { micro_batch, lanes, chunks, recompute, ..cut };
+                    let time = match self.glance(cut) {
+                        Ok(time) => time,
+                        // So many chunks cannot be cut from so few layers.
+                        Err(_) if chunks > 1 => break,
+                        Err(e) => return Err(e),
+                    };
+                    let over_bytes = time.bytes.total() - self.cluster.hardware.usable_bytes();
+                    if over_bytes > 0.0 {
+                        if miss.as_ref().is_none_or(|miss: &Miss| over_bytes < miss.over_bytes) {
+                            miss = Some(Miss { cut, over_bytes, largest: largest_kind(&time) });
+                        }
+                        break;
+                    }
+                    fits = true;
+                    largest = largest.max(micro_batch);
+                    choices.push(Choice { cut, limit: limit(&time), time });
+                }
+                if fits != is_pipeline {
+                    break;
+                }
+            }
+        }
+        Ok((choices, miss.filter(|_| largest == 0)))
+    }
+
+    /// A step by its first micro-batches: each more takes what the last did.
+    fn glance(&self, cut: Cut) -> Result<StepTime, TrainError> {
+        let few = cut.pipeline;
+        let more = if cut.chunks > 1 { 2 * few } else { few + 2 };
+        if cut.lanes <= more {
+            return self.step(cut);
+        }
+        let a = self.step(Cut { lanes: few, ..cut })?;
+        if a.bytes.total() > self.cluster.hardware.usable_bytes() {
+            return Ok(a);
+        }
+        let b = self.step(Cut { lanes: more, ..cut })?;
+        let step_secs = b.step_secs + (b.step_secs - a.step_secs) * (cut.lanes - more) as f64 / (more - few) as f64;
+        let times = cut.lanes as f64 / more as f64;
+        let (tokens, flops) = (b.tokens / more as u64 * cut.lanes as u64, b.flops * times);
+        Ok(StepTime {
+            step_secs,
+            tokens,
+            flops,
+            tokens_per_sec: tokens as f64 / step_secs,
+            mfu: b.mfu * times * b.step_secs / step_secs,
+            ..b
+        })
+    }
+
+    fn step(&self, cut: Cut) -> Result<StepTime, TrainError> {
+        simulate::step(self.build, &options(self.base, cut), self.cluster, self.constants)
+    }
+}
+
+/// The options of a step that is cut so.
+#[must_use]
+pub fn options(base: &StepOptions, cut: Cut) -> StepOptions {
+    StepOptions {
+        mesh: Mesh { pipeline: cut.pipeline, data: cut.data, context: 1, tensor: cut.tensor },
+        schedule: if cut.chunks > 1 { Schedule::Interleaved } else { Schedule::OneFOneB },
+        chunks: cut.chunks,
+        strategy: strategy(cut.strategy),
+        shards: cut.shards,
+        order: Order::Any,
+        lanes: cut.lanes,
+        micro_batch: cut.micro_batch,
+        recompute: cut.recompute,
+        ..base.clone()
+    }
+}
+
+fn strategy(name: &str) -> &'static Kind {
+    parallel::kind(name).unwrap_or(&parallel::STRATEGIES[0])
+}
+
+/// Where most of the time goes that is no product.
+fn limit(time: &StepTime) -> &'static str {
+    let exposed = |axis: &str| {
+        let of = |role: &simulate::RoleTime| role.exposed_secs.iter().filter(|(name, _)| *name == axis).map(|(_, secs)| secs).sum::<f64>();
+        time.roles.iter().map(of).fold(0.0, f64::max)
+    };
+    let waits =
+        [("data", exposed("data")), ("tensor", exposed("tensor")), ("context", exposed("context")), ("bubble", exposed("pipeline"))];
+    match waits.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)) {
+        Some((name, secs)) if secs > 0.05 * time.step_secs => name,
+        _ => "compute",
+    }
+}
+
+fn largest_kind(time: &StepTime) -> &'static str {
+    let b = time.bytes;
+    let kinds = [
+        ("weights", b.weights),
+        ("gradients", b.gradients),
+        ("optimiser", b.optimiser),
+        ("activations", b.activations),
+        ("logits", b.logits),
+    ];
+    kinds.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).map_or("", |(name, _)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use train::{recipe::Recipe, run};
+
+    use super::*;
+    use crate::catalogue::Catalogue;
+
+    fn found(model: &str, instance: &str, nodes: usize, sequences: usize) -> Found {
+        let text = format!("[model]\n{model}\n[batch]\ncontext = 1024\n[train]\nprecision = \"bf16\"");
+        let (recipe, _) = run::resolve(&Recipe::parse(&text, "test", &[]).unwrap(), None).unwrap();
+        let catalogue = Catalogue::load(None).unwrap();
+        let cluster = Cluster::of(&catalogue, catalogue.instance(instance).unwrap(), nodes).unwrap();
+        let build = || Ok(models::build(&recipe.model)?);
+        search(&build, &StepOptions::of(&recipe), sequences, &cluster, Constants::default(), &Settled::default()).unwrap()
+    }
+
+    #[test]
+    fn the_best_of_a_small_model_is_the_best_of_all_cuts_and_steady_steps_are_foretold() {
+        let found = found("preset = \"gpt2-1.5b\"\nvocab = 50304\nheads = 20\nhead_dim = 80", "p4d.24xlarge", 2, 256);
+        assert!(found.choices.len() > 8);
+        let rates: Vec<f64> = found.choices.iter().map(|choice| choice.time.tokens_per_sec).collect();
+        assert!(rates.windows(2).all(|pair| pair[0] >= pair[1]));
+        assert_eq!(found.choices[0].cut.tensor, 1, "what fits one device needs no tensor ranks");
+        for choice in &found.choices {
+            assert_eq!(choice.cut.tensor * choice.cut.pipeline * choice.cut.data, 16);
+            assert!(choice.cut.lanes * choice.cut.micro_batch * choice.cut.data >= 256);
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_says_by_how_much() {
+        let found = found("preset = \"gpt3-175b\"\nvocab = 50304", "p4d.24xlarge", 1, 64);
+        assert!(found.choices.is_empty());
+        // 16 bytes a parameter over eight accelerators of 43 GB, less what is usable.
+        let least = 16.0 * 174.6e9 / 8.0 - 42.9e9;
+        assert!(found.misses[0].over_bytes > 0.7 * least, "{:?}", found.misses[0]);
+    }
+}
