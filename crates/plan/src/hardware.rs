@@ -37,7 +37,7 @@ pub struct Cluster {
 }
 
 /// Numbers that hold for every accelerator: properties of today's libraries, set together on a third of the throughputs that
-/// others measured ([`crate::throughput`]) and on nothing else.
+/// others measured ([`crate::throughput`]).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Constants {
     /// Between the starts of two kernels that a host issues one by one.
@@ -50,8 +50,8 @@ pub struct Constants {
     pub product_share: f64,
     /// Seconds that a tile of a product starts and ends in, over those of writing it at the unit's share of the memory.
     pub tile_ends: f64,
-    /// Share of compute that is lost while a collective at the full rate inside a node runs beside it, and less in step with its
-    /// rate: it holds units, memory and the order of kernels.
+    /// Share of compute that is lost while a collective runs beside it, whatever its rate: it holds units, memory and the order of
+    /// kernels. Too much for slow links, where a collective holds little.
     pub contention: f64,
 }
 
