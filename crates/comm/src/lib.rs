@@ -257,36 +257,3 @@ impl Communicator for Solo {
 fn alone(rank: usize, operation: &'static str) -> CommError {
     CommError { rank, operation, problem: "there is no other rank in a group of one".into() }
 }
-
-impl<C: Communicator + ?Sized> Communicator for Box<C> {
-    fn rank(&self) -> usize {
-        (**self).rank()
-    }
-    fn ranks(&self) -> usize {
-        (**self).ranks()
-    }
-    fn ranks_on_machine(&self) -> usize {
-        (**self).ranks_on_machine()
-    }
-    fn pulse(&self) -> Pulse {
-        (**self).pulse()
-    }
-    fn carry(&mut self, job: Job) -> Result<Array, CommError> {
-        (**self).carry(job)
-    }
-    fn recv_any(&mut self, data: &mut [f32]) -> Result<usize, CommError> {
-        (**self).recv_any(data)
-    }
-    fn split(&mut self, color: usize) -> Result<Box<dyn Communicator>, CommError> {
-        (**self).split(color)
-    }
-    fn split_by(&mut self, color: &dyn Fn(usize) -> usize) -> Result<Box<dyn Communicator>, CommError> {
-        (**self).split_by(color)
-    }
-    fn take_clock(&mut self) -> Option<sim::GroupClock> {
-        (**self).take_clock()
-    }
-    fn count_by_machine(&mut self) -> bool {
-        (**self).count_by_machine()
-    }
-}

@@ -64,6 +64,13 @@ pub enum EngineError {
     Rank(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+impl EngineError {
+    /// From what a communicator says.
+    pub fn rank(source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Rank(Box::new(source))
+    }
+}
+
 /// A key for counter-based randomness, from a seed and the name of what is drawn.
 #[must_use]
 pub fn key(seed: u64, name: &str) -> u64 {

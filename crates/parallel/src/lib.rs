@@ -105,15 +105,13 @@ pub(crate) fn array(device: Device, values: Vec<f32>, len: usize) -> comm::Array
     }
 }
 
-/// `data` summed over `group`, whatever the order.
-pub(crate) fn sum_over(group: &mut Group, data: &mut [f32]) -> Result<(), EngineError> {
-    let sum = group.run(comm::Job::AllReduce(data.to_vec().into(), Order::Tree)).map_err(rank_error)?;
+/// `data`, something small, summed over `group`.
+/// # Errors
+/// When a rank does not answer.
+pub fn sum_over(group: &mut Group, data: &mut [f32]) -> Result<(), EngineError> {
+    let sum = group.run(comm::Job::AllReduce(data.to_vec().into(), Order::Tree)).map_err(EngineError::rank)?;
     data.copy_from_slice(sum.values());
     Ok(())
-}
-
-pub(crate) fn rank_error(error: comm::CommError) -> EngineError {
-    EngineError::Rank(Box::new(error))
 }
 
 /// What a strategy is built from.

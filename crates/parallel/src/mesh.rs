@@ -12,8 +12,6 @@ use std::cell::RefCell;
 use comm::{CommError, Communicator, Group, Job, Order};
 use engine::{Axis, EngineError, Move, Partition};
 
-use crate::rank_error;
-
 /// How many ranks there are along each axis; `data` counts those that a strategy may cut further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mesh {
@@ -108,7 +106,7 @@ impl Cut {
     /// When a rank does not answer.
     pub fn sum(&self, axis: Axis, data: Vec<f32>) -> Result<Vec<f32>, EngineError> {
         let sum = self.group(axis).borrow_mut().run(Job::AllReduce(data.into(), Order::Tree));
-        sum.map(comm::Array::into_values).map_err(rank_error)
+        sum.map(comm::Array::into_values).map_err(EngineError::rank)
     }
 
     /// Run `look` on the group along an axis.
@@ -122,7 +120,7 @@ impl Cut {
     pub fn each(&self, mine: Vec<f32>) -> Result<Vec<Vec<f32>>, EngineError> {
         let mut group = self.tensor.borrow_mut();
         let (len, ranks) = (mine.len(), group.ranks());
-        let all = group.run(Job::AllGather(mine.into(), len * ranks)).map_err(rank_error)?.into_values();
+        let all = group.run(Job::AllGather(mine.into(), len * ranks)).map_err(EngineError::rank)?.into_values();
         Ok(if len == 0 { vec![Vec::new(); ranks] } else { all.chunks(len).map(<[f32]>::to_vec).collect() })
     }
 
@@ -182,7 +180,7 @@ impl Partition for Cut {
     }
 
     fn check(&self) -> Result<(), EngineError> {
-        self.failed.borrow_mut().take().map_or(Ok(()), |error| Err(rank_error(error)))
+        self.failed.borrow_mut().take().map_or(Ok(()), |error| Err(EngineError::rank(error)))
     }
 }
 

@@ -10,7 +10,7 @@ use std::{ops::Range, sync::Arc};
 use comm::{Communicator, Group, Job, Order, Solo, Ticket};
 use engine::{BlockId, Device, EngineError, ParamId, ParamStore, ParamTable, PassAt, Weight};
 
-use crate::{Kind, Part, StoreBytes, Strategy, array, flat::Piece, lanes::LaneSum, rank_error, sum_over};
+use crate::{Kind, Part, StoreBytes, Strategy, array, flat::Piece, lanes::LaneSum, sum_over};
 
 pub(crate) const KIND: Kind = Kind {
     name: "replicated",
@@ -221,7 +221,7 @@ impl Strategy for Replicated {
         self.peak = self.peak.max(StoreBytes { weights: 4 * self.table.elements(), grads: 4 * (grads + self.flying as u64) });
         self.flying = 0;
         for (ticket, pieces) in std::mem::take(&mut self.sent) {
-            let sums = self.group.wait(ticket).map_err(rank_error)?.into_values();
+            let sums = self.group.wait(ticket).map_err(EngineError::rank)?.into_values();
             if let [piece] = &pieces[..]
                 && self.grads[piece.param.0].is_empty()
             {

@@ -21,7 +21,7 @@ use std::{
 use comm::{CommError, Group, Job, Order, Ticket};
 use engine::{BlockId, Device, EngineError, ParamId, ParamStore, ParamTable, PassAt, Weight};
 
-use crate::{Build, Kind, Part, StoreBytes, Strategy, array, flat::Layout, lanes::LaneSum, rank_error, split, sum_over};
+use crate::{Build, Kind, Part, StoreBytes, Strategy, array, flat::Layout, lanes::LaneSum, split, sum_over};
 
 /// What is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -195,7 +195,7 @@ impl Sharded {
     fn collect(&mut self, ends_step: bool) -> Result<(), EngineError> {
         let mut reducing = Vec::new();
         for (block, ticket) in std::mem::take(&mut self.scattering) {
-            let part = self.shard.wait(ticket).map_err(rank_error)?;
+            let part = self.shard.wait(ticket).map_err(EngineError::rank)?;
             let elements = self.part_elements(block);
             self.sums[block.0].bring(part.into_values());
             self.count();
@@ -211,7 +211,7 @@ impl Sharded {
             }
         }
         for (block, ticket) in reducing {
-            let sum = self.replicas.wait(ticket).map_err(rank_error)?;
+            let sum = self.replicas.wait(ticket).map_err(EngineError::rank)?;
             self.sums[block.0].set_total(sum.into_values());
         }
         Ok(())
@@ -247,7 +247,7 @@ impl Sharded {
     }
 
     fn end_publish(&mut self, block: BlockId, ticket: Ticket) -> Result<(), EngineError> {
-        let flat = self.shard.wait(ticket).map_err(rank_error)?.into_values();
+        let flat = self.shard.wait(ticket).map_err(EngineError::rank)?.into_values();
         for piece in self.layout.whole(block).filter(|_| !flat.is_empty()) {
             if let Some(weight) = self.weights[piece.param.0].as_mut().and_then(Arc::get_mut) {
                 weight.values_mut().copy_from_slice(&flat[piece.at..][..piece.of_param.len()]);
@@ -321,7 +321,7 @@ impl Strategy for Sharded {
         // What was gathered before is stale.
         self.drop_idle();
         for (block, ticket) in std::mem::take(&mut self.gathering) {
-            self.shard.wait(ticket).map_err(rank_error)?;
+            self.shard.wait(ticket).map_err(EngineError::rank)?;
             self.flying -= self.layout.len(block);
         }
         self.last = None;
@@ -366,7 +366,7 @@ impl Strategy for Sharded {
             flat[piece.at..][..values.len()].copy_from_slice(&values);
         }
         let mine = array(self.device, flat, part.len());
-        let all = self.shard.run(Job::AllGather(mine, self.layout.len(block))).map_err(rank_error)?;
+        let all = self.shard.run(Job::AllGather(mine, self.layout.len(block))).map_err(EngineError::rank)?;
         let values = |at: usize, len: usize| all.values().get(at..at + len).unwrap_or(&[]).to_vec();
         Ok(self.layout.whole(block).map(|piece| (piece.param, values(piece.at, piece.of_param.len()))).collect())
     }
@@ -455,7 +455,7 @@ impl ParamStore for Sharded {
             let mut came = 0;
             if let Some(ticket) = self.gathering.remove(&need) {
                 came = self.layout.len(need);
-                let flat = self.shard.wait(ticket).map_err(rank_error)?.into_values();
+                let flat = self.shard.wait(ticket).map_err(EngineError::rank)?.into_values();
                 for piece in self.layout.whole(need).filter(|_| !flat.is_empty()) {
                     let values = flat[piece.at..][..piece.of_param.len()].to_vec();
                     self.weights[piece.param.0] = Some(Arc::new(Weight::new(values, self.table.spec(piece.param).shape)));

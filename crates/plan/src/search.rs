@@ -308,14 +308,7 @@ fn limit(time: &StepTime) -> &'static str {
 }
 
 fn largest_kind(time: &StepTime) -> &'static str {
-    let b = time.bytes;
-    let kinds = [
-        ("weights", b.weights),
-        ("gradients", b.gradients),
-        ("optimiser", b.optimiser),
-        ("activations", b.activations),
-        ("logits", b.logits),
-    ];
+    let kinds = time.bytes.kinds();
     kinds.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).map_or("", |(name, _)| name)
 }
 

@@ -48,6 +48,18 @@ pub struct MemoryUse {
 }
 
 impl MemoryUse {
+    /// Each kind by its name.
+    #[must_use]
+    pub fn kinds(self) -> [(&'static str, f64); 5] {
+        [
+            ("weights", self.weights),
+            ("gradients", self.gradients),
+            ("optimiser", self.optimiser),
+            ("activations", self.activations),
+            ("logits", self.logits),
+        ]
+    }
+
     #[must_use]
     pub fn total(self) -> f64 {
         self.weights + self.gradients + self.optimiser + self.activations + self.logits

@@ -4,9 +4,9 @@
 
 use std::path::Path;
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, PreEscaped, html};
 
-use crate::{ReportError, chart::Chart, page::STYLE, terminal};
+use crate::{ReportError, chart::Chart, page::shell, terminal};
 
 /// See the head of this file. Parts that are empty are left out.
 #[derive(Debug, Clone, Default)]
@@ -54,37 +54,20 @@ impl Answer {
     /// As a page that needs nothing else.
     #[must_use]
     pub fn page(&self) -> String {
-        let markup = html! {
-            (DOCTYPE)
-            html lang="en" {
-                head {
-                    meta charset="utf-8";
-                    meta name="viewport" content="width=device-width, initial-scale=1";
-                    title { "hairpin: " (self.title) }
-                    style { (PreEscaped(STYLE)) }
-                }
-                body {
-                    header {
-                        p.brand { "hairpin plan" }
-                        h1 { (self.title) }
-                    }
-                    main {
-                        section.cards { @for (what, value) in &self.figures { div.card { p.value { (value) } p.what { (what) } } } }
-                        @for warning in &self.warnings { p.warn { "Careful: " (warning) "." } }
-                        @for (title, chart) in &self.charts {
-                            section { h2 { (title) } figure { (PreEscaped(chart.svg())) } }
-                        }
-                        @for table in &self.tables { (section(table)) }
-                        section {
-                            h2 { "What was asked" }
-                            div.scroll { table { tbody { @for (what, value) in &self.asked { tr { td { (what) } td { (value) } } } } } }
-                        }
-                        @if !self.notes.is_empty() { section { h2 { "Notes" } ul { @for note in &self.notes { li { (note) } } } } }
-                    }
-                }
+        let main = html! {
+            section.cards { @for (what, value) in &self.figures { div.card { p.value { (value) } p.what { (what) } } } }
+            @for warning in &self.warnings { p.warn { "Careful: " (warning) "." } }
+            @for (title, chart) in &self.charts {
+                section { h2 { (title) } figure { (PreEscaped(chart.svg())) } }
             }
+            @for table in &self.tables { (section(table)) }
+            section {
+                h2 { "What was asked" }
+                div.scroll { table { tbody { @for (what, value) in &self.asked { tr { td { (what) } td { (value) } } } } } }
+            }
+            @if !self.notes.is_empty() { section { h2 { "Notes" } ul { @for note in &self.notes { li { (note) } } } } }
         };
-        markup.into_string()
+        shell("hairpin plan", &self.title, &main)
     }
 
     /// Write the page to `path`.

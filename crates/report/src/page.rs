@@ -36,40 +36,46 @@ pub(crate) fn page(folder: &Path) -> Result<String, ReportError> {
     let curves: Vec<(String, Vec<StepMetrics>)> =
         entries.iter().map(|e| (format!("{} {}", e.phase, e.name), metrics::read(&e.folder.join("metrics.jsonl")))).collect();
     let name = folder.canonicalize().ok().and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned())).unwrap_or_default();
+    let main = html! {
+        @if alone.is_none() { (headline(&entries)) }
+        @if torn > 0 { p.warn { (torn) " torn lines of the ledger were left out." } }
+        @if !entries.is_empty() {
+            (ladder(&entries))
+            (charts(&entries, &curves))
+            (ledger_table(&entries))
+            (samples(&entries))
+            @for e in &entries {
+                @if let Some(section) = ranks::section(&format!("phase {} {}", e.phase, e.name), &e.folder) { (section) }
+            }
+        }
+        @if let Some(section) = &alone { (section) }
+        @if let Some(stats) = &stats { (data_section(stats)) }
+        @if let Some(last) = entries.last() { (recipe(last)) }
+    };
+    Ok(shell("hairpin", &name, &main))
+}
+
+/// A whole page around what it has to say.
+pub(crate) fn shell(brand: &str, title: &str, main: &Markup) -> String {
     let markup = html! {
         (DOCTYPE)
         html lang="en" {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
-                title { "hairpin: " (name) }
+                title { "hairpin: " (title) }
                 style { (PreEscaped(STYLE)) }
             }
             body {
                 header {
-                    p.brand { "hairpin" }
-                    h1 { (name) }
+                    p.brand { (brand) }
+                    h1 { (title) }
                 }
-                main {
-                    @if alone.is_none() { (headline(&entries)) }
-                    @if torn > 0 { p.warn { (torn) " torn lines of the ledger were left out." } }
-                    @if !entries.is_empty() {
-                        (ladder(&entries))
-                        (charts(&entries, &curves))
-                        (ledger_table(&entries))
-                        (samples(&entries))
-                        @for e in &entries {
-                            @if let Some(section) = ranks::section(&format!("phase {} {}", e.phase, e.name), &e.folder) { (section) }
-                        }
-                    }
-                    @if let Some(section) = &alone { (section) }
-                    @if let Some(stats) = &stats { (data_section(stats)) }
-                    @if let Some(last) = entries.last() { (recipe(last)) }
-                }
+                main { (main) }
             }
         }
     };
-    Ok(markup.into_string())
+    markup.into_string()
 }
 
 fn headline(entries: &[Entry]) -> Markup {
@@ -232,7 +238,7 @@ fn recipe(entry: &Entry) -> Markup {
     }
 }
 
-pub(crate) const STYLE: &str = "
+const STYLE: &str = "
 :root{--bg:#fbfaf7;--fg:#1d1f23;--soft:#667;--line:#dedbd2;--card:#fff;--ok:#1a7f4b;--bad:#b3261e;--s0:#2a5fb8;--s1:#c2570c;--s2:#1a7f4b;--s3:#7b3fa0}
 @media (prefers-color-scheme:dark){:root{--bg:#14161a;--fg:#e7e6e2;--soft:#9aa0ab;--line:#30343c;--card:#1c1f25;--ok:#58c48b;--bad:#ff8a80;--s0:#7aa7f0;--s1:#f0a060;--s2:#58c48b;--s3:#c79be6}}
 *{box-sizing:border-box}body{margin:0;background:var(--bg);color:var(--fg);font:16px/1.5 system-ui,sans-serif}

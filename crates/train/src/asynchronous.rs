@@ -46,7 +46,7 @@ impl Worker {
         let seed = options.seed;
         let clip = options.clip;
         let trainer = Trainer::new(model, options)?;
-        let servers = Servers::new(&table, comm, staleness, apply, |id| table.initial(id, seed)).map_err(rank_error)?;
+        let servers = Servers::new(&table, comm, staleness, apply, |id| table.initial(id, seed)).map_err(EngineError::rank)?;
         let mut worker = Self { trainer, servers, ranks, clip };
         worker.join()?;
         Ok(worker)
@@ -63,7 +63,7 @@ impl Worker {
             let parts = store.parts();
             servers.push(lr_share, grad_scale, |piece| &parts[piece.param.0].grad[piece.of_param.clone()])
         });
-        pushed.map_err(rank_error)?;
+        pushed.map_err(EngineError::rank)?;
         self.pull()?;
         Ok(gradient)
     }
@@ -72,14 +72,14 @@ impl Worker {
     /// # Errors
     /// When a server does not answer.
     pub fn leave(&mut self) -> Result<(), TrainError> {
-        Ok(self.servers.leave().map_err(rank_error)?)
+        Ok(self.servers.leave().map_err(EngineError::rank)?)
     }
 
     /// Take part again, at the step of the slowest worker, which it gives, and with the parameters of now.
     /// # Errors
     /// When a server does not answer.
     pub fn join(&mut self) -> Result<u64, TrainError> {
-        let step = self.servers.join().map_err(rank_error)?;
+        let step = self.servers.join().map_err(EngineError::rank)?;
         self.pull()?;
         Ok(step)
     }
@@ -95,10 +95,6 @@ impl Worker {
             let mut parts = store.parts();
             servers.pull(|piece, values| parts[piece.param.0].values[piece.of_param.clone()].copy_from_slice(values))
         });
-        Ok(pulled.map_err(rank_error)?)
+        Ok(pulled.map_err(EngineError::rank)?)
     }
-}
-
-fn rank_error(error: comm::CommError) -> EngineError {
-    EngineError::Rank(Box::new(error))
 }

@@ -48,56 +48,76 @@ impl StepCost {
 /// # Errors
 /// When shapes do not fit.
 pub fn cost(model: &dyn Model, options: &StepOptions, place: Place) -> Result<StepCost, TrainError> {
-    let stage_of = runs(model, options)?;
-    let table = local_table(model, options, &stage_of[place.stage])?;
-    let places = Places { tensor: (place.tensor, options.mesh.tensor), context: (place.context, options.mesh.context) };
-    // Any rank stands for those that see other data: all do the same.
-    let ranks = options.mesh.data * options.mesh.context;
-    let link = comm::sim::Link::nvlink(1e9);
-    let topology = comm::sim::Topology { nodes: 1, devices: ranks, inside: link.clone(), across: link, switch_share: 0.0 };
-    let others = comm::sim::Sim::new(topology, comm::sim::Settings::default(), |_| 0).rank(0);
-    let (order, shards) = (options.order, options.shards);
-    let build = Build { table: &table, device: Device::Meta, order, comm: Box::new(others), shards, value: &mut |_| Vec::new() };
-    let store = (options.strategy.build)(build).map_err(|e| EngineError::Rank(Box::new(e)))?;
-    let (pool, store) = (Pool::meta(), Rc::new(RefCell::new(store)));
-    store.borrow_mut().begin_step();
-    let tape_options = Options { trace: true, ..tape_options(options) };
-    let flops = std::cell::Cell::new(0);
-    let watch = |event: &Event| {
-        if event.pass != Pass::Recompute {
-            flops.set(flops.get() + event.flops)
-        }
-    };
-    let runs = &stage_of[place.stage];
-    let stage = Stage { model, table: &table, pool: &pool, store: &store, partition: &places, runs, options: tape_options, watch: &watch };
-    let inputs = model.shapes(options.micro_batch, options.context / options.mesh.context);
-    // As many micro-batches as can be in flight at one time, and as many lanes as are summed.
-    let count = if options.mesh.pipeline == 1 { options.lanes } else { options.lanes.max(options.mesh.pipeline) };
-    let one = |lane| MicroBatch { inputs: &inputs, lane, key: 0, ends_lane: true, ends_step: lane + 1 == count };
-    let micro_batches: Vec<MicroBatch<'_>> = (0..count).map(one).collect();
-    let mut packed_bytes = 0;
-    let actions = options.schedule.actions(place.stage, options.mesh.pipeline, count, options.chunks);
-    stage.run(&actions, &micro_batches, 1.0, &mut NoLinks, &mut |tape| {
-        packed_bytes = packed_bytes.max(tape.packed_bytes());
-    })?;
-    store.borrow_mut().end_step()?;
-    store.borrow_mut().publish()?;
-    let (bytes, layout) = (store.borrow().peak_bytes(), Layout::new(&table, options.shards));
-    let part = (place.data * options.mesh.context + place.context) % options.shards;
-    Ok(StepCost {
-        micro_batch_flops: flops.get() / count as u64,
-        optimiser_flops: Optimiser::flops(&options.optim, &table),
-        params: model.params().elements(),
-        weight_bytes: bytes.weights,
-        grad_bytes: bytes.grads,
-        optimiser_bytes: Optimiser::bytes(&options.optim, &table, layout.share(part).map(|piece| (piece.param, piece.of_param.len()))),
-        packed_bytes: packed_bytes * options.chunks as u64,
-        pool_bytes: pool.usage().high_water_bytes,
-    })
+    Held::of(model, options, place)?.cost(model, options, place)
+}
+
+/// What one rank has of a model.
+pub(crate) struct Held {
+    /// The runs of blocks of its stage.
+    pub runs: Vec<Range<usize>>,
+    /// Their parameters, as long as it holds them.
+    pub table: ParamTable,
+}
+
+impl Held {
+    pub(crate) fn of(model: &dyn Model, options: &StepOptions, place: Place) -> Result<Self, TrainError> {
+        let (runs, full) = (runs(model, options)?.swap_remove(place.stage), model.params());
+        let here: Vec<BlockId> = runs.iter().flat_map(|run| run.clone().flat_map(|block| full.needs(BlockId(block)))).collect();
+        let table = full.local(options.mesh.tensor, |block| here.contains(&block)).map_err(EngineError::from)?;
+        Ok(Self { runs, table })
+    }
+
+    /// See [`cost`].
+    pub(crate) fn cost(&self, model: &dyn Model, options: &StepOptions, place: Place) -> Result<StepCost, TrainError> {
+        let Self { runs, table } = self;
+        let places = Places { tensor: (place.tensor, options.mesh.tensor), context: (place.context, options.mesh.context) };
+        // Any rank stands for those that see other data: all do the same.
+        let ranks = options.mesh.data * options.mesh.context;
+        let link = comm::sim::Link::nvlink(1e9);
+        let topology = comm::sim::Topology { nodes: 1, devices: ranks, inside: link.clone(), across: link, switch_share: 0.0 };
+        let others = comm::sim::Sim::new(topology, comm::sim::Settings::default(), |_| 0).rank(0);
+        let (order, shards) = (options.order, options.shards);
+        let build = Build { table, device: Device::Meta, order, comm: Box::new(others), shards, value: &mut |_| Vec::new() };
+        let store = (options.strategy.build)(build).map_err(EngineError::rank)?;
+        let (pool, store) = (Pool::meta(), Rc::new(RefCell::new(store)));
+        store.borrow_mut().begin_step();
+        let tape_options = Options { trace: true, ..tape_options(options) };
+        let flops = std::cell::Cell::new(0);
+        let watch = |event: &Event| {
+            if event.pass != Pass::Recompute {
+                flops.set(flops.get() + event.flops)
+            }
+        };
+        let stage = Stage { model, table, pool: &pool, store: &store, partition: &places, runs, options: tape_options, watch: &watch };
+        let inputs = model.shapes(options.micro_batch, options.context / options.mesh.context);
+        // As many micro-batches as can be in flight at one time, and as many lanes as are summed.
+        let count = if options.mesh.pipeline == 1 { options.lanes } else { options.lanes.max(options.mesh.pipeline) };
+        let one = |lane| MicroBatch { inputs: &inputs, lane, key: 0, ends_lane: true, ends_step: lane + 1 == count };
+        let micro_batches: Vec<MicroBatch<'_>> = (0..count).map(one).collect();
+        let mut packed_bytes = 0;
+        let actions = options.schedule.actions(place.stage, options.mesh.pipeline, count, options.chunks);
+        stage.run(&actions, &micro_batches, 1.0, &mut NoLinks, &mut |tape| {
+            packed_bytes = packed_bytes.max(tape.packed_bytes());
+        })?;
+        store.borrow_mut().end_step()?;
+        store.borrow_mut().publish()?;
+        let (bytes, layout) = (store.borrow().peak_bytes(), Layout::new(table, options.shards));
+        let part = (place.data * options.mesh.context + place.context) % options.shards;
+        Ok(StepCost {
+            micro_batch_flops: flops.get() / count as u64,
+            optimiser_flops: Optimiser::flops(&options.optim, table),
+            params: model.params().elements(),
+            weight_bytes: bytes.weights,
+            grad_bytes: bytes.grads,
+            optimiser_bytes: Optimiser::bytes(&options.optim, table, layout.share(part).map(|piece| (piece.param, piece.of_param.len()))),
+            packed_bytes: packed_bytes * options.chunks as u64,
+            pool_bytes: pool.usage().high_water_bytes,
+        })
+    }
 }
 
 /// The runs of blocks of each stage: the cut whose slowest stage is fastest, by each block's operations on `Meta`.
-pub(crate) fn runs(model: &dyn Model, options: &StepOptions) -> Result<Vec<Vec<Range<usize>>>, TrainError> {
+fn runs(model: &dyn Model, options: &StepOptions) -> Result<Vec<Vec<Range<usize>>>, TrainError> {
     let (stages, blocks) = (options.mesh.pipeline, model.params().blocks().len());
     let pieces = stages * options.chunks;
     if pieces == 1 {
@@ -120,13 +140,6 @@ pub(crate) fn runs(model: &dyn Model, options: &StepOptions) -> Result<Vec<Vec<R
     };
     let cut = pipeline::cut(&costs, pieces, u64::MAX).map_err(too_many)?;
     Ok((0..stages).map(|stage| (0..options.chunks).map(|chunk| cut[chunk * stages + stage].clone()).collect()).collect())
-}
-
-/// The parameters of one stage, as long as one rank of the tensor axis holds them.
-pub(crate) fn local_table(model: &dyn Model, options: &StepOptions, runs: &[Range<usize>]) -> Result<ParamTable, EngineError> {
-    let full = model.params();
-    let here: Vec<BlockId> = runs.iter().flat_map(|run| run.clone().flat_map(|block| full.needs(BlockId(block)))).collect();
-    Ok(full.local(options.mesh.tensor, |block| here.contains(&block))?)
 }
 
 pub(crate) fn tape_options(options: &StepOptions) -> Options {

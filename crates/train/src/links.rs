@@ -81,7 +81,7 @@ fn send(pair: &mut Option<Pair>, data: &[f32], len: usize) -> Result<(), EngineE
     if pair.sent.len() >= pair.most
         && let Some(ticket) = pair.sent.pop_front()
     {
-        pair.group.wait(ticket).map_err(failed)?;
+        pair.group.wait(ticket).map_err(EngineError::rank)?;
     }
     let array = if data.is_empty() { Array::meta(len) } else { data.to_vec().into() };
     pair.sent.push_back(pair.group.start(Job::Send(1 - pair.group.rank(), array)));
@@ -91,9 +91,5 @@ fn send(pair: &mut Option<Pair>, data: &[f32], len: usize) -> Result<(), EngineE
 fn recv(group: &mut Option<Group>, len: usize) -> Result<Vec<f32>, EngineError> {
     let Some(group) = group else { unreachable!("a schedule listens only where there is a neighbour") };
     let job = Job::Recv(1 - group.rank(), len);
-    group.run(job).map(Array::into_values).map_err(failed)
-}
-
-fn failed(error: CommError) -> EngineError {
-    EngineError::Rank(Box::new(error))
+    group.run(job).map(Array::into_values).map_err(EngineError::rank)
 }

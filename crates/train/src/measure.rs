@@ -41,16 +41,15 @@ impl StepTimes {
 /// # Errors
 /// When shapes do not fit, or a rank does not answer.
 pub fn step_times(recipe: &Recipe, mut comm: Box<dyn Communicator>, rounds: usize) -> Result<StepTimes, TrainError> {
-    let rank_error = |e| EngineError::Rank(Box::new(e));
     let ranks = comm.ranks();
     let (recipe, model) = run::resolve(recipe, None)?;
     let options = StepOptions::of(&recipe);
     let table = model.params().clone();
 
-    let whole = comm.split(0).map_err(rank_error)?;
+    let whole = comm.split(0).map_err(EngineError::rank)?;
     let mut value = |id: ParamId| table.initial(id, options.seed);
     let build = Build { table: &table, device: Device::Cpu, order: options.order, comm: whole, shards: options.shards, value: &mut value };
-    let mut store = (options.strategy.build)(build).map_err(rank_error)?;
+    let mut store = (options.strategy.build)(build).map_err(EngineError::rank)?;
     let mut sent_bytes = Vec::new();
     let exchange_secs = median(rounds, |_| {
         store.sum(&mut [0.0])?;
@@ -66,7 +65,7 @@ pub fn step_times(recipe: &Recipe, mut comm: Box<dyn Communicator>, rounds: usiz
     let exchange_sent_bytes = sent_bytes.get(sent_bytes.len() / 2).copied();
     drop(store);
 
-    let whole = comm.split(0).map_err(rank_error)?;
+    let whole = comm.split(0).map_err(EngineError::rank)?;
     let mut trainer = Trainer::on_rank(model, options, whole)?;
     let step_secs = step(&mut trainer, &recipe, &mut *comm, rounds)?;
     drop(trainer);
@@ -93,7 +92,7 @@ fn step(trainer: &mut Trainer, recipe: &Recipe, comm: &mut dyn Communicator, rou
     };
     let lanes: Vec<_> = trainer.lanes().into_iter().map(lane).collect();
     median(rounds, |round| {
-        comm.all_reduce(&mut [0.0], comm::Order::Any).map_err(|e| EngineError::Rank(Box::new(e)))?;
+        comm.all_reduce(&mut [0.0], comm::Order::Any).map_err(EngineError::rank)?;
         let clock = Clock::start();
         let gradient = trainer.gradient(round as u64 + 1, &lanes, recipe.step_tokens())?;
         trainer.update(round as u64 + 1, 0.1, gradient.norm)?;

@@ -76,7 +76,7 @@ fn launched(ranks: usize) -> Result<Option<Comm>, TrainError> {
     }
     #[cfg(feature = "mpi")]
     {
-        let world = comm::Mpi::world().map_err(|e| engine::EngineError::Rank(Box::new(e)))?;
+        let world = comm::Mpi::world().map_err(engine::EngineError::rank)?;
         Ok(world.map(|comm| Box::new(comm) as Comm))
     }
     #[cfg(not(feature = "mpi"))]

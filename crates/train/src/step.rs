@@ -1,7 +1,7 @@
 //! One whole training step: forward and backward over lanes and micro-batches, the lane tree, clipping, the optimiser.
 //! The loop, the benchmark and the planner run this and nothing else.
 
-use std::{cell::RefCell, ops::Range, rc::Rc};
+use std::{borrow::Cow, cell::RefCell, ops::Range, rc::Rc};
 
 use comm::{Communicator, Group, Job, Order, Solo, Traffic};
 use engine::{
@@ -14,13 +14,14 @@ use parallel::{
     lanes::LaneSum,
     mesh::{Groups, Mesh, Place},
     pipeline::{Action, Schedule},
+    sum_over,
 };
 
 pub use crate::cost::{StepCost, cost};
 
 use crate::{
     TrainError,
-    cost::{local_table, runs, tape_options},
+    cost::{Held, tape_options},
     eval::inputs_of,
     links::Edges,
     optim::{Optimiser, Update},
@@ -149,19 +150,18 @@ impl Trainer {
     ) -> Result<Self, TrainError> {
         let mesh = options.mesh;
         let place = mesh.place(comm.rank());
-        let cost = cost(&*model, &options, place)?;
+        let held = Held::of(&*model, &options, place)?;
+        let cost = held.cost(&*model, &options, place)?;
+        let Held { runs, table } = held;
         let need_bytes = cost.total_bytes() * comm.ranks() as u64;
         let free_bytes = crate::memory::available_bytes().unwrap_or(u64::MAX);
-        let rank_error = |e| EngineError::Rank(Box::new(e));
         if device == Device::Cpu {
             // No rank allocates before all have looked, or the last would find what the first left.
-            comm.all_reduce(&mut [0.0], Order::Any).map_err(rank_error)?;
+            comm.all_reduce(&mut [0.0], Order::Any).map_err(EngineError::rank)?;
             if free_bytes < need_bytes {
                 return Err(TrainError::Memory { need_bytes, free_bytes });
             }
         }
-        let runs = runs(&*model, &options)?.swap_remove(place.stage);
-        let table = local_table(&*model, &options, &runs)?;
         let full = model.params();
         let mut value = |id: ParamId| {
             if table.spec(id).shape.elements() == 0 {
@@ -169,17 +169,16 @@ impl Trainer {
             }
             full.slice(id, (place.tensor, mesh.tensor), &full.initial(id, options.seed))
         };
-        let Groups { world, mut pipeline, data, cut: partition, .. } = Groups::new(mesh, comm).map_err(rank_error)?;
+        let Groups { world, mut pipeline, data, cut: partition, .. } = Groups::new(mesh, comm).map_err(EngineError::rank)?;
         let build = Build { table: &table, device, order: options.order, comm: data, shards: options.shards, value: &mut value };
-        let store = (options.strategy.build)(build).map_err(rank_error)?;
+        let store = (options.strategy.build)(build).map_err(EngineError::rank)?;
         let optimiser = Optimiser::new(&options.optim, &table, options.precision, device, &*store);
-        let edges = Edges::new(&mut pipeline, options.chunks > 1).map_err(rank_error)?;
-        let is_end = place.stage == 0 || place.stage + 1 == mesh.pipeline;
+        let edges = Edges::new(&mut pipeline, options.chunks > 1).map_err(EngineError::rank)?;
         let is_tied = mesh.pipeline > 1 && full.blocks().iter().enumerate().any(|(block, _)| full.needs(BlockId(block)).len() > 1);
         let tied = if is_tied {
-            let ends = |stage: usize| usize::from(stage == 0 || stage + 1 == mesh.pipeline);
-            let group = pipeline.split_by(ends).map_err(rank_error)?;
-            is_end.then_some(group)
+            let is_end = |stage: usize| stage == 0 || stage + 1 == mesh.pipeline;
+            let group = pipeline.split_by(|stage| usize::from(is_end(stage))).map_err(EngineError::rank)?;
+            is_end(place.stage).then_some(group)
         } else {
             None
         };
@@ -231,7 +230,7 @@ impl Trainer {
     /// # Errors
     /// When a rank does not answer.
     pub fn sum(&mut self, data: &mut [f32]) -> Result<(), TrainError> {
-        Ok(sum(&mut self.world, data)?)
+        Ok(sum_over(&mut self.world, data)?)
     }
 
     /// What this rank has exchanged so far, by axis of the mesh. Waiting on `pipeline` is the bubble.
@@ -297,7 +296,7 @@ impl Trainer {
         // Stores beat with every weight that an op asks for: a rank that stops doing so in here has hung.
         let _held = self.world.pulse().hold();
         let places = self.lanes();
-        let own: Vec<Vec<Inputs>> = lanes.iter().map(|lane| lane.iter().map(|inputs| self.own_tokens(inputs)).collect()).collect();
+        let own: Vec<Vec<Cow<'_, Inputs>>> = lanes.iter().map(|lane| lane.iter().map(|inputs| self.own_tokens(inputs)).collect()).collect();
         let mut micro_batches = Vec::new();
         for (index, (lane, place)) in own.iter().zip(&places).enumerate() {
             for (i, inputs) in lane.iter().enumerate() {
@@ -320,7 +319,7 @@ impl Trainer {
         places.iter().zip(sums).for_each(|(place, loss)| losses[*place] = loss as f32);
         // Each loss is one rank's own, and limbs add exactly: no order of adding them changes a bit.
         self.store.borrow_mut().sum(&mut losses)?;
-        sum(&mut self.pipeline, &mut losses)?;
+        sum_over(&mut self.pipeline, &mut losses)?;
         let squares = self.squares()?;
         let mut tree = LaneSum::default();
         for loss in losses {
@@ -341,7 +340,11 @@ impl Trainer {
         if let Some(group) = &mut self.tied {
             let shared: Vec<BlockId> =
                 (0..table.blocks().len()).flat_map(|b| table.needs(BlockId(b)).into_iter().filter(move |n| n.0 != b)).collect();
-            exchange(&mut **store, |param| shared.contains(&table.spec(param).block), |mut data| sum(group, &mut data).map(|()| data))?;
+            exchange(
+                &mut **store,
+                |param| shared.contains(&table.spec(param).block),
+                |mut data| sum_over(group, &mut data).map(|()| data),
+            )?;
         }
         Ok(())
     }
@@ -357,7 +360,7 @@ impl Trainer {
         let squares: Squares = store.parts().iter().filter(|part| counts(part.param)).map(|part| sum_squares(part.grad)).sum();
         let mut limbs = squares.limbs();
         store.sum_parts(&mut limbs)?;
-        sum(&mut self.pipeline, &mut limbs)?;
+        sum_over(&mut self.pipeline, &mut limbs)?;
         if self.options.mesh.tensor > 1 {
             limbs = self.partition.sum(Axis::Tensor, limbs.to_vec())?.try_into().unwrap_or(limbs);
         }
@@ -386,14 +389,14 @@ impl Trainer {
         for round in 0..batches.len().div_ceil(ranks) {
             // Where parameters are gathered, all ranks run as many passes; one that has no batch left repeats the last.
             let at = round * ranks + rank;
-            let inputs = self.own_tokens(&inputs_of(batches[at.min(batches.len() - 1)]));
-            let one = stage.nats(&inputs, &mut self.edges.clone())?;
+            let batch = inputs_of(batches[at.min(batches.len() - 1)]);
+            let one = stage.nats(&self.own_tokens(&batch), &mut self.edges.clone())?;
             if let Some(nats) = nats.get_mut(at) {
                 *nats = split(one);
             }
         }
         self.store.borrow_mut().sum(nats.as_flattened_mut())?;
-        sum(&mut self.pipeline, nats.as_flattened_mut())?;
+        sum_over(&mut self.pipeline, nats.as_flattened_mut())?;
         Ok(nats.iter().map(|parts| parts.iter().map(|part| f64::from(*part)).sum()).collect())
     }
 
@@ -457,12 +460,12 @@ impl Trainer {
     }
 
     /// This rank's run of the tokens of each sequence.
-    fn own_tokens(&self, inputs: &Inputs) -> Inputs {
+    fn own_tokens<'a>(&self, inputs: &'a Inputs) -> Cow<'a, Inputs> {
         let (place, parts) = self.partition.place(Axis::Context);
         if parts == 1 {
-            return inputs.clone();
+            return Cow::Borrowed(inputs);
         }
-        inputs.map(|array| match array {
+        Cow::Owned(inputs.map(|array| match array {
             Array::U32(shape, data) if shape.dims().len() == 2 => {
                 let (batch, seq) = (shape.dims()[0], shape.dims()[1]);
                 let each = seq / parts;
@@ -470,15 +473,8 @@ impl Trainer {
                 Array::U32(Shape::new(&[batch, each]), rows)
             }
             other => other.clone(),
-        })
+        }))
     }
-}
-
-/// `data` summed over `group`.
-fn sum(group: &mut Group, data: &mut [f32]) -> Result<(), EngineError> {
-    let sum = group.run(Job::AllReduce(data.to_vec().into(), Order::Tree)).map_err(|e| EngineError::Rank(Box::new(e)))?;
-    data.copy_from_slice(sum.values());
-    Ok(())
 }
 
 /// Send the gradients that `chosen` names through `sum`, as one array.
@@ -500,7 +496,7 @@ fn exchange(
 
 /// The named arrays of all stages, on the first one. A name goes as its bytes, a shape as its axes.
 fn to_first_stage(group: &mut Group, own: Vec<(String, Shape, Vec<f32>)>) -> Result<Vec<(String, Shape, Vec<f32>)>, EngineError> {
-    let run = |group: &mut Group, job| group.run(job).map_err(|e| EngineError::Rank(Box::new(e)));
+    let run = |group: &mut Group, job| group.run(job).map_err(EngineError::rank);
     if group.rank() > 0 {
         run(group, Job::Send(0, vec![own.len() as f32].into()))?;
         for (name, shape, values) in own {

@@ -67,15 +67,7 @@ fn answer(r: &Rented, searched: bool) -> Answer {
         parts
     });
     let part = |(what, part): &(&str, f64)| vec![(*what).to_owned(), secs(*part), format!("{:.1}%", 100.0 * part / time.step_secs)];
-    let b = time.bytes;
-    let kinds = [
-        ("weights", b.weights),
-        ("gradients", b.gradients),
-        ("optimiser", b.optimiser),
-        ("activations", b.activations),
-        ("logits", b.logits),
-        ("in all", b.total()),
-    ];
+    let kinds: Vec<(&str, f64)> = time.bytes.kinds().into_iter().chain([("in all", time.bytes.total())]).collect();
     let kind = |(what, n): &(&str, f64)| vec![(*what).to_owned(), bytes(*n as u64), format!("{:.1}%", 100.0 * n / r.usable_bytes)];
     let mut tables = vec![
         Table { title: "A step, on the slowest rank", head: vec!["part", "time", "share"], rows: parts.iter().map(part).collect() },
