@@ -79,6 +79,14 @@ fn compute_is_slower_beside_a_collective_and_only_there() {
     is(clock.times().exposed_secs, 0.0);
     clock.compute(10.0);
     is(clock.times().now_secs, 360.0);
+    // Across, one device of each node: an eighth of the rate inside takes a sixteenth, for all of 160 s.
+    let sim = Sim::new(plain(2, 4), Settings { contention: 0.5, ..settings() }, |_| 0);
+    let mut world = sim.rank(0);
+    let clock = world.clock();
+    let mut twins = Group::new(world.split_by(&|rank| rank % 4).unwrap());
+    let _job = twins.start(Job::AllGather(Array::meta(100), 200));
+    clock.compute(150.0);
+    is(clock.times().now_secs, 160.0);
 }
 
 #[test]

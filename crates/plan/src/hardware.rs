@@ -50,8 +50,8 @@ pub struct Constants {
     pub product_share: f64,
     /// Seconds that a tile of a product starts and ends in, over those of writing it at the unit's share of the memory.
     pub tile_ends: f64,
-    /// Share of compute that is lost while a collective runs beside it, whatever its rate: it holds units, memory and the order of
-    /// kernels. Too much for slow links, where a collective holds little.
+    /// Share of compute that is lost while a collective runs beside it at the full rate inside a node: it holds units, memory and
+    /// the order of kernels, in step with the bytes that pass.
     pub contention: f64,
 }
 

@@ -54,13 +54,15 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// The role computes what takes `secs` alone, and longer beside a collective.
+    /// The role computes what takes `secs` alone, and longer beside collectives.
     pub fn compute(&self, secs: f64) {
         let role = &mut lock(&self.shared.world).roles[self.role];
-        let collectives = role.streams[..2].iter().map(|stream| stream.free_secs).fold(0.0, f64::max);
-        let slowdown = 1.0 / (1.0 - self.shared.settings.contention);
-        let beside_secs = (secs * slowdown).min((collectives - role.times.now_secs).max(0.0));
-        let secs = secs + beside_secs * self.shared.settings.contention;
+        let now_secs = role.times.now_secs;
+        let lost_secs = |stream: &Stream| {
+            let beside_secs = (secs / (1.0 - stream.contention)).min((stream.free_secs - now_secs).max(0.0));
+            beside_secs * stream.contention
+        };
+        let secs = secs + role.streams[..2].iter().map(lost_secs).sum::<f64>();
         role.times.now_secs += secs;
         role.times.compute_secs += secs;
     }
@@ -126,6 +128,8 @@ struct Role {
 #[derive(Default)]
 struct Stream {
     free_secs: f64,
+    /// Share of compute that the job which runs last takes.
+    contention: f64,
     queue: VecDeque<Key>,
 }
 
@@ -133,6 +137,7 @@ struct Stream {
 struct Posted {
     class: LinkClass,
     secs: f64,
+    contention: f64,
     /// Roles that have started it, and when each did.
     ready: Vec<(usize, f64)>,
     roles: usize,
@@ -288,7 +293,8 @@ impl GroupClock {
         let me = self.clock.role;
         let mut world = lock(&self.clock.shared.world);
         let now = world.roles[me].times.now_secs;
-        let fresh = Posted { class, secs, ready: Vec::new(), roles, begun_secs: 0.0, end_secs: None, taken: 0, message };
+        let contention = self.contention();
+        let fresh = Posted { class, secs, contention, ready: Vec::new(), roles, begun_secs: 0.0, end_secs: None, taken: 0, message };
         let posted = world.jobs.entry(key).or_insert(fresh);
         posted.ready.push((me, now));
         // Parts of unequal lengths: the longest counts.
@@ -299,6 +305,13 @@ impl GroupClock {
         drop(world);
         self.clock.shared.changed.notify_all();
         Timing::Job(key.0, key.1, key.2)
+    }
+
+    /// A collective takes units and memory in step with the bytes that pass through a device.
+    fn contention(&self) -> f64 {
+        let Shared { topology, settings, .. } = &*self.clock.shared;
+        let rate = Prices { topology, spread: self.spread }.ring_rate(1.0);
+        settings.contention * (rate / topology.inside.bytes_per_sec).min(1.0)
     }
 
     /// Compute goes on when the job is done.
@@ -445,6 +458,7 @@ impl World {
             let role = &mut self.roles[*role];
             role.times.busy_secs[class] += job.secs;
             role.streams[stream].free_secs = end;
+            role.streams[stream].contention = job.contention;
             role.streams[stream].queue.retain(|other| *other != key);
         }
         if let Some((to, len)) = job.message {

@@ -146,7 +146,8 @@ impl Prices<'_> {
         self.topology.across.bytes_per_sec / self.topology.devices as f64
     }
 
-    fn ring_rate(self, share: f64) -> f64 {
+    /// Bytes a second through each device of a ring, where a protocol leaves `share` of the links' rates.
+    pub(super) fn ring_rate(self, share: f64) -> f64 {
         let Spread { nodes, per_node, .. } = self.spread;
         let inside = if per_node > 1 { self.topology.inside.bytes_per_sec } else { f64::INFINITY };
         let across = if nodes > 1 { per_node as f64 * self.share() } else { f64::INFINITY };

@@ -29,7 +29,7 @@ pub struct Settings {
     pub bytes_per_element: f64,
     /// What an all-reduce in any order takes the fastest of.
     pub algorithms: Vec<Algorithm>,
-    /// Share of a device's compute that a collective takes while it runs beside it.
+    /// Share of a device's compute that a collective at the full rate inside a node takes while it runs beside it.
     pub contention: f64,
 }
 
