@@ -13,11 +13,13 @@ pub mod adamw;
 #[cfg(target_arch = "x86_64")]
 mod amx;
 pub mod attention;
+pub mod conv;
 pub mod dropout;
 pub mod elementwise;
 pub mod embedding;
 pub mod gemm;
 mod gemv;
+pub mod group_norm;
 pub mod loss;
 pub mod naive;
 #[cfg(target_arch = "aarch64")]

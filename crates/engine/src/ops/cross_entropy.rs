@@ -98,19 +98,24 @@ impl Op for CrossEntropy {
         self.cut.moves(x[0]).filter(|_| pass != Pass::Backward)
     }
     fn forward(&self, f: &mut Forward<'_>) {
-        let [x, w, targets] = f.inputs else { unreachable!("three inputs") };
+        let [x, w, targets, ..] = f.inputs else { unreachable!("at least three inputs") };
+        let bias = f.inputs.get(3).map(|b| b.f32s());
         let (mut dx, mut dw) = (f.early[0].take(), f.early[1].take());
+        let mut db = f.early.get_mut(3).and_then(Option::take);
         let want_grad = dx.is_some() || dw.is_some();
-        if let Some(dw) = dw.as_mut().filter(|dw| !dw.accumulate) {
-            dw.data.fill(0.0);
+        for fresh in [&mut dw, &mut db].into_iter().flatten().filter(|g| !g.accumulate) {
+            fresh.data.fill(0.0);
         }
         let mut sum = 0.0_f64;
         for chunk in Chunk::of(x, w, f.precision) {
             let targets = &targets.u32s()[chunk.start..chunk.start + chunk.rows];
             let (logits, nll, stats) = chunk.split(f.scratch, self.cut);
-            chunk.logits(logits);
+            chunk.logits(bias, logits);
             self.cut.cross_entropy(f.partition, logits, targets, chunk.vocab, self.scale, nll, stats, want_grad);
             sum += nll.iter().map(|v| f64::from(*v)).sum::<f64>();
+            if let Some(db) = &mut db {
+                kernels::elementwise::add_rows(logits, db.data);
+            }
             chunk.gradients(logits, dx.as_mut().map(|g| &mut *g.data), dw.as_mut().map(|g| &mut *g.data), false);
         }
         f.output[0] = (sum * f64::from(self.scale)) as f32;
@@ -155,7 +160,7 @@ impl Op for TokenNll {
         for chunk in Chunk::of(x, w, f.precision) {
             let rows = chunk.start..chunk.start + chunk.rows;
             let (logits, _, stats) = chunk.split(f.scratch, self.cut);
-            chunk.logits(logits);
+            chunk.logits(None, logits);
             let targets = &targets.u32s()[rows.clone()];
             self.cut.cross_entropy(f.partition, logits, targets, chunk.vocab, 1.0, &mut f.output[rows], stats, false);
         }
@@ -170,7 +175,7 @@ impl Op for TokenNll {
         for chunk in Chunk::of(x, w, b.precision) {
             let rows = chunk.start..chunk.start + chunk.rows;
             let (logits, nll, stats) = chunk.split(b.scratch, self.cut);
-            chunk.logits(logits);
+            chunk.logits(None, logits);
             self.cut.cross_entropy(b.partition, logits, &targets.u32s()[rows.clone()], chunk.vocab, 1.0, nll, stats, true);
             for (row, dy) in logits.chunks_exact_mut(chunk.vocab).zip(&b.dy[rows]) {
                 row.iter_mut().for_each(|v| *v *= dy);
@@ -213,9 +218,9 @@ impl<'a> Chunk<'a> {
         Mat::rows(&self.x.f32s()[self.start * self.model..][..self.rows * self.model], self.model)
     }
 
-    fn logits(&self, logits: &mut [f32]) {
+    fn logits(&self, bias: Option<&[f32]>, logits: &mut [f32]) {
         let gemm = Gemm { m: self.rows, n: self.vocab, k: self.model, precision: self.precision, accumulate: false };
-        gemm.run(self.x_rows(), rhs(&self.w, Form::Forward, self.precision), None, logits);
+        gemm.run(self.x_rows(), rhs(&self.w, Form::Forward, self.precision), bias, logits);
     }
 
     /// From the gradient of the logits: `dx = dlogits W`, `dw += dlogits^T x`.
@@ -236,6 +241,9 @@ impl<'a> Chunk<'a> {
 
 fn fit(x: &[Shape]) -> Result<(), ShapeError> {
     ShapeError::check("cross_entropy", "model", ("x", x[0].last()), ("w", x[1].last()))?;
+    if let Some(b) = x.get(3) {
+        ShapeError::check("cross_entropy", "vocab", ("w", x[1].rows()), ("b", b.elements()))?;
+    }
     ShapeError::check("cross_entropy", "rows", ("x", x[0].rows()), ("targets", x[2].elements()))
 }
 
@@ -252,13 +260,16 @@ impl Tape<'_> {
         Cut { place, parts }
     }
 
-    /// `scale` times the sum over rows of `-log softmax(x W^T)[target]`: one number. `x` `[.., model]`, `w` `[vocab,
-    /// model]`, `targets` below `vocab` or [`IGNORE`]. Its own gradient must be one.
+    /// `scale` times the sum over rows of `-log softmax(x W^T + b)[target]`: one number. `x` `[.., model]`, `w` `[vocab,
+    /// model]`, `b` `[vocab]`, `targets` below `vocab` or [`IGNORE`]. Its own gradient must be one.
     /// # Errors
-    /// When `model` or the number of rows differ.
-    pub fn cross_entropy(&mut self, x: &Tensor, w: &Tensor, targets: &Tensor, scale: f32) -> Result<Tensor, EngineError> {
+    /// When `model`, `vocab` or the number of rows differ.
+    pub fn cross_entropy(&mut self, x: &Tensor, w: &Tensor, b: Option<&Tensor>, targets: &Tensor, scale: f32) -> Result<Tensor, EngineError> {
         let cut = self.vocab_cut();
-        self.apply(CrossEntropy { scale, cut }, &[x, w, targets])
+        match b {
+            Some(b) => self.apply(CrossEntropy { scale, cut }, &[x, w, targets, b]),
+            None => self.apply(CrossEntropy { scale, cut }, &[x, w, targets]),
+        }
     }
 
     /// `-log softmax(x W^T)[target]` of each row, in the shape of `targets`; 0 where the target is [`IGNORE`].
@@ -275,11 +286,11 @@ mod tests {
     use super::*;
     use crate::check;
 
-    fn twin(x: &[f64], w: &[f64], targets: &[u32], model: usize) -> Vec<f64> {
+    fn twin(x: &[f64], w: &[f64], b: &[f64], targets: &[u32], model: usize) -> Vec<f64> {
         let nll = |(x, target): (&[f64], &u32)| {
-            let logit = |w: &[f64]| x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>();
-            let total: f64 = w.chunks(model).map(|w| logit(w).exp()).sum();
-            if *target == IGNORE { 0.0 } else { total.ln() - logit(&w[*target as usize * model..][..model]) }
+            let logit = |row: usize| x.iter().zip(&w[row * model..][..model]).map(|(x, w)| x * w).sum::<f64>() + b[row];
+            let total: f64 = (0..b.len()).map(|row| logit(row).exp()).sum();
+            if *target == IGNORE { 0.0 } else { total.ln() - logit(*target as usize) }
         };
         x.chunks(model).zip(targets).map(nll).collect()
     }
@@ -296,16 +307,25 @@ mod tests {
                     let targets = on_tape(tape)?;
                     tape.token_nll(x, w, &targets)
                 },
-                |[x, w]| twin(x, w, &targets, model),
+                |[x, w]| twin(x, w, &vec![0.0; vocab], &targets, model),
                 1e-4,
             );
             check::gradients_of_loss(
                 &shapes,
                 |tape, [x, w]| {
                     let targets = on_tape(tape)?;
-                    tape.cross_entropy(x, w, &targets, 0.25)
+                    tape.cross_entropy(x, w, None, &targets, 0.25)
                 },
-                |[x, w]| 0.25 * twin(x, w, &targets, model).iter().sum::<f64>(),
+                |[x, w]| 0.25 * twin(x, w, &vec![0.0; vocab], &targets, model).iter().sum::<f64>(),
+                1e-4,
+            );
+            check::gradients_of_loss(
+                &[shapes[0], shapes[1], Shape::new(&[vocab])],
+                |tape, [x, w, b]| {
+                    let targets = on_tape(tape)?;
+                    tape.cross_entropy(x, w, Some(b), &targets, 0.25)
+                },
+                |[x, w, b]| 0.25 * twin(x, w, b, &targets, model).iter().sum::<f64>(),
                 1e-4,
             );
         }

@@ -13,10 +13,14 @@ macro_rules! ops {
     };
 }
 
-ops! { activation, add, attention, cross_entropy, dropout, embedding, layer_norm, linear, rms_norm, rope, swiglu, tokens }
+ops! {
+    activation, add, attention, concat, contrastive, conv2d, cross_entropy, dropout, embedding, group_norm, layer_norm, linear, modulate,
+    mse, mul, patches, rms_norm, rope, sinusoid, swiglu, tokens
+}
 
 pub use activation::Activation;
 pub use attention::{AttentionOptions, KvCache};
+pub use conv2d::ConvOptions;
 pub use cross_entropy::IGNORE;
 
 /// One fused operation. Everything that a plan needs follows from shapes; only the last two methods touch numbers.

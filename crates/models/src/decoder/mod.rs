@@ -308,7 +308,7 @@ impl Model for Decoder {
 
     fn head_loss<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs, x: &Tensor, scale: f32) -> Result<Tensor, EngineError> {
         let targets = tape.input(inputs, "targets")?;
-        self.output(tape, x, move |tape, x, head| tape.cross_entropy(x, head, &targets, scale))
+        self.output(tape, x, move |tape, x, head| tape.cross_entropy(x, head, None, &targets, scale))
     }
 
     fn between(&self, batch: usize, length: usize) -> Shape {
