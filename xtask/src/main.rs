@@ -13,7 +13,7 @@ const USAGE: &str = "\
 cargo xtask test [--peers]   everything that is checked: tidy, clippy, tests; with --peers against transformers too
 cargo xtask test-mpi         the promises of a communicator kept by processes, under mpirun (needs libopenmpi-dev, libclang-dev)
 cargo xtask tidy             the house rules that no compiler checks
-cargo xtask fixtures         make the fixtures anew with PyTorch and transformers (installs them under target/)
+cargo xtask fixtures         make the fixtures anew with PyTorch, transformers and diffusers (installs them under target/)
 cargo xtask bench [--peers]  the tables of docs/BENCHMARKS.md; with --peers beside PyTorch
 cargo xtask bench learning   loss, operations and time of recipes/learn-12m.toml beside nanoGPT's recipe in PyTorch
 cargo xtask bench ladders    what the loss law predicts of seven small ladders, and what comes
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         ["test", "--peers"] => test(true),
         ["test-mpi"] => cargo(&["test", "--package", "comm", "--features", "mpi", "--test", "mpi"]),
         ["tidy"] => tidy::check(),
-        ["fixtures"] => python(&["xtask/python/fixtures.py"]),
+        ["fixtures"] => python(&["xtask/python/fixtures.py"]).and_then(|()| python(&["xtask/python/vision.py"])),
         ["bench"] => bench::run(false),
         ["bench", "--peers"] => bench::run(true),
         ["bench", "learning"] => learning::run(),
@@ -98,6 +98,7 @@ pub(crate) fn venv() -> Result<String, String> {
             "--quiet",
             "torch",
             "transformers",
+            "diffusers",
             "safetensors",
             "numpy",
             "tensorboard",

@@ -6,6 +6,8 @@
 //! **Invariant:** a model names no rank and no machine. **Absent on purpose:** optimisers, data, time.
 
 pub mod decoder;
+mod parts;
+pub mod unet;
 
 use std::ops::Range;
 
@@ -42,6 +44,11 @@ pub trait Model: Send + Sync {
 
     /// Inputs of the right shapes for `batch` samples of `length`, without data: what `Meta` is fed.
     fn shapes(&self, batch: usize, length: usize) -> Inputs;
+
+    /// Whether it runs in one piece: neither its blocks, nor its matrices, nor its samples are cut among ranks.
+    fn is_whole(&self) -> bool {
+        false
+    }
 
     /// The same model as one of text, if it is.
     fn language(&self) -> Option<&dyn LanguageModel> {
@@ -105,8 +112,15 @@ impl Cache {
 
 type Build = fn(toml::Table) -> Result<Box<dyn Model>, ModelError>;
 
-/// Every kind of model, by the name that recipes use.
-pub const KINDS: &[(&str, Build)] = &[("decoder", decoder::build)];
+/// Every kind of model, by the name that recipes use, with what its samples are counted in.
+pub const KINDS: &[(&str, &str, Build)] = &[("decoder", "tokens", decoder::build), ("unet", "images", unet::build)];
+
+/// What the samples of a recipe's `[model]` table are counted in: `tokens` of text, or whole `images` or `pairs`.
+#[must_use]
+pub fn unit(table: &toml::Table) -> &'static str {
+    let kind = table.get("kind").and_then(toml::Value::as_str).unwrap_or("decoder");
+    KINDS.iter().find(|(name, ..)| *name == kind).map_or("tokens", |(_, unit, _)| unit)
+}
 
 /// Build a model from a recipe's `[model]` table: its `kind` (default `decoder`) and that kind's options.
 /// # Errors
@@ -118,12 +132,57 @@ pub fn build(table: &toml::Table) -> Result<Box<dyn Model>, ModelError> {
         Some(toml::Value::String(kind)) => kind,
         Some(other) => return Err(ModelError::key("kind", format!("{other} is not a string"), "write `kind = \"decoder\"`")),
     };
-    match KINDS.iter().find(|(name, _)| *name == kind) {
-        Some((_, build)) => build(table),
+    match KINDS.iter().find(|(name, ..)| *name == kind) {
+        Some((.., build)) => build(table),
         None => {
-            let known = KINDS.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+            let known = KINDS.iter().map(|(name, ..)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
             Err(ModelError::key("kind", format!("there is no model kind `{kind}`"), format!("use one of {known}")))
         }
+    }
+}
+
+/// The sizes of the table's `preset`, and over them whatever else it says; without a preset it has to say all.
+fn of_preset<C: serde::Serialize + serde::de::DeserializeOwned>(
+    mut table: toml::Table,
+    names: &[&str],
+    preset: impl Fn(&str) -> Option<C>,
+) -> Result<C, ModelError> {
+    let known = || names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let wrong = |e: String| ModelError::Table(e.trim().to_owned());
+    let mut all = match table.remove("preset") {
+        None => toml::Table::new(),
+        Some(toml::Value::String(name)) => {
+            let unknown = || ModelError::key("preset", format!("there is no preset `{name}` of this kind"), format!("use one of {}", known()));
+            toml::Table::try_from(preset(&name).ok_or_else(unknown)?).map_err(|e| wrong(e.to_string()))?
+        }
+        Some(other) => return Err(ModelError::key("preset", format!("{other} is not a string"), format!("use one of {}", known()))),
+    };
+    all.extend(table);
+    all.try_into().map_err(|e: toml::de::Error| wrong(e.message().to_owned()))
+}
+
+/// A `[model]` table that builds the same again.
+fn written(kind: &str, config: &impl serde::Serialize) -> toml::Table {
+    let mut table = toml::Table::try_from(config).unwrap_or_default();
+    table.insert("kind".into(), kind.into());
+    table
+}
+
+/// Refuse a part of the blocks of a model that runs in one piece.
+fn whole(kind: &'static str, params: &ParamTable, blocks: &Range<usize>) -> Result<(), engine::ShapeError> {
+    if *blocks == (0..params.blocks().len()) {
+        return Ok(());
+    }
+    Err(engine::ShapeError::new(kind, "it runs in one piece: use `parallel.mesh.pipeline = 1`"))
+}
+
+/// That each size is from 1 to its most.
+fn in_range(sizes: &[(&str, usize, usize)]) -> Result<(), ModelError> {
+    match sizes.iter().find(|(_, size, most)| !(1..=*most).contains(size)) {
+        Some((key, size, most)) => {
+            Err(ModelError::key(key, format!("{size} is not in 1..={most}"), format!("set `{key}` to a size in that range")))
+        }
+        None => Ok(()),
     }
 }
 

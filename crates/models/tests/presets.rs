@@ -25,3 +25,12 @@ fn parameter_counts_equal_the_published_ones() {
         assert!((got - billions).abs() <= digits, "{preset}: {got}B");
     }
 }
+
+#[test]
+fn a_unet_has_the_parameters_of_the_released_weights() {
+    // diffusers' UNet2DConditionModel from the config.json of stable-diffusion-v1-5 and stable-diffusion-2-1.
+    for (preset, want) in [("sd1-unet", 859_520_964), ("sd2-unet", 865_910_724)] {
+        let model = build(&format!("kind = \"unet\"\npreset = \"{preset}\"").parse().unwrap()).unwrap();
+        assert_eq!(model.params().elements(), want, "{preset}");
+    }
+}

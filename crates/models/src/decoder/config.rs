@@ -165,11 +165,7 @@ impl DecoderConfig {
             ("ffn", self.ffn, 1 << 22),
             ("window", self.window.unwrap_or(1), 1 << 24),
         ];
-        for (key, size, most) in sizes {
-            if !(1..=most).contains(&size) {
-                return Err(ModelError::key(key, format!("{size} is not in 1..={most}"), format!("set `{key}` to a size in that range")));
-            }
-        }
+        crate::in_range(&sizes)?;
         if !self.heads.is_multiple_of(self.kv_heads) {
             let problem = format!("{} key and value heads do not divide {} heads", self.kv_heads, self.heads);
             return Err(ModelError::key("kv_heads", problem, "choose `kv_heads` that divides `heads`"));

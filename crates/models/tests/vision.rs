@@ -1,0 +1,107 @@
+//! Agreement with diffusers and transformers: what tiny models of images say, their loss and every gradient, the last by its
+//! length and its product with noise. `cargo xtask fixtures` makes the files; the script is xtask/python/vision.py.
+
+use engine::{Array, Device, EngineError, Inputs, Options, Pool, Precision, Tape, Tensor, check::noise};
+use models::Model;
+use parallel::{Replicated, Strategy};
+
+/// FNV-1a, as the script hashes a name.
+fn seed(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Values of a parameter from its name and shape alone, as the script makes them.
+fn golden_start(name: &str, dims: &[usize]) -> Vec<f32> {
+    let values = noise(seed(name), dims.iter().product());
+    if dims.len() > 1 {
+        let factor = 2.0 / (dims[1..].iter().product::<usize>() as f64).sqrt();
+        return values.iter().map(|v| v * factor as f32).collect();
+    }
+    let is_norm = name.rsplit('.').nth(1).is_some_and(|part| part.starts_with("norm")) && name.ends_with(".weight");
+    values.iter().map(|v| v * 0.2 + if is_norm { 1.0 } else { 0.0 }).collect()
+}
+
+struct Golden {
+    name: &'static str,
+    bytes: Vec<u8>,
+}
+
+impl Golden {
+    fn new(name: &'static str) -> Self {
+        let path = format!("{}/fixtures/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
+        Self { name, bytes: std::fs::read(path).unwrap() }
+    }
+
+    fn values(&self, key: &str) -> Vec<f32> {
+        let tensors = safetensors::SafeTensors::deserialize(&self.bytes).unwrap();
+        let view = tensors.tensor(key).unwrap_or_else(|_| panic!("{}: the fixture lacks {key}", self.name));
+        view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+    }
+
+    fn close(&self, key: &str, got: &[f32], want: &[f32], tolerance: f32) {
+        assert_eq!(got.len(), want.len(), "{}: {key}", self.name);
+        let largest = want.iter().fold(1e-3_f32, |m, v| m.max(v.abs()));
+        for (i, (g, w)) in got.iter().zip(want).enumerate() {
+            assert!((g - w).abs() <= tolerance * largest, "{}: {key}[{i}] is {g}, PyTorch has {w}", self.name);
+        }
+    }
+
+    /// Hold `model` against the file: what `says` gives, the loss of `samples`, and every gradient.
+    fn check<M: Model>(
+        &self,
+        model: &M,
+        inputs: &Inputs,
+        samples: f32,
+        says: impl for<'m> Fn(&'m M, &mut Tape<'m>, &Inputs) -> Result<Tensor, EngineError>,
+    ) {
+        let table = model.params();
+        let mut store = Replicated::solo(table, |id| golden_start(&table.spec(id).name, table.spec(id).shape.dims()));
+        let pool = Pool::new(Device::Cpu, 1 << 26);
+        let options = Options { precision: Precision::F32, recompute: false, train: true, key: 0, trace: false };
+        {
+            let mut tape = Tape::new(&pool, &mut store, table, Options { train: false, ..options });
+            let out = says(model, &mut tape, inputs).unwrap();
+            self.close("out", out.f32s(), &self.values("out"), 2e-5);
+        }
+        store.begin_step();
+        let mut tape = Tape::new(&pool, &mut store, table, options);
+        let loss = model.loss(&mut tape, inputs, 1.0 / samples).unwrap();
+        tape.backward(&loss).unwrap();
+        self.close("loss", loss.f32s(), &self.values("loss"), 1e-5);
+        drop((loss, tape));
+        store.end_step().unwrap();
+        let lengths = table.ids().map(|id| self.values(&format!("grad/{}", table.spec(id).name))[0]);
+        let largest = lengths.fold(0.0, f32::max);
+        for id in table.ids() {
+            let (name, grad) = (&table.spec(id).name, store.grad(id));
+            let of = |other: &[f32]| grad.iter().zip(other).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+            let (length, product) = (of(grad).sqrt() as f32, of(&noise(seed(&format!("check/{name}")), grad.len())) as f32);
+            let want = self.values(&format!("grad/{name}"));
+            // A gradient that is rounding alone (a bias that the softmax does not see) is held against the largest.
+            let room = 1e-4 * want[0].max(1e-3 * largest);
+            assert!((length - want[0]).abs() < room && (product - want[1]).abs() < room, "{}: {name}: {length}, {product} for {want:?}", self.name);
+        }
+    }
+}
+
+/// Inputs of the model's own shapes, filled with noise by name; `with` changes them.
+fn inputs(model: &dyn Model, batch: usize, names: &[&'static str]) -> Inputs {
+    names.iter().fold(model.shapes(batch, 1), |inputs, name| {
+        let shape = inputs.get(name).unwrap().shape();
+        match inputs.get(name).unwrap() {
+            Array::F32(..) => inputs.clone().with_f32(name, shape.dims(), noise(seed(name), shape.elements())),
+            Array::U32(..) => inputs.clone(),
+        }
+    })
+}
+
+#[test]
+fn the_unet_agrees_with_diffusers() {
+    let text = "size = 4\nchannels = 3\nout_channels = 3\nwidth = 8\nfactors = [1, 2]\nres_blocks = 1\nattention = [true, false]\n\
+                depth = 1\nhead_dim = 4\ntext_width = 6\ntext_tokens = 5\ngroups = 4";
+    let config: models::unet::UnetConfig = toml::from_str(text).unwrap();
+    config.check().unwrap();
+    let model = models::unet::Unet::new(config);
+    let inputs = inputs(&model, 2, &["latents", "text", "target"]).with_f32("timesteps", &[2], vec![3.0, 700.0]);
+    Golden::new("unet").check(&model, &inputs, 2.0, |model, tape, inputs| model.noise(tape, inputs));
+}
