@@ -36,7 +36,13 @@ impl Inputs {
     /// Each array changed by `change`.
     #[must_use]
     pub fn map(&self, change: impl Fn(&Array) -> Array) -> Self {
-        Self(self.0.iter().map(|(name, array)| (*name, change(array))).collect())
+        self.named(|_, array| change(array))
+    }
+
+    /// The same where the change depends on the name.
+    #[must_use]
+    pub fn named(&self, change: impl Fn(&str, &Array) -> Array) -> Self {
+        Self(self.0.iter().map(|(name, array)| (*name, change(name, array))).collect())
     }
 
     /// # Errors

@@ -107,7 +107,8 @@ mod tests {
             let window = Window { height: 4, width: 6, channels: 2, side, stride, pad };
             let lines = 3 * window.stops()[0];
             let x: Vec<f32> = (0..3 * 48).map(|v| v as f32).collect();
-            let (mut patches, mut back, mut times) = (vec![0.0; lines * window.stops()[1] * window.patch()], vec![0.0; x.len()], vec![0.0; x.len()]);
+            let (mut patches, mut back, mut times) =
+                (vec![0.0; lines * window.stops()[1] * window.patch()], vec![0.0; x.len()], vec![0.0; x.len()]);
             window.unfold(&x, 0..lines, &mut patches);
             // In two runs, one of which ends inside an image.
             let (cut, columns) = (lines / 2, window.stops()[1] * window.patch());

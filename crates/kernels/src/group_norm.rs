@@ -80,7 +80,8 @@ impl Groups {
             db.iter_mut().zip(of_dy).for_each(|(db, sum)| *db += *sum as f32);
         }
         dx.par_chunks_mut(image).enumerate().for_each(|(n, dx)| {
-            let [g, g_h] = [0, 1].map(|i| self.means(&(0..self.channels).map(|c| f64::from(norm.w[c]) * sums[n][i][c]).collect::<Vec<_>>()));
+            let [g, g_h] =
+                [0, 1].map(|i| self.means(&(0..self.channels).map(|c| f64::from(norm.w[c]) * sums[n][i][c]).collect::<Vec<_>>()));
             let (x, dy) = (&norm.x[n * image..][..image], &dy[n * image..][..image]);
             for ((dx, x), dy) in dx.chunks_exact_mut(self.channels).zip(x.chunks_exact(self.channels)).zip(dy.chunks_exact(self.channels)) {
                 for c in 0..self.channels {

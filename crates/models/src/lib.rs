@@ -11,7 +11,7 @@ pub mod unet;
 
 use std::ops::Range;
 
-use engine::{EngineError, Inputs, ParamTable, Shape, Tape, Tensor};
+use engine::{Array, EngineError, Inputs, ParamTable, Shape, Tape, Tensor};
 
 /// Something that can be trained.
 pub trait Model: Send + Sync {
@@ -44,6 +44,9 @@ pub trait Model: Send + Sync {
 
     /// Inputs of the right shapes for `batch` samples of `length`, without data: what `Meta` is fed.
     fn shapes(&self, batch: usize, length: usize) -> Inputs;
+
+    /// Samples `first..first + batch` of `length` with made-up numbers, to measure with.
+    fn made_up(&self, first: usize, batch: usize, length: usize) -> Inputs;
 
     /// Whether it runs in one piece: neither its blocks, nor its matrices, nor its samples are cut among ranks.
     fn is_whole(&self) -> bool {
@@ -152,13 +155,27 @@ fn of_preset<C: serde::Serialize + serde::de::DeserializeOwned>(
     let mut all = match table.remove("preset") {
         None => toml::Table::new(),
         Some(toml::Value::String(name)) => {
-            let unknown = || ModelError::key("preset", format!("there is no preset `{name}` of this kind"), format!("use one of {}", known()));
+            let unknown =
+                || ModelError::key("preset", format!("there is no preset `{name}` of this kind"), format!("use one of {}", known()));
             toml::Table::try_from(preset(&name).ok_or_else(unknown)?).map_err(|e| wrong(e.to_string()))?
         }
         Some(other) => return Err(ModelError::key("preset", format!("{other} is not a string"), format!("use one of {}", known()))),
     };
     all.extend(table);
     all.try_into().map_err(|e: toml::de::Error| wrong(e.message().to_owned()))
+}
+
+/// `inputs`, the numbers of samples `first..` made up: in -1..1, or below what `choices` says of an input.
+fn made_up(inputs: Inputs, first: usize, choices: impl Fn(&str) -> usize) -> Inputs {
+    inputs.named(|name, array| {
+        let (shape, seed) = (array.shape(), engine::key(1, name));
+        let each = shape.elements() / shape.dims()[0].max(1);
+        let drawn = (0..shape.elements()).map(|i| engine::mix(seed ^ engine::mix((first * each + i) as u64)));
+        match array {
+            Array::U32(..) => Array::U32(shape, drawn.map(|z| (z % choices(name) as u64) as u32).collect()),
+            Array::F32(..) => Array::F32(shape, drawn.map(|z| (z >> 40) as f32 / (1_u64 << 23) as f32 - 1.0).collect()),
+        }
+    })
 }
 
 /// A `[model]` table that builds the same again.

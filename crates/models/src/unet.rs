@@ -14,10 +14,7 @@ mod config;
 use std::ops::Range;
 
 pub use config::{PRESETS, UnetConfig};
-use engine::{
-    BlockId, Device, EngineError, Inputs, ParamTable, Shape, ShapeError, Tape, Tensor,
-    ops::Activation,
-};
+use engine::{BlockId, Device, EngineError, Inputs, ParamTable, Shape, ShapeError, Tape, Tensor, ops::Activation};
 
 use crate::{
     Model, ModelError,
@@ -128,8 +125,7 @@ impl Unet {
         let (c, mut table) = (&config, ParamTable::default());
         let time_width = 4 * c.width;
         let grouping = Grouping { groups: c.groups, eps: 1e-5 };
-        let residual =
-            |table: &mut ParamTable, name: &str, dims: [usize; 2]| Residual::new(table, name, dims, Some(time_width), grouping);
+        let residual = |table: &mut ParamTable, name: &str, dims: [usize; 2]| Residual::new(table, name, dims, Some(time_width), grouping);
         let spatial = |table: &mut ParamTable, level: usize, width: usize| {
             c.attention.get(level).copied().unwrap_or(false).then(|| Spatial::new(table, "attn", c, width))
         };
@@ -153,7 +149,8 @@ impl Unet {
             }
         }
         let middle_block = table.block("middle");
-        let middle = (residual(&mut table, "res1", [at, at]), Spatial::new(&mut table, "attn", c, at), residual(&mut table, "res2", [at, at]));
+        let middle =
+            (residual(&mut table, "res1", [at, at]), Spatial::new(&mut table, "attn", c, at), residual(&mut table, "res2", [at, at]));
         let mut up = Vec::new();
         for (level, factor) in c.factors.iter().enumerate().rev() {
             for i in 0..=c.res_blocks {
@@ -276,6 +273,10 @@ impl Model for Unet {
 
     fn between(&self, batch: usize, _length: usize) -> Shape {
         Shape::new(&[batch, self.config.size, self.config.size, self.config.width])
+    }
+
+    fn made_up(&self, first: usize, batch: usize, length: usize) -> Inputs {
+        crate::made_up(self.shapes(batch, length), first, |_| 1)
     }
 
     fn shapes(&self, batch: usize, _length: usize) -> Inputs {

@@ -1,8 +1,8 @@
 //! Agreement with diffusers and transformers: what tiny models of images say, their loss and every gradient, the last by its
 //! length and its product with noise. `cargo xtask fixtures` makes the files; the script is xtask/python/vision.py.
 
-use engine::{Array, Device, EngineError, Inputs, Options, Pool, Precision, Tape, Tensor, check::noise};
-use models::Model;
+use engine::{Array, Device, EngineError, Inputs, NoParams, Options, Pool, Precision, Tape, Tensor, check::noise};
+use models::{Model, build};
 use parallel::{Replicated, Strategy};
 
 /// FNV-1a, as the script hashes a name.
@@ -20,6 +20,11 @@ fn golden_start(name: &str, dims: &[usize]) -> Vec<f32> {
     let is_norm = name.rsplit('.').nth(1).is_some_and(|part| part.starts_with("norm")) && name.ends_with(".weight");
     values.iter().map(|v| v * 0.2 + if is_norm { 1.0 } else { 0.0 }).collect()
 }
+
+const OPTIONS: Options = Options { precision: Precision::F32, recompute: false, train: true, key: 0, trace: false };
+
+const UNET: &str = "size = 4\nchannels = 3\nout_channels = 3\nwidth = 8\nfactors = [1, 2]\nres_blocks = 1\nattention = [true, false]\n\
+                    depth = 1\nhead_dim = 4\ntext_width = 6\ntext_tokens = 5\ngroups = 4";
 
 struct Golden {
     name: &'static str,
@@ -57,14 +62,13 @@ impl Golden {
         let table = model.params();
         let mut store = Replicated::solo(table, |id| golden_start(&table.spec(id).name, table.spec(id).shape.dims()));
         let pool = Pool::new(Device::Cpu, 1 << 26);
-        let options = Options { precision: Precision::F32, recompute: false, train: true, key: 0, trace: false };
         {
-            let mut tape = Tape::new(&pool, &mut store, table, Options { train: false, ..options });
+            let mut tape = Tape::new(&pool, &mut store, table, Options { train: false, ..OPTIONS });
             let out = says(model, &mut tape, inputs).unwrap();
             self.close("out", out.f32s(), &self.values("out"), 2e-5);
         }
         store.begin_step();
-        let mut tape = Tape::new(&pool, &mut store, table, options);
+        let mut tape = Tape::new(&pool, &mut store, table, OPTIONS);
         let loss = model.loss(&mut tape, inputs, 1.0 / samples).unwrap();
         tape.backward(&loss).unwrap();
         self.close("loss", loss.f32s(), &self.values("loss"), 1e-5);
@@ -79,7 +83,11 @@ impl Golden {
             let want = self.values(&format!("grad/{name}"));
             // A gradient that is rounding alone (a bias that the softmax does not see) is held against the largest.
             let room = 1e-4 * want[0].max(1e-3 * largest);
-            assert!((length - want[0]).abs() < room && (product - want[1]).abs() < room, "{}: {name}: {length}, {product} for {want:?}", self.name);
+            assert!(
+                (length - want[0]).abs() < room && (product - want[1]).abs() < room,
+                "{}: {name}: {length}, {product} for {want:?}",
+                self.name
+            );
         }
     }
 }
@@ -97,11 +105,65 @@ fn inputs(model: &dyn Model, batch: usize, names: &[&'static str]) -> Inputs {
 
 #[test]
 fn the_unet_agrees_with_diffusers() {
-    let text = "size = 4\nchannels = 3\nout_channels = 3\nwidth = 8\nfactors = [1, 2]\nres_blocks = 1\nattention = [true, false]\n\
-                depth = 1\nhead_dim = 4\ntext_width = 6\ntext_tokens = 5\ngroups = 4";
-    let config: models::unet::UnetConfig = toml::from_str(text).unwrap();
+    let config: models::unet::UnetConfig = toml::from_str(UNET).unwrap();
     config.check().unwrap();
     let model = models::unet::Unet::new(config);
     let inputs = inputs(&model, 2, &["latents", "text", "target"]).with_f32("timesteps", &[2], vec![3.0, 700.0]);
     Golden::new("unet").check(&model, &inputs, 2.0, |model, tape, inputs| model.noise(tape, inputs));
+}
+
+/// Small models of every kind of image.
+fn small() -> Vec<Box<dyn Model>> {
+    [("unet", UNET)].map(|(kind, text)| build(&format!("kind = \"{kind}\"\n{text}").parse().unwrap()).unwrap()).into()
+}
+
+/// Loss and all gradients of one step on `pool`.
+fn step(model: &dyn Model, pool: &Pool, recompute: bool) -> (f32, Vec<Vec<f32>>) {
+    let table = model.params();
+    let mut store = Replicated::solo(table, |id| golden_start(&table.spec(id).name, table.spec(id).shape.dims()));
+    store.begin_step();
+    let mut tape = Tape::new(pool, &mut store, table, Options { recompute, ..OPTIONS });
+    let loss = model.loss(&mut tape, &model.made_up(0, 3, 1), 1.0 / 3.0).unwrap();
+    tape.backward(&loss).unwrap();
+    let value = loss.f32s()[0];
+    drop((loss, tape));
+    store.end_step().unwrap();
+    (value, table.ids().map(|id| store.grad(id).to_vec()).collect())
+}
+
+#[test]
+fn meta_predicts_the_pool_and_a_second_run_of_a_block_changes_no_bit() {
+    for model in small() {
+        let mut results = Vec::new();
+        for recompute in [false, true] {
+            let meta = Pool::meta();
+            let mut store = NoParams;
+            let mut tape = Tape::new(&meta, &mut store, model.params(), Options { recompute, ..OPTIONS });
+            let loss = model.loss(&mut tape, &model.shapes(3, 1), 1.0).unwrap();
+            tape.backward(&loss).unwrap();
+            drop((loss, tape));
+            let pool = Pool::new(Device::Cpu, meta.usage().high_water_bytes);
+            results.push(step(&*model, &pool, recompute));
+            assert_eq!(pool.usage(), meta.usage(), "{}", model.config());
+        }
+        assert!(results[0] == results[1], "{}", model.config());
+    }
+}
+
+#[test]
+fn a_part_of_the_blocks_is_refused() {
+    for model in small() {
+        let (meta, mut store) = (Pool::meta(), NoParams);
+        let mut tape = Tape::new(&meta, &mut store, model.params(), OPTIONS);
+        let error = model.trunk(&mut tape, &model.shapes(1, 1), None, 0..2).err().unwrap();
+        assert!(error.to_string().contains("in one piece"), "{error}");
+    }
+}
+
+#[test]
+fn a_written_config_builds_the_same_model() {
+    for model in small() {
+        let again = build(&model.config()).unwrap();
+        assert_eq!((again.config(), again.params()), (model.config(), model.params()));
+    }
 }

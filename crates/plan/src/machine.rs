@@ -6,7 +6,7 @@ use train::{
     clock::Clock,
     recipe::Recipe,
     run,
-    step::{StepCost, StepOptions, Trainer, cost, made_up},
+    step::{StepCost, StepOptions, Trainer, cost},
 };
 
 /// The price of a recipe on this machine.
@@ -56,9 +56,8 @@ pub fn price(recipe: &Recipe, vocab: Option<usize>) -> Result<Price, TrainError>
 fn calibrate(recipe: &Recipe, model: Box<dyn models::Model>, options: &StepOptions) -> Result<(f64, f64), TrainError> {
     const ROUNDS: usize = 3;
     let (batch, context) = (options.micro_batch, options.context);
-    let vocab = model.language().map_or(2, models::LanguageModel::vocab);
+    let lanes = vec![vec![model.made_up(0, batch, context)]];
     let mut trainer = Trainer::new(model, StepOptions { lanes: 1, ..options.clone() })?;
-    let lanes = vec![vec![made_up(0, batch, context, vocab)]];
     let (mut passes, mut updates) = (Vec::new(), Vec::new());
     for step in 1..=1 + ROUNDS as u64 {
         let clock = Clock::start();

@@ -25,6 +25,8 @@ pub struct Rented {
     pub accelerators: usize,
     pub params: u64,
     pub steps: u64,
+    /// What samples are counted in, `tokens` or whole `images` or `pairs`, and how many are seen.
+    pub unit: &'static str,
     pub tokens: f64,
     /// What the recipe's own mesh gives, or else the best that was found.
     pub choice: Choice,
@@ -41,7 +43,7 @@ pub struct Rented {
     pub usd: f64,
     /// Accelerators alone, at their rated power.
     pub energy_kwh: Option<f64>,
-    /// Data, and three checkpoints, until the end.
+    /// Tokens, and three checkpoints, until the end.
     pub storage_bytes: f64,
     pub storage_usd: f64,
 }
@@ -89,7 +91,10 @@ pub fn rent(
         restart_secs: RESTART_SECS,
     })?;
     let secs = training_secs / reliability.goodput_ratio;
-    let storage_bytes = tokens * BYTES_PER_TOKEN + CHECKPOINTS * CHECKPOINT_BYTES_PER_PARAM * params as f64;
+    let unit = models::unit(&resolved.model);
+    // An image is seen many times, and none has a usual size: what is stored of them is not said.
+    let data_bytes = if unit == "tokens" { tokens * BYTES_PER_TOKEN } else { 0.0 };
+    let storage_bytes = data_bytes + CHECKPOINTS * CHECKPOINT_BYTES_PER_PARAM * params as f64;
     let usd_per_gb_month = catalogue.storage.first().map_or(0.0, |s| s.usd_per_gb_month);
     let watts = catalogue.accelerator_of(instance)?.watts;
     choices.truncate(TOLD);
@@ -100,6 +105,7 @@ pub fn rent(
         accelerators: ranks,
         params,
         steps: resolved.train.steps,
+        unit,
         tokens,
         choice,
         is_recipes,

@@ -61,6 +61,12 @@ pub(crate) struct Held {
 
 impl Held {
     pub(crate) fn of(model: &dyn Model, options: &StepOptions, place: Place) -> Result<Self, TrainError> {
+        let mesh = options.mesh;
+        if model.is_whole() && mesh.pipeline * mesh.tensor * mesh.context > 1 {
+            let problem = "this kind of model runs in one piece on each rank".to_owned();
+            let help = "leave `pipeline`, `tensor` and `context` out: ranks then share the batch, and with `zero3` the parameters".into();
+            return Err(TrainError::Value { key: "parallel.mesh", problem, help });
+        }
         let (runs, full) = (runs(model, options)?.swap_remove(place.stage), model.params());
         let here: Vec<BlockId> = runs.iter().flat_map(|run| run.clone().flat_map(|block| full.needs(BlockId(block)))).collect();
         let table = full.local(options.mesh.tensor, |block| here.contains(&block)).map_err(EngineError::from)?;

@@ -94,6 +94,13 @@ pub enum TrainError {
     #[diagnostic(code(train::no_language), help("this command works on models of text"))]
     NotLanguage,
 
+    #[error("the recipe's model learns from {unit}, and data here is text")]
+    #[diagnostic(
+        code(train::no_reader),
+        help("no reader of {unit} is built yet; `hairpin plan RECIPE --on INSTANCE:NODES` prices the recipe")
+    )]
+    NoReader { unit: &'static str },
+
     #[error(transparent)]
     #[diagnostic(transparent)]
     Checkpoint(#[from] checkpoint::CheckpointError),

@@ -11,7 +11,7 @@ use crate::{
     clock::Clock,
     recipe::{Parallel, Recipe},
     run,
-    step::{StepOptions, Trainer, made_up},
+    step::{StepOptions, Trainer},
 };
 
 /// Medians over rounds, as one rank saw them.
@@ -84,11 +84,11 @@ pub fn step_times(recipe: &Recipe, mut comm: Box<dyn Communicator>, rounds: usiz
 /// All ranks begin together, as each would in a long run.
 fn step(trainer: &mut Trainer, recipe: &Recipe, comm: &mut dyn Communicator, rounds: usize) -> Result<f64, TrainError> {
     let b = &recipe.batch;
-    let (each, vocab) = (b.sequences / b.lanes, trainer.model().language().map_or(256, models::LanguageModel::vocab));
+    let each = b.sequences / b.lanes;
     let micro_batch = b.micro_batch.min(each);
     let lane = |lane: usize| {
         let starts = (0..each).step_by(micro_batch);
-        starts.map(|start| made_up(lane * each + start, micro_batch.min(each - start), b.context, vocab)).collect::<Vec<_>>()
+        starts.map(|start| trainer.model().made_up(lane * each + start, micro_batch.min(each - start), b.context)).collect::<Vec<_>>()
     };
     let lanes: Vec<_> = trainer.lanes().into_iter().map(lane).collect();
     median(rounds, |round| {

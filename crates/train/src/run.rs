@@ -70,18 +70,23 @@ struct State {
 }
 
 /// Complete a recipe with what follows from the data (`vocab` tokens; without data the model's own number) and the
-/// machine, so that it means the same elsewhere. A preset keeps its context.
+/// machine, so that it means the same elsewhere. A preset keeps its context; of images each is one sample.
 /// # Errors
 /// When the model cannot be.
 pub fn resolve(recipe: &Recipe, vocab: Option<usize>) -> Result<(Recipe, Box<dyn Model>), TrainError> {
     let mut recipe = recipe.clone();
+    if models::unit(&recipe.model) == "tokens" {
+        if let Some(vocab) = vocab {
+            recipe.model.entry("vocab").or_insert_with(|| toml::Value::Integer(vocab as i64));
+        }
+        if !recipe.model.contains_key("preset") {
+            let context = recipe.batch.context as i64;
+            recipe.model.entry("context").or_insert_with(|| toml::Value::Integer(context));
+        }
+    } else {
+        recipe.batch.context = 1;
+    }
     let context = recipe.batch.context;
-    if let Some(vocab) = vocab {
-        recipe.model.entry("vocab").or_insert_with(|| toml::Value::Integer(vocab as i64));
-    }
-    if !recipe.model.contains_key("preset") {
-        recipe.model.entry("context").or_insert_with(|| toml::Value::Integer(context as i64));
-    }
     let model = models::build(&recipe.model)?;
     let wrong = |key, problem: String, help: &str| TrainError::Value { key, problem, help: help.into() };
     if let Some(language) = model.language() {
@@ -107,6 +112,7 @@ pub fn resolve(recipe: &Recipe, vocab: Option<usize>) -> Result<(Recipe, Box<dyn
 /// # Errors
 /// A recipe that cannot be, too little data, a full disk, a folder in use, a loss that is lost.
 pub fn train(recipe: &Recipe, out: &Path, resume: bool, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
+    reads_text(recipe)?;
     let on_rank = |comm: Comm, observer: &mut dyn Observer| {
         let data = Dataset::open(&recipe.data.path)?;
         let (recipe, model) = resolve(recipe, Some(data.vocab()))?;
@@ -119,6 +125,14 @@ pub fn train(recipe: &Recipe, out: &Path, resume: bool, stop: &AtomicBool, obser
         on_rank(comm, observer)
     };
     ranks::run(recipe, first, |comm| on_rank(comm, &mut Quiet))
+}
+
+/// Refuse a recipe whose samples no reader here gives.
+fn reads_text(recipe: &Recipe) -> Result<(), TrainError> {
+    match models::unit(&recipe.model) {
+        "tokens" => Ok(()),
+        unit => Err(TrainError::NoReader { unit }),
+    }
 }
 
 struct Run<'a> {

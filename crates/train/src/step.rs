@@ -76,15 +76,6 @@ impl StepOptions {
     }
 }
 
-/// Sequences `first..first + sequences` of made-up tokens, to measure with.
-#[must_use]
-pub fn made_up(first: usize, sequences: usize, context: usize, vocab: usize) -> Inputs {
-    let token = |seed: u64, i: usize| (mix(seed ^ mix(i as u64)) % vocab as u64) as u32;
-    let tokens = |seed| (first * context..(first + sequences) * context).map(|i| token(seed, i)).collect();
-    let shape = [sequences, context];
-    Inputs::new().with_u32("tokens", &shape, tokens(1)).with_u32("targets", &shape, tokens(2))
-}
-
 /// A model in training: what one rank has of it.
 pub struct Trainer {
     model: Box<dyn Model>,

@@ -6,7 +6,7 @@ use ::train::{
     clock::Clock,
     measure, ranks,
     recipe::{Optim, Recipe},
-    step::{StepOptions, Trainer, made_up},
+    step::{StepOptions, Trainer},
 };
 use engine::Precision;
 use serde_json::json;
@@ -70,7 +70,6 @@ fn step(args: &StepArgs, json: bool) -> miette::Result<ExitCode> {
         (recipe.batch.sequences, recipe.batch.context) = (args.batch.max(1), args.context);
     }
     let (recipe, model) = ::train::run::resolve(&recipe, None)?;
-    let vocab = model.language().map_or(args.vocab, models::LanguageModel::vocab);
     let precision = match args.precision.as_deref() {
         Some("f32") => Precision::F32,
         Some(_) => Precision::Bf16,
@@ -79,9 +78,9 @@ fn step(args: &StepArgs, json: bool) -> miette::Result<ExitCode> {
     let (batch, context) = (recipe.batch.sequences, recipe.batch.context);
     let micro_batch = args.micro_batch.unwrap_or(batch).clamp(1, batch);
     let options = StepOptions { precision, lanes: 1, micro_batch, optim: Optim::default(), ..StepOptions::of(&recipe) };
-    let mut trainer = Trainer::new(model, options)?;
-    let inputs = |first: usize| made_up(first, micro_batch.min(batch - first), context, vocab);
+    let inputs = |first: usize| model.made_up(first, micro_batch.min(batch - first), context);
     let lanes = vec![(0..batch).step_by(micro_batch).map(inputs).collect::<Vec<_>>()];
+    let mut trainer = Trainer::new(model, options)?;
     let count = (batch * context) as u64;
     let mut one = |step: u64| -> miette::Result<f64> {
         let clock = Clock::start();

@@ -45,6 +45,11 @@ fn cut(c: &Cut) -> String {
 
 fn answer(r: &Rented, searched: bool) -> Answer {
     let time = &r.choice.time;
+    let rate = match r.unit {
+        "images" => "images/s",
+        "pairs" => "pairs/s",
+        _ => "tokens/s",
+    };
     let row = |c: &Choice| {
         let t = &c.time;
         vec![
@@ -74,7 +79,7 @@ fn answer(r: &Rented, searched: bool) -> Answer {
         Table { title: "Memory of the fullest rank", head: vec!["kind", "bytes", "of usable"], rows: kinds.iter().map(kind).collect() },
     ];
     if searched {
-        let head = vec!["cut", "micro-batches", "recompute", "step", "tokens/s", "MFU", "memory", "limited by"];
+        let head = vec!["cut", "micro-batches", "recompute", "step", rate, "MFU", "memory", "limited by"];
         tables.push(Table {
             title: "The best cut and the runners-up",
             head,
@@ -111,18 +116,19 @@ fn answer(r: &Rented, searched: bool) -> Answer {
         "how right such a simulation is: `hairpin plan check`".into(),
     ];
     notes.extend(r.energy_kwh.map(|kwh| format!("energy of the accelerators at rated power: {} kWh", count(kwh))));
-    notes.push(format!("storage of data and three checkpoints: {}, {}", bytes(r.storage_bytes as u64), usd(r.storage_usd)));
+    let stored = if r.unit == "tokens" { "data and three checkpoints" } else { "three checkpoints, without the images" };
+    notes.push(format!("storage of {stored}: {}, {}", bytes(r.storage_bytes as u64), usd(r.storage_usd)));
     Answer {
         title: format!("{} on {} x {}: {:.1} days, {}", r.name, r.nodes, r.instance, r.secs / 86_400.0, usd(r.usd)),
         asked: vec![
             ("parameters", count(r.params as f64)),
-            ("tokens", count(r.tokens)),
+            (r.unit, count(r.tokens)),
             ("steps", r.steps.to_string()),
             ("accelerators", r.accelerators.to_string()),
         ],
         figures: vec![
             ("step", secs(time.step_secs)),
-            ("tokens/s", count(time.tokens_per_sec)),
+            (rate, count(time.tokens_per_sec)),
             ("MFU", format!("{:.1}%", 100.0 * time.mfu)),
             ("days", format!("{:.1}", r.secs / 86_400.0)),
             ("cost", usd(r.usd)),

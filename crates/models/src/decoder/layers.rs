@@ -1,0 +1,247 @@
+//! The layers of a transformer: a decoder's, and with a mask that hides nothing those of an encoder of images or text.
+//!
+//! ```text
+//! x -> norm -> attention -> + -> norm -> mlp -> +
+//! ```
+//! Here is what ranks may share: heads, the width of feed-forward layers, tokens.
+
+use std::{cell::RefCell, rc::Rc};
+
+use engine::{
+    BlockId, EngineError, Init, Mask, ParamId, ParamKind, ParamTable, Tape, Tensor,
+    ops::{Activation, AttentionOptions, KvCache},
+};
+
+use super::config::{DecoderConfig, Mlp, Norm, Position};
+
+/// See the head of this file. Of the config it reads what concerns a layer.
+pub(crate) struct Layers {
+    pub config: DecoderConfig,
+    mask: Mask,
+    layers: Vec<Layer>,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct NormParams {
+    weight: ParamId,
+    bias: Option<ParamId>,
+}
+
+#[derive(Clone, Copy)]
+struct LinearParams {
+    weight: ParamId,
+    bias: Option<ParamId>,
+}
+
+/// One layer's parameters.
+#[derive(Clone, Copy)]
+pub(crate) struct Layer {
+    pub block: BlockId,
+    attn_norm: NormParams,
+    q: LinearParams,
+    k: LinearParams,
+    v: LinearParams,
+    out: LinearParams,
+    qk_norm: Option<[ParamId; 2]>,
+    /// Absent when the attention's norm serves both.
+    mlp_norm: Option<NormParams>,
+    gate: Option<LinearParams>,
+    up: LinearParams,
+    down: LinearParams,
+}
+
+impl NormParams {
+    pub fn new(table: &mut ParamTable, c: &DecoderConfig, name: &str) -> Self {
+        let weight = table.add(&format!("{name}.weight"), &[c.model], Init::Ones, ParamKind::Vector);
+        let bias = (c.norm == Norm::LayerNorm && c.norm_bias)
+            .then(|| table.add(&format!("{name}.bias"), &[c.model], Init::Zeros, ParamKind::Vector));
+        Self { weight, bias }
+    }
+}
+
+impl Layers {
+    /// Declare those of `config` in blocks `{prefix}layers.0` and on.
+    pub fn new(table: &mut ParamTable, config: DecoderConfig, mask: Mask, prefix: &str) -> Self {
+        let mut declare = Declare { table, config: &config };
+        let layers = (0..config.layers).map(|i| declare.layer(prefix, i)).collect();
+        Self { config, mask, layers }
+    }
+
+    pub fn each(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// `x` `[batch, seq, model]` through one layer, whose tokens begin at `offset` of their sequence.
+    pub fn run<'m>(
+        &'m self,
+        tape: &mut Tape<'m>,
+        layer: &Layer,
+        x: &Tensor,
+        cache: Option<&Rc<RefCell<KvCache>>>,
+        offset: usize,
+    ) -> Result<Tensor, EngineError> {
+        let normed = self.norm(tape, layer.attn_norm, x)?;
+        let normed = tape.gather_tokens(&normed)?;
+        let attended = self.attention(tape, layer, &normed, cache, offset)?;
+        if self.config.parallel_block {
+            let attended = tape.dropout(&attended, self.config.dropout)?;
+            let normed = match layer.mlp_norm {
+                Some(norm) => {
+                    let normed = self.norm(tape, norm, x)?;
+                    tape.gather_tokens(&normed)?
+                }
+                None => normed,
+            };
+            let fed = self.mlp(tape, layer, &normed)?;
+            let both = tape.add(&attended, &fed)?;
+            let both = tape.sum_tokens(&both)?;
+            return tape.add(x, &both);
+        }
+        drop(normed);
+        let attended = tape.sum_tokens(&attended)?;
+        let attended = tape.dropout(&attended, self.config.dropout)?;
+        let x = tape.add(x, &attended)?;
+        drop(attended);
+        let normed = match layer.mlp_norm {
+            Some(norm) => self.norm(tape, norm, &x)?,
+            None => x.clone(),
+        };
+        let normed = tape.gather_tokens(&normed)?;
+        let fed = self.mlp(tape, layer, &normed)?;
+        let fed = tape.sum_tokens(&fed)?;
+        let fed = tape.dropout(&fed, self.config.dropout)?;
+        tape.add(&x, &fed)
+    }
+
+    fn attention(
+        &self,
+        tape: &mut Tape<'_>,
+        layer: &Layer,
+        x: &Tensor,
+        cache: Option<&Rc<RefCell<KvCache>>>,
+        offset: usize,
+    ) -> Result<Tensor, EngineError> {
+        let c = &self.config;
+        let mut q = linear(tape, layer.q, x)?;
+        let mut k = linear(tape, layer.k, x)?;
+        let v = linear(tape, layer.v, x)?;
+        if let Some([q_norm, k_norm]) = layer.qk_norm {
+            q = self.head_norm(tape, q_norm, &q)?;
+            k = self.head_norm(tape, k_norm, &k)?;
+        }
+        if c.position == Position::Rope {
+            q = tape.rope(&q, c.head_dim, offset, c.theta)?;
+            k = tape.rope(&k, c.head_dim, offset, c.theta)?;
+        }
+        let options = AttentionOptions {
+            head_dim: c.head_dim,
+            mask: self.mask,
+            scale: 1.0 / (c.head_dim as f32).sqrt(),
+            alibi: c.position == Position::Alibi,
+        };
+        let attended = match cache {
+            Some(cache) => tape.attention_cached(&q, &k, &v, options, cache)?,
+            None => tape.attention(&q, &k, &v, options)?,
+        };
+        drop((q, k, v));
+        linear_share(tape, layer.out, &attended)
+    }
+
+    fn mlp(&self, tape: &mut Tape<'_>, layer: &Layer, x: &Tensor) -> Result<Tensor, EngineError> {
+        let up = linear(tape, layer.up, x)?;
+        let middle = match (self.config.mlp, layer.gate) {
+            (Mlp::Swiglu, Some(gate)) => {
+                let gate = linear(tape, gate, x)?;
+                tape.swiglu(&gate, &up)?
+            }
+            (Mlp::GeluTanh, _) => tape.activation(Activation::GeluTanh, &up)?,
+            (Mlp::Relu2, _) => tape.activation(Activation::Relu2, &up)?,
+            (Mlp::Gelu | Mlp::Swiglu, _) => tape.activation(Activation::Gelu, &up)?,
+        };
+        drop(up);
+        linear_share(tape, layer.down, &middle)
+    }
+
+    pub fn norm(&self, tape: &mut Tape<'_>, norm: NormParams, x: &Tensor) -> Result<Tensor, EngineError> {
+        let weight = tape.param(norm.weight);
+        match self.config.norm {
+            Norm::RmsNorm => tape.rms_norm(x, &weight, self.config.eps),
+            Norm::LayerNorm => {
+                let bias = norm.bias.map(|bias| tape.param(bias));
+                tape.layer_norm(x, &weight, bias.as_ref(), self.config.eps)
+            }
+        }
+    }
+
+    /// RMSNorm of each head: `x` `[batch, seq, heads * head_dim]`, `weight` `[head_dim]`.
+    fn head_norm(&self, tape: &mut Tape<'_>, weight: ParamId, x: &Tensor) -> Result<Tensor, EngineError> {
+        let (shape, head_dim) = (x.shape(), self.config.head_dim);
+        let heads = x.reshape(&[shape.elements() / head_dim, head_dim])?;
+        tape.rms_norm(&heads, &tape.param(weight), self.config.eps)?.reshape(shape.dims())
+    }
+}
+
+fn linear(tape: &mut Tape<'_>, params: LinearParams, x: &Tensor) -> Result<Tensor, EngineError> {
+    let bias = params.bias.map(|bias| tape.param(bias));
+    tape.linear(x, &tape.param(params.weight), bias.as_ref())
+}
+
+/// `linear` over an inner axis that ranks may share: a part of the sum.
+fn linear_share(tape: &mut Tape<'_>, params: LinearParams, x: &Tensor) -> Result<Tensor, EngineError> {
+    let bias = params.bias.map(|bias| tape.param(bias));
+    tape.linear_share(x, &tape.param(params.weight), bias.as_ref())
+}
+
+/// The axis of a matrix `[out, in]` along which ranks may share it.
+#[derive(Clone, Copy, PartialEq)]
+enum Shared {
+    Outputs = 0,
+    Inputs = 1,
+}
+
+/// Declares parameters by name.
+struct Declare<'a> {
+    table: &'a mut ParamTable,
+    config: &'a DecoderConfig,
+}
+
+impl Declare<'_> {
+    /// Ranks may share the outputs, and the bias with them, or the inputs.
+    fn linear(&mut self, name: &str, out: usize, inner: usize, std: f32, shared: Shared) -> LinearParams {
+        let unit = if name.starts_with("attn.") { self.config.head_dim } else { 1 };
+        let weight = self.table.add(&format!("{name}.weight"), &[out, inner], Init::Normal { std }, ParamKind::Matrix);
+        let bias = self.config.bias.then(|| self.table.add(&format!("{name}.bias"), &[out], Init::Zeros, ParamKind::Vector));
+        self.table.may_cut(weight, shared as usize, unit);
+        if let Some(bias) = bias.filter(|_| shared == Shared::Outputs) {
+            self.table.may_cut(bias, 0, unit);
+        }
+        LinearParams { weight, bias }
+    }
+
+    fn norm(&mut self, name: &str) -> NormParams {
+        NormParams::new(self.table, self.config, name)
+    }
+
+    fn layer(&mut self, prefix: &str, index: usize) -> Layer {
+        let c = self.config;
+        let std = c.init_std;
+        let residual_std = if c.zero_init { 0.0 } else { std / (2.0 * c.layers as f32).sqrt() };
+        let (q_width, kv_width) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+        let block = self.table.block(format!("{prefix}layers.{index}"));
+        Layer {
+            block,
+            attn_norm: self.norm("attn.norm"),
+            q: self.linear("attn.q", q_width, c.model, std, Shared::Outputs),
+            k: self.linear("attn.k", kv_width, c.model, std, Shared::Outputs),
+            v: self.linear("attn.v", kv_width, c.model, std, Shared::Outputs),
+            out: self.linear("attn.out", c.model, q_width, residual_std, Shared::Inputs),
+            qk_norm: c.qk_norm.then(|| {
+                ["attn.q_norm.weight", "attn.k_norm.weight"].map(|name| self.table.add(name, &[c.head_dim], Init::Ones, ParamKind::Vector))
+            }),
+            mlp_norm: (!c.shared_norm).then(|| self.norm("mlp.norm")),
+            gate: (c.mlp == Mlp::Swiglu).then(|| self.linear("mlp.gate", c.ffn, c.model, std, Shared::Outputs)),
+            up: self.linear("mlp.up", c.ffn, c.model, std, Shared::Outputs),
+            down: self.linear("mlp.down", c.model, c.ffn, residual_std, Shared::Inputs),
+        }
+    }
+}
