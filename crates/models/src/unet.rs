@@ -46,7 +46,7 @@ pub(crate) fn build(table: toml::Table) -> Result<Box<dyn Model>, ModelError> {
 }
 
 enum Down {
-    Mix(Residual, Option<Spatial>),
+    Mix(Box<Residual>, Option<Spatial>),
     Halve(Conv),
 }
 
@@ -138,7 +138,7 @@ impl Unet {
             for _ in 0..c.res_blocks {
                 let (block, width) = (table.block(format!("down.{}", down.len())), factor * c.width);
                 let residual = residual(&mut table, "res", [width, at]);
-                down.push((block, Down::Mix(residual, spatial(&mut table, level, width))));
+                down.push((block, Down::Mix(Box::new(residual), spatial(&mut table, level, width))));
                 at = width;
                 kept.push(at);
             }
