@@ -30,7 +30,7 @@ pub struct Event {
     pub block: Option<BlockId>,
     pub op: &'static str,
     pub pass: Pass,
-    /// Rows, columns and summed length of the forward product, where the op is one.
+    /// Rows, columns and summed length of the forward product, where the op is one, or of attention's scores.
     pub gemm: Option<[usize; 3]>,
     pub flops: u64,
     pub moved_bytes: u64,

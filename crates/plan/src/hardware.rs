@@ -44,6 +44,8 @@ pub struct Constants {
     pub launch_secs: f64,
     /// Bytes that our fused ops move, over those that the memory could move while a library's ops ran: frameworks fuse less.
     pub stream_share: f64,
+    /// Whether attention keeps its scores out of memory.
+    pub flash: bool,
     /// Share of the attainable rate that fused attention reaches, forward and backward.
     pub attention_share: [f64; 2],
     /// Share of the attainable rate that a large product keeps beside others, when power and memory are shared.
@@ -60,6 +62,7 @@ impl Default for Constants {
         Self {
             launch_secs: 4.5e-6,
             stream_share: 0.304,
+            flash: true,
             attention_share: [0.594, 0.298],
             product_share: 0.95,
             tile_ends: 2.11,
@@ -131,18 +134,31 @@ impl Hardware {
         let flops = event.flops as f64;
         let is_backward = event.pass == Pass::Backward;
         let (secs, kernels) = match (event.gemm, event.op) {
+            (Some(scores), "attention") if !constants.flash => {
+                (self.scores_secs(scores, is_backward, constants), if is_backward { 5 } else { 3 })
+            }
+            (_, "attention") => {
+                let rate = self.attainable_flops * self.mma_share * constants.attention_share[usize::from(is_backward)];
+                (stream_secs.max(flops / rate), if is_backward { 3 } else { 1 })
+            }
             (Some([m, n, k]), _) => {
                 // Backward: one product for the input, one for the weight, each of a third of the step's.
                 let sizes: &[[usize; 3]] = if is_backward { &[[m, k, n], [n, k, m]] } else { &[[m, n, k]] };
                 (sizes.iter().map(|size| self.product_secs(*size, constants)).sum::<f64>(), sizes.len())
             }
-            (None, "attention") => {
-                let rate = self.attainable_flops * self.mma_share * constants.attention_share[usize::from(is_backward)];
-                (stream_secs.max(flops / rate), if is_backward { 3 } else { 1 })
-            }
-            _ => (stream_secs, if flops + stream_secs > 0.0 { 1 } else { 0 }),
+            (None, _) => (stream_secs, if flops + stream_secs > 0.0 { 1 } else { 0 }),
         };
         secs + kernels as f64 * constants.launch_secs
+    }
+
+    /// Seconds of attention that writes its scores, masked ones too, in 16 bits: the product writes them, the softmax reads and
+    /// writes, the other product reads; backward, two products read the weights or write their gradient, the softmax reads both
+    /// and writes, two products read. Kernels of one pass each stream at the usual 80% of the memory's rate.
+    fn scores_secs(&self, [rows, keys, depth]: [usize; 3], is_backward: bool, constants: Constants) -> f64 {
+        let pass_secs = 2.0 * (rows * keys) as f64 / (0.8 * self.memory_bytes_per_sec);
+        let product_secs = 2.0 * (rows * keys * depth) as f64 / (self.attainable_flops * constants.product_share);
+        let (products, softmax_passes) = if is_backward { (4.0, 3.0) } else { (2.0, 2.0) };
+        products * product_secs.max(pass_secs) + softmax_passes * pass_secs
     }
 
     /// Seconds of one product: tiles of 128 by 256 over the units in whole rounds; each tile is written when it is summed.

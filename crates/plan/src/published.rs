@@ -32,11 +32,19 @@ pub struct Trained {
     pub pipeline: Option<usize>,
     pub strategy: Option<String>,
     pub shards: Option<usize>,
+    pub micro_batch: Option<usize>,
     pub recompute: Option<bool>,
+    /// Whether attention kept its scores out of memory (arXiv:2205.14135).
+    #[serde(default = "yes")]
+    pub flash: bool,
     /// Whether it ran compiled or hand-written kernels throughout.
     #[serde(default)]
     pub fused: bool,
     pub assumed: Option<String>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn eight() -> usize {
@@ -88,9 +96,15 @@ pub fn outcome(trained: &Trained, catalogue: &Catalogue, constants: Constants) -
     let cluster = Cluster::joined(accelerator, nodes, devices, across);
     let (build, base) = model(&trained.model, trained.context)?;
     let strategy = trained.strategy.as_deref().and_then(parallel::kind).map(|kind| kind.name);
-    let settled =
-        Settled { tensor: trained.tensor, pipeline: trained.pipeline, strategy, shards: trained.shards, recompute: trained.recompute };
-    let constants = if trained.fused { constants.fused() } else { constants };
+    let settled = Settled {
+        tensor: trained.tensor,
+        pipeline: trained.pipeline,
+        strategy,
+        shards: trained.shards,
+        micro_batch: trained.micro_batch,
+        recompute: trained.recompute,
+    };
+    let constants = Constants { flash: trained.flash, ..if trained.fused { constants.fused() } else { constants } };
     let found = search::search(&build, &base, trained.sequences, &cluster, constants, &settled)?;
     let Some(choice) = found.choices.first().cloned() else {
         let over = found.misses.first().map_or(0.0, |miss| miss.over_bytes);

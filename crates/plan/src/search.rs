@@ -26,6 +26,7 @@ pub struct Settled {
     pub pipeline: Option<usize>,
     pub strategy: Option<&'static str>,
     pub shards: Option<usize>,
+    pub micro_batch: Option<usize>,
     pub recompute: Option<bool>,
 }
 
@@ -130,7 +131,7 @@ pub fn search(
                 loop {
                     let Some(cut) = lock(&next).next() else { break };
                     // A way to cut that the model does not allow is no candidate; why is told when there is no other.
-                    match look.at(cut, sequences, settled.recompute) {
+                    match look.at(cut, sequences, settled) {
                         Ok((choices, miss)) => {
                             let mut found = lock(&found);
                             found.choices.extend(choices);
@@ -202,13 +203,17 @@ struct Look<'a> {
 impl Look<'_> {
     /// The micro-batches worth a look for one cut: the largest that fits, and in a pipeline each of the smallest with each
     /// number of chunks, for there the bubble decides. Recomputing is tried where it allows a larger one, or any.
-    fn at(&self, cut: Cut, sequences: usize, recompute: Option<bool>) -> Result<(Vec<Choice>, Option<Miss>), TrainError> {
+    fn at(&self, cut: Cut, sequences: usize, settled: &Settled) -> Result<(Vec<Choice>, Option<Miss>), TrainError> {
         let (mut choices, mut miss, mut largest) = (Vec::new(), None, 0);
         let each = sequences.div_ceil(cut.data);
         let is_pipeline = cut.pipeline > 1;
         let sizes = (0..5).map(|i| 1 << i).filter(|n| *n <= each.min(MOST_SEQUENCES));
-        let sizes: Vec<usize> = if is_pipeline { sizes.take(2).collect() } else { sizes.rev().collect() };
-        for recompute in [false, true].into_iter().filter(|r| recompute.is_none_or(|settled| settled == *r)) {
+        let sizes: Vec<usize> = match settled.micro_batch {
+            Some(micro_batch) => vec![micro_batch],
+            None if is_pipeline => sizes.take(2).collect(),
+            None => sizes.rev().collect(),
+        };
+        for recompute in [false, true].into_iter().filter(|r| settled.recompute.is_none_or(|settled| settled == *r)) {
             for micro_batch in sizes.iter().copied().filter(|n| *n > largest).collect::<Vec<_>>() {
                 let lanes = each.div_ceil(micro_batch);
                 // Where micro-batches are many, the bubble is small without chunks.

@@ -189,6 +189,10 @@ impl Op for Attention {
         // Backward: the scores again, and four products of their size.
         Cost { forward_flops: flops, backward_flops: flops * 5 / 2, forward_bytes: bytes, backward_bytes: 2 * bytes }
     }
+    fn gemm(&self, x: &[Shape]) -> Option<[usize; 3]> {
+        let heads = x[0].last() / self.options.head_dim;
+        Some([x[0].rows() * heads, self.tokens.1 * x[1].dims()[1], self.options.head_dim])
+    }
     fn saves(&self, x: &[Shape]) -> Saves {
         Saves { inputs: &[0, 1, 2], output: true, extras: vec![lse_len(&self.options, x[0])] }
     }
