@@ -10,10 +10,14 @@ use serde::Serialize;
 use crate::{
     PlanError,
     catalogue::{Catalogue, Price, Service, Term},
-    efficiency::{self, Mfu},
+    efficiency::{self, Job, Mfu},
     reliability::CHECKPOINT_BYTES_PER_PARAM,
     serving::Replica,
 };
+
+/// GPT-3's vocabulary, and episodes of a batch of PPO: arXiv:2203.02155, appendix C.4.
+const VOCAB: usize = 50_257;
+const PPO_BATCH: f64 = 512.0;
 
 /// What is asked; the defaults of the command are InstructGPT's, arXiv:2203.02155, appendix C.
 #[derive(Debug, Clone, PartialEq)]
@@ -120,30 +124,37 @@ pub fn plan(question: &Question, catalogue: &Catalogue) -> Result<Plan, PlanErro
     let instance = catalogue.instance(&q.on)?;
     let accelerator = catalogue.accelerator_of(instance)?;
     let price = instance.price(q.service, q.term, q.prices_of.as_deref())?;
-    let mfu = efficiency::mfu(catalogue, accelerator, q.mfu)?;
     let accelerators = (q.nodes * instance.count) as f64;
     // Gradients in 16 bits beside what a checkpoint holds.
     let ppo_bytes = (CHECKPOINT_BYTES_PER_PARAM + 2.0) * (q.actor_params + q.reward_params) + 2.0 * (q.actor_params + q.reward_params);
     let node_bytes = instance.count as f64 * accelerator.memory_gib * 1024_f64.powi(3) * 0.9;
-    if ppo_bytes > node_bytes * q.nodes as f64 {
-        let need = (ppo_bytes / node_bytes).ceil();
-        return Err(PlanError::Impossible {
-            problem: format!(
-                "PPO holds {:.0} GB of weights, gradients and moments, and {} x {} have room for {:.0} GB",
-                ppo_bytes / 1e9,
-                q.nodes,
-                instance.name,
-                node_bytes * q.nodes as f64 / 1e9
-            ),
-            relax: format!("the nearest that holds it is `--nodes {need:.0}`, or a smaller actor"),
-        });
-    }
+    let context = (q.prompt_tokens + q.answer_tokens) as usize;
+    let on = |nodes: u64| {
+        let held_bytes = node_bytes * nodes as f64;
+        if ppo_bytes > held_bytes {
+            let [needed, held] = [ppo_bytes, held_bytes].map(|bytes| bytes / 1e9);
+            let problem = format!(
+                "PPO holds {needed:.0} GB of weights, gradients and moments, and {nodes} x {} have room for {held:.0} GB",
+                instance.name
+            );
+            return Err(PlanError::Impossible { problem, relax: "take a smaller actor".into() });
+        }
+        let accelerators = (nodes * instance.count) as usize;
+        let job = Job { params: q.actor_params, vocab: VOCAB, context, batch_tokens: PPO_BATCH * context as f64, accelerators };
+        efficiency::mfu(catalogue, instance, &job, q.mfu)
+    };
+    let mfu = on(q.nodes).map_err(|e| match (e, fewest(q.nodes, |nodes| on(nodes).is_ok())) {
+        (PlanError::Impossible { problem, .. }, Some(need)) => {
+            PlanError::Impossible { problem, relax: format!("the nearest that holds it is `--nodes {need}`, or a smaller actor") }
+        }
+        (e, _) => e,
+    })?;
     let replica = Replica::of(q.actor_params, q.prompt_tokens + q.answer_tokens, accelerator);
     let replicas = (accelerators / replica.accelerators).floor().max(1.0);
     let writing = |replies: f64| replies * q.answer_tokens * replica.step_secs / replica.batch / replicas;
     let replies = [0.0, q.ranked_prompts * q.answers, 0.0, q.prompts, q.episodes];
     let names = ["fine-tune on examples", "write answers to rank", "train the reward model", "keep the original's replies", "PPO"];
-    let rate = accelerators * accelerator.peak_tflops * 1e12 * mfu.ratio;
+    let rate = accelerators * accelerator.peak_tflops * 1e12 * mfu.kept();
     let steps = names.into_iter().zip(flops(q)).zip(replies).map(|((name, flops), replies)| {
         let writing_secs = writing(replies);
         // What is written is not multiplied a second time.
@@ -159,6 +170,17 @@ pub fn plan(question: &Question, catalogue: &Catalogue) -> Result<Plan, PlanErro
         ppo_bytes,
         comparisons: q.ranked_prompts * q.answers * (q.answers - 1.0) / 2.0,
     })
+}
+
+/// The fewest above `held_not` that `holds`, when more always do; none when a thousand times as many do not.
+fn fewest(held_not: u64, holds: impl Fn(u64) -> bool) -> Option<u64> {
+    let mut high = (1..=10).map(|i| held_not << i).find(|nodes| holds(*nodes))?;
+    let mut low = held_not;
+    while high - low > 1 {
+        let middle = u64::midpoint(low, high);
+        if holds(middle) { high = middle } else { low = middle }
+    }
+    Some(high)
 }
 
 #[cfg(test)]

@@ -137,7 +137,6 @@ pub fn plan(question: &Question, catalogue: &Catalogue) -> Result<Plan, PlanErro
     let instance = catalogue.instance(&q.on)?;
     let accelerator = catalogue.accelerator_of(instance)?;
     let price = instance.price(q.service, q.term, q.prices_of.as_deref())?;
-    let mfu = efficiency::mfu(catalogue, accelerator, q.mfu)?;
     let mut candidates: Vec<Candidate> = catalogue.models.iter().map(|m| candidate(q, m, accelerator, instance.count as f64)).collect();
     // What fits first, and of those the largest.
     candidates.sort_by(|a, b| a.lacks.len().cmp(&b.lacks.len()).then(b.model.params.total_cmp(&a.model.params)));
@@ -153,13 +152,10 @@ pub fn plan(question: &Question, catalogue: &Catalogue) -> Result<Plan, PlanErro
             relax: nearest.unwrap_or_else(|| "add models with `--catalogue mine.toml`".into()),
         }
     })?;
-    let desk = Desk {
-        q,
-        base,
-        accelerator,
-        usd_per_sec: price.usd_per_hour / 3600.0 / instance.count as f64,
-        flops_per_usd: accelerator.peak_tflops * 1e12 * mfu.ratio / (price.usd_per_hour / 3600.0 / instance.count as f64),
-    };
+    let usd_per_sec = price.usd_per_hour / 3600.0 / instance.count as f64;
+    let params = base.model.active_params.unwrap_or(base.model.params);
+    let mfu = efficiency::on_fewest(catalogue, instance, params, base.model.context, q.mfu)?;
+    let desk = Desk { q, base, params, accelerator, usd_per_sec, flops_per_usd: accelerator.peak_tflops * 1e12 * mfu.kept() / usd_per_sec };
     let approaches = vec![desk.prompting(), desk.retrieval(), desk.tuning(), desk.continued(), desk.scratch()];
     let first = |verdict: Verdict| approaches.iter().find(|a| a.verdict == verdict).map(|a| a.name);
     Ok(Plan {
@@ -199,18 +195,31 @@ fn candidate(q: &Question, model: &BaseModel, accelerator: &Accelerator, node: f
 struct Desk<'a> {
     q: &'a Question,
     base: &'a Candidate,
+    /// Of the base, at work for a token.
+    params: f64,
     accelerator: &'a Accelerator,
     usd_per_sec: f64,
     flops_per_usd: f64,
 }
 
+/// What going on from a base takes.
+struct Training {
+    name: &'static str,
+    /// Whether it can teach what no base knows.
+    teaches_language: bool,
+    /// What there is to learn from, and where it begins to pay and is enough.
+    amount: f64,
+    range: [f64; 2],
+    /// What is said of too little, of little and of enough.
+    words: [String; 3],
+    doubt: Option<&'static str>,
+    tokens: f64,
+    parts: Vec<&'static str>,
+}
+
 const DAYS: f64 = 365.25;
 
 impl Desk<'_> {
-    fn params(&self) -> f64 {
-        self.base.model.active_params.unwrap_or(self.base.model.params)
-    }
-
     /// A year of answers on own machines, `more` tokens put before each prompt; at least one replica is always on.
     fn serve(&self, more: f64) -> f64 {
         let q = self.q;
@@ -305,60 +314,39 @@ impl Desk<'_> {
     }
 
     fn tuning(&self) -> Approach {
-        let (q, mut reasons) = (self.q, Vec::new());
-        let mut verdict = self.ground(&mut reasons, false);
-        if verdict == Verdict::Fits {
-            if q.examples < PROMPT_EXAMPLES {
-                verdict = Verdict::No;
-                reasons.push(format!("{:.0} examples go into a prompt; tuning begins to pay at about {ENOUGH_EXAMPLES}", q.examples));
-            } else if q.examples < ENOUGH_EXAMPLES {
-                verdict = Verdict::Possible;
-                reasons.push(format!("{:.0} examples are few: {ENOUGH_EXAMPLES} taught a base its manner in LIMA", q.examples));
-            } else {
-                reasons.push(format!("{:.0} examples: {ENOUGH_EXAMPLES} were enough for manner in LIMA", q.examples));
-            }
-            if q.changes == Changes::Daily {
-                verdict = verdict.min_of(Verdict::Possible);
-                reasons.push("it teaches manner, not what changes daily".into());
-            }
-        }
-        let build_usd = self.build(train_flops(self.params(), q.examples * (q.prompt_tokens + q.answer_tokens) * TUNE_EPOCHS));
-        self.affordable(build_usd, &mut verdict, &mut reasons);
-        Approach {
+        let q = self.q;
+        let few = format!("{:.0} examples", q.examples);
+        self.trained(Training {
             name: "fine-tuning",
-            verdict,
-            reasons,
+            teaches_language: false,
+            amount: q.examples,
+            range: [PROMPT_EXAMPLES, ENOUGH_EXAMPLES],
+            words: [
+                format!("{few} go into a prompt; tuning begins to pay at about {ENOUGH_EXAMPLES}"),
+                format!("{few} are few: {ENOUGH_EXAMPLES} taught a base its manner in LIMA"),
+                format!("{few}: {ENOUGH_EXAMPLES} were enough for manner in LIMA"),
+            ],
+            doubt: (q.changes == Changes::Daily).then_some("it teaches manner, not what changes daily"),
+            tokens: q.examples * (q.prompt_tokens + q.answer_tokens) * TUNE_EPOCHS,
             parts: vec!["prompts", "evaluation", "cleaning", "examples", "training", "gates", "own weights to serve"],
-            build_usd,
-            serve_usd_per_year: self.serve(0.0),
-        }
+        })
     }
 
     fn continued(&self) -> Approach {
-        let (q, mut reasons) = (self.q, Vec::new());
-        let mut verdict = self.ground(&mut reasons, true);
-        let [least, enough] = CONTINUED_TOKENS;
-        if verdict == Verdict::Fits {
-            if q.domain_tokens < least {
-                verdict = Verdict::No;
-                reasons.push(format!("{:.1e} tokens of the domain; it begins to pay at about {least:.0e}", q.domain_tokens));
-            } else if q.domain_tokens < enough {
-                verdict = Verdict::Possible;
-                reasons.push(format!("{:.1e} tokens of the domain; Minerva had 3.85e10", q.domain_tokens));
-            } else {
-                reasons.push(format!("{:.1e} tokens of the domain: Minerva had 3.85e10", q.domain_tokens));
-            }
-            if q.domain == Domain::Near {
-                verdict = verdict.min_of(Verdict::Possible);
-                reasons.push("the base has read much like it already".into());
-            }
-        }
-        let build_usd = self.build(train_flops(self.params(), q.domain_tokens * (1.0 + REPLAY_RATIO)));
-        self.affordable(build_usd, &mut verdict, &mut reasons);
-        Approach {
+        let q = self.q;
+        let few = format!("{:.1e} tokens of the domain", q.domain_tokens);
+        self.trained(Training {
             name: "continued pretraining",
-            verdict,
-            reasons,
+            teaches_language: true,
+            amount: q.domain_tokens,
+            range: CONTINUED_TOKENS,
+            words: [
+                format!("{few}; it begins to pay at about {:.0e}", CONTINUED_TOKENS[0]),
+                format!("{few}; Minerva had 3.85e10"),
+                format!("{few}: Minerva had 3.85e10"),
+            ],
+            doubt: (q.domain == Domain::Near).then_some("the base has read much like it already"),
+            tokens: q.domain_tokens * (1.0 + REPLAY_RATIO),
             parts: vec![
                 "prompts",
                 "evaluation",
@@ -371,9 +359,30 @@ impl Desk<'_> {
                 "checkpoints",
                 "own weights to serve",
             ],
-            build_usd,
-            serve_usd_per_year: self.serve(0.0),
+        })
+    }
+
+    /// Going on from the base.
+    fn trained(&self, t: Training) -> Approach {
+        let mut reasons = Vec::new();
+        let mut verdict = self.ground(&mut reasons, t.teaches_language);
+        if verdict == Verdict::Fits {
+            let [too_few, few, enough] = t.words;
+            let (word, of_amount) = match t.amount {
+                n if n < t.range[0] => (too_few, Verdict::No),
+                n if n < t.range[1] => (few, Verdict::Possible),
+                _ => (enough, Verdict::Fits),
+            };
+            reasons.push(word);
+            verdict = of_amount;
+            if let Some(doubt) = t.doubt {
+                verdict = verdict.min_of(Verdict::Possible);
+                reasons.push(doubt.into());
+            }
         }
+        let build_usd = self.build(train_flops(self.params, t.tokens));
+        self.affordable(build_usd, &mut verdict, &mut reasons);
+        Approach { name: t.name, verdict, reasons, parts: t.parts, build_usd, serve_usd_per_year: self.serve(0.0) }
     }
 
     fn scratch(&self) -> Approach {
@@ -399,7 +408,7 @@ impl Desk<'_> {
             ));
         }
         // As good as the base: its size, and as many tokens as that size is best for.
-        let build_usd = self.build(train_flops(self.params(), 20.0 * self.params()));
+        let build_usd = self.build(train_flops(self.params, 20.0 * self.params));
         self.affordable(build_usd, &mut verdict, &mut reasons);
         Approach {
             name: "pretraining",

@@ -3,17 +3,17 @@
 //!
 //! Money becomes accelerator-hours by the catalogue's price, hours become FLOPs by [`crate::efficiency`], FLOPs become a size
 //! and a number of tokens by a [`Law`] with repeats priced in. The ladder's first three phases, storage and failures are paid
-//! first. FLOPs are `6 N D` throughout, as in the law and in the published runs that the efficiency comes from.
+//! first. FLOPs are `6 N D` throughout, as in the law. How fast a size trains is known when the size is, so both are found in turn.
 
 use serde::Serialize;
 
 use crate::{
     PlanError,
     catalogue::{Accelerator, Catalogue, Instance, Price, Service, Term},
-    efficiency::{self, Mfu},
+    efficiency::{self, Job, Mfu, Reached},
     family::{self, Sized},
     laws::{self, Law, Prediction, Repeats, batch},
-    reliability::{self, Cluster, Reliability},
+    reliability::CHECKPOINT_BYTES_PER_PARAM,
 };
 
 /// What is asked.
@@ -43,10 +43,12 @@ pub struct Plan {
     pub instance: String,
     pub accelerator: Accelerator,
     pub price: Price,
+    /// Of the last phase.
     pub mfu: Mfu,
+    /// Published runs, for scale.
+    pub reached: Option<Reached>,
     pub nodes: u64,
     pub accelerators: u64,
-    pub reliability: Reliability,
     /// For the last phase.
     pub flops: f64,
     /// The same at the lower and upper end of the efficiency's range.
@@ -93,6 +95,7 @@ pub struct Rung {
     pub tokens: f64,
     pub loss: Prediction,
     pub setting: batch::Setting,
+    pub mfu: Mfu,
     pub secs: f64,
     pub usd: f64,
 }
@@ -112,10 +115,32 @@ pub struct Published {
     pub loss: f64,
 }
 
-/// Phases before the last: name, share of the data, accelerators, share of the deadline, and the largest share of the last
-/// size. Of two months the times are eight hours, three days and twenty days.
-const PHASES: [(&str, f64, u64, f64, f64); 3] =
-    [("base", 0.01, 1, 1.0 / 180.0, 1.0 / 64.0), ("medium", 0.05, 8, 1.0 / 20.0, 1.0 / 16.0), ("large", 0.5, 16, 1.0 / 3.0, 1.0 / 4.0)];
+/// A phase as every ladder has it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Step {
+    pub name: &'static str,
+    /// Of the last phase's tokens.
+    pub data_ratio: f64,
+    /// Of the whole time, at most.
+    pub time_ratio: f64,
+    /// None: all of the cluster.
+    pub accelerators: Option<usize>,
+}
+
+/// Of two months the times are a day, six days, twenty days and the rest.
+pub const STEPS: [Step; 4] = [
+    Step { name: "base", data_ratio: 0.01, time_ratio: 1.0 / 60.0, accelerators: Some(1) },
+    Step { name: "medium", data_ratio: 0.05, time_ratio: 1.0 / 10.0, accelerators: Some(8) },
+    Step { name: "large", data_ratio: 0.5, time_ratio: 1.0 / 3.0, accelerators: Some(16) },
+    Step { name: "jumbo", data_ratio: 1.0, time_ratio: 0.55, accelerators: None },
+];
+const LAST: usize = STEPS.len() - 1;
+/// Where the search for size and speed begins, and when it is at its end: a size within this trains as fast.
+const FIRST_MFU: f64 = 0.4;
+const SAME_SIZE: f64 = 1.03;
+const MOST_ROUNDS: usize = 8;
+/// How much smaller a model is tried next that its phase's accelerators do not hold.
+const SHRINK: f64 = 0.7;
 /// Checkpoints that are kept.
 const CHECKPOINTS: f64 = 20.0;
 /// How much loss the over-trained choice gives away.
@@ -130,7 +155,6 @@ pub fn plan(question: &Question, catalogue: &Catalogue, law: &Law) -> Result<Pla
     let instance = catalogue.instance(&question.instance)?;
     let accelerator = catalogue.accelerator_of(instance)?;
     let price = instance.price(question.service, question.term, question.prices_of.as_deref())?;
-    let mfu = efficiency::mfu(catalogue, accelerator, question.mfu)?;
     if question.budget_usd < price.usd_per_hour {
         return Err(PlanError::Impossible {
             problem: format!("{} USD are less than one hour of one {}", question.budget_usd, instance.name),
@@ -138,66 +162,137 @@ pub fn plan(question: &Question, catalogue: &Catalogue, law: &Law) -> Result<Pla
         });
     }
     let storage_usd_per_gb_month = catalogue.storage.first().map_or(0.0, |s| s.usd_per_gb_month);
-    let desk = Desk { question, law, instance, accelerator, price, mfu: &mfu, storage_usd_per_gb_month };
-    let flops = desk.affordable()?;
-    let (params, tokens) = desk.best(flops);
-    let job = desk.job(params, tokens)?;
-    let choices = desk.choices(flops, &job)?;
-    desk.check_batch(&choices[0], &job)?;
-
-    let mut ladder = desk.first_phases(params, tokens);
-    let Choice { loss, setting, .. } = choices[0];
-    let (secs, usd) = (job.secs, job.usd);
-    ladder.push(Rung { name: "jumbo", data_ratio: 1.0, accelerators: job.accelerators as u64, params, tokens, loss, setting, secs, usd });
+    let mut desk = Desk {
+        question,
+        catalogue,
+        law,
+        instance,
+        accelerator,
+        price,
+        storage_usd_per_gb_month,
+        kept: [FIRST_MFU; STEPS.len()],
+        most_params: [f64::INFINITY; LAST],
+    };
+    let (flops, ladder) = desk.settle()?;
+    let last = &ladder[LAST];
+    let choices = desk.choices(flops, last)?;
     Ok(Plan {
         instance: instance.name.clone(),
         accelerator: accelerator.clone(),
         price: price.clone(),
-        nodes: job.nodes as u64,
-        accelerators: job.accelerators as u64,
-        reliability: job.reliability,
+        reached: efficiency::reached(catalogue, accelerator),
+        nodes: last.accelerators / instance.count,
+        accelerators: last.accelerators,
         flops,
-        flops_range: mfu.range.map(|ratio| flops * ratio / mfu.ratio),
+        flops_range: last.mfu.range.map(|ratio| flops * ratio / last.mfu.ratio),
         warnings: desk.warnings(&choices),
-        choices,
-        ladder,
-        storage_usd: desk.storage_usd(params, tokens),
-        energy_kwh: accelerator.watts.map(|watts| watts * job.accelerators * secs / 3.6e6),
-        family: desk.family(params, flops),
+        storage_usd: desk.storage_usd(last.params, last.tokens),
+        energy_kwh: accelerator.watts.map(|watts| watts * last.accelerators as f64 * last.secs / 3.6e6),
+        family: desk.family(last.params, flops),
         envelope: span(flops).map(|c| (c, desk.loss(desk.best(c)))).collect(),
         runs: desk.runs(catalogue),
-        mfu,
+        mfu: last.mfu.clone(),
+        choices,
+        ladder,
     })
 }
 
 /// What is at hand while a plan is made.
 struct Desk<'a> {
     question: &'a Question,
+    catalogue: &'a Catalogue,
     law: &'a Law,
     instance: &'a Instance,
     accelerator: &'a Accelerator,
     price: &'a Price,
-    mfu: &'a Mfu,
     storage_usd_per_gb_month: f64,
+    /// Of each phase, the share of the peak that is training kept.
+    kept: [f64; STEPS.len()],
+    /// The largest model that a phase's accelerators hold.
+    most_params: [f64; LAST],
 }
 
-/// The last phase on the fewest nodes that meet the deadline.
-struct Job {
-    nodes: f64,
-    accelerators: f64,
-    reliability: Reliability,
+/// Size, data and time of one phase.
+#[derive(Debug, Clone, Copy)]
+struct Sketch {
+    params: f64,
+    tokens: f64,
+    accelerators: usize,
     secs: f64,
     usd: f64,
 }
 
 impl Desk<'_> {
     /// Training FLOPs of an accelerator in a second.
-    fn rate(&self) -> f64 {
-        self.accelerator.peak_tflops * 1e12 * self.mfu.ratio
+    fn rate(&self, phase: usize) -> f64 {
+        self.accelerator.peak_tflops * 1e12 * self.kept[phase]
     }
 
     fn usd_per_sec(&self) -> f64 {
         self.price.usd_per_hour / 3600.0 / self.instance.count as f64
+    }
+
+    /// FLOPs of the last phase, and all phases: sizes from speeds and speeds from sizes in turn, until both stay.
+    fn settle(&mut self) -> Result<(f64, Vec<Rung>), PlanError> {
+        let mut known: [Option<(Job, Mfu)>; STEPS.len()] = Default::default();
+        for round in 0.. {
+            let flops = self.affordable();
+            let (params, tokens) = self.best(flops);
+            let mut sketches = self.first_phases(params, tokens);
+            sketches.push(self.last_phase(params, tokens));
+            self.check_batch(&sketches[LAST])?;
+            let mut is_settled = true;
+            for (phase, sketch) in sketches.iter().enumerate() {
+                let job = self.job(sketch);
+                if known[phase].as_ref().is_some_and(|(before, _)| is_like(before, &job)) {
+                    continue;
+                }
+                is_settled = false;
+                match efficiency::mfu(self.catalogue, self.instance, &job, self.question.mfu) {
+                    Ok(mfu) => {
+                        self.kept[phase] = mfu.kept();
+                        known[phase] = Some((job, mfu));
+                    }
+                    // An early phase takes a model that its few accelerators hold.
+                    Err(PlanError::Impossible { .. }) if phase < LAST && round + 1 < MOST_ROUNDS => {
+                        self.most_params[phase] = SHRINK * sketch.params;
+                    }
+                    Err(e) => return Err(e),
+                }
+            }
+            if is_settled || round == MOST_ROUNDS {
+                let mfus = known.into_iter().flatten().map(|(_, mfu)| mfu);
+                let ladder = sketches.iter().zip(mfus).zip(STEPS).map(|((sketch, mfu), step)| self.rung(step, sketch, mfu)).collect();
+                return Ok((flops, ladder));
+            }
+        }
+        unreachable!("the loop above ends by returning")
+    }
+
+    fn job(&self, sketch: &Sketch) -> Job {
+        Job {
+            params: sketch.params,
+            vocab: self.question.vocab,
+            context: self.question.context,
+            batch_tokens: batch::best_setting(laws::train_flops(sketch.params, sketch.tokens)).batch_tokens,
+            accelerators: sketch.accelerators,
+        }
+    }
+
+    fn rung(&self, step: Step, sketch: &Sketch, mfu: Mfu) -> Rung {
+        let &Sketch { params, tokens, accelerators, secs, usd } = sketch;
+        Rung {
+            name: step.name,
+            data_ratio: step.data_ratio,
+            accelerators: accelerators as u64,
+            params,
+            tokens,
+            loss: self.law.predict(params, tokens, step.data_ratio * self.unique()),
+            setting: batch::best_setting(laws::train_flops(params, tokens)),
+            mfu,
+            secs,
+            usd,
+        }
     }
 
     fn unique(&self) -> f64 {
@@ -216,82 +311,61 @@ impl Desk<'_> {
         at(least)
     }
 
-    /// Seconds of the deadline that the last phase has.
-    fn last_secs(&self) -> f64 {
-        self.question.deadline_secs * (1.0 - PHASES.iter().map(|p| p.3).sum::<f64>())
-    }
-
-    fn job(&self, params: f64, tokens: f64) -> Result<Job, PlanError> {
-        let work = laws::train_flops(params, tokens) / self.rate();
-        let mut goodput = 1.0;
-        // More nodes fail more often, which takes more nodes: twice is enough.
-        for round in 0.. {
-            let nodes = (work / goodput / self.last_secs() / self.instance.count as f64).ceil().max(1.0);
-            let accelerators = nodes * self.instance.count as f64;
-            let reliability = reliability::plan(&Cluster {
-                accelerators,
-                hours_between_failures: reliability::HOURS_BETWEEN_FAILURES,
-                checkpoint_secs: reliability::checkpoint_secs(params, nodes),
-                restart_secs: reliability::RESTART_SECS,
-            })?;
-            // Paid hours of published runs hold their failures already.
-            goodput = if self.mfu.has_failures { 1.0 } else { reliability.goodput_ratio };
-            if round == 2 || self.mfu.has_failures {
-                let secs = work / goodput / accelerators;
-                return Ok(Job { nodes, accelerators, reliability, secs, usd: secs * accelerators * self.usd_per_sec() });
-            }
-        }
-        unreachable!("the loop above ends by returning")
+    /// The last phase on the fewest machines that meet the deadline.
+    fn last_phase(&self, params: f64, tokens: f64) -> Sketch {
+        let work = laws::train_flops(params, tokens) / self.rate(LAST);
+        let last_secs = self.question.deadline_secs * STEPS[LAST].time_ratio;
+        // What is a whole number but for rounding is no machine more.
+        let nodes = (work / last_secs / self.instance.count as f64 - 1e-6).ceil().max(1.0);
+        let accelerators = nodes * self.instance.count as f64;
+        Sketch { params, tokens, accelerators: accelerators as usize, secs: work / accelerators, usd: work * self.usd_per_sec() }
     }
 
     fn storage_usd(&self, params: f64, tokens: f64) -> f64 {
-        let bytes = CHECKPOINTS * reliability::CHECKPOINT_BYTES_PER_PARAM * params + 4.0 * tokens.min(self.unique());
+        let bytes = CHECKPOINTS * CHECKPOINT_BYTES_PER_PARAM * params + 4.0 * tokens.min(self.unique());
         bytes / 1e9 * self.storage_usd_per_gb_month * self.question.deadline_secs / (30.44 * 86_400.0)
     }
 
     /// FLOPs of the last phase at which all that is to be paid is the budget.
-    fn affordable(&self) -> Result<f64, PlanError> {
-        let usd = |flops: f64| -> Result<f64, PlanError> {
+    fn affordable(&self) -> f64 {
+        let usd = |flops: f64| {
             let (params, tokens) = self.best(flops);
-            let before: f64 = self.first_phases(params, tokens).iter().map(|rung| rung.usd).sum();
-            Ok(self.job(params, tokens)?.usd + before + self.storage_usd(params, tokens))
+            let before: f64 = self.first_phases(params, tokens).iter().map(|sketch| sketch.usd).sum();
+            self.last_phase(params, tokens).usd + before + self.storage_usd(params, tokens)
         };
-        let most = self.question.budget_usd / self.usd_per_sec() * self.rate();
+        let most = self.question.budget_usd / self.usd_per_sec() * self.rate(LAST);
         let (mut low, mut high) = ((most / 100.0).ln(), most.ln());
         for _ in 0..40 {
             let middle = f64::midpoint(low, high);
-            if usd(middle.exp())? < self.question.budget_usd { low = middle } else { high = middle }
+            if usd(middle.exp()) < self.question.budget_usd { low = middle } else { high = middle }
         }
-        Ok(low.exp())
+        low.exp()
     }
 
-    /// The phases before the last: as large as their accelerators train in their time.
-    fn first_phases(&self, params: f64, tokens: f64) -> Vec<Rung> {
-        let mut ladder: Vec<Rung> = Vec::new();
-        for (name, data_ratio, accelerators, time_ratio, most_ratio) in PHASES {
-            let tokens = data_ratio * tokens;
-            let flops = self.rate() * self.question.deadline_secs * time_ratio * accelerators as f64;
-            let params = (flops / 6.0 / tokens).min(most_ratio * params);
-            let work = laws::train_flops(params, tokens);
-            let secs = work / self.rate() / accelerators as f64;
-            ladder.push(Rung {
-                name,
-                data_ratio,
-                accelerators,
-                params,
-                tokens,
-                loss: self.law.predict(params, tokens, self.unique().min(tokens)),
-                setting: batch::best_setting(work),
-                secs,
-                usd: secs * accelerators as f64 * self.usd_per_sec(),
-            });
-        }
-        ladder
+    /// The phases before the last: of a size that is best for their share of the data, or the largest that their accelerators
+    /// hold and train in their time, and none larger than the next.
+    fn first_phases(&self, params: f64, tokens: f64) -> Vec<Sketch> {
+        let mut next_params = params;
+        let sketch = |(phase, step): (usize, &Step)| {
+            let accelerators = step.accelerators.unwrap_or(1);
+            let tokens = step.data_ratio * tokens;
+            let flops = self.rate(phase) * self.question.deadline_secs * step.time_ratio * accelerators as f64;
+            let balanced = self.law.best.balanced(params, step.data_ratio);
+            next_params = [balanced, flops / 6.0 / tokens, self.most_params[phase]].into_iter().fold(next_params, f64::min);
+            let params = next_params;
+            let secs = laws::train_flops(params, tokens) / self.rate(phase) / accelerators as f64;
+            // A machine is rented whole.
+            let nodes = accelerators.div_ceil(self.instance.count as usize);
+            Sketch { params, tokens, accelerators, secs, usd: secs / 3600.0 * nodes as f64 * self.price.usd_per_hour }
+        };
+        let mut sketches: Vec<Sketch> = STEPS[..LAST].iter().enumerate().rev().map(sketch).collect();
+        sketches.reverse();
+        sketches
     }
 
-    fn choices(&self, flops: f64, job: &Job) -> Result<Vec<Choice>, PlanError> {
+    fn choices(&self, flops: f64, last: &Rung) -> Result<Vec<Choice>, PlanError> {
         let best = self.best(flops);
-        let mut choices = vec![self.choice("compute-optimal", best, job, "the lowest loss for the budget")?];
+        let mut choices = vec![self.choice("compute-optimal", best, last, "the lowest loss for the budget")?];
         // Going down from the best size, the loss rises steadily: halve the span until it is 1% above.
         let (mut small, mut large) = (best.0 / 1e3, best.0);
         for _ in 0..60 {
@@ -300,7 +374,7 @@ impl Desk<'_> {
             if is_near { large = middle } else { small = middle }
         }
         let why = "the smallest model within 1% of that loss: each token that it serves is cheaper";
-        choices.push(self.choice("over-trained", (large, flops / 6.0 / large), job, why)?);
+        choices.push(self.choice("over-trained", (large, flops / 6.0 / large), last, why)?);
         if let Some(served) = self.question.served_tokens {
             // 6 N D + 2 N S = C, as arXiv:2401.00448 counts them.
             let tokens = |params: f64| (flops - 2.0 * params * served) / (6.0 * params);
@@ -313,18 +387,18 @@ impl Desk<'_> {
             choices.push(self.choice(
                 "with its serving",
                 at(least),
-                job,
+                last,
                 "the lowest loss when the budget also pays for the tokens served",
             )?);
         }
         Ok(choices)
     }
 
-    fn choice(&self, name: &'static str, (params, tokens): (f64, f64), job: &Job, why: &'static str) -> Result<Choice, PlanError> {
+    fn choice(&self, name: &'static str, (params, tokens): (f64, f64), last: &Rung, why: &'static str) -> Result<Choice, PlanError> {
         let model = family::sized(params, self.question.vocab, self.question.context)?;
         let step_flops_ratio = family::token_flops(&model, self.question.context)? / (6.0 * model.params as f64);
         let work = laws::train_flops(params, tokens);
-        let secs = job.secs * work / (self.rate() * job.accelerators * job.secs * self.goodput(job));
+        let secs = work / self.rate(LAST) / last.accelerators as f64;
         Ok(Choice {
             name,
             params,
@@ -332,7 +406,7 @@ impl Desk<'_> {
             epochs: (tokens / self.unique()).max(1.0),
             loss: self.law.predict(params, tokens, self.unique()),
             secs,
-            usd: secs * job.accelerators * self.usd_per_sec(),
+            usd: secs * last.accelerators as f64 * self.usd_per_sec(),
             setting: batch::best_setting(work),
             model,
             step_flops_ratio,
@@ -341,22 +415,18 @@ impl Desk<'_> {
         })
     }
 
-    fn goodput(&self, job: &Job) -> f64 {
-        if self.mfu.has_failures { 1.0 } else { job.reliability.goodput_ratio }
-    }
-
     /// A batch has one sequence for each accelerator at least, and beyond the critical batch more accelerators buy no time.
-    fn check_batch(&self, choice: &Choice, job: &Job) -> Result<(), PlanError> {
-        let critical = batch::critical_tokens(choice.loss.loss);
+    fn check_batch(&self, last: &Sketch) -> Result<(), PlanError> {
+        let critical = batch::critical_tokens(self.loss((last.params, last.tokens)));
         let most = (critical / self.question.context as f64).floor();
-        if job.accelerators <= most {
+        let accelerators = last.accelerators as f64;
+        if accelerators <= most {
             return Ok(());
         }
-        let days = self.question.deadline_secs * job.accelerators / most / 86_400.0;
+        let days = (self.question.deadline_secs * accelerators / most / 86_400.0).ceil();
         Err(PlanError::Impossible {
             problem: format!(
-                "the deadline asks for {:.0} accelerators, and a batch larger than {:.1}M tokens ({most:.0} sequences of {}) no longer buys time at this loss",
-                job.accelerators,
+                "the deadline asks for {accelerators:.0} accelerators, and a batch larger than {:.1}M tokens ({most:.0} sequences of {}) no longer buys time at this loss",
                 critical / 1e6,
                 self.question.context
             ),
@@ -383,6 +453,9 @@ impl Desk<'_> {
 
     fn warnings(&self, choices: &[Choice]) -> Vec<String> {
         let mut all = Vec::new();
+        for (step, _) in STEPS.iter().zip(self.most_params).filter(|(_, most)| most.is_finite()) {
+            all.push(format!("{}: what would be balanced for its data does not fit its accelerators, so it is smaller", step.name));
+        }
         let (price, best) = (self.price, &choices[0]);
         if self.question.prices_of.is_none() && price.months_old() >= OLD_MONTHS {
             all.push(format!("the price is of {} and {} months old: check it before you pay", price.from, price.months_old()));
@@ -398,6 +471,11 @@ impl Desk<'_> {
         }
         all
     }
+}
+
+/// Whether what is known of one holds of the other.
+fn is_like(a: &Job, b: &Job) -> bool {
+    a.accelerators == b.accelerators && (a.params / b.params).ln().abs() < SAME_SIZE.ln()
 }
 
 /// Computes to draw curves at: more than five powers of ten up to `flops`, and one beyond.
@@ -455,7 +533,8 @@ mod tests {
     fn dearer_hours_buy_less_and_scarce_data_a_larger_loss() {
         let plan = answer(&question()).unwrap();
         let then = answer(&Question { prices_of: Some("2023-03".into()), ..question() }).unwrap();
-        assert!((plan.flops / then.flops / (32.7726 / 21.957642) - 1.0).abs() < 0.03);
+        // Dearer hours are fewer accelerators, which train a smaller model nearly as fast.
+        assert!((plan.flops / then.flops / (32.7726 / 21.957642) - 1.0).abs() < 0.1);
         let scarce = answer(&Question { unique_tokens: Some(2e10), ..question() }).unwrap();
         assert!(scarce.choices[0].epochs > 4.0 && scarce.choices[0].loss.loss > plan.choices[0].loss.loss);
         assert!(scarce.warnings.iter().any(|w| w.contains("times")), "{:?}", scarce.warnings);

@@ -31,16 +31,17 @@ pub struct Sized {
 /// # Ok::<(), plan::PlanError>(())
 /// ```
 pub fn sized(params: f64, vocab: usize, context: usize) -> Result<Sized, PlanError> {
-    // Widths in steps of 128; for each the depth that fits, and how far its ratio is from the family's.
+    // Widths in steps of 128; for each the depth that fits and that of the family, and how far either is off in size and shape.
     let mut best: Option<(f64, usize, usize)> = None;
     for width in (1..=256).map(|i| 128 * i) {
-        let block = 12.0 * (width * width) as f64;
-        let layers = ((params - 2.0 * (vocab * width) as f64) / block).round().max(1.0);
-        let made = layers * block + 2.0 * (vocab * width) as f64;
-        let shape = (width as f64 / layers / aspect(width)).ln().abs();
-        let cost = 4.0 * (made / params).ln().abs() + shape;
-        if best.is_none_or(|(least, ..)| cost < least) && layers <= 4096.0 {
-            best = Some((cost, width, layers as usize));
+        let (block, tables) = (12.0 * (width * width) as f64, 2.0 * (vocab * width) as f64);
+        for layers in [(params - tables) / block, width as f64 / aspect(width)].map(|layers| layers.round().max(1.0)) {
+            let made = layers * block + tables;
+            let shape = (width as f64 / layers / aspect(width)).ln().abs();
+            let cost = 4.0 * (made / params).ln().abs() + shape;
+            if best.is_none_or(|(least, ..)| cost < least) && layers <= 4096.0 {
+                best = Some((cost, width, layers as usize));
+            }
         }
     }
     let (_, width, layers) = best.unwrap_or((0.0, 128, 1));

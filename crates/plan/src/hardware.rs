@@ -100,12 +100,27 @@ const RESERVED_BYTES: f64 = 1.5e9;
 const UNKNOWN_ATTAINABLE_SHARE: f64 = 0.8;
 
 impl Cluster {
+    /// `accelerators` on as few of `instance` as have them: on one machine not all need be used.
+    /// # Errors
+    /// [`PlanError::Unknown`] when it has none; [`PlanError::Impossible`] when they are no whole number of machines.
+    pub fn part(catalogue: &Catalogue, instance: &Instance, accelerators: usize) -> Result<Self, PlanError> {
+        let accelerator = catalogue.accelerator_of(instance)?;
+        let devices = (instance.count as usize).min(accelerators).max(1);
+        let nodes = accelerators / devices;
+        if nodes * devices != accelerators || accelerators == 0 {
+            return Err(PlanError::Impossible {
+                problem: format!("{accelerators} accelerators are no whole number of {}, each of {}", instance.name, instance.count),
+                relax: format!("take {} or {}", (nodes * devices).max(devices), (nodes + 1) * devices),
+            });
+        }
+        Ok(Self::joined(accelerator, nodes, devices, Link::efa(1e9 * instance.net_gbps)))
+    }
+
     /// `nodes` of `instance`.
     /// # Errors
     /// [`PlanError::Unknown`] when it has no accelerators.
     pub fn of(catalogue: &Catalogue, instance: &Instance, nodes: usize) -> Result<Self, PlanError> {
-        let accelerator = catalogue.accelerator_of(instance)?;
-        Ok(Self::joined(accelerator, nodes, instance.count as usize, Link::efa(1e9 * instance.net_gbps)))
+        Self::part(catalogue, instance, nodes * instance.count.max(1) as usize)
     }
 
     /// `nodes` of `devices` accelerators, joined by `across`.

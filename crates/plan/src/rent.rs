@@ -176,7 +176,7 @@ pub fn cheapest(
     }
 }
 
-fn nothing_fits(misses: &[search::Miss], instance: &Instance, cluster: &Cluster, sequences: usize) -> PlanError {
+pub(crate) fn nothing_fits(misses: &[search::Miss], instance: &Instance, cluster: &Cluster, sequences: usize) -> PlanError {
     let (nodes, ranks) = (cluster.topology.nodes, cluster.topology.ranks());
     let Some(miss) = misses.first() else {
         return PlanError::Impossible {

@@ -5,6 +5,7 @@
 //! tensor x pipeline x data x strategy -> the largest micro-batch that fits, with and without recomputing -> simulate -> sort
 //! ```
 //! Steps of many micro-batches are looked at over a few first, since each more costs the same; the best are then run whole.
+//! Where an answer needs many searches ([`quick`]) pipelines are left out, and of many blocks, which are all alike, a few tell.
 
 use std::sync::Mutex;
 
@@ -78,6 +79,9 @@ const MOST_SEQUENCES: usize = 16;
 const MOST_STAGES: usize = 16;
 const FEW_ROUNDS: usize = 16;
 
+/// Layers that stand for many.
+const FEW_LAYERS: [usize; 2] = [3, 5];
+
 type Build<'a> = dyn Fn() -> Result<Box<dyn Model>, TrainError> + Sync + 'a;
 
 /// Search for steps of `sequences`; `base` gives context, precision and optimiser.
@@ -91,9 +95,48 @@ pub fn search(
     constants: Constants,
     settled: &Settled,
 ) -> Result<Found, TrainError> {
-    let blocks = build()?.params().blocks().len();
+    let look = Look { build, base, cluster, constants, sketch: None };
+    let mut found = look.all(cuts(build()?.params().blocks().len(), sequences, cluster, settled), sequences, settled)?;
+    for choice in found.choices.iter_mut().take(WHOLE) {
+        choice.time = look.step(choice.cut)?;
+    }
+    sort(&mut found);
+    Ok(found)
+}
+
+/// The best cut without a pipeline, soon; `build` makes the model with so many layers, or with its own. The first choice is of
+/// the whole model, those after it are of a few layers and what each more adds.
+/// # Errors
+/// When the model cannot be built.
+pub fn quick(
+    build: &(dyn Fn(Option<usize>) -> Result<Box<dyn Model>, TrainError> + Sync),
+    base: &StepOptions,
+    sequences: usize,
+    cluster: &Cluster,
+    constants: Constants,
+) -> Result<Found, TrainError> {
+    let whole = || build(None);
+    let blocks = whole()?.params().blocks().len();
+    let few: [&Build<'_>; 2] = [&|| build(Some(FEW_LAYERS[0])), &|| build(Some(FEW_LAYERS[1]))];
+    // Beside its layers a decoder has a block before them and one after.
+    let layers = blocks.saturating_sub(2);
+    let sketch = (layers > FEW_LAYERS[1]).then_some(Sketch { layers, few });
+    let settled = Settled { pipeline: Some(1), ..Settled::default() };
+    let look = Look { build: &whole, base, cluster, constants, sketch };
+    let mut found = look.all(cuts(blocks, sequences, cluster, &settled), sequences, &settled)?;
+    let look = Look { sketch: None, ..look };
+    while let Some(first) = found.choices.first_mut() {
+        first.time = look.glance(first.cut)?;
+        let Some(miss) = look.miss(first.cut, &first.time) else { break };
+        found.choices.remove(0);
+        found.misses.push(miss);
+    }
+    Ok(found)
+}
+
+/// All ways to cut a model of `blocks` over the cluster that `settled` leaves open; micro-batches are chosen later.
+fn cuts(blocks: usize, sequences: usize, cluster: &Cluster, settled: &Settled) -> Vec<Cut> {
     let ranks = cluster.topology.ranks();
-    let look = Look { build, base, cluster, constants };
     let powers = |most: usize| (0..).map(|i| 1 << i).take_while(move |n| *n <= most);
     let tensors: Vec<usize> = settled.tensor.map_or_else(|| powers(cluster.topology.devices.min(8)).collect(), |n| vec![n]);
     let pipelines = |tensor: usize| -> Vec<usize> {
@@ -111,6 +154,9 @@ pub fn search(
         let near = (cluster.topology.devices / tensor).max(1);
         let groups = settled.shards.map_or_else(|| powers(data / near / 2).map(|n| n * near).collect::<Vec<_>>(), |n| vec![n]);
         let mut ways: Vec<(&str, usize)> = if pipeline > 1 { vec![("zero1", data)] } else { vec![("zero1", data), ("zero3", data)] };
+        if data == 1 {
+            ways.truncate(1); // one rank shares with nobody
+        }
         if pipeline == 1 {
             ways.extend(groups.into_iter().filter(|n| *n > 1 && data.is_multiple_of(*n)).map(|n| ("mics", n)));
         }
@@ -124,37 +170,7 @@ pub fn search(
             cuts.push(Cut { tensor, pipeline, data, strategy, shards, chunks: 1, micro_batch: 1, lanes: 1, recompute: false });
         }
     }
-    let (next, found, refusal) = (Mutex::new(cuts.into_iter()), Mutex::new(Found::default()), Mutex::new(None));
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, std::num::NonZero::get) {
-            scope.spawn(|| {
-                loop {
-                    let Some(cut) = lock(&next).next() else { break };
-                    // A way to cut that the model does not allow is no candidate; why is told when there is no other.
-                    match look.at(cut, sequences, settled) {
-                        Ok((choices, miss)) => {
-                            let mut found = lock(&found);
-                            found.choices.extend(choices);
-                            found.misses.extend(miss);
-                        }
-                        Err(e) => *lock(&refusal) = Some(e),
-                    }
-                }
-            });
-        }
-    });
-    let mut found = found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if found == Found::default()
-        && let Some(e) = lock(&refusal).take()
-    {
-        return Err(e);
-    }
-    sort(&mut found);
-    for choice in found.choices.iter_mut().take(WHOLE) {
-        choice.time = look.step(choice.cut)?;
-    }
-    sort(&mut found);
-    Ok(found)
+    cuts
 }
 
 /// The one cut that `options` names.
@@ -198,9 +214,48 @@ struct Look<'a> {
     base: &'a StepOptions,
     cluster: &'a Cluster,
     constants: Constants,
+    sketch: Option<Sketch<'a>>,
+}
+
+/// The same model with [`FEW_LAYERS`], to stand for one with many.
+#[derive(Clone, Copy)]
+struct Sketch<'a> {
+    layers: usize,
+    few: [&'a Build<'a>; 2],
 }
 
 impl Look<'_> {
+    /// Every cut, over all threads of the machine; sorted.
+    fn all(&self, cuts: Vec<Cut>, sequences: usize, settled: &Settled) -> Result<Found, TrainError> {
+        let (next, found, refusal) = (Mutex::new(cuts.into_iter()), Mutex::new(Found::default()), Mutex::new(None));
+        std::thread::scope(|scope| {
+            for _ in 0..std::thread::available_parallelism().map_or(1, std::num::NonZero::get) {
+                scope.spawn(|| {
+                    loop {
+                        let Some(cut) = lock(&next).next() else { break };
+                        // A way to cut that the model does not allow is no candidate; why is told when there is no other.
+                        match self.at(cut, sequences, settled) {
+                            Ok((choices, miss)) => {
+                                let mut found = lock(&found);
+                                found.choices.extend(choices);
+                                found.misses.extend(miss);
+                            }
+                            Err(e) => *lock(&refusal) = Some(e),
+                        }
+                    }
+                });
+            }
+        });
+        let mut found = found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if found == Found::default()
+            && let Some(e) = lock(&refusal).take()
+        {
+            return Err(e);
+        }
+        sort(&mut found);
+        Ok(found)
+    }
+
     /// The micro-batches worth a look for one cut: the largest that fits, and in a pipeline each of the smallest with each
     /// number of chunks, for there the bubble decides. Recomputing is tried where it allows a larger one, or any.
     fn at(&self, cut: Cut, sequences: usize, settled: &Settled) -> Result<(Vec<Choice>, Option<Miss>), TrainError> {
@@ -228,10 +283,9 @@ impl Look<'_> {
                         Err(_) if chunks > 1 => break,
                         Err(e) => return Err(e),
                     };
-                    let over_bytes = time.bytes.total() - self.cluster.hardware.usable_bytes();
-                    if over_bytes > 0.0 {
-                        if miss.as_ref().is_none_or(|miss: &Miss| over_bytes < miss.over_bytes) {
-                            miss = Some(Miss { cut, over_bytes, largest: largest_kind(&time) });
+                    if let Some(this) = self.miss(cut, &time) {
+                        if miss.as_ref().is_none_or(|miss: &Miss| this.over_bytes < miss.over_bytes) {
+                            miss = Some(this);
                         }
                         break;
                     }
@@ -259,22 +313,31 @@ impl Look<'_> {
             return Ok(a);
         }
         let b = self.step(Cut { lanes: more, ..cut })?;
-        let step_secs = b.step_secs + (b.step_secs - a.step_secs) * (cut.lanes - more) as f64 / (more - few) as f64;
-        let times = cut.lanes as f64 / more as f64;
-        let (tokens, flops) = (b.tokens / more as u64 * cut.lanes as u64, b.flops * times);
-        Ok(StepTime {
-            step_secs,
-            tokens,
-            flops,
-            tokens_per_sec: tokens as f64 / step_secs,
-            mfu: b.mfu * times * b.step_secs / step_secs,
-            ..b
-        })
+        Ok(beyond(&a, b, (cut.lanes - more) as f64 / (more - few) as f64))
     }
 
     fn step(&self, cut: Cut) -> Result<StepTime, TrainError> {
-        simulate::step(self.build, &options(self.base, cut), self.cluster, self.constants)
+        let step = |build| simulate::step(build, &options(self.base, cut), self.cluster, self.constants);
+        let Some(Sketch { layers, few }) = self.sketch else { return step(self.build) };
+        let ([a, b], [least, most]) = ([step(few[0])?, step(few[1])?], FEW_LAYERS);
+        let times = (layers - most) as f64 / (most - least) as f64;
+        let bytes = a.bytes.beyond(b.bytes, times);
+        Ok(StepTime { bytes, ..beyond(&a, b, times) })
     }
+
+    fn miss(&self, cut: Cut, time: &StepTime) -> Option<Miss> {
+        let over_bytes = time.bytes.total() - self.cluster.hardware.usable_bytes();
+        (over_bytes > 0.0).then(|| Miss { cut, over_bytes, largest: largest_kind(time) })
+    }
+}
+
+/// What lies beyond `b` on the line from `a`, `times` as far again; memory is `b`'s.
+fn beyond(a: &StepTime, b: StepTime, times: f64) -> StepTime {
+    let on = |a: f64, b: f64| b + (b - a) * times;
+    let (step_secs, flops) = (on(a.step_secs, b.step_secs), on(a.flops, b.flops));
+    let tokens = on(a.tokens as f64, b.tokens as f64);
+    let mfu = b.mfu * (flops / b.flops) * (b.step_secs / step_secs);
+    StepTime { step_secs, tokens: tokens.round() as u64, tokens_per_sec: tokens / step_secs, flops, mfu, ..b }
 }
 
 /// The options of a step that is cut so.

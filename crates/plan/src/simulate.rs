@@ -60,6 +60,19 @@ impl MemoryUse {
         ]
     }
 
+    /// What lies beyond `b` on the line from this, `times` as far again.
+    #[must_use]
+    pub fn beyond(self, b: Self, times: f64) -> Self {
+        let on = |a: f64, b: f64| b + (b - a) * times;
+        Self {
+            weights: on(self.weights, b.weights),
+            gradients: on(self.gradients, b.gradients),
+            optimiser: on(self.optimiser, b.optimiser),
+            activations: on(self.activations, b.activations),
+            logits: on(self.logits, b.logits),
+        }
+    }
+
     #[must_use]
     pub fn total(self) -> f64 {
         self.weights + self.gradients + self.optimiser + self.activations + self.logits

@@ -66,6 +66,19 @@ impl Parametric {
         (params, flops / 6.0 / params)
     }
 
+    /// The size that is as well balanced with a share `ratio` of the data as `params` are with all of it: both terms of the loss
+    /// fall alike, so `N` grows as `D^(b/a)`.
+    ///
+    /// ```
+    /// let (params, tokens) = plan::laws::EPOCH.optimum(1e23);
+    /// let balanced = plan::laws::EPOCH.balanced(params, 0.05);
+    /// assert!((plan::laws::EPOCH.optimum(6.0 * balanced * 0.05 * tokens).0 / balanced - 1.0).abs() < 1e-9);
+    /// ```
+    #[must_use]
+    pub fn balanced(&self, params: f64, ratio: f64) -> f64 {
+        params * ratio.powf(self.tokens_exponent / self.params_exponent)
+    }
+
     /// Of which power of compute the best size grows: `b / (a + b)`.
     #[must_use]
     pub fn params_share(&self) -> f64 {

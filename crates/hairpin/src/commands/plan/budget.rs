@@ -10,7 +10,7 @@ use ::plan::{
 };
 use report::{
     Answer, Axis, Chart, Dot, DotKind, Series, Table,
-    terminal::{secs, usd},
+    terminal::{bytes, secs, usd},
 };
 
 use super::{Renting, count, loss};
@@ -113,13 +113,14 @@ fn answer(question: &Question, law: &Law, plan: &Plan) -> Answer {
             loss(&r.loss),
             format!("{:.1e}", r.setting.lr),
             count(r.setting.batch_tokens),
+            format!("{:.0}%", 100.0 * r.mfu.ratio),
             secs(r.secs),
             usd(r.usd),
         ]
     };
     let choice_head =
         vec!["choice", "parameters", "tokens", "tokens each", "epochs", "loss", "time", "cost", "layers x width", "step/6ND", "serving"];
-    let rung_head = vec!["phase", "data", "parameters", "tokens", "accelerators", "loss (gate)", "lr", "batch", "time", "cost"];
+    let rung_head = vec!["phase", "data", "parameters", "tokens", "accelerators", "loss (gate)", "lr", "batch", "MFU", "time", "cost"];
     Answer {
         title: format!("What {} on {} buy", usd(question.budget_usd), plan.instance),
         asked: vec![
@@ -166,23 +167,35 @@ fn notes(law: &Law, plan: &Plan) -> Vec<String> {
             law.name
         ),
         format!(
-            "MFU: {}; a tenth of them stayed below {:.0}%, a tenth reached {:.0}%, which would buy {:.1e} to {:.1e} FLOP",
+            "MFU: {}, {:.0}% to {:.0}%, which would buy {:.1e} to {:.1e} FLOP",
             plan.mfu.source,
             100.0 * plan.mfu.range[0],
             100.0 * plan.mfu.range[1],
             plan.flops_range[0],
             plan.flops_range[1]
         ),
+        "phases before the last are as large as is balanced for their data, or as their accelerators hold and train in their time; a machine is paid whole".into(),
         format!("price: {}", plan.price.source),
         format!(
-            "failures: one in {} on this cluster; save every {}, {:.0}% of the time is then kept{}",
-            secs(plan.reliability.secs_between_failures),
-            secs(plan.reliability.interval_secs),
-            100.0 * plan.reliability.goodput_ratio,
-            if plan.mfu.has_failures { " (published MFU holds such losses already)" } else { "" }
+            "failures: one in {} on this cluster; save every {}, {:.1}% of the time is then kept",
+            secs(plan.mfu.reliability.secs_between_failures),
+            secs(plan.mfu.reliability.interval_secs),
+            100.0 * plan.mfu.reliability.goodput_ratio
         ),
         format!("storage of data and checkpoints until the deadline: {}", usd(plan.storage_usd)),
     ]);
+    notes.extend(plan.mfu.choice.as_ref().map(|choice| {
+        format!(
+            "cut: {}, {} of {} an accelerator; the best without a pipeline, `hairpin plan RECIPE --search` looks at all",
+            super::rent::cut(&choice.cut),
+            bytes(choice.time.bytes.total() as u64),
+            bytes((plan.accelerator.memory_gib * 1024_f64.powi(3)) as u64)
+        )
+    }));
+    notes.extend(plan.reached.as_ref().map(|r| {
+        let [low, high] = r.range.map(|ratio| 100.0 * ratio);
+        format!("for scale: {} published runs on {} reached {:.0}% in the median, stops inside ({low:.0}% to {high:.0}%)", r.runs, r.on, 100.0 * r.median)
+    }));
     notes.extend(plan.energy_kwh.map(|kwh| format!("energy of the accelerators at rated power: {} kWh", count(kwh))));
     notes.push("step/6ND: FLOPs of that decoder's own step, attention included, over 6 N D; serving: FLOPs of a token served, the first choice's being 1".into());
     notes

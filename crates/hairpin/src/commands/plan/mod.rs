@@ -78,7 +78,7 @@ struct Renting {
     /// Prices of this month, e.g. `2023-03`; default: the newest known
     #[arg(long, value_name = "YEAR-MONTH")]
     prices_of: Option<String>,
-    /// Share of the peak that training uses; default: what published runs reached
+    /// Share of the peak that training uses; default: of the step simulated
     #[arg(long)]
     mfu: Option<f64>,
     #[command(flatten)]

@@ -42,10 +42,12 @@ pub(super) fn run(args: &ReadingArgs, json: bool) -> miette::Result<ExitCode> {
         return Err(PlanError::Unit { text: args.secs_per_page.to_string(), problem: "seconds read no page".into(), example: "52" }.into());
     };
     let catalogue = args.showing.catalogue()?;
-    let accelerator = catalogue.accelerator_of(catalogue.instance(&args.on)?)?;
-    let mfu = efficiency::mfu(&catalogue, accelerator, None)?;
+    let instance = catalogue.instance(&args.on)?;
+    let accelerator = catalogue.accelerator_of(instance)?;
     let params = args.params.as_deref().map(units::count).transpose()?;
-    let accelerator_secs = params.map(|n| train_flops(n, amount) / (accelerator.peak_tflops * 1e12 * mfu.ratio));
+    let mfu = params.map(|n| efficiency::on_fewest(&catalogue, instance, n, 4096.0, None)).transpose()?;
+    let rate = mfu.as_ref().map(|mfu| accelerator.peak_tflops * 1e12 * mfu.kept());
+    let accelerator_secs = params.zip(rate).map(|(n, rate)| train_flops(n, amount) / rate);
     let mut rows = vec![
         vec!["hours without a pause".into(), count(reading.hours)],
         vec!["years without a pause".into(), count(reading.years)],
@@ -65,7 +67,8 @@ pub(super) fn run(args: &ReadingArgs, json: bool) -> miette::Result<ExitCode> {
         charts: vec![("Days", Chart { x: Axis::log("readers"), y: Axis::log("days"), dots, ..Chart::default() })],
         tables: vec![Table { title: "Reading it", head: vec!["", "count"], rows }],
         notes: params
-            .map(|n| format!("{} parameters at {:.0}% of peak: {}", count(n), 100.0 * mfu.ratio, mfu.source))
+            .zip(mfu)
+            .map(|(n, mfu)| format!("{} parameters at {:.0}% of peak: {}", count(n), 100.0 * mfu.ratio, mfu.source))
             .into_iter()
             .chain(args.tokens.as_ref().map(|_| "238 words a minute (doi:10.1016/j.jml.2019.104047), 0.77 words a token".into()))
             .collect(),

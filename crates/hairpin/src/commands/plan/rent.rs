@@ -36,7 +36,7 @@ pub(super) fn run(here: &HereArgs, args: &BudgetArgs, json: bool) -> miette::Res
 }
 
 /// `tensor 8, pipeline 4, data 12, zero1`
-fn cut(c: &Cut) -> String {
+pub(super) fn cut(c: &Cut) -> String {
     let axes = [("tensor", c.tensor), ("pipeline", c.pipeline), ("chunks", c.chunks), ("data", c.data)];
     let axes: Vec<String> = axes.iter().filter(|(_, n)| *n > 1).map(|(axis, n)| format!("{axis} {n}")).collect();
     let shards = if c.strategy == "mics" { format!(" over {}", c.shards) } else { String::new() };
