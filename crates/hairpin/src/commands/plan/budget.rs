@@ -194,7 +194,12 @@ fn notes(law: &Law, plan: &Plan) -> Vec<String> {
     }));
     notes.extend(plan.reached.as_ref().map(|r| {
         let [low, high] = r.range.map(|ratio| 100.0 * ratio);
-        format!("for scale: {} published runs on {} reached {:.0}% in the median, stops inside ({low:.0}% to {high:.0}%)", r.runs, r.on, 100.0 * r.median)
+        format!(
+            "for scale: {} published runs on {} reached {:.0}% in the median, stops inside ({low:.0}% to {high:.0}%)",
+            r.runs,
+            r.on,
+            100.0 * r.median
+        )
     }));
     notes.extend(plan.energy_kwh.map(|kwh| format!("energy of the accelerators at rated power: {} kWh", count(kwh))));
     notes.push("step/6ND: FLOPs of that decoder's own step, attention included, over 6 N D; serving: FLOPs of a token served, the first choice's being 1".into());
