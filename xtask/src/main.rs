@@ -18,7 +18,7 @@ cargo xtask bench [--peers]  the tables of docs/BENCHMARKS.md; with --peers besi
 cargo xtask bench learning   loss, operations and time of recipes/learn-12m.toml beside nanoGPT's recipe in PyTorch
 cargo xtask bench ladders    what the loss law predicts of seven small ladders, and what comes
 cargo xtask bench minhash    near duplicates on one core beside datatrove
-cargo xtask bench strategies [PART...]   ranks on one machine and over slow links (root, mpirun): machine network peers scaling";
+cargo xtask bench strategies [PART...]   ranks on one machine and over slow links (root, mpirun): machine network overlap peers scaling";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();

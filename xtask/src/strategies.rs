@@ -1,5 +1,5 @@
-//! `cargo xtask bench strategies`: what ranks cost on one machine, and what each strategy's exchange and step cost over slow
-//! links, beside MPI's own ring and PyTorch's DDP and FSDP.
+//! `cargo xtask bench strategies`: what ranks cost on one machine, what each strategy's exchange and step cost over slow links,
+//! beside MPI's own ring and PyTorch's DDP and FSDP, how much of an exchange hides, and how a step grows with hosts.
 
 use std::process::{Command, Stdio};
 
@@ -7,7 +7,31 @@ use crate::{bench::number, cargo, network::Network, venv};
 
 const RECIPE: &str = "recipes/bench-network.toml";
 /// Of the links between hosts: 12.5 MB/s, so slow that 2 cores keep up with the work of 8 ranks.
-const MEGABITS: usize = 100;
+const SLOW_MEGABITS: usize = 100;
+/// 50 MB/s, over which a core computes for twice as long as it exchanges (see [`DEEP`]).
+const MEGABITS: usize = 400;
+/// Of a core, for each of up to 4 hosts on 2 cores: the rest is for what stands between them.
+const HOST_CORES: f64 = 0.4;
+
+/// What each rank does in a step.
+struct Work {
+    /// Ranks of a host.
+    each: usize,
+    lanes: usize,
+    /// Of a lane, in one pass.
+    sequences: usize,
+    model: &'static [&'static str],
+}
+
+/// One sequence a rank: the exchange is all there is.
+const SHORT: Work = Work { each: 4, lanes: 1, sequences: 1, model: &[] };
+const SHORT_LANES: Work = Work { lanes: 4, ..SHORT };
+const LONG: Work = Work { sequences: 16, ..SHORT };
+/// 12 layers, of which only the first one's gradient comes too late to hide; 22 MB of them, 0.44 s of a link of 400 Mbit/s.
+const DEEP: Work = Work { each: 1, lanes: 1, sequences: 64, model: &["model.layers=12", "model.model=192", "model.heads=3"] };
+/// Eight passes between two exchanges over groups, and one.
+const PASSES: Work = Work { each: 2, lanes: 8, sequences: 16, model: &[] };
+const PASS: Work = Work { lanes: 1, ..PASSES };
 
 /// One way to share the work.
 struct Way {
@@ -33,7 +57,7 @@ const ZERO_3: Way = Way {
 /// A group on each host.
 const MICS: Way = Way { name: "mics", sets: &["parallel.strategy=mics"], formula: |hosts, _, _| 2.0 * (hosts - 1.0) / hosts };
 
-/// `cargo xtask bench strategies [PART...]`: of `machine`, `network`, `peers` and `scaling` those that are named, or all.
+/// `cargo xtask bench strategies [PART...]`: of `machine`, `network`, `overlap`, `peers` and `scaling` those that are named, or all.
 pub(crate) fn run(parts: &[&str]) -> Result<(), String> {
     cargo(&["build", "--release", "--package", "hairpin", "--features", "mpi"])?;
     let wants = |part| parts.is_empty() || parts.contains(&part);
@@ -41,25 +65,32 @@ pub(crate) fn run(parts: &[&str]) -> Result<(), String> {
         one_machine()?;
     }
     if wants("network") {
-        // The exchange dominates; it does so over many lanes; there is compute to hide behind.
-        on_network(2, |network| {
-            exchange(network, 4, [1, 1], &[RING, REPLICATED, HERRING, ZERO_3, MICS])?;
-            exchange(network, 4, [4, 1], &[RING, HERRING, ZERO_3, MICS])?;
-            exchange(network, 4, [1, 16], &[RING, REPLICATED, HERRING, ZERO_3, MICS])
+        on_network(2, SLOW_MEGABITS, None, |network| {
+            exchange(network, &SHORT, &[RING, REPLICATED, HERRING, ZERO_3, MICS])?;
+            exchange(network, &SHORT_LANES, &[RING, HERRING, ZERO_3, MICS])
         })?;
     }
+    if wants("overlap") {
+        // A rank on each core; twice as many, so that mics has groups; and where 8 ranks share the cores.
+        on_network(2, MEGABITS, None, |network| {
+            exchange(network, &DEEP, &[RING, REPLICATED, HERRING, ZERO_3, MICS])?;
+            exchange(network, &Work { each: 2, sequences: 32, ..DEEP }, &[REPLICATED, HERRING, ZERO_3, MICS])
+        })?;
+        on_network(2, SLOW_MEGABITS, None, |network| exchange(network, &LONG, &[RING, REPLICATED, HERRING, ZERO_3, MICS]))?;
+    }
     if wants("peers") {
-        on_network(2, |network| torch(network, 4))?;
+        on_network(2, SLOW_MEGABITS, None, |network| torch(network, 4))?;
     }
     if wants("scaling") {
-        weak_scaling()?;
+        weak_scaling(&PASSES)?;
+        weak_scaling(&PASS)?;
     }
     Ok(())
 }
 
 /// Do `work` on a network of so many hosts, or say why not.
-fn on_network(hosts: usize, work: impl FnOnce(&Network) -> Result<(), String>) -> Result<(), String> {
-    match Network::new(hosts, MEGABITS)? {
+fn on_network(hosts: usize, megabits: usize, cores: Option<f64>, work: impl FnOnce(&Network) -> Result<(), String>) -> Result<(), String> {
+    match Network::new(hosts, megabits, cores)? {
         Some(network) => work(&network),
         None => {
             println!("\nskipped: this machine does not allow network namespaces");
@@ -110,6 +141,7 @@ struct Times {
     step_secs: f64,
     compute_secs: f64,
     exchange_secs: f64,
+    exposed_secs: f64,
     sent_bytes: f64,
     tokens_per_sec: f64,
     params: f64,
@@ -124,13 +156,15 @@ fn times(command: &mut Command) -> Result<Times, String> {
         step_secs: get("step_secs")?,
         compute_secs: get("compute_secs")?,
         exchange_secs: get("exchange_secs")?,
+        exposed_secs: get("exposed_secs")?,
         sent_bytes: get("exchange_sent_bytes")?,
         tokens_per_sec: get("tokens_per_sec")?,
         params: get("params")?,
     })
 }
 
-fn measure(network: &Network, way: &Way, each: usize, [lanes, sequences]: [usize; 2]) -> Result<Times, String> {
+fn measure(network: &Network, way: &Way, work: &Work) -> Result<Times, String> {
+    let Work { each, lanes, sequences, model } = *work;
     let ranks = network.hosts() * each;
     let mut command = network.mpirun(each);
     // Non-blocking sums are those of `libnbc`; the others never ask it for one.
@@ -141,7 +175,7 @@ fn measure(network: &Network, way: &Way, each: usize, [lanes, sequences]: [usize
         ranks * lanes,
         ranks * lanes * sequences
     );
-    for set in way.sets.iter().copied().chain(batch.split(' ')) {
+    for set in way.sets.iter().chain(model).copied().chain(batch.split(' ')) {
         command.args(["--set", set]);
     }
     let first = times(&mut command);
@@ -153,24 +187,31 @@ fn measure(network: &Network, way: &Way, each: usize, [lanes, sequences]: [usize
     first.or_else(again)
 }
 
-fn exchange(network: &Network, each: usize, [lanes, sequences]: [usize; 2], ways: &[Way]) -> Result<(), String> {
-    let hosts = network.hosts();
-    println!("\n{hosts} hosts of {each} ranks, {lanes} lanes of {sequences} sequences a rank, links of {MEGABITS} Mbit/s:\n");
+fn exchange(network: &Network, work: &Work, ways: &[Way]) -> Result<(), String> {
+    let (hosts, each, lanes) = (network.hosts(), work.each, work.lanes);
     println!(
-        "| strategy | exchange, s | step, s | compute alone, s | hidden | sent by a host, MB | by its formula, MB |\n|---|---|---|---|---|---|---|"
+        "\n{hosts} hosts of {each} ranks, {lanes} lanes of {} sequences a rank, links of {} Mbit/s:\n",
+        work.sequences,
+        network.megabits()
+    );
+    println!(
+        "| strategy | exchange, s | step, s | compute alone, s | waited, s | hidden, by the step | by the waiting | sent by a host, MB | by its formula, MB |\n|---|---|---|---|---|---|---|---|---|"
     );
     for way in ways {
-        let t = measure(network, way, each, [lanes, sequences])?;
-        let hidden = (t.compute_secs + t.exchange_secs - t.step_secs) / t.compute_secs.min(t.exchange_secs);
+        let t = measure(network, way, work)?;
+        let less = t.compute_secs.min(t.exchange_secs);
         // Of what takes no time nothing can be seen to hide.
-        let hidden = if t.compute_secs > 0.1 * t.exchange_secs { format!("{:.0}%", 100.0 * hidden) } else { "-".into() };
+        let share = |secs: f64| if t.compute_secs > 0.1 * t.exchange_secs { format!("{:.0}%", 100.0 * secs / less) } else { "-".into() };
         let formula = 4.0 * t.params * (way.formula)(hosts as f64, each as f64, lanes as f64);
         println!(
-            "| {} | {:.2} | {:.2} | {:.2} | {hidden} | {:.1} | {:.1} |",
+            "| {} | {:.2} | {:.2} | {:.2} | {:.2} | {} | {} | {:.1} | {:.1} |",
             way.name,
             t.exchange_secs,
             t.step_secs,
             t.compute_secs,
+            t.exposed_secs,
+            share(t.compute_secs + t.exchange_secs - t.step_secs),
+            share(t.exchange_secs - t.exposed_secs),
             t.sent_bytes / 1e6,
             formula / 1e6
         );
@@ -178,23 +219,27 @@ fn exchange(network: &Network, each: usize, [lanes, sequences]: [usize; 2], ways
     Ok(())
 }
 
-/// The same work a rank on 1, 2 and 4 hosts of 2 ranks.
-fn weak_scaling() -> Result<(), String> {
-    println!("\n| weak scaling, 2 ranks a host, 4 lanes of 4 sequences a rank | 1 host | 2 hosts | 4 hosts |\n|---|---|---|---|");
+/// The same work a rank on 1, 2 and 4 hosts, each with as much of a core.
+fn weak_scaling(work: &Work) -> Result<(), String> {
+    let Work { each, lanes, sequences, .. } = work;
+    println!(
+        "\n| {each} ranks a host on {HOST_CORES} of a core, {lanes} lanes of {sequences} sequences a rank, {MEGABITS} Mbit/s | 1 host | 2 hosts | 4 hosts |\n|---|---|---|---|"
+    );
     let ways = [MICS, ZERO_3, HERRING];
     let mut rows = vec![Vec::new(); ways.len()];
     for hosts in [1, 2, 4] {
-        on_network(hosts, |network| {
+        on_network(hosts, MEGABITS, Some(HOST_CORES), |network| {
             for (row, way) in rows.iter_mut().zip(&ways) {
-                let t = measure(network, way, 2, [4, 4])?;
+                let t = measure(network, way, work)?;
                 row.push((t.step_secs, t.compute_secs));
             }
             Ok(())
         })?;
     }
     for (row, way) in rows.iter().zip(&ways) {
-        let cells: Vec<String> = row.iter().map(|(step, compute)| format!("{step:.2} s (compute {compute:.2})")).collect();
-        println!("| {} | {} |", way.name, cells.join(" | "));
+        let one = row.first().map_or(0.0, |(step, _)| *step);
+        let cell = |(step, compute): &(f64, f64)| format!("{:.0}%: {step:.2} s (compute {compute:.2})", 100.0 * one / step);
+        println!("| {} | {} |", way.name, row.iter().map(cell).collect::<Vec<_>>().join(" | "));
     }
     Ok(())
 }

@@ -8,12 +8,13 @@
 //!   3    1/n, the block at work whole     1/n                           3 M (n-1)/n a lane
 //! ```
 //! In stages 2 and 3 a block's gradient is scattered as soon as it is final, lane by lane; ranks therefore take lanes in
-//! turn, so that those that meet first in the tree are those that meet first on the wire. In stage 3 the next block is
-//! on its way while one is at work. `mics` is stage 3 inside a group that is repeated: after the last lane
-//! each part is summed once over the groups (arXiv:2205.00119, section 3.3).
+//! turn, so that those that meet first in the tree are those that meet first on the wire. It may take as long as the next
+//! block is at work, in the next lane too. In stage 3 the next block is on its way while one is at work. `mics` is
+//! stage 3 inside a group that is repeated: in the last lane each part goes on to be summed over the groups as soon as it
+//! has come (arXiv:2205.00119, section 3.3).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     ops::Range,
     sync::Arc,
 };
@@ -63,15 +64,24 @@ pub struct Sharded {
     sums: Vec<LaneSum>,
     /// Parameters of each block whose gradient is not final in this lane.
     waiting: Vec<usize>,
-    scattering: Vec<(BlockId, Ticket)>,
+    scattering: VecDeque<Scattering>,
+    reducing: Vec<(BlockId, Ticket)>,
     gathering: BTreeMap<BlockId, Ticket>,
-    /// How many blocks at work read each block, the last one that nobody reads, and the one gathered last.
+    /// How many blocks at work read each block, those that were released last, and the one gathered last.
     readers: Vec<u32>,
-    idle: Option<BlockId>,
+    idle: Vec<BlockId>,
     last: Option<BlockId>,
     /// Numbers on their way, and the most that was held.
     flying: usize,
     peak: StoreBytes,
+}
+
+/// A block's gradient on its way to those who hold its parts.
+struct Scattering {
+    block: BlockId,
+    ticket: Ticket,
+    /// It is that of the last lane.
+    ends_step: bool,
 }
 
 impl Sharded {
@@ -100,10 +110,11 @@ impl Sharded {
             lanes: (0..params).map(|_| LaneSum::default()).collect(),
             sums: (0..blocks).map(|_| LaneSum::default()).collect(),
             waiting: vec![0; blocks],
-            scattering: Vec::new(),
+            scattering: VecDeque::new(),
+            reducing: Vec::new(),
             gathering: BTreeMap::new(),
             readers: vec![0; blocks],
-            idle: None,
+            idle: Vec::new(),
             last: None,
             flying: 0,
             peak: StoreBytes::default(),
@@ -173,10 +184,10 @@ impl Sharded {
     }
 
     /// All gradients of `block` are final in this lane, or in stage 1 in this step.
-    fn scatter(&mut self, block: BlockId) {
+    fn scatter(&mut self, block: BlockId) -> Result<(), EngineError> {
         let len = self.layout.len(block);
         if len == 0 {
-            return; // it is another stage's
+            return Ok(()); // it is another stage's
         }
         for id in self.params_of(block) {
             self.lanes[id.0].finish();
@@ -188,13 +199,17 @@ impl Sharded {
         for id in self.params_of(block) {
             self.lanes[id.0].free();
         }
-        self.scattering.push((block, self.shard.start(Job::ReduceScatter(array(self.device, flat, len), self.order))));
+        let ticket = self.shard.start(Job::ReduceScatter(array(self.device, flat, len), self.order));
+        self.scattering.push_back(Scattering { block, ticket, ends_step: self.pass.ends_step });
+        // The one before had the time in which this one was computed. Alone there is nothing to wait for.
+        self.collect(usize::from(self.shard.ranks() > 1))
     }
 
-    /// Take in the parts that are on their way. After the last lane each goes on to the other copies.
-    fn collect(&mut self, ends_step: bool) -> Result<(), EngineError> {
-        let mut reducing = Vec::new();
-        for (block, ticket) in std::mem::take(&mut self.scattering) {
+    /// Take in the parts that are on their way, but for the last `ahead`. Those of the last lane go on to the other copies.
+    fn collect(&mut self, ahead: usize) -> Result<(), EngineError> {
+        while self.scattering.len() > ahead
+            && let Some(Scattering { block, ticket, ends_step }) = self.scattering.pop_front()
+        {
             let part = self.shard.wait(ticket).map_err(EngineError::rank)?;
             let elements = self.part_elements(block);
             self.sums[block.0].bring(part.into_values());
@@ -207,12 +222,8 @@ impl Sharded {
             if ends_step && self.replicas.ranks() > 1 {
                 let len = self.layout.part(block, 0).len();
                 let total = array(self.device, self.sums[block.0].take_total(), len);
-                reducing.push((block, self.replicas.start(Job::AllReduce(total, self.order))));
+                self.reducing.push((block, self.replicas.start(Job::AllReduce(total, self.order))));
             }
-        }
-        for (block, ticket) in reducing {
-            let sum = self.replicas.wait(ticket).map_err(EngineError::rank)?;
-            self.sums[block.0].set_total(sum.into_values());
         }
         Ok(())
     }
@@ -258,22 +269,31 @@ impl Sharded {
     }
 
     fn is_here(&self, block: BlockId) -> bool {
-        self.readers[block.0] > 0 || self.idle == Some(block)
+        self.readers[block.0] > 0 || self.idle.contains(&block)
     }
 
-    fn drop_idle(&mut self) {
-        if let Some(block) = self.idle.take() {
+    /// Let go of what nobody reads, but for `needs`.
+    fn drop_idle(&mut self, needs: &[BlockId]) {
+        for block in std::mem::take(&mut self.idle) {
+            if needs.contains(&block) {
+                self.idle.push(block);
+                continue;
+            }
             for id in self.params_of(block) {
                 self.weights[id.0] = None;
             }
         }
     }
 
-    /// The block that will be wanted after `block`: forward, and back from the last one.
+    /// The block that will be wanted after `block`: forward, back from the last one, and forward again in the next pass.
     fn next(&self, block: BlockId) -> Option<BlockId> {
         let is_last = block.0 + 1 == self.table.blocks().len();
-        let is_forward = self.last.is_none_or(|last| last < block) && !is_last;
-        if is_forward { Some(BlockId(block.0 + 1)) } else { block.0.checked_sub(1).map(BlockId) }
+        let is_forward = match self.last {
+            Some(last) if last > block => block.0 == 0 && !self.pass.ends_step,
+            Some(last) => last < block || block.0 == 0,
+            None => true,
+        };
+        if is_forward && !is_last { Some(BlockId(block.0 + 1)) } else { block.0.checked_sub(1).map(BlockId) }
     }
 }
 
@@ -284,6 +304,11 @@ impl Strategy for Sharded {
     }
 
     fn end_step(&mut self) -> Result<(), EngineError> {
+        self.collect(0)?;
+        for (block, ticket) in std::mem::take(&mut self.reducing) {
+            let sum = self.replicas.wait(ticket).map_err(EngineError::rank)?;
+            self.sums[block.0].set_total(sum.into_values());
+        }
         Ok(())
     }
 
@@ -319,7 +344,7 @@ impl Strategy for Sharded {
 
     fn publish(&mut self) -> Result<(), EngineError> {
         // What was gathered before is stale.
-        self.drop_idle();
+        self.drop_idle(&[]);
         for (block, ticket) in std::mem::take(&mut self.gathering) {
             self.shard.wait(ticket).map_err(EngineError::rank)?;
             self.flying -= self.layout.len(block);
@@ -435,9 +460,8 @@ impl ParamStore for Sharded {
                         self.lanes[id.0].end_lane(elements);
                     }
                 }
-                self.scatter(block);
+                self.scatter(block)?;
             }
-            self.collect(self.pass.ends_step)?;
         }
         Ok(())
     }
@@ -447,9 +471,7 @@ impl ParamStore for Sharded {
             return Ok(());
         }
         let needs = self.table.needs(block);
-        if self.idle.is_some_and(|idle| !needs.contains(&idle)) {
-            self.drop_idle();
-        }
+        self.drop_idle(&needs);
         for need in needs {
             self.start_gather(need);
             let mut came = 0;
@@ -461,15 +483,13 @@ impl ParamStore for Sharded {
                     self.weights[piece.param.0] = Some(Arc::new(Weight::new(values, self.table.spec(piece.param).shape)));
                 }
             }
-            if self.idle == Some(need) {
-                self.idle = None;
-            }
+            self.idle.retain(|idle| *idle != need);
             self.readers[need.0] += 1;
             self.count();
             self.flying -= came;
         }
         if let Some(next) = self.next(block) {
-            self.start_gather(next);
+            self.table.needs(next).into_iter().for_each(|need| self.start_gather(need));
         }
         self.last = Some(block);
         Ok(())
@@ -483,8 +503,7 @@ impl ParamStore for Sharded {
             self.readers[need.0] -= 1;
             if self.readers[need.0] == 0 {
                 // The last block of the forward pass is the first of the backward one.
-                self.drop_idle();
-                self.idle = Some(need);
+                self.idle.push(need);
             }
         }
     }
@@ -515,9 +534,6 @@ impl ParamStore for Sharded {
         }
         let block = self.table.spec(param).block;
         self.waiting[block.0] -= 1;
-        if self.waiting[block.0] == 0 {
-            self.scatter(block);
-        }
-        Ok(())
+        if self.waiting[block.0] == 0 { self.scatter(block) } else { Ok(()) }
     }
 }

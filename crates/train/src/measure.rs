@@ -22,6 +22,8 @@ pub struct StepTimes {
     pub compute_secs: f64,
     /// Everything that the strategy moves in a step, without computing.
     pub exchange_secs: f64,
+    /// Of a step, in which this rank had nothing to compute and waited for what others sent.
+    pub exposed_secs: f64,
     /// That left this rank's machine (or container) in an exchange, as its network interfaces count: all its ranks, with
     /// headers. `None` where the system does not tell.
     pub exchange_sent_bytes: Option<u64>,
@@ -30,10 +32,18 @@ pub struct StepTimes {
 }
 
 impl StepTimes {
-    /// Of what could hide, the share that did: 1 when a step takes no longer than the longer of its two sides.
+    /// Of what could hide, the share that did: 1 when a step takes no longer than the longer of its two sides. What the
+    /// exchange takes of the cores, and so of compute, counts as not hidden.
     #[must_use]
     pub fn hidden_share(&self) -> f64 {
         (self.compute_secs + self.exchange_secs - self.step_secs) / self.compute_secs.min(self.exchange_secs)
+    }
+
+    /// The same by what this rank waited for, whatever the exchange takes of the cores: what a machine would see whose network
+    /// needs none of them.
+    #[must_use]
+    pub fn covered_share(&self) -> f64 {
+        (self.exchange_secs - self.exposed_secs) / self.compute_secs.min(self.exchange_secs)
     }
 }
 
@@ -41,7 +51,7 @@ impl StepTimes {
 /// # Errors
 /// When shapes do not fit, or a rank does not answer.
 pub fn step_times(recipe: &Recipe, mut comm: Box<dyn Communicator>, rounds: usize) -> Result<StepTimes, TrainError> {
-    let ranks = comm.ranks();
+    let (ranks, rounds) = (comm.ranks(), rounds.max(1));
     let (recipe, model) = run::resolve(recipe, None)?;
     let options = StepOptions::of(&recipe);
     let table = model.params().clone();
@@ -51,7 +61,8 @@ pub fn step_times(recipe: &Recipe, mut comm: Box<dyn Communicator>, rounds: usiz
     let build = Build { table: &table, device: Device::Cpu, order: options.order, comm: whole, shards: options.shards, value: &mut value };
     let mut store = (options.strategy.build)(build).map_err(EngineError::rank)?;
     let mut sent_bytes = Vec::new();
-    let exchange_secs = median(rounds, |_| {
+    let mut exchange_secs = Vec::new();
+    for _ in 0..=rounds {
         store.sum(&mut [0.0])?;
         let (before, clock) = (sent_by_machine(), Clock::start());
         exchange(&mut *store, &table, options.lanes)?;
@@ -59,15 +70,15 @@ pub fn step_times(recipe: &Recipe, mut comm: Box<dyn Communicator>, rounds: usiz
         // The counters of all ranks of this machine stand still once all ranks are here.
         store.sum(&mut [0.0])?;
         sent_bytes.extend(before.and_then(|before| Some(sent_by_machine()? - before)));
-        Ok(secs)
-    })?;
+        exchange_secs.push(secs);
+    }
     sent_bytes.sort_unstable();
     let exchange_sent_bytes = sent_bytes.get(sent_bytes.len() / 2).copied();
     drop(store);
 
     let whole = comm.split(0).map_err(EngineError::rank)?;
     let mut trainer = Trainer::on_rank(model, options, whole)?;
-    let step_secs = step(&mut trainer, &recipe, &mut *comm, rounds)?;
+    let [step_secs, exposed_secs] = step(&mut trainer, &recipe, &mut *comm, rounds)?;
     drop(trainer);
 
     let mut alone = recipe.clone();
@@ -75,14 +86,21 @@ pub fn step_times(recipe: &Recipe, mut comm: Box<dyn Communicator>, rounds: usiz
         (recipe.batch.sequences / ranks, recipe.batch.lanes / ranks, Parallel::default());
     let (alone, model) = run::resolve(&alone, None)?;
     let mut trainer = Trainer::new(model, StepOptions::of(&alone))?;
-    let compute_secs = step(&mut trainer, &alone, &mut *comm, rounds)?;
+    let [compute_secs, _] = step(&mut trainer, &alone, &mut *comm, rounds)?;
 
-    let tokens_per_sec = recipe.step_tokens() as f64 / step_secs;
-    Ok(StepTimes { step_secs, compute_secs, exchange_secs, exchange_sent_bytes, tokens_per_sec, params: table.elements() })
+    Ok(StepTimes {
+        step_secs,
+        compute_secs,
+        exchange_secs: median(exchange_secs),
+        exposed_secs,
+        exchange_sent_bytes,
+        tokens_per_sec: recipe.step_tokens() as f64 / step_secs,
+        params: table.elements(),
+    })
 }
 
-/// All ranks begin together, as each would in a long run.
-fn step(trainer: &mut Trainer, recipe: &Recipe, comm: &mut dyn Communicator, rounds: usize) -> Result<f64, TrainError> {
+/// Seconds of a step, and those in which it waited for others. All ranks begin together, as each would in a long run.
+fn step(trainer: &mut Trainer, recipe: &Recipe, comm: &mut dyn Communicator, rounds: usize) -> Result<[f64; 2], TrainError> {
     let b = &recipe.batch;
     let each = b.sequences / b.lanes;
     let micro_batch = b.micro_batch.min(each);
@@ -91,13 +109,17 @@ fn step(trainer: &mut Trainer, recipe: &Recipe, comm: &mut dyn Communicator, rou
         starts.map(|start| trainer.model().made_up(lane * each + start, micro_batch.min(each - start), b.context)).collect::<Vec<_>>()
     };
     let lanes: Vec<_> = trainer.lanes().into_iter().map(lane).collect();
-    median(rounds, |round| {
+    let waited = |trainer: &Trainer| trainer.traffic().iter().map(|(_, traffic)| traffic.exposed_secs).sum::<f64>();
+    let (mut secs, mut exposed_secs) = (Vec::new(), Vec::new());
+    for round in 1..=rounds as u64 + 1 {
         comm.all_reduce(&mut [0.0], comm::Order::Any).map_err(EngineError::rank)?;
-        let clock = Clock::start();
-        let gradient = trainer.gradient(round as u64 + 1, &lanes, recipe.step_tokens())?;
-        trainer.update(round as u64 + 1, 0.1, gradient.norm)?;
-        Ok(clock.secs())
-    })
+        let (before, clock) = (waited(trainer), Clock::start());
+        let gradient = trainer.gradient(round, &lanes, recipe.step_tokens())?;
+        trainer.update(round, 0.1, gradient.norm)?;
+        secs.push(clock.secs());
+        exposed_secs.push(waited(trainer) - before);
+    }
+    Ok([median(secs), median(exposed_secs)])
 }
 
 /// What a step asks of its strategy, without the work between.
@@ -125,12 +147,11 @@ fn exchange(store: &mut dyn Strategy, table: &ParamTable, lanes: usize) -> Resul
     store.publish()
 }
 
-/// After one round that does not count.
-fn median(rounds: usize, mut round: impl FnMut(usize) -> Result<f64, TrainError>) -> Result<f64, TrainError> {
-    let mut secs = (0..=rounds.max(1)).map(&mut round).collect::<Result<Vec<f64>, _>>()?;
-    secs.remove(0);
-    secs.sort_by(f64::total_cmp);
-    Ok(secs[secs.len() / 2])
+/// The first round does not count.
+fn median(mut rounds: Vec<f64>) -> f64 {
+    rounds.remove(0);
+    rounds.sort_by(f64::total_cmp);
+    rounds[rounds.len() / 2]
 }
 
 /// Bytes that have left this machine, or this container, over all its interfaces but the one to itself.

@@ -46,6 +46,11 @@ impl Counts {
         int(total)?;
         Ok(Self { total, ..all })
     }
+
+    /// All of an array of `len` for each of `ranks`.
+    fn same(len: usize, ranks: usize) -> Result<Self, String> {
+        Ok(Self { counts: vec![int(len)?; ranks], starts: vec![0; ranks], total: len })
+    }
 }
 
 /// Memory that was used before, with room for `len` numbers.
@@ -142,15 +147,12 @@ impl Processes {
         })
     }
 
-    /// What each has, one after another, in the memory of `into`.
+    /// What each has, one after another, in the memory of `into`: an all-to-all that sends all of `mine` to each. OpenMPI's own
+    /// all-gather receives before it sends. On the side of a link that comes late the leave for the other to send so goes out
+    /// before the wish to send itself, whose answer then waits behind all that the other sends: the two directions take turns.
     pub(super) fn all_gather(self, mine: Vec<f32>, into: Vec<f32>, parts: Counts) -> Result<Transfer, String> {
-        let (count, into) = (int(mine.len())?, sized(into, parts.total));
-        let (counts, starts) = (parts.counts.as_ptr(), parts.starts.as_ptr());
-        // SAFETY: see `begin`; counts and starts stay within the total, which is the length of `to`.
-        Transfer::begin(mine, into, vec![parts], |from, to, request| unsafe {
-            let float = ffi::RSMPI_FLOAT;
-            ffi::MPI_Iallgatherv(from.cast(), count, float, to.cast(), counts, starts, float, self.0, request)
-        })
+        let sent = Counts::same(mine.len(), self.ranks())?;
+        self.all_to_all(mine, into, sent, parts)
     }
 
     /// What `root` has, in place: [`Transfer::finish`] gives it as what was sent.

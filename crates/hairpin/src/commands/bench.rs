@@ -134,12 +134,13 @@ fn strategy(args: &StrategyArgs, json: bool) -> miette::Result<ExitCode> {
         print::json(&times)?;
     } else {
         print::result(&format!(
-            "{:.0} tokens/s: a step of {:.3} s, of which compute alone takes {:.3} s and the exchange alone {:.3} s; {:.0}% of what can hide does",
+            "{:.0} tokens/s: a step of {:.3} s, of which compute alone takes {:.3} s and the exchange alone {:.3} s; {:.0}% of what can hide does, and {:.0}% is not waited for",
             times.tokens_per_sec,
             times.step_secs,
             times.compute_secs,
             times.exchange_secs,
-            100.0 * times.hidden_share()
+            100.0 * times.hidden_share(),
+            100.0 * times.covered_share()
         ));
     }
     Ok(ExitCode::SUCCESS)
