@@ -5,7 +5,11 @@
 //! every 100 ms:  what is known of all ranks -> ranks + 1, 2, 4, ... ; of two words on a rank the later one is kept
 //! same machine:  is the process still there?
 //! outgoing:      tested until they have left, so that no sender waits for its receiver
+//! every 500 us:  MPI is given time while there was a transfer of late
 //! ```
+//! OpenMPI moves nothing unless it is called. A transfer that is done here may still have its end to send, for which the
+//! other side waits; were all threads of this process to compute then, it would wait as long.
+//!
 //! A process that is stopped or gone falls silent, whatever it was doing; one whose work hangs still speaks here, and is
 //! found by its missing beats.
 
@@ -25,6 +29,9 @@ use crate::pulse::{Vitals, WORD};
 const TICK: Duration = Duration::from_millis(100);
 /// Between two looks at outgoing messages.
 const LOOK: Duration = Duration::from_micros(50);
+/// Between two looks, for so long after a transfer.
+const NUDGE: Duration = Duration::from_micros(500);
+const AFTER: Duration = Duration::from_millis(100);
 /// For how long a process that found a fault lets the others find it too before it ends.
 const GRACE: Duration = Duration::from_secs(2);
 /// Halves of numbers of one rank in a word.
@@ -40,18 +47,34 @@ struct Shared {
     out: Mutex<Vec<Transfer>>,
     /// Arrays of messages that have left.
     spare: Mutex<Vec<Vec<f32>>>,
+    /// There was a transfer since the last look.
+    moved: AtomicBool,
     ends: AtomicBool,
 }
 
 impl Heart {
     /// Begin; every process of `world` does, and knows where each runs.
     pub(super) fn begin(world: Processes, places: Vec<Place>, vitals: Arc<Vitals>) -> Result<Self, String> {
-        let shared = Arc::new(Shared { out: Mutex::default(), spare: Mutex::default(), ends: AtomicBool::new(false) });
+        let shared = Arc::new(Shared {
+            out: Mutex::default(),
+            spare: Mutex::default(),
+            moved: AtomicBool::new(false),
+            ends: AtomicBool::new(false),
+        });
         let beat = Beat { places, world, vitals, words: Vec::new(), known: vec![0; world.ranks()] };
         let mine = shared.clone();
         let work = move || beat.work(&mine);
         let thread = std::thread::Builder::new().name("heart".into()).spawn(work).map_err(|e| e.to_string())?;
         Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// A transfer is done here, and perhaps not elsewhere.
+    pub(super) fn see_to_the_end(&self) {
+        if !self.shared.moved.swap(true, Relaxed)
+            && let Some(thread) = &self.thread
+        {
+            thread.thread().unpark();
+        }
     }
 
     /// See a message off; gives an array of the same length.
@@ -104,7 +127,11 @@ impl Beat {
         let me = self.world.rank();
         let mut last = None;
         let mut ended: Option<Instant> = None;
+        let mut moved: Option<Instant> = None;
         loop {
+            if shared.moved.swap(false, Relaxed) {
+                moved = Some(Instant::now());
+            }
             if last.is_none_or(|last: Instant| last.elapsed() >= TICK) {
                 last = Some(Instant::now());
                 let mine = &self.vitals.ranks[me];
@@ -133,7 +160,14 @@ impl Beat {
                     return;
                 }
             }
-            std::thread::park_timeout(if has_mail || ended.is_some() { LOOK } else { TICK / 4 });
+            let is_busy = moved.is_some_and(|moved| moved.elapsed() < AFTER);
+            std::thread::park_timeout(if has_mail || ended.is_some() {
+                LOOK
+            } else if is_busy {
+                NUDGE
+            } else {
+                TICK / 4
+            });
         }
     }
 

@@ -150,6 +150,9 @@ impl Mpi {
 
     fn finish(&self, operation: &'static str, missing: Option<usize>, mut transfer: Transfer) -> Result<(Vec<f32>, Vec<f32>), CommError> {
         self.until(operation, missing, || Ok(transfer.test()?.then_some(())))?;
+        if let Some(heart) = &self.process.heart {
+            heart.see_to_the_end();
+        }
         transfer.finish().ok_or_else(|| self.failed(operation, self.rank(), "a transfer did not end".into()))
     }
 
