@@ -1,9 +1,12 @@
 //! What a recipe costs here: memory and FLOPs from `Meta`, time from a few of its own steps.
 
+use comm::{Communicator, Order};
+use engine::EngineError;
 use serde::Serialize;
 use train::{
     TrainError,
     clock::Clock,
+    ranks,
     recipe::Recipe,
     run,
     step::{StepCost, StepOptions, Trainer, cost},
@@ -13,7 +16,10 @@ use train::{
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Price {
     pub name: String,
+    /// Of the first rank.
     pub cost: StepCost,
+    /// Of all ranks, which are all on this machine.
+    pub memory_bytes: u64,
     pub steps: u64,
     pub tokens: u64,
     /// Of the whole run, without what is computed twice.
@@ -30,18 +36,23 @@ pub struct Price {
 pub fn price(recipe: &Recipe, vocab: Option<usize>) -> Result<Price, TrainError> {
     let (recipe, model) = run::resolve(recipe, vocab)?;
     let options = StepOptions::of(&recipe);
-    let cost = cost(&*model, &options, options.mesh.place(0))?;
-    let passes = (recipe.batch.sequences as f64 / options.micro_batch as f64).ceil();
-    let (pass_secs, update_secs) = calibrate(&recipe, model, &options)?;
-    let step_secs = passes * pass_secs + update_secs;
+    let mesh = options.mesh;
+    let costs = (0..mesh.ranks()).map(|rank| cost(&*model, &options, mesh.place(rank))).collect::<Result<Vec<StepCost>, _>>()?;
+    let (cost, memory_bytes) = (costs[0], costs.iter().map(StepCost::total_bytes).sum());
+    drop(model);
+    let probe = ranks::run(&recipe, |comm| probe(&recipe, comm), |comm| probe(&recipe, comm))?;
+    let (lanes, passes) = (options.lanes as f64, micro_batches(&recipe, &options) as f64);
+    let step_secs = probe.rest_secs + lanes * (probe.lane_secs + passes * probe.pass_secs);
     let steps = recipe.train.steps;
     let flops = cost.micro_batch_flops as f64 / options.micro_batch as f64 * recipe.batch.sequences as f64 * steps as f64;
-    // Held-out passes are a third of a training pass, and each covers `eval.windows` sequences.
+    // Held-out passes are a third of a training pass; each covers `eval.windows` sequences, shared out among the ranks.
     let evals = (steps / recipe.eval.every_steps + 1) as f64;
-    let eval_secs = evals * recipe.eval.windows as f64 * pass_secs / options.micro_batch as f64 / 3.0;
+    let windows = recipe.eval.windows as f64 / mesh.data as f64;
+    let eval_secs = evals * windows * probe.pass_secs / options.micro_batch as f64 / 3.0;
     Ok(Price {
         name: recipe.name.clone(),
         cost,
+        memory_bytes,
         steps,
         tokens: steps * recipe.step_tokens(),
         flops,
@@ -52,26 +63,64 @@ pub fn price(recipe: &Recipe, vocab: Option<usize>) -> Result<Price, TrainError>
     })
 }
 
-/// Median seconds of one forward and backward pass, and of one update, after one of each to warm up.
-fn calibrate(recipe: &Recipe, model: Box<dyn models::Model>, options: &StepOptions) -> Result<(f64, f64), TrainError> {
-    const ROUNDS: usize = 3;
-    let (batch, context) = (options.micro_batch, options.context);
-    let lanes = vec![vec![model.made_up(0, batch, context)]];
-    let mut trainer = Trainer::new(model, StepOptions { lanes: 1, ..options.clone() })?;
-    let (mut passes, mut updates) = (Vec::new(), Vec::new());
-    for step in 1..=1 + ROUNDS as u64 {
-        let clock = Clock::start();
-        let gradient = trainer.gradient(step, &lanes, recipe.step_tokens())?;
-        let pass = clock.secs();
-        trainer.update(step, 1e-6, gradient.norm)?;
-        if step > 1 {
-            passes.push(pass);
-            updates.push(clock.secs() - pass);
+/// Passes of a lane.
+fn micro_batches(recipe: &Recipe, options: &StepOptions) -> usize {
+    (recipe.batch.sequences / recipe.batch.lanes).div_ceil(options.micro_batch)
+}
+
+/// Seconds that a step is made of.
+struct Probe {
+    /// A forward and backward pass, with those of all stages where there are several.
+    pass_secs: f64,
+    /// What a lane takes besides: its gradient is added to those of others.
+    lane_secs: f64,
+    /// What a step takes once: filling a pipeline, exchange between ranks, norm, update.
+    rest_secs: f64,
+}
+
+/// Medians over short steps of the recipe's own ranks, after one to warm up.
+fn probe(recipe: &Recipe, mut comm: Box<dyn Communicator>) -> Result<Probe, TrainError> {
+    const ROUNDS: u64 = 3;
+    let (recipe, model) = run::resolve(recipe, None)?;
+    let whole = StepOptions::of(&recipe);
+    // A pipeline is full from as many micro-batches as it has stages.
+    let few = whole.mesh.pipeline.min(whole.lanes);
+    let more = (2 * few).min(whole.lanes);
+    let has_more_passes = micro_batches(&recipe, &whole) > 1;
+    let inputs = model.made_up(0, whole.micro_batch, whole.context);
+    let all = comm.split(0).map_err(EngineError::rank)?;
+    let mut trainer = Trainer::on_rank(model, StepOptions { lanes: more, ..whole }, all)?;
+    let (mut least, mut lanes, mut passes) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..=ROUNDS {
+        let mut step = |lanes: usize, passes: usize| {
+            // All ranks begin together, as each would in a long run.
+            comm.all_reduce(&mut [0.0], Order::Any).map_err(EngineError::rank)?;
+            let clock = Clock::start();
+            let gradient = trainer.gradient(round + 1, &vec![vec![inputs.clone(); passes]; lanes], recipe.step_tokens())?;
+            trainer.update(round + 1, 1e-6, gradient.norm)?;
+            Ok::<_, TrainError>(clock.secs())
+        };
+        let first = step(few, 1)?;
+        if round == 0 {
+            continue;
+        }
+        least.push(first);
+        if more > few {
+            lanes.push(step(more, 1)?);
+        }
+        if has_more_passes {
+            passes.push(step(few, 2)?);
         }
     }
-    let median = |mut x: Vec<f64>| {
-        x.sort_by(f64::total_cmp);
-        x[x.len() / 2]
+    let median = |mut all: Vec<f64>| {
+        all.sort_by(f64::total_cmp);
+        all.get(all.len() / 2).copied()
     };
-    Ok((median(passes), median(updates)))
+    let least = median(least).unwrap_or_default();
+    let beyond = |all, number: usize| median(all).map(|secs: f64| (secs - least).max(0.0) / number as f64);
+    let (lane, pass) = (beyond(lanes, more - few), beyond(passes, few));
+    // Of a lane of one pass, how much is the pass is not known, and need not be.
+    let pass_secs = pass.or(lane).unwrap_or(least / few as f64);
+    let lane_secs = lane.map_or(0.0, |lane| (lane - pass_secs).max(0.0));
+    Ok(Probe { pass_secs, lane_secs, rest_secs: (least - few as f64 * (lane_secs + pass_secs)).max(0.0) })
 }

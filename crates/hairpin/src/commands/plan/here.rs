@@ -45,7 +45,7 @@ pub(crate) fn price_table(prices: &[Price]) -> String {
             p.steps.to_string(),
             count(p.tokens),
             format!("{:.1e}", p.flops),
-            bytes(p.cost.total_bytes()),
+            bytes(p.memory_bytes),
             secs(p.step_secs),
             count(p.tokens_per_sec as u64),
             format!("{:.0}", p.gflops_per_sec),
