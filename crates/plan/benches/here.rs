@@ -17,7 +17,7 @@ use train::{
 #[global_allocator]
 static ALLOCATED: PeakAlloc = PeakAlloc;
 
-const STEPS: u64 = 5;
+const STEPS: u64 = 9;
 
 /// Median seconds of a step of `recipe`, as training runs it.
 fn step_secs(recipe: &Recipe, mut comm: Box<dyn Communicator>) -> Result<f64, TrainError> {
@@ -51,9 +51,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut works: Vec<(String, String)> = [2, 4, 6].into_iter().map(|depth| (format!("depth {depth}"), dial(depth))).collect();
     works.push(("gpt2-124m".into(), gpt));
     let strategies = parallel::STRATEGIES.iter().map(|kind| format!("strategy = {:?}", kind.name));
-    let meshes = ["pipeline = 2", "tensor = 2", "context = 2"].into_iter().map(|axis| format!("mesh = {{ {axis} }}"));
+    // Muon needs whole matrices, which tensor ranks have not.
+    let mesh = |axis| format!("mesh = {{ {axis} }}\n[optim]\nkind = \"adamw\"");
+    let meshes = ["pipeline = 2", "tensor = 2", "context = 2"].into_iter().map(mesh);
     for way in strategies.chain(meshes) {
-        works.push((format!("depth 4, 2 ranks, {way}"), format!("{small}[parallel]\nranks = 2\n{way}\n")));
+        let name = way.lines().next().unwrap_or_default();
+        works.push((format!("depth 4, 2 ranks, {name}"), format!("{small}[parallel]\nranks = 2\n{way}\n")));
     }
     println!("{:<44} {:>9} {:>9} {:>7}   {:>9} {:>9} {:>7}", "", "said", "taken", "error", "said", "taken", "error");
     let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();

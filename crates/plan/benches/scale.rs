@@ -40,6 +40,7 @@ fn tflops(work: &Work<'_>, nodes: usize) -> [f64; 2] {
         strategy: parallel::kind(work.strategy).expect("a strategy"),
         shards: work.shards.min(ranks),
         lanes: work.lanes,
+        passes: 1,
         micro_batch: work.micro_batch,
         ..StepOptions::of(&recipe)
     };

@@ -41,7 +41,7 @@ pub fn price(recipe: &Recipe, vocab: Option<usize>) -> Result<Price, TrainError>
     let (cost, memory_bytes) = (costs[0], costs.iter().map(StepCost::total_bytes).sum());
     drop(model);
     let probe = ranks::run(&recipe, |comm| probe(&recipe, comm), |comm| probe(&recipe, comm))?;
-    let (lanes, passes) = (options.lanes as f64, micro_batches(&recipe, &options) as f64);
+    let (lanes, passes) = (options.lanes as f64, options.passes as f64);
     let step_secs = probe.rest_secs + lanes * (probe.lane_secs + passes * probe.pass_secs);
     let steps = recipe.train.steps;
     let flops = cost.micro_batch_flops as f64 / options.micro_batch as f64 * recipe.batch.sequences as f64 * steps as f64;
@@ -63,14 +63,9 @@ pub fn price(recipe: &Recipe, vocab: Option<usize>) -> Result<Price, TrainError>
     })
 }
 
-/// Passes of a lane.
-fn micro_batches(recipe: &Recipe, options: &StepOptions) -> usize {
-    (recipe.batch.sequences / recipe.batch.lanes).div_ceil(options.micro_batch)
-}
-
 /// Seconds that a step is made of.
 struct Probe {
-    /// A forward and backward pass, with those of all stages where there are several.
+    /// A forward and backward pass; in a full pipeline, until the next one is through.
     pass_secs: f64,
     /// What a lane takes besides: its gradient is added to those of others.
     lane_secs: f64,
@@ -80,36 +75,46 @@ struct Probe {
 
 /// Medians over short steps of the recipe's own ranks, after one to warm up.
 fn probe(recipe: &Recipe, mut comm: Box<dyn Communicator>) -> Result<Probe, TrainError> {
-    const ROUNDS: u64 = 3;
+    const ROUNDS: std::ops::Range<u64> = 3..15;
+    const ENOUGH_SECS: f64 = 2.0;
     let (recipe, model) = run::resolve(recipe, None)?;
     let whole = StepOptions::of(&recipe);
-    // A pipeline is full from as many micro-batches as it has stages.
+    // A pipeline is full from as many micro-batches as it has stages: in lanes, or in passes of a lane where those are few.
     let few = whole.mesh.pipeline.min(whole.lanes);
-    let more = (2 * few).min(whole.lanes);
-    let has_more_passes = micro_batches(&recipe, &whole) > 1;
+    let passes = whole.mesh.pipeline.div_ceil(few).min(whole.passes);
+    let (more, more_passes) = ((2 * few).min(whole.lanes), (2 * passes).min(whole.passes));
     let inputs = model.made_up(0, whole.micro_batch, whole.context);
     let all = comm.split(0).map_err(EngineError::rank)?;
-    let mut trainer = Trainer::on_rank(model, StepOptions { lanes: more, ..whole }, all)?;
-    let (mut least, mut lanes, mut passes) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 0..=ROUNDS {
+    let mut trainer = Trainer::on_rank(model, StepOptions { lanes: more, passes: more_passes, ..whole }, all)?;
+    let begun = Clock::start();
+    let (mut least, mut of_lanes, mut of_passes) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..=ROUNDS.end {
+        // All ranks begin together, as each would in a long run, and end together.
+        let mut begin = |has_enough: bool| {
+            let mut votes = [f32::from(u8::from(has_enough))];
+            comm.all_reduce(&mut votes, Order::Any).map_err(EngineError::rank)?;
+            Ok::<_, TrainError>(votes[0] > 0.0)
+        };
+        if begin(round > ROUNDS.start && begun.secs() > ENOUGH_SECS)? {
+            break;
+        }
         let mut step = |lanes: usize, passes: usize| {
-            // All ranks begin together, as each would in a long run.
-            comm.all_reduce(&mut [0.0], Order::Any).map_err(EngineError::rank)?;
+            begin(false)?;
             let clock = Clock::start();
             let gradient = trainer.gradient(round + 1, &vec![vec![inputs.clone(); passes]; lanes], recipe.step_tokens())?;
             trainer.update(round + 1, 1e-6, gradient.norm)?;
             Ok::<_, TrainError>(clock.secs())
         };
-        let first = step(few, 1)?;
+        let first = step(few, passes)?;
         if round == 0 {
             continue;
         }
         least.push(first);
         if more > few {
-            lanes.push(step(more, 1)?);
+            of_lanes.push(step(more, passes)?);
         }
-        if has_more_passes {
-            passes.push(step(few, 2)?);
+        if more_passes > passes {
+            of_passes.push(step(few, more_passes)?);
         }
     }
     let median = |mut all: Vec<f64>| {
@@ -118,9 +123,10 @@ fn probe(recipe: &Recipe, mut comm: Box<dyn Communicator>) -> Result<Probe, Trai
     };
     let least = median(least).unwrap_or_default();
     let beyond = |all, number: usize| median(all).map(|secs: f64| (secs - least).max(0.0) / number as f64);
-    let (lane, pass) = (beyond(lanes, more - few), beyond(passes, few));
-    // Of a lane of one pass, how much is the pass is not known, and need not be.
-    let pass_secs = pass.or(lane).unwrap_or(least / few as f64);
-    let lane_secs = lane.map_or(0.0, |lane| (lane - pass_secs).max(0.0));
-    Ok(Probe { pass_secs, lane_secs, rest_secs: (least - few as f64 * (lane_secs + pass_secs)).max(0.0) })
+    let (lane, pass) = (beyond(of_lanes, more - few), beyond(of_passes, few * (more_passes - passes)));
+    // How much of a lane are its passes is not known where it has no more of them, and need not be.
+    let pass_secs = pass.or(lane.map(|lane| lane / passes as f64)).unwrap_or(least / (few * passes) as f64);
+    let lane_secs = lane.map_or(0.0, |lane| (lane - passes as f64 * pass_secs).max(0.0));
+    let rest_secs = least - few as f64 * (lane_secs + passes as f64 * pass_secs);
+    Ok(Probe { pass_secs, lane_secs, rest_secs: rest_secs.max(0.0) })
 }

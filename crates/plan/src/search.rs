@@ -351,6 +351,7 @@ pub fn options(base: &StepOptions, cut: Cut) -> StepOptions {
         shards: cut.shards,
         order: Order::Any,
         lanes: cut.lanes,
+        passes: 1,
         micro_batch: cut.micro_batch,
         recompute: cut.recompute,
         ..base.clone()

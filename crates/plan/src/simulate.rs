@@ -238,7 +238,7 @@ mod tests {
             "[model]\npreset = \"gpt3-175b\"\nvocab = 50304\n[batch]\ncontext = 2048\n[train]\nrecompute = true\nprecision = \"bf16\"";
         let (recipe, _) = train::run::resolve(&Recipe::parse(text, "test", &[]).unwrap(), None).unwrap();
         let strategy = parallel::kind(strategy).unwrap();
-        let options = StepOptions { mesh, order: Order::Any, strategy, shards, lanes, micro_batch, ..StepOptions::of(&recipe) };
+        let options = StepOptions { mesh, order: Order::Any, strategy, shards, lanes, passes: 1, micro_batch, ..StepOptions::of(&recipe) };
         step(&|| Ok(models::build(&recipe.model)?), &options, &Cluster { hardware, topology }, Constants::default()).unwrap()
     }
 

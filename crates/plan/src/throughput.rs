@@ -108,6 +108,7 @@ impl Row {
             strategy: parallel::kind(&self.strategy).ok_or_else(unknown)?,
             order: Order::Any,
             lanes: self.lanes,
+            passes: 1,
             micro_batch: self.micro_batch,
             ..StepOptions::of(&recipe)
         };

@@ -96,9 +96,12 @@ impl Held {
         };
         let stage = Stage { model, table, pool: &pool, store: &store, partition: &places, runs, options: tape_options, watch: &watch };
         let inputs = model.shapes(options.micro_batch, options.context / options.mesh.context);
-        // As many micro-batches as can be in flight at one time, and as many lanes as are summed.
-        let count = if options.mesh.pipeline == 1 { options.lanes } else { options.lanes.max(options.mesh.pipeline) };
-        let one = |lane| MicroBatch { inputs: &inputs, lane, key: 0, ends_lane: true, ends_step: lane + 1 == count };
+        // As many lanes as are summed. Without a pipeline the pool is empty after each pass, so one of a lane stands for all; in
+        // one, where the next lies depends on all before.
+        let (lanes, passes) = if options.mesh.pipeline == 1 { (options.lanes, 1) } else { (options.lanes, options.passes) };
+        let count = lanes * passes;
+        let one =
+            |at| MicroBatch { inputs: &inputs, lane: at / passes, key: 0, ends_lane: (at + 1) % passes == 0, ends_step: at + 1 == count };
         let micro_batches: Vec<MicroBatch<'_>> = (0..count).map(one).collect();
         let mut packed_bytes = 0;
         let actions = options.schedule.actions(place.stage, options.mesh.pipeline, count, options.chunks);

@@ -48,6 +48,8 @@ pub struct StepOptions {
     pub order: Order,
     /// Lanes of each rank.
     pub lanes: usize,
+    /// Micro-batches of each lane.
+    pub passes: usize,
     pub micro_batch: usize,
     pub context: usize,
     pub seed: u64,
@@ -68,6 +70,7 @@ impl StepOptions {
             schedule: recipe.parallel.schedule,
             chunks: recipe.parallel.chunks(),
             lanes: recipe.batch.lanes / recipe.parallel.mesh().data,
+            passes: (recipe.batch.sequences / recipe.batch.lanes).div_ceil(recipe.batch.micro_batch),
             micro_batch: recipe.batch.micro_batch.min(recipe.batch.sequences / recipe.batch.lanes),
             context: recipe.batch.context,
             seed: recipe.seed,

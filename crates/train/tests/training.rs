@@ -72,7 +72,7 @@ fn one_big_batch_and_many_small_ones_give_one_gradient() {
     let gradient = |lanes: usize, micro_batch: usize| {
         let table: toml::Table = "depth = 2\nvocab = 50\ncontext = 16\nzero_init = false".parse().unwrap();
         let recipe = Recipe::parse("[model]\ndepth = 2\n[batch]\ncontext = 16\n[train]\nprecision = \"f32\"\n", "test", &[]).unwrap();
-        let options = StepOptions { lanes, micro_batch, ..StepOptions::of(&recipe) };
+        let options = StepOptions { lanes, passes: 1, micro_batch, ..StepOptions::of(&recipe) };
         let mut trainer = Trainer::new(models::build(&table).unwrap(), options).unwrap();
         let batch: Vec<Vec<Inputs>> =
             windows.chunks(8 / lanes).map(|lane| lane.chunks(micro_batch).map(train::eval::inputs_of).collect()).collect();
