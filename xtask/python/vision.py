@@ -134,5 +134,173 @@ def unet():
     g.save("unet", model, out, torch.nn.functional.mse_loss(out, target))
 
 
+def layers(g, prefix, modules, names):
+    """Pre-norm layers of transformers: `names` gives the parts of one."""
+    for i, m in enumerate(modules):
+        for ours, part in names(m).items():
+            g.linear(f"{prefix}layers.{i}.{ours}", part)
+
+
+def vit_names(m):
+    at = m.attention
+    return {"attn.norm": m.layernorm_before, "attn.q": at.q_proj, "attn.k": at.k_proj, "attn.v": at.v_proj, "attn.out": at.o_proj,
+            "mlp.norm": m.layernorm_after, "mlp.up": m.mlp.fc1, "mlp.down": m.mlp.fc2}
+
+
+def patch(g, name, conv):
+    g.bind(f"{name}.weight", conv.weight, lambda x: x.permute(0, 2, 3, 1))
+    if conv.bias is not None:
+        g.bind(f"{name}.bias", conv.bias)
+
+
+def vit():
+    from transformers import ViTConfig, ViTForImageClassification
+    model = ViTForImageClassification(ViTConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12,
+            image_size=8, patch_size=4, num_labels=5, layer_norm_eps=1e-6, attn_implementation="eager")).eval()
+    g, m = Golden(), model.vit
+    patch(g, "patch", m.embeddings.patch_embeddings.projection)
+    g.bind("class", m.embeddings.cls_token, lambda x: x[0]), g.bind("positions", m.embeddings.position_embeddings, lambda x: x[0])
+    layers(g, "", m.layers, vit_names)
+    g.linear("norm", m.layernorm), g.linear("head", model.classifier)
+    out = model(noise("images", (2, 8, 8, 3)).permute(0, 3, 1, 2)).logits
+    g.save("vit", model, out, torch.nn.functional.cross_entropy(out, torch.tensor([3, 1])))
+
+
+def mae():
+    from transformers import ViTMAEConfig, ViTMAEForPreTraining
+    from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
+    model = ViTMAEForPreTraining(ViTMAEConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12,
+            image_size=8, patch_size=2, layer_norm_eps=1e-6, decoder_hidden_size=4, decoder_num_hidden_layers=1, decoder_num_attention_heads=2,
+            decoder_intermediate_size=16, mask_ratio=0.75, norm_pix_loss=True, attn_implementation="eager")).eval()
+    g, m, d = Golden(), model.vit, model.decoder
+    # Built without a checkpoint the class leaves its fixed positions at zero; this is what its own start would write.
+    for at in (m.embeddings.position_embeddings, d.decoder_pos_embed):
+        line, column = build_2d_sinusoidal_position_embedding(4, 4, at.shape[-1], cls_token=True).chunk(2, -1)
+        at.data.copy_(torch.cat([column, line], -1)[None])
+    patch(g, "patch", m.embeddings.patch_embeddings.projection)
+    g.bind("class", m.embeddings.cls_token, lambda x: x[0])
+    layers(g, "", m.layers, vit_names), g.linear("norm", m.layernorm)
+    g.linear("decoder.in", d.decoder_embed), g.bind("decoder.mask", d.mask_token, lambda x: x[0])
+    layers(g, "decoder.", d.decoder_layers, vit_names)
+    g.linear("decoder.norm", d.decoder_norm), g.linear("decoder.out", d.decoder_pred)
+    order = noise("order", (2, 16))
+    said = model(noise("images", (2, 8, 8, 3)).permute(0, 3, 1, 2), noise=order)
+    masked = torch.argsort(order, 1)[:, 4:]
+    out = torch.gather(said.logits, 1, masked[:, :, None].expand(-1, -1, 12))
+    g.save("vit_mae", model, out, said.loss)
+
+
+def clip_names(m):
+    at = m.self_attn
+    return {"attn.norm": m.layer_norm1, "attn.q": at.q_proj, "attn.k": at.k_proj, "attn.v": at.v_proj, "attn.out": at.out_proj,
+            "mlp.norm": m.layer_norm2, "mlp.up": m.mlp.fc1, "mlp.down": m.mlp.fc2}
+
+
+def clip():
+    from transformers import CLIPConfig, CLIPModel
+    side = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12, hidden_act="quick_gelu")
+    config = CLIPConfig(text_config=dict(vocab_size=11, max_position_embeddings=6, eos_token_id=10, bos_token_id=0, pad_token_id=10, **side),
+                        vision_config=dict(image_size=8, patch_size=4, **side), projection_dim=6)
+    config._attn_implementation = "eager"
+    model = CLIPModel(config).eval()
+    g, t, v = Golden(), model.text_model, model.vision_model
+    patch(g, "image.patch", v.embeddings.patch_embedding)
+    g.bind("image.class", v.embeddings.class_embedding, lambda x: x[None])
+    g.bind("image.positions", v.embeddings.position_embedding.weight)
+    g.linear("image.norm_first", v.pre_layrnorm), g.linear("image.norm", v.post_layernorm), g.linear("image.head", model.visual_projection)
+    layers(g, "image.", v.encoder.layers, clip_names)
+    g.bind("text.embed", t.embeddings.token_embedding.weight), g.bind("text.positions", t.embeddings.position_embedding.weight)
+    layers(g, "text.", t.encoder.layers, clip_names)
+    g.linear("text.norm", t.final_layer_norm), g.linear("text.head", model.text_projection)
+    g.bind("temperature", model.logit_scale, lambda x: x[None])
+    tokens = torch.tensor([[0, 3, 4, 10, 10, 10], [0, 7, 10, 10, 10, 10], [0, 1, 2, 5, 6, 10]])
+    said = model(input_ids=tokens, pixel_values=noise("images", (3, 8, 8, 3)).permute(0, 3, 1, 2), return_loss=True)
+    unit = lambda x: x / x.pow(2).mean(-1, keepdim=True).sqrt()
+    g.save("clip", model, torch.cat([unit(said.image_embeds), unit(said.text_embeds)], 1), said.loss)
+
+
+class Dit(torch.nn.Module):
+    """arXiv:2212.09748 restated, for the class is in no library in this form: adaLN-zero blocks over patches of latents."""
+
+    def __init__(self, size=4, patch=2, channels=2, width=8, heads=2, layers=2, classes=4, waves=6):
+        super().__init__()
+        linear = torch.nn.Linear
+        self.size, self.side, self.width, self.heads, self.waves = size, patch, width, heads, waves
+        self.time = torch.nn.ModuleList([linear(waves, width), linear(width, width)])
+        self.classes, self.patch = torch.nn.Embedding(classes, width), linear(patch * patch * channels, width)
+        block = lambda: torch.nn.ModuleDict({"told": linear(width, 6 * width), **{n: linear(width, width) for n in ("q", "k", "v", "out")},
+                                             "up": linear(width, 4 * width), "down": linear(4 * width, width)})
+        self.blocks = torch.nn.ModuleList([block() for _ in range(layers)])
+        self.last_told, self.last = linear(width, 2 * width), linear(width, patch * patch * 2 * channels)
+
+    def positions(self):
+        n, quarter = self.size // self.side, self.width // 4
+        line, column = (x.reshape(-1, 1) / 10000 ** (torch.arange(quarter, dtype=torch.float64) / quarter)
+                        for x in torch.meshgrid(*[torch.arange(n, dtype=torch.float64)] * 2, indexing="ij"))
+        return torch.cat([column.sin(), column.cos(), line.sin(), line.cos()], 1).float()
+
+    def patches(self, x):
+        n, s, p = x.shape[0], self.size // self.side, self.side
+        return x.reshape(n, s, p, s, p, -1).permute(0, 1, 3, 2, 4, 5).reshape(n, s * s, -1)
+
+    def forward(self, latents, timesteps, classes):
+        silu, norm = torch.nn.functional.silu, lambda x: torch.nn.functional.layer_norm(x, (self.width,), eps=1e-6)
+        half = self.waves // 2
+        angles = timesteps[:, None] * torch.exp(-np.log(10000) * torch.arange(half) / half)
+        told = silu(self.time[1](silu(self.time[0](torch.cat([angles.cos(), angles.sin()], 1)))) + self.classes(classes))
+        x = self.patch(self.patches(latents)) + self.positions()
+        split = lambda y: y.reshape(*y.shape[:2], self.heads, -1).transpose(1, 2)
+        modulated = lambda x, shift, scale: norm(x) * (1 + scale[:, None]) + shift[:, None]
+        for b in self.blocks:
+            shift1, scale1, gate1, shift2, scale2, gate2 = b["told"](told).chunk(6, 1)
+            y = modulated(x, shift1, scale1)
+            y = torch.nn.functional.scaled_dot_product_attention(*(split(b[n](y)) for n in "qkv"))
+            x = x + gate1[:, None] * b["out"](y.transpose(1, 2).reshape(x.shape))
+            y = torch.nn.functional.gelu(b["up"](modulated(x, shift2, scale2)), approximate="tanh")
+            x = x + gate2[:, None] * b["down"](y)
+        return self.last(modulated(x, *self.last_told(told).chunk(2, 1)))
+
+
+def dit():
+    model, g = Dit(), Golden()
+    g.linear("time.in", model.time[0]), g.linear("time.out", model.time[1]), g.bind("class", model.classes.weight)
+    g.linear("patch", model.patch), g.linear("out.told", model.last_told), g.linear("out", model.last)
+    for i, b in enumerate(model.blocks):
+        for ours, part in {"told": "told", "attn.q": "q", "attn.k": "k", "attn.v": "v", "attn.out": "out", "mlp.up": "up", "mlp.down": "down"}.items():
+            g.linear(f"layers.{i}.{ours}", b[part])
+    out = model(noise("latents", (2, 4, 4, 2)), torch.tensor([3.0, 700.0]), torch.tensor([3, 1]))
+    target = model.patches(noise("target", (2, 4, 4, 2)))
+    # The first channels of each pixel are the noise.
+    said = out.reshape(2, 16, 4)[:, :, :2]
+    g.save("dit", model, out, torch.nn.functional.mse_loss(said, target.reshape(2, 16, 2)))
+
+
+def autoencoder():
+    from diffusers.models.autoencoders.vae import Encoder
+    model = torch.nn.ModuleDict({"encoder": Encoder(in_channels=3, out_channels=2, down_block_types=("DownEncoderBlock2D",) * 4,
+            block_out_channels=(4, 8, 16, 16), layers_per_block=2, norm_num_groups=2, double_z=True), "moments": torch.nn.Conv2d(4, 4, 1)})
+    g, m = Golden(), model["encoder"]
+
+    def residual(name, m):
+        for i in (1, 2):
+            g.linear(f"{name}.norm{i}", getattr(m, f"norm{i}")), g.conv(f"{name}.conv{i}", getattr(m, f"conv{i}"))
+        if m.conv_shortcut is not None:
+            g.conv(f"{name}.past", m.conv_shortcut)
+
+    g.conv("in", m.conv_in), g.linear("norm", m.conv_norm_out), g.conv("out", m.conv_out), g.conv("moments", model["moments"])
+    for level, block in enumerate(m.down_blocks):
+        residual(f"down.{level}.res1", block.resnets[0]), residual(f"down.{level}.res2", block.resnets[1])
+        for down in block.downsamplers or []:
+            g.conv(f"down.{level}.halve", down.conv)
+    residual("middle.res1", m.mid_block.resnets[0]), residual("middle.res2", m.mid_block.resnets[1])
+    at = m.mid_block.attentions[0]
+    g.linear("middle.attn.norm", at.group_norm)
+    for ours, part in {"q": at.to_q, "k": at.to_k, "v": at.to_v, "out": at.to_out[0]}.items():
+        g.linear(f"middle.attn.{ours}", part)
+    out = model["moments"](m(noise("images", (2, 16, 16, 3)).permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+    g.save("autoencoder", model, out, out.sum() * 0)
+
+
 if __name__ == "__main__":
-    unet()
+    for golden in (unet, vit, mae, clip, dit, autoencoder):
+        golden()

@@ -18,6 +18,8 @@ pub enum Activation {
     Relu2,
     /// `x sigmoid(x)`
     Silu,
+    /// `x sigmoid(1.702 x)`: GELU as CLIP has it.
+    QuickGelu,
 }
 
 impl Activation {
@@ -60,6 +62,11 @@ impl Activation {
                 let s = x.sigmoid();
                 let y = x.mul(s);
                 (y, y.fma(one.sub(s), s))
+            }
+            Self::QuickGelu => {
+                let steep = x.mul(V::splat(1.702));
+                let s = steep.sigmoid();
+                (x.mul(s), steep.mul(s).fma(one.sub(s), s))
             }
         }
     }
@@ -156,7 +163,8 @@ const fn function(f: u8) -> Activation {
         0 => Activation::Gelu,
         1 => Activation::GeluTanh,
         2 => Activation::Relu2,
-        _ => Activation::Silu,
+        3 => Activation::Silu,
+        _ => Activation::QuickGelu,
     }
 }
 
@@ -185,6 +193,7 @@ fn forward_body<V: Vector>(f: Activation, x: &[f32], y: &mut [f32]) {
         Activation::GeluTanh => each::<V, 1, 1>([x], [y], Value::<1>),
         Activation::Relu2 => each::<V, 1, 1>([x], [y], Value::<2>),
         Activation::Silu => each::<V, 1, 1>([x], [y], Value::<3>),
+        Activation::QuickGelu => each::<V, 1, 1>([x], [y], Value::<4>),
     }
 }
 
@@ -197,6 +206,7 @@ fn backward_body<V: Vector>(f: Activation, x: &[f32], dy: &[f32], dx: &mut [f32]
         Activation::GeluTanh => each::<V, 2, 1>([x, dy], [dx], Slope::<1> { accumulate }),
         Activation::Relu2 => each::<V, 2, 1>([x, dy], [dx], Slope::<2> { accumulate }),
         Activation::Silu => each::<V, 2, 1>([x, dy], [dx], Slope::<3> { accumulate }),
+        Activation::QuickGelu => each::<V, 2, 1>([x, dy], [dx], Slope::<4> { accumulate }),
     }
 }
 
@@ -259,7 +269,7 @@ mod tests {
 
     #[test]
     fn values_far_out_neither_overflow_nor_lose_their_limits() {
-        for f in [Activation::Gelu, Activation::GeluTanh, Activation::Silu] {
+        for f in [Activation::Gelu, Activation::GeluTanh, Activation::Silu, Activation::QuickGelu] {
             let x = [-1e4, -100.0, -20.0, 0.0, 20.0, 100.0, 1e4, 1e-40];
             let mut y = [0.0; 8];
             f.forward(&x, &mut y);

@@ -5,9 +5,14 @@
 //!
 //! **Invariant:** a model names no rank and no machine. **Absent on purpose:** optimisers, data, time.
 
+pub mod clip;
 pub mod decoder;
+pub mod dit;
+pub mod encoders;
 mod parts;
 pub mod unet;
+pub mod vit;
+pub mod vit_mae;
 
 use std::ops::Range;
 
@@ -47,6 +52,11 @@ pub trait Model: Send + Sync {
 
     /// Samples `first..first + batch` of `length` with made-up numbers, to measure with.
     fn made_up(&self, first: usize, batch: usize, length: usize) -> Inputs;
+
+    /// Models that run before each step and are not trained; what they gave are inputs of this one.
+    fn encoders(&self) -> &[encoders::Encoder] {
+        &[]
+    }
 
     /// Whether it runs in one piece: neither its blocks, nor its matrices, nor its samples are cut among ranks.
     fn is_whole(&self) -> bool {
@@ -116,7 +126,14 @@ impl Cache {
 type Build = fn(toml::Table) -> Result<Box<dyn Model>, ModelError>;
 
 /// Every kind of model, by the name that recipes use, with what its samples are counted in.
-pub const KINDS: &[(&str, &str, Build)] = &[("decoder", "tokens", decoder::build), ("unet", "images", unet::build)];
+pub const KINDS: &[(&str, &str, Build)] = &[
+    ("clip", "pairs", clip::build),
+    ("decoder", "tokens", decoder::build),
+    ("dit", "images", dit::build),
+    ("unet", "images", unet::build),
+    ("vit", "images", vit::build),
+    ("vit_mae", "images", vit_mae::build),
+];
 
 /// What the samples of a recipe's `[model]` table are counted in: `tokens` of text, or whole `images` or `pairs`.
 #[must_use]

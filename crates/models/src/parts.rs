@@ -4,7 +4,7 @@
 //! Absent: what a mesh cuts. The decoder's own layers know of heads and tokens on other ranks; these are whole.
 
 use engine::{
-    EngineError, Init, Mask, ParamId, ParamKind, ParamTable, Tape, Tensor,
+    Device, EngineError, Init, Mask, ParamId, ParamKind, ParamTable, Shape, Tape, Tensor,
     ops::{Activation, AttentionOptions, ConvOptions},
 };
 
@@ -208,4 +208,63 @@ impl Residual {
         drop(normed);
         self.convs[i].run(tape, &active)
     }
+}
+
+/// Rows of `x` `[.., width]` by their places: `[dims.., width]`.
+pub(crate) fn pick(tape: &mut Tape<'_>, x: &Tensor, dims: &[usize], place: impl Fn(usize) -> usize) -> Result<Tensor, EngineError> {
+    let shape = Shape::new(dims);
+    let places: Vec<u32> = match tape.device() {
+        Device::Cpu => (0..shape.elements()).map(|i| place(i) as u32).collect(),
+        Device::Meta => Vec::new(),
+    };
+    let places = tape.tokens(shape, &places)?;
+    let rows = x.reshape(&[x.shape().rows(), x.shape().last()])?;
+    tape.embedding(&places, &rows)
+}
+
+/// The same by places that an input names.
+pub(crate) fn pick_by(tape: &mut Tape<'_>, x: &Tensor, places: &Tensor) -> Result<Tensor, EngineError> {
+    let rows = x.reshape(&[x.shape().rows(), x.shape().last()])?;
+    tape.embedding(places, &rows)
+}
+
+/// `token` `[1, width]` before the tokens of each sample of `x` `[batch, tokens, width]`.
+pub(crate) fn prepend(tape: &mut Tape<'_>, token: &Tensor, x: &Tensor) -> Result<Tensor, EngineError> {
+    let [batch, tokens] = [x.shape().dims()[0], x.shape().dims()[1]];
+    let all = tape.stack(token, x)?;
+    let place = |i: usize| if i % (tokens + 1) == 0 { 0 } else { i / (tokens + 1) * tokens + i % (tokens + 1) };
+    pick(tape, &all, &[batch, tokens + 1], place)
+}
+
+/// Positions `[tokens, width]` added to each sample of `x` `[batch, tokens, width]`.
+pub(crate) fn with_positions(tape: &mut Tape<'_>, x: &Tensor, positions: &Tensor) -> Result<Tensor, EngineError> {
+    let [batch, tokens] = [x.shape().dims()[0], x.shape().dims()[1]];
+    let positions = pick(tape, positions, &[batch, tokens], |i| i % tokens)?;
+    tape.add(x, &positions)
+}
+
+/// Fixed positions of a square of patches, `[side * side, width]`: half of the columns waves of the patch's column, half of
+/// its line; arXiv:2111.06377, appendix A, in its code's order.
+pub(crate) fn fixed_positions(tape: &mut Tape<'_>, side: usize, width: usize) -> Result<Tensor, EngineError> {
+    let quarter = width / 4;
+    let wave = |place: usize, i: usize| place as f64 / 10_000_f64.powf(i as f64 / quarter as f64);
+    let number = |at: usize| {
+        let (patch, column) = (at / width, at % width);
+        let place = if column < width / 2 { patch % side } else { patch / side };
+        let (i, turn) = (column % quarter, column / quarter % 2);
+        (if turn == 0 { wave(place, i).sin() } else { wave(place, i).cos() }) as f32
+    };
+    let numbers: Vec<f32> = match tape.device() {
+        Device::Cpu => (0..side * side * width).map(number).collect(),
+        Device::Meta => Vec::new(),
+    };
+    tape.constant(Shape::new(&[side * side, width]), &numbers)
+}
+
+/// A norm without weights.
+pub(crate) fn bare_norm(tape: &mut Tape<'_>, x: &Tensor, weight: f32, eps: f32) -> Result<Tensor, EngineError> {
+    let width = x.shape().last();
+    let weights = if tape.device() == Device::Cpu { vec![weight; width] } else { Vec::new() };
+    let weights = tape.constant(Shape::new(&[width]), &weights)?;
+    tape.layer_norm(x, &weights, None, eps)
 }

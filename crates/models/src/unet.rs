@@ -14,11 +14,12 @@ mod config;
 use std::ops::Range;
 
 pub use config::{PRESETS, UnetConfig};
-use engine::{BlockId, Device, EngineError, Inputs, ParamTable, Shape, ShapeError, Tape, Tensor, ops::Activation};
+use engine::{BlockId, EngineError, Inputs, ParamTable, Shape, ShapeError, Tape, Tensor, ops::Activation};
 
 use crate::{
     Model, ModelError,
-    parts::{Attention, Conv, FeedForward, Grouping, Linear, Norm, Residual},
+    encoders::Encoder,
+    parts::{Attention, Conv, FeedForward, Grouping, Linear, Norm, Residual, pick},
 };
 
 /// See the head of this file.
@@ -36,13 +37,13 @@ pub struct Unet {
     last_block: BlockId,
     norm: Norm,
     last: Conv,
+    encoders: Vec<Encoder>,
 }
 
 /// The entry of [`crate::KINDS`].
 pub(crate) fn build(table: toml::Table) -> Result<Box<dyn Model>, ModelError> {
     let config: UnetConfig = crate::of_preset(table, PRESETS, config::preset)?;
-    config.check()?;
-    Ok(Box::new(Unet::new(config)))
+    Ok(Box::new(Unet::new(config)?))
 }
 
 enum Down {
@@ -119,9 +120,12 @@ impl Spatial {
 }
 
 impl Unet {
-    /// Declare the parameters of `config`, which [`UnetConfig::check`] has seen.
-    #[must_use]
-    pub fn new(config: UnetConfig) -> Self {
+    /// Declare the parameters of `config`.
+    /// # Errors
+    /// When the sizes cannot be.
+    pub fn new(config: UnetConfig) -> Result<Self, ModelError> {
+        config.check()?;
+        let encoders = config.encoders.iter().map(|encoder| Encoder::new(encoder, 8 * config.size)).collect::<Result<_, _>>()?;
         let (c, mut table) = (&config, ParamTable::default());
         let time_width = 4 * c.width;
         let grouping = Grouping { groups: c.groups, eps: 1e-5 };
@@ -165,7 +169,22 @@ impl Unet {
         let last_block = table.block("");
         let norm = Norm::new(&mut table, "norm", c.width, 1e-5);
         let last = Conv::zeros(&mut table, "out", [c.out_channels, c.width], 3);
-        Self { params: table, time_block, time, first_block, first, down, middle_block, middle, up, last_block, norm, last, config }
+        Ok(Self {
+            params: table,
+            encoders,
+            time_block,
+            time,
+            first_block,
+            first,
+            down,
+            middle_block,
+            middle,
+            up,
+            last_block,
+            norm,
+            last,
+            config,
+        })
     }
 
     /// The time as the residual blocks are told it: `[batch, 4 width]`.
@@ -240,12 +259,11 @@ impl Unet {
 
 /// Each pixel four times: `[batch, 2 height, 2 width, channels]`.
 fn double(tape: &mut Tape<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
-    let [batch, height, width, channels] = *x.shape().dims() else { unreachable!("a convolution gives four axes") };
-    let lines = || (0..batch).flat_map(move |n| (0..2 * height).map(move |i| (n * height + i / 2) * width));
-    let pixels = || lines().flat_map(|line| (0..2 * width).map(move |j| (line + j / 2) as u32)).collect();
-    let pixels: Vec<u32> = if tape.device() == Device::Cpu { pixels() } else { Vec::new() };
-    let pixels = tape.tokens(Shape::new(&[batch, 2 * height, 2 * width]), &pixels)?;
-    tape.embedding(&pixels, &x.reshape(&[batch * height * width, channels])?)
+    let [batch, height, width, _] = *x.shape().dims() else { unreachable!("a convolution gives four axes") };
+    pick(tape, x, &[batch, 2 * height, 2 * width], |i| {
+        let (line, column) = (i / (2 * width), i % (2 * width));
+        (line / (2 * height) * height + line % (2 * height) / 2) * width + column / 2
+    })
 }
 
 impl Model for Unet {
@@ -290,5 +308,9 @@ impl Model for Unet {
 
     fn is_whole(&self) -> bool {
         true
+    }
+
+    fn encoders(&self) -> &[Encoder] {
+        &self.encoders
     }
 }

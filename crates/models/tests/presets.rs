@@ -34,3 +34,34 @@ fn a_unet_has_the_parameters_of_the_released_weights() {
         assert_eq!(model.params().elements(), want, "{preset}");
     }
 }
+
+#[test]
+fn models_of_images_have_the_parameters_of_the_published_ones() {
+    let params = |kind: &str, preset: &str| {
+        let table = format!("kind = \"{kind}\"\npreset = \"{preset}\"").parse().unwrap();
+        build(&table).unwrap().params().elements()
+    };
+    // Released weights, as transformers counts them; of MAE what is trained, of DiT without its fixed positions.
+    for (kind, preset, want) in [
+        ("vit", "vit-b-16", 86_567_656),
+        ("vit", "vit-l-16", 304_326_632),
+        ("clip", "clip-vit-b-16", 149_620_737),
+        ("clip", "clip-vit-l-14", 427_616_513),
+        ("vit_mae", "mae-vit-l-16", 329_239_296),
+        ("dit", "dit-xl-2", 675_129_632 - 256 * 1152),
+    ] {
+        assert_eq!(params(kind, preset), want, "{preset}");
+    }
+    // By their papers' own rounding, without 1,000 classes: arXiv:2010.11929, arXiv:2106.04560, arXiv:2111.06377, arXiv:2212.09748.
+    for (kind, preset, millions, digits) in [
+        ("vit", "vit-h-14", 632.0, 1.5),
+        ("vit", "vit-g-14", 1011.0, 3.0),
+        ("vit", "vit-gg-14", 1843.0, 3.0),
+        ("dit", "dit-s-2", 33.0, 0.5),
+        ("dit", "dit-b-2", 130.0, 0.5),
+        ("dit", "dit-l-2", 458.0, 0.5),
+    ] {
+        let got = params(kind, preset) as f64 / 1e6;
+        assert!((got - millions).abs() <= digits, "{preset}: {got}M");
+    }
+}

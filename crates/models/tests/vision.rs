@@ -1,7 +1,7 @@
 //! Agreement with diffusers and transformers: what tiny models of images say, their loss and every gradient, the last by its
 //! length and its product with noise. `cargo xtask fixtures` makes the files; the script is xtask/python/vision.py.
 
-use engine::{Array, Device, EngineError, Inputs, NoParams, Options, Pool, Precision, Tape, Tensor, check::noise};
+use engine::{Array, Device, EngineError, Inputs, NoParams, Options, ParamTable, Pool, Precision, Shape, Tape, Tensor, check::noise};
 use models::{Model, build};
 use parallel::{Replicated, Strategy};
 
@@ -25,6 +25,14 @@ const OPTIONS: Options = Options { precision: Precision::F32, recompute: false, 
 
 const UNET: &str = "size = 4\nchannels = 3\nout_channels = 3\nwidth = 8\nfactors = [1, 2]\nres_blocks = 1\nattention = [true, false]\n\
                     depth = 1\nhead_dim = 4\ntext_width = 6\ntext_tokens = 5\ngroups = 4";
+
+const VIT: &str = "classes = 5\n[tower]\nsize = 8\npatch = 4\nlayers = 2\nwidth = 8\nheads = 2\nffn = 12\nmlp = \"gelu\"\neps = 1e-6\n\
+                   norm_first = false";
+const MAE: &str = "decoder_layers = 1\ndecoder_width = 4\ndecoder_heads = 2\nmask_ratio = 0.75\n[tower]\nsize = 8\npatch = 2\nlayers = 1\n\
+                   width = 8\nheads = 2\nffn = 12\nmlp = \"gelu\"\neps = 1e-6\nnorm_first = false";
+const CLIP: &str = "embed = 6\n[image]\nsize = 8\npatch = 4\nlayers = 1\nwidth = 8\nheads = 2\nffn = 12\nmlp = \"quick_gelu\"\neps = 1e-5\n\
+                    norm_first = true\n[text]\nvocab = 11\ntokens = 6\nlayers = 1\nwidth = 8\nheads = 2\nffn = 12\nmlp = \"quick_gelu\"";
+const DIT: &str = "size = 4\npatch = 2\nchannels = 2\nout_channels = 4\nlayers = 2\nwidth = 8\nheads = 2\nclasses = 4\nwaves = 6";
 
 struct Golden {
     name: &'static str,
@@ -105,16 +113,60 @@ fn inputs(model: &dyn Model, batch: usize, names: &[&'static str]) -> Inputs {
 
 #[test]
 fn the_unet_agrees_with_diffusers() {
-    let config: models::unet::UnetConfig = toml::from_str(UNET).unwrap();
-    config.check().unwrap();
-    let model = models::unet::Unet::new(config);
+    let model = models::unet::Unet::new(toml::from_str(UNET).unwrap()).unwrap();
     let inputs = inputs(&model, 2, &["latents", "text", "target"]).with_f32("timesteps", &[2], vec![3.0, 700.0]);
     Golden::new("unet").check(&model, &inputs, 2.0, |model, tape, inputs| model.noise(tape, inputs));
 }
 
+#[test]
+fn the_vision_transformer_agrees_with_transformers() {
+    let model = models::vit::Vit::new(toml::from_str(VIT).unwrap()).unwrap();
+    let inputs = inputs(&model, 2, &["images"]).with_u32("classes", &[2], vec![3, 1]);
+    Golden::new("vit").check(&model, &inputs, 2.0, |model, tape, inputs| model.scores(tape, inputs));
+}
+
+#[test]
+fn the_masked_autoencoder_agrees_with_transformers() {
+    let model = models::vit_mae::Mae::new(toml::from_str(MAE).unwrap()).unwrap();
+    let choice = models::vit_mae::Choice::of(&noise(seed("order"), 32), 16, 4);
+    let inputs = choice.inputs(inputs(&model, 2, &["images"]), 2);
+    Golden::new("vit_mae").check(&model, &inputs, 2.0, |model, tape, inputs| model.reconstruction(tape, inputs));
+}
+
+#[test]
+fn clip_agrees_with_transformers() {
+    let model = models::clip::Clip::new(toml::from_str(CLIP).unwrap()).unwrap();
+    let tokens = vec![0, 3, 4, 10, 10, 10, 0, 7, 10, 10, 10, 10, 0, 1, 2, 5, 6, 10];
+    let inputs = inputs(&model, 3, &["images"]).with_u32("tokens", &[3, 6], tokens).with_u32("ends", &[3], vec![3, 8, 17]);
+    Golden::new("clip").check(&model, &inputs, 3.0, |model, tape, inputs| model.embeddings(tape, inputs));
+}
+
+#[test]
+fn the_diffusion_transformer_agrees_with_pytorch() {
+    let model = models::dit::Dit::new(toml::from_str(DIT).unwrap()).unwrap();
+    let inputs =
+        inputs(&model, 2, &["latents", "target"]).with_f32("timesteps", &[2], vec![3.0, 700.0]).with_u32("classes", &[2], vec![3, 1]);
+    Golden::new("dit").check(&model, &inputs, 2.0, |model, tape, inputs| model.patches(tape, inputs));
+}
+
+#[test]
+fn the_autoencoders_encoder_agrees_with_diffusers() {
+    let mut table = ParamTable::default();
+    let sizes = models::encoders::AutoencoderSizes { size: 16, width: 4, channels: 2, groups: 2 };
+    let encoder = models::encoders::Autoencoder::new(&mut table, sizes);
+    let mut store = Replicated::solo(&table, |id| golden_start(&table.spec(id).name, table.spec(id).shape.dims()));
+    let mut tape = Tape::new(&Pool::new(Device::Cpu, 1 << 26), &mut store, &table, Options { train: false, ..OPTIONS });
+    let images = tape.constant(Shape::new(&[2, 16, 16, 3]), &noise(seed("images"), 2 * 16 * 16 * 3)).unwrap();
+    let moments = encoder.run(&mut tape, &images).unwrap();
+    let golden = Golden::new("autoencoder");
+    golden.close("out", moments.f32s(), &golden.values("out"), 2e-5);
+}
+
 /// Small models of every kind of image.
 fn small() -> Vec<Box<dyn Model>> {
-    [("unet", UNET)].map(|(kind, text)| build(&format!("kind = \"{kind}\"\n{text}").parse().unwrap()).unwrap()).into()
+    [("unet", UNET), ("vit", VIT), ("vit_mae", MAE), ("clip", CLIP), ("dit", DIT)]
+        .map(|(kind, text)| build(&format!("kind = \"{kind}\"\n{text}").parse().unwrap()).unwrap())
+        .into()
 }
 
 /// Loss and all gradients of one step on `pool`.

@@ -1,4 +1,5 @@
-//! Pointwise activations: GELU (erf, arXiv:1606.08415), its tanh form, squared ReLU (arXiv:2109.08668) and SiLU.
+//! Pointwise activations: GELU (erf, arXiv:1606.08415), its tanh form, squared ReLU (arXiv:2109.08668), SiLU, and the quick
+//! GELU of CLIP.
 //! The backward pass reads the input and recomputes the rest.
 
 pub use kernels::activation::Activation;
@@ -60,11 +61,13 @@ mod tests {
         let gelu_tanh = |x: f64| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh());
         let relu2 = |x: f64| x.max(0.0).powi(2);
         let silu = |x: f64| x / (1.0 + (-x).exp());
-        let twins: [(Activation, Box<dyn Fn(f64) -> f64>); 4] = [
+        let quick = |x: f64| x / (1.0 + (-1.702 * x).exp());
+        let twins: [(Activation, Box<dyn Fn(f64) -> f64>); 5] = [
             (Activation::Gelu, Box::new(gelu)),
             (Activation::GeluTanh, Box::new(gelu_tanh)),
             (Activation::Relu2, Box::new(relu2)),
             (Activation::Silu, Box::new(silu)),
+            (Activation::QuickGelu, Box::new(quick)),
         ];
         for (activation, twin) in twins {
             for n in [1, 5, 16, 17, 67] {

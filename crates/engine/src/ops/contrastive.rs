@@ -1,5 +1,6 @@
 //! The loss of CLIP: which text belongs to which image of the batch, and the other way round; arXiv:2103.00020, figure 3.
-//! `L = exp(t) A B^T`; the loss is half the cross-entropy of its rows and half that of its columns, the answers on the diagonal.
+//! `L = exp(t) A B^T / model`, of rows
+//! whose root mean square is one; the loss is half the cross-entropy of its rows and half that of its columns, the answers on the diagonal.
 //! The gradient of `L` is made with the loss and kept, `[batch, batch]`.
 
 use kernels::gemm::{Gemm, Mat, Rhs};
@@ -35,7 +36,7 @@ impl Op for Contrastive {
     fn forward(&self, f: &mut Forward<'_>) {
         let [a, b, t] = f.inputs else { unreachable!("three inputs") };
         let [logits, slope] = f.extras else { unreachable!("saves asks for two") };
-        let (n, k, factor) = (a.shape.rows(), a.shape.last(), t.f32s()[0].exp());
+        let (n, k, factor) = (a.shape.rows(), a.shape.last(), t.f32s()[0].exp() / a.shape.last() as f32);
         let logits = logits.f32s_mut();
         let gemm = Gemm { m: n, n, k, precision: f.precision, accumulate: false };
         gemm.run(Mat::rows(a.f32s(), k), Rhs::Plain(Mat::rows(b.f32s(), k).transposed()), None, logits);
@@ -60,7 +61,7 @@ impl Op for Contrastive {
     }
     fn backward(&self, b: &mut Backward<'_>) {
         let [x, y, t] = b.inputs else { unreachable!("three inputs") };
-        let (n, k, factor) = (x.shape.rows(), x.shape.last(), t.f32s()[0].exp() * b.dy[0]);
+        let (n, k, factor) = (x.shape.rows(), x.shape.last(), t.f32s()[0].exp() * b.dy[0] / x.shape.last() as f32);
         let dlogits: Vec<f32> = b.extras[0].f32s().iter().map(|v| v * factor).collect();
         let dlogits = Mat::rows(&dlogits, n);
         for (i, (rows, other)) in [(dlogits, y), (dlogits.transposed(), x)].into_iter().enumerate() {
@@ -77,7 +78,7 @@ impl Op for Contrastive {
 }
 
 impl Tape<'_> {
-    /// `scale` times the sum over the batch of the contrastive loss of `a` and `b` `[batch, model]`, rows of length one, with
+    /// `scale` times the sum over the batch of the contrastive loss of `a` and `b` `[batch, model]`, rows of root mean square one, with
     /// temperature `exp(-t)`, `t` `[1]`. The whole batch is this tape's: pairs of other ranks are no candidates.
     /// # Errors
     /// When the shapes differ.
@@ -94,7 +95,7 @@ mod tests {
     fn agrees_with_its_differences() {
         for (batch, model) in [(1, 2), (3, 5), (6, 16)] {
             let twin = move |a: &[f64], b: &[f64], t: f64| {
-                let logit = |i: usize, j: usize| t.exp() * (0..model).map(|c| a[i * model + c] * b[j * model + c]).sum::<f64>();
+                let logit = |i: usize, j: usize| t.exp() / model as f64 * (0..model).map(|c| a[i * model + c] * b[j * model + c]).sum::<f64>();
                 let nll = |i: usize, of: &dyn Fn(usize) -> f64| (0..batch).map(|j| of(j).exp()).sum::<f64>().ln() - of(i);
                 (0..batch).map(|i| nll(i, &|j| logit(i, j)) + nll(i, &|j| logit(j, i))).sum::<f64>() / 2.0
             };

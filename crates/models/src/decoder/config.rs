@@ -29,6 +29,7 @@ pub enum Position {
 pub enum Mlp {
     Gelu,
     GeluTanh,
+    QuickGelu,
     Relu2,
     Swiglu,
 }
@@ -150,6 +151,16 @@ impl DecoderOptions {
 }
 
 impl DecoderConfig {
+    /// Layers of an encoder: LayerNorm before each part, biases everywhere, and no place told inside.
+    /// # Errors
+    /// When heads do not divide the width.
+    pub(crate) fn encoder(layers: usize, model: usize, heads: usize, ffn: usize, mlp: Mlp, eps: f32) -> Result<Self, ModelError> {
+        if heads == 0 || !model.is_multiple_of(heads) {
+            return Err(ModelError::key("heads", format!("{heads} heads do not divide {model}"), "choose `heads` that divides `width`"));
+        }
+        Ok(Self { ffn, mlp, eps, ..gpt(layers, model, heads, 1) })
+    }
+
     /// That sizes are above zero, go into one another and stay within what can be addressed.
     /// # Errors
     /// Names the first key that does not fit.

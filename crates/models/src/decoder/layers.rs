@@ -155,6 +155,7 @@ impl Layers {
                 tape.swiglu(&gate, &up)?
             }
             (Mlp::GeluTanh, _) => tape.activation(Activation::GeluTanh, &up)?,
+            (Mlp::QuickGelu, _) => tape.activation(Activation::QuickGelu, &up)?,
             (Mlp::Relu2, _) => tape.activation(Activation::Relu2, &up)?,
             (Mlp::Gelu | Mlp::Swiglu, _) => tape.activation(Activation::Gelu, &up)?,
         };

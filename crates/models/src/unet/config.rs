@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ModelError;
+use crate::{ModelError, clip::TextConfig, decoder::Mlp, encoders::EncoderConfig};
 
 /// Every size. `factors`, `attention`: one entry for each level, the finest first; each level has half the side of the one
 /// before.
@@ -31,6 +31,9 @@ pub struct UnetConfig {
     pub text_tokens: usize,
     /// Of each group norm.
     pub groups: usize,
+    /// What makes its inputs while it is trained, and is not trained: none where latents and states were stored before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub encoders: Vec<EncoderConfig>,
 }
 
 /// Published models by name.
@@ -51,12 +54,25 @@ pub(super) fn preset(name: &str) -> Option<UnetConfig> {
         text_width: 768,
         text_tokens: 77,
         groups: 32,
+        encoders: encoders(TextConfig::of(12, 768, 12, Mlp::QuickGelu)),
     };
     match name {
         "sd1-unet" => Some(sd1),
-        "sd2-unet" => Some(UnetConfig { head_dim: Some(64), heads: None, text_width: 1024, ..sd1 }),
+        // The states of the last but one of OpenCLIP's 24 layers: the last does not run.
+        "sd2-unet" => Some(UnetConfig {
+            head_dim: Some(64),
+            heads: None,
+            text_width: 1024,
+            encoders: encoders(TextConfig::of(23, 1024, 16, Mlp::Gelu)),
+            ..sd1
+        }),
         _ => None,
     }
+}
+
+/// As both were trained: images and texts encoded anew in each step.
+fn encoders(text: TextConfig) -> Vec<EncoderConfig> {
+    vec![EncoderConfig::Autoencoder, EncoderConfig::Text(text)]
 }
 
 impl UnetConfig {

@@ -1,0 +1,242 @@
+//! The vision transformer: patches as tokens, a class token before them, and the class from its state; arXiv:2010.11929.
+//!
+//! ```text
+//! images -> patches -> linear -> class token, positions -> layers -> norm -> class token -> classes
+//! ```
+//! [`Tower`] is all but the last step: the image side of CLIP is one too.
+
+use std::ops::Range;
+
+use engine::{BlockId, EngineError, Init, Inputs, Mask, ParamId, ParamKind, ParamTable, Shape, Tape, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Model, ModelError,
+    decoder::{
+        DecoderConfig, Mlp,
+        layers::{Layers, NormParams},
+    },
+    encoders::{Encoder, EncoderConfig},
+    parts::{Linear, pick, prepend, with_positions},
+};
+
+/// Sizes of a tower.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TowerConfig {
+    /// Sides in pixels, of an image and of a patch.
+    pub size: usize,
+    pub patch: usize,
+    pub layers: usize,
+    pub width: usize,
+    pub heads: usize,
+    pub ffn: usize,
+    pub mlp: Mlp,
+    pub eps: f32,
+    /// CLIP's: a norm before the layers, and patches without a bias.
+    pub norm_first: bool,
+}
+
+impl TowerConfig {
+    pub(crate) fn of([size, patch]: [usize; 2], layers: usize, width: usize, heads: usize, ffn: usize) -> Self {
+        Self { size, patch, layers, width, heads, ffn, mlp: Mlp::Gelu, eps: 1e-6, norm_first: false }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), ModelError> {
+        let side = |key, n| (key, n, 1 << 14);
+        crate::in_range(&[side("size", self.size), side("patch", self.patch)])?;
+        if !self.size.is_multiple_of(self.patch) {
+            let problem = format!("patches of {} pixels do not fill a side of {}", self.patch, self.size);
+            return Err(ModelError::key("patch", problem, "choose `patch` that divides `size`"));
+        }
+        self.layer_config()?.check()
+    }
+
+    fn layer_config(&self) -> Result<DecoderConfig, ModelError> {
+        DecoderConfig::encoder(self.layers, self.width, self.heads, self.ffn, self.mlp, self.eps)
+    }
+
+    /// Patches of an image.
+    pub(crate) fn patches(&self) -> usize {
+        (self.size / self.patch).pow(2)
+    }
+}
+
+/// From images to the normed states of all tokens, the class token first.
+pub(crate) struct Tower {
+    pub config: TowerConfig,
+    embed_block: BlockId,
+    patch: Linear,
+    class: ParamId,
+    positions: ParamId,
+    norm_first: Option<NormParams>,
+    layers: Layers,
+}
+
+impl Tower {
+    /// Its blocks' names begin with `prefix`.
+    pub fn new(table: &mut ParamTable, config: TowerConfig, prefix: &str) -> Result<Self, ModelError> {
+        let (c, layer_config) = (&config, config.layer_config()?);
+        let embed_block = table.block(prefix.trim_end_matches('.'));
+        let patch = Linear::new(table, "patch", [c.width, 3 * c.patch * c.patch], !c.norm_first);
+        let start = Init::Normal { std: 0.02 };
+        let class = table.add("class", &[1, c.width], start, ParamKind::Embedding);
+        let positions = table.add("positions", &[c.patches() + 1, c.width], start, ParamKind::Embedding);
+        let norm_first = c.norm_first.then(|| NormParams::new(table, &layer_config, "norm_first"));
+        let layers = Layers::new(table, layer_config, Mask::Full, prefix);
+        Ok(Self { embed_block, patch, class, positions, norm_first, layers, config })
+    }
+
+    /// Declared in the block of the head that reads it.
+    pub fn last_norm(&self, table: &mut ParamTable) -> NormParams {
+        NormParams::new(table, &self.layers.config, "norm")
+    }
+
+    /// `images` `[batch, size, size, 3]` to `[batch, 1 + patches, width]`, before the last norm.
+    pub fn run<'m>(&'m self, tape: &mut Tape<'m>, images: &Tensor) -> Result<Tensor, EngineError> {
+        let embed = move |tape: &mut Tape<'m>, [images]: [&Tensor; 1]| {
+            let patches = tape.patches(images, self.config.patch)?;
+            let tokens = self.patch.run(tape, &patches)?;
+            let tokens = prepend(tape, &tape.param(self.class), &tokens)?;
+            let tokens = with_positions(tape, &tokens, &tape.param(self.positions))?;
+            Ok([match self.norm_first {
+                Some(norm) => self.layers.norm(tape, norm, &tokens)?,
+                None => tokens,
+            }])
+        };
+        let [mut x] = tape.block(self.embed_block, [images], embed)?;
+        for layer in self.layers.each() {
+            [x] = tape.block(layer.block, [&x], move |tape, [x]| Ok([self.layers.run(tape, layer, x, None, 0)?]))?;
+        }
+        Ok(x)
+    }
+
+    /// The normed state of each sample's class token: `[batch, width]`.
+    pub fn class(&self, tape: &mut Tape<'_>, norm: NormParams, x: &Tensor) -> Result<Tensor, EngineError> {
+        let [batch, tokens] = [x.shape().dims()[0], x.shape().dims()[1]];
+        // A norm is of each token alone, so that the others need none.
+        let class = pick(tape, x, &[batch], |n| n * tokens)?;
+        self.layers.norm(tape, norm, &class)
+    }
+
+    pub fn images(&self, inputs: Inputs, batch: usize) -> Inputs {
+        inputs.with_f32("images", &[batch, self.config.size, self.config.size, 3], Vec::new())
+    }
+}
+
+/// A classifier's sizes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VitConfig {
+    pub classes: usize,
+    pub tower: TowerConfig,
+    /// Models that run before it and are not trained: a teacher.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub encoders: Vec<EncoderConfig>,
+}
+
+/// See the head of this file.
+pub struct Vit {
+    config: VitConfig,
+    params: ParamTable,
+    tower: Tower,
+    head_block: BlockId,
+    norm: NormParams,
+    head: Linear,
+    encoders: Vec<Encoder>,
+}
+
+/// Published models by name; a 14 says `g` and `G` of arXiv:2106.04560.
+pub const PRESETS: &[&str] = &["vit-b-16", "vit-l-16", "vit-h-14", "vit-g-14", "vit-gg-14"];
+
+/// The sizes of arXiv:2010.11929, table 1, and arXiv:2106.04560, table 2.
+pub(crate) fn tower(name: &str) -> Option<TowerConfig> {
+    Some(match name {
+        "vit-b-16" => TowerConfig::of([224, 16], 12, 768, 12, 3072),
+        "vit-l-16" => TowerConfig::of([224, 16], 24, 1024, 16, 4096),
+        "vit-h-14" => TowerConfig::of([224, 14], 32, 1280, 16, 5120),
+        "vit-g-14" => TowerConfig::of([224, 14], 40, 1408, 16, 6144),
+        "vit-gg-14" => TowerConfig::of([224, 14], 48, 1664, 16, 8192),
+        _ => return None,
+    })
+}
+
+/// The entry of [`crate::KINDS`].
+pub(crate) fn build(table: toml::Table) -> Result<Box<dyn Model>, ModelError> {
+    let preset = |name: &str| tower(name).map(|tower| VitConfig { classes: 1000, tower, encoders: Vec::new() });
+    Ok(Box::new(Vit::new(crate::of_preset(table, PRESETS, preset)?)?))
+}
+
+impl Vit {
+    /// Declare the parameters of `config`.
+    /// # Errors
+    /// When the sizes cannot be.
+    pub fn new(config: VitConfig) -> Result<Self, ModelError> {
+        crate::in_range(&[("classes", config.classes, 1 << 24)])?;
+        config.tower.check()?;
+        let mut table = ParamTable::default();
+        let tower = Tower::new(&mut table, config.tower.clone(), "")?;
+        let head_block = table.block("");
+        let norm = tower.last_norm(&mut table);
+        let head = Linear::starting(&mut table, "head", [config.classes, config.tower.width], true, Init::Zeros);
+        let encoders = config.encoders.iter().map(|encoder| Encoder::new(encoder, config.tower.size)).collect::<Result<_, _>>()?;
+        Ok(Self { params: table, tower, head_block, norm, head, encoders, config })
+    }
+
+    /// Scores of each class: `[batch, classes]`.
+    /// # Errors
+    /// As [`Model::trunk`].
+    pub fn scores<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs) -> Result<Tensor, EngineError> {
+        let images = tape.input(inputs, "images")?;
+        let x = self.tower.run(tape, &images)?;
+        let class = self.tower.class(tape, self.norm, &x)?;
+        self.head.run(tape, &class)
+    }
+}
+
+impl Model for Vit {
+    fn config(&self) -> toml::Table {
+        crate::written("vit", &self.config)
+    }
+
+    fn params(&self) -> &ParamTable {
+        &self.params
+    }
+
+    fn trunk<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs, _x: Option<Tensor>, blocks: Range<usize>) -> Result<Tensor, EngineError> {
+        crate::whole("vit", &self.params, &blocks)?;
+        let images = tape.input(inputs, "images")?;
+        self.tower.run(tape, &images)
+    }
+
+    fn head_loss<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs, x: &Tensor, scale: f32) -> Result<Tensor, EngineError> {
+        let classes = tape.input(inputs, "classes")?;
+        let [loss] = tape.kept_block(self.head_block, [x, &classes], move |tape, [x, classes]| {
+            let class = self.tower.class(tape, self.norm, x)?;
+            let bias = self.head.bias.map(|bias| tape.param(bias));
+            let weight = tape.param(self.head.weight);
+            Ok([tape.cross_entropy(&class, &weight, bias.as_ref(), classes, scale)?])
+        })?;
+        Ok(loss)
+    }
+
+    fn between(&self, batch: usize, _length: usize) -> Shape {
+        Shape::new(&[batch, self.config.tower.patches() + 1, self.config.tower.width])
+    }
+
+    fn made_up(&self, first: usize, batch: usize, length: usize) -> Inputs {
+        crate::made_up(self.shapes(batch, length), first, |_| self.config.classes)
+    }
+
+    fn shapes(&self, batch: usize, _length: usize) -> Inputs {
+        self.tower.images(Inputs::new(), batch).with_u32("classes", &[batch], Vec::new())
+    }
+
+    fn is_whole(&self) -> bool {
+        true
+    }
+
+    fn encoders(&self) -> &[Encoder] {
+        &self.encoders
+    }
+}
