@@ -6,7 +6,6 @@
 
 pub mod align;
 pub mod approach;
-pub mod architectures;
 pub mod budget;
 pub mod catalogue;
 pub mod climb;

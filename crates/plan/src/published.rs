@@ -22,8 +22,14 @@ pub struct Trained {
     pub run: String,
     pub family: String,
     pub model: toml::Table,
+    /// Tokens of a sequence; 1 where a sample is an image or a pair.
+    #[serde(default = "one")]
     pub context: usize,
     pub sequences: usize,
+    /// How many were seen, where runs.toml has no number: one that the run's paper prints, or of each stage.
+    pub samples: Option<f64>,
+    #[serde(default)]
+    pub stages: Vec<Stage>,
     pub gbps: Option<f64>,
     pub count: Option<usize>,
     #[serde(default = "eight")]
@@ -41,6 +47,19 @@ pub struct Trained {
     #[serde(default)]
     pub fused: bool,
     pub assumed: Option<String>,
+}
+
+/// A part of a run under other sizes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    pub steps: f64,
+    /// Keys of the model that differ.
+    pub model: toml::Table,
+}
+
+fn one() -> usize {
+    1
 }
 
 fn yes() -> bool {
@@ -83,8 +102,7 @@ pub fn all() -> Vec<Trained> {
 pub fn outcome(trained: &Trained, catalogue: &Catalogue, constants: Constants) -> Result<Outcome, PlanError> {
     let lacking = |what: &str| PlanError::Catalogue { origin: "trained.toml".into(), problem: format!("`{}` {what}", trained.run) };
     let run = catalogue.runs.iter().find(|run| run.name == trained.run).ok_or_else(|| lacking("is no run"))?;
-    let tokens = run.tokens.ok_or_else(|| lacking("has no tokens"))?;
-    let count = run.count.map(|n| n as usize).or(trained.count).ok_or_else(|| lacking("has no count"))?;
+    let count = trained.count.or(run.count.map(|n| n as usize)).ok_or_else(|| lacking("has no count"))?;
     let actual_days = run.days.or_else(|| Some(run.hours? / count as f64 / 24.0)).ok_or_else(|| lacking("has no time"))?;
     let accelerator = catalogue.accelerator(run.accelerator.as_deref().unwrap_or_default())?;
     let devices = trained.devices.min(count);
@@ -94,7 +112,6 @@ pub fn outcome(trained: &Trained, catalogue: &Catalogue, constants: Constants) -
         (_, gbps) => Link::infiniband(1e9 * gbps.unwrap_or(400.0)),
     };
     let cluster = Cluster::joined(accelerator, nodes, devices, across);
-    let (build, base) = model(&trained.model, trained.context)?;
     let strategy = trained.strategy.as_deref().and_then(parallel::kind).map(|kind| kind.name);
     let settled = Settled {
         tensor: trained.tensor,
@@ -105,13 +122,24 @@ pub fn outcome(trained: &Trained, catalogue: &Catalogue, constants: Constants) -
         recompute: trained.recompute,
     };
     let constants = Constants { flash: trained.flash, ..if trained.fused { constants.fused() } else { constants } };
-    let found = search::search(&build, &base, trained.sequences, &cluster, constants, &settled)?;
-    let Some(choice) = found.choices.first().cloned() else {
-        let over = found.misses.first().map_or(0.0, |miss| miss.over_bytes);
-        return Err(lacking(&format!("does not fit: {over:.2e} bytes are missing")));
-    };
-    let training_days = tokens / choice.time.tokens_per_sec / 86_400.0;
-    let params = build()?.params().elements() as f64;
+    // Of each stage its days; the choice that is told is the longest one's.
+    let mut longest: Option<(f64, Choice)> = None;
+    let (mut training_days, mut params) = (0.0, 0.0);
+    for (table, samples) in trained.parts(run).ok_or_else(|| lacking("has no tokens and no samples"))? {
+        let (build, base) = model(&table, trained.context)?;
+        let found = search::search(&build, &base, trained.sequences, &cluster, constants, &settled)?;
+        let Some(choice) = found.choices.into_iter().next() else {
+            let over = found.misses.first().map_or(0.0, |miss| miss.over_bytes);
+            return Err(lacking(&format!("does not fit: {over:.2e} bytes are missing")));
+        };
+        params = build()?.params().elements() as f64;
+        let days = samples / choice.time.tokens_per_sec / 86_400.0;
+        training_days += days;
+        if longest.as_ref().is_none_or(|(most, _)| *most < days) {
+            longest = Some((days, choice));
+        }
+    }
+    let Some((_, choice)) = longest else { return Err(lacking("has no stages")) };
     let kept = reliability::plan(&reliability::Cluster {
         accelerators: count as f64,
         hours_between_failures: HOURS_BETWEEN_FAILURES,
@@ -138,7 +166,22 @@ pub fn allowance(outcomes: &[Outcome], family: &str) -> f64 {
     median(ratios.into_values().map(median).collect())
 }
 
-/// How to build a decoder from a recipe's `[model]`, and the options of its step.
+impl Trained {
+    /// Each part of the run: its model, and how many tokens or samples it saw.
+    fn parts(&self, run: &Run) -> Option<Vec<(toml::Table, f64)>> {
+        if self.stages.is_empty() {
+            return Some(vec![(self.model.clone(), run.tokens.or(self.samples).or(run.samples)?)]);
+        }
+        let part = |stage: &Stage| {
+            let mut table = self.model.clone();
+            table.extend(stage.model.clone());
+            (table, stage.steps * self.sequences as f64)
+        };
+        Some(self.stages.iter().map(part).collect())
+    }
+}
+
+/// How to build a model from a recipe's `[model]`, and the options of its step.
 fn model(
     table: &toml::Table,
     context: usize,

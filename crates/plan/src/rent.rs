@@ -180,7 +180,7 @@ pub(crate) fn nothing_fits(misses: &[search::Miss], instance: &Instance, cluster
     let (nodes, ranks) = (cluster.topology.nodes, cluster.topology.ranks());
     let Some(miss) = misses.first() else {
         return PlanError::Impossible {
-            problem: format!("{ranks} accelerators cannot share {sequences} sequences and this model's heads and layers"),
+            problem: format!("{ranks} accelerators cannot share {sequences} samples and what of this model can be cut"),
             relax: format!("raise `batch.sequences` to {ranks}, or take fewer nodes than {nodes}"),
         };
     };

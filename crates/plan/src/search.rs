@@ -96,7 +96,7 @@ pub fn search(
     settled: &Settled,
 ) -> Result<Found, TrainError> {
     let look = Look { build, base, cluster, constants, sketch: None };
-    let mut found = look.all(cuts(build()?.params().blocks().len(), sequences, cluster, settled), sequences, settled)?;
+    let mut found = look.all(cuts(&*build()?, sequences, cluster, settled), sequences, settled)?;
     for choice in found.choices.iter_mut().take(WHOLE) {
         choice.time = look.step(choice.cut)?;
     }
@@ -116,14 +116,15 @@ pub fn quick(
     constants: Constants,
 ) -> Result<Found, TrainError> {
     let whole = || build(None);
-    let blocks = whole()?.params().blocks().len();
+    let model = whole()?;
+    let blocks = model.params().blocks().len();
     let few: [&Build<'_>; 2] = [&|| build(Some(FEW_LAYERS[0])), &|| build(Some(FEW_LAYERS[1]))];
     // Beside its layers a decoder has a block before them and one after.
     let layers = blocks.saturating_sub(2);
     let sketch = (layers > FEW_LAYERS[1]).then_some(Sketch { layers, few });
     let settled = Settled { pipeline: Some(1), ..Settled::default() };
     let look = Look { build: &whole, base, cluster, constants, sketch };
-    let mut found = look.all(cuts(blocks, sequences, cluster, &settled), sequences, &settled)?;
+    let mut found = look.all(cuts(&*model, sequences, cluster, &settled), sequences, &settled)?;
     let look = Look { sketch: None, ..look };
     while let Some(first) = found.choices.first_mut() {
         first.time = look.glance(first.cut)?;
@@ -134,8 +135,9 @@ pub fn quick(
     Ok(found)
 }
 
-/// All ways to cut a model of `blocks` over the cluster that `settled` leaves open; micro-batches are chosen later.
-fn cuts(blocks: usize, sequences: usize, cluster: &Cluster, settled: &Settled) -> Vec<Cut> {
+/// All ways to cut `model` over the cluster that `settled` leaves open; micro-batches are chosen later.
+fn cuts(model: &dyn Model, sequences: usize, cluster: &Cluster, settled: &Settled) -> Vec<Cut> {
+    let (blocks, is_whole) = (model.params().blocks().len(), model.is_whole());
     let ranks = cluster.topology.ranks();
     let powers = |most: usize| (0..).map(|i| 1 << i).take_while(move |n| *n <= most);
     let tensors: Vec<usize> = settled.tensor.map_or_else(|| powers(cluster.topology.devices.min(8)).collect(), |n| vec![n]);
@@ -148,7 +150,8 @@ fn cuts(blocks: usize, sequences: usize, cluster: &Cluster, settled: &Settled) -
     let mut cuts = Vec::new();
     for (tensor, pipeline) in tensors.iter().flat_map(|t| pipelines(*t).into_iter().map(move |p| (*t, p))) {
         let data = ranks / (tensor * pipeline);
-        if !ranks.is_multiple_of(tensor * pipeline) || data > sequences || blocks < pipeline + 2 {
+        let is_cut = tensor * pipeline > 1;
+        if !ranks.is_multiple_of(tensor * pipeline) || data > sequences || blocks < pipeline + 2 || is_cut && is_whole {
             continue;
         }
         let near = (cluster.topology.devices / tensor).max(1);

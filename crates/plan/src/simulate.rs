@@ -10,7 +10,7 @@
 //! is how long an operation takes on a device, and one set of constants holds for all devices and runs.
 
 use comm::sim::{Clock, Settings, Sim};
-use engine::{Event, Pass};
+use engine::{Event, NoParams, Options, Pass, Pool, Tape};
 use models::Model;
 use parallel::mesh::Place;
 use serde::Serialize;
@@ -85,6 +85,8 @@ pub struct RoleTime {
     pub stage: usize,
     pub context: usize,
     pub compute_secs: f64,
+    /// Of it, models that run before the step and are not trained.
+    pub encoder_secs: f64,
     pub optimiser_secs: f64,
     /// Waiting for gathers, sums and messages of each axis; on `pipeline` it is the bubble.
     pub exposed_secs: Vec<(&'static str, f64)>,
@@ -169,6 +171,8 @@ fn role(
     // What was done to set it up is no part of a step.
     let (before, traffic_before) = (clock.times(), trainer.traffic());
     let lanes: Vec<Vec<engine::Inputs>> = (0..options.lanes).map(|_| vec![inputs.clone()]).collect();
+    let encoding = Encoding::of(trainer.model(), options, hardware, constants)?;
+    clock.compute(encoding.secs * options.lanes as f64);
     let gradient = trainer.gradient(1, &lanes, 1)?;
     let passed = clock.times();
     let cost = trainer.cost();
@@ -186,11 +190,12 @@ fn role(
     Ok(Role {
         end_secs,
         flops: flops.get(),
-        bytes: MemoryUse { logits: logits.get(), ..memory(&cost) },
+        bytes: memory(&cost, &encoding, logits.get()),
         time: RoleTime {
             stage,
             context,
             compute_secs: passed.compute_secs - before.compute_secs,
+            encoder_secs: encoding.secs * options.lanes as f64,
             optimiser_secs,
             exposed_secs: each(&|traffic| traffic.exposed_secs),
             sent_bytes: each(&|traffic| traffic.sent_bytes as f64).into_iter().map(|(axis, bytes)| (axis, bytes as u64)).collect(),
@@ -200,15 +205,42 @@ fn role(
 
 /// What the trainer holds in 4-byte numbers, as an accelerator holds it: weights at work and their gradients in 16 bits,
 /// and beside the two moments a 32-bit copy of the weights that this rank moves.
-fn memory(cost: &StepCost) -> MemoryUse {
+fn memory(cost: &StepCost, encoding: &Encoding, logits: f64) -> MemoryUse {
     let moments = cost.optimiser_bytes as f64;
     MemoryUse {
-        weights: cost.weight_bytes as f64 / 2.0,
+        weights: cost.weight_bytes as f64 / 2.0 + 2.0 * encoding.params,
         // Lanes exist for the sake of bits; an accelerator adds each into the one before.
         gradients: cost.weight_bytes as f64 / 2.0,
         optimiser: 1.5 * moments,
-        activations: cost.pool_bytes as f64 / 2.0,
-        logits: 0.0,
+        // What an encoder needs is free again when the step begins.
+        activations: (cost.pool_bytes as f64).max(encoding.pool_bytes) / 2.0,
+        logits,
+    }
+}
+
+/// What the encoders of a model do with one micro-batch, each forward alone.
+struct Encoding {
+    secs: f64,
+    params: f64,
+    /// Of the largest.
+    pool_bytes: f64,
+}
+
+impl Encoding {
+    fn of(model: &dyn Model, options: &StepOptions, hardware: &Hardware, constants: Constants) -> Result<Self, TrainError> {
+        let mut all = Self { secs: 0.0, params: 0.0, pool_bytes: 0.0 };
+        for encoder in model.encoders() {
+            let (pool, mut store, secs) = (Pool::meta(), NoParams, std::cell::Cell::new(0.0));
+            let watch = |event: &Event| secs.set(secs.get() + hardware.op_secs(event, constants));
+            let tape_options = Options { precision: options.precision, recompute: false, train: false, key: 0, trace: true };
+            let mut tape = Tape::new(&pool, &mut store, encoder.params(), tape_options).watched(&watch);
+            encoder.run(&mut tape, &encoder.shapes(options.micro_batch))?;
+            drop(tape);
+            all.secs += secs.get();
+            all.params += encoder.params().elements() as f64;
+            all.pool_bytes = all.pool_bytes.max(pool.usage().high_water_bytes as f64);
+        }
+        Ok(all)
     }
 }
 

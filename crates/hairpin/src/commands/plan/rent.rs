@@ -66,7 +66,8 @@ fn answer(r: &Rented, searched: bool) -> Answer {
     // The parts of the slowest role's step: what is not computed is waited for.
     let slowest = time.roles.iter().max_by(|a, b| (a.compute_secs + a.optimiser_secs).total_cmp(&(b.compute_secs + b.optimiser_secs)));
     let parts = slowest.map_or_else(Vec::new, |role| {
-        let mut parts = vec![("compute", role.compute_secs), ("optimiser", role.optimiser_secs)];
+        let mut parts = vec![("compute", role.compute_secs - role.encoder_secs), ("optimiser", role.optimiser_secs)];
+        parts.extend((role.encoder_secs > 0.0).then_some(("encoders", role.encoder_secs)));
         let name = |axis: &'static str| if axis == "pipeline" { "bubble" } else { axis };
         parts.extend(role.exposed_secs.iter().map(|(axis, secs)| (name(axis), *secs)).filter(|(_, secs)| *secs > 0.0));
         parts
