@@ -219,3 +219,32 @@ fn a_written_config_builds_the_same_model() {
         assert_eq!((again.config(), again.params()), (model.config(), model.params()));
     }
 }
+
+#[test]
+fn operations_of_a_forward_pass_are_those_that_papers_print() {
+    let gflops = |kind: &str, preset: &str| {
+        let model = build(&format!("kind = \"{kind}\"\npreset = \"{preset}\"").parse().unwrap()).unwrap();
+        let (meta, mut store) = (Pool::meta(), NoParams);
+        let mut tape = Tape::new(&meta, &mut store, model.params(), Options { train: false, trace: true, ..OPTIONS });
+        model.loss(&mut tape, &model.shapes(1, 1), 1.0).unwrap();
+        tape.events().iter().map(|event| event.flops).sum::<u64>() as f64 / 1e9
+    };
+    // Where a source counts a multiplication and an addition as one, twice its number.
+    for (kind, preset, printed) in [
+        // arXiv:2010.11929, as timm's results list them.
+        ("vit", "vit-b-16", 2.0 * 17.58),
+        ("vit", "vit-l-16", 2.0 * 61.60),
+        ("vit", "vit-h-14", 2.0 * 167.40),
+        // arXiv:2212.09748, table 4.
+        ("dit", "dit-s-2", 2.0 * 6.06),
+        ("dit", "dit-b-2", 2.0 * 23.01),
+        ("dit", "dit-l-2", 2.0 * 80.71),
+        ("dit", "dit-xl-2", 2.0 * 118.64),
+    ] {
+        let got = gflops(kind, preset);
+        assert!((got / printed - 1.0).abs() < 0.05, "{preset}: {got} and {printed}");
+    }
+    // 0.68 TFLOP without the products inside attention, as counters of layers give it; with them some 15% more.
+    let unet = gflops("unet", "sd1-unet");
+    assert!((680.0..=860.0).contains(&unet), "{unet}");
+}
