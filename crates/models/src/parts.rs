@@ -232,7 +232,7 @@ pub(crate) fn pick_by(tape: &mut Tape<'_>, x: &Tensor, places: &Tensor) -> Resul
 pub(crate) fn prepend(tape: &mut Tape<'_>, token: &Tensor, x: &Tensor) -> Result<Tensor, EngineError> {
     let [batch, tokens] = [x.shape().dims()[0], x.shape().dims()[1]];
     let all = tape.stack(token, x)?;
-    let place = |i: usize| if i % (tokens + 1) == 0 { 0 } else { i / (tokens + 1) * tokens + i % (tokens + 1) };
+    let place = |i: usize| if i.is_multiple_of(tokens + 1) { 0 } else { i / (tokens + 1) * tokens + i % (tokens + 1) };
     pick(tape, &all, &[batch, tokens + 1], place)
 }
 
