@@ -29,6 +29,17 @@ pub struct Traffic {
     pub exposed_secs: f64,
 }
 
+impl Traffic {
+    /// Count `work`, for which this rank waits and in which it sends so many bytes.
+    pub fn count<T>(&mut self, sent_bytes: u64, work: impl FnOnce() -> T) -> T {
+        let since = Instant::now();
+        let result = work();
+        let secs = since.elapsed().as_secs_f64();
+        *self = *self + Self { sent_bytes, busy_secs: secs, exposed_secs: secs };
+        result
+    }
+}
+
 /// One job as it ran.
 #[derive(Debug, Clone, Copy)]
 pub struct Span {

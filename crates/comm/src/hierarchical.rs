@@ -149,8 +149,8 @@ impl Communicator for Hierarchical {
         }
     }
 
-    fn recv_any(&mut self, data: &mut [f32]) -> Result<usize, CommError> {
-        self.whole.recv_any(data)
+    fn recv_any(&mut self, data: &mut [f32], until: &dyn Fn() -> bool) -> Result<Option<usize>, CommError> {
+        self.whole.recv_any(data, until)
     }
 
     fn split(&mut self, color: usize) -> Result<Box<dyn Communicator>, CommError> {

@@ -70,8 +70,10 @@ pub trait Communicator: Send {
     /// Do a job, from its beginning to its end.
     fn carry(&mut self, job: Job) -> Result<Array, CommError>;
 
-    /// The next message from whichever rank sends one of this length first; its number.
-    fn recv_any(&mut self, data: &mut [f32]) -> Result<usize, CommError>;
+    /// The next message of this length from whichever rank sends one first; its number. `None` when all others have left or
+    /// one has failed, or once `until` says so, which is asked a few times a second. A service waits here, beside the work of
+    /// its rank: that it waits says nothing about the rank, and it blames nobody.
+    fn recv_any(&mut self, data: &mut [f32], until: &dyn Fn() -> bool) -> Result<Option<usize>, CommError>;
 
     /// The group of those ranks that give the same `color`, in the order of their numbers here.
     fn split(&mut self, color: usize) -> Result<Box<dyn Communicator>, CommError>;
@@ -246,8 +248,8 @@ impl Communicator for Solo {
             Job::Recv(from, _) => Err(alone(from, "recv")),
         }
     }
-    fn recv_any(&mut self, _data: &mut [f32]) -> Result<usize, CommError> {
-        Err(alone(0, "recv"))
+    fn recv_any(&mut self, _data: &mut [f32], _until: &dyn Fn() -> bool) -> Result<Option<usize>, CommError> {
+        Ok(None)
     }
     fn split(&mut self, _color: usize) -> Result<Box<dyn Communicator>, CommError> {
         Ok(Box::new(Self))

@@ -17,6 +17,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::CommError;
+
+/// Between two questions of a rank that waits for no message, and between two looks at signs of life.
+const ASK: Duration = Duration::from_millis(1);
+const LOOK: Duration = Duration::from_millis(200);
+
 /// How long ranks wait for one another before they say who is at fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
@@ -51,6 +57,31 @@ impl Pulse {
         self.vitals.ranks[self.rank].held.fetch_add(1, Relaxed);
         self.beat();
         Held(self.clone())
+    }
+
+    /// Wait for what no message brings: ask again and again until `ready` gives it.
+    /// # Errors
+    /// That of `ready`; or the rank that is found to have hung or gone meanwhile: `missing` where all wait.
+    pub fn until<T>(
+        &self,
+        operation: &'static str,
+        missing: usize,
+        mut ready: impl FnMut() -> Result<Option<T>, CommError>,
+    ) -> Result<T, CommError> {
+        let _waiting = self.wait();
+        let (mut watch, mut looked) = (Watch::new(self), Instant::now());
+        loop {
+            if let Some(result) = ready()? {
+                return Ok(result);
+            }
+            if looked.elapsed() > LOOK {
+                looked = Instant::now();
+                if let Some((rank, problem)) = self.vitals.fault().or_else(|| watch.fault(missing)) {
+                    return Err(CommError { rank, operation, problem });
+                }
+            }
+            std::thread::sleep(ASK);
+        }
     }
 
     /// The rank's number among all ranks of the job.
@@ -137,7 +168,6 @@ impl Vitals {
     }
 
     /// The first that was found.
-    #[cfg(feature = "mpi")]
     pub(crate) fn fault(&self) -> Option<(usize, String)> {
         self.fault.get().cloned()
     }

@@ -75,6 +75,14 @@ struct Mail {
     left: Vec<bool>,
 }
 
+impl Mail {
+    /// The first message that fits, by who sent it and what it is.
+    fn take(&mut self, fits: impl Fn(usize, &[f32]) -> bool) -> Option<(usize, Vec<f32>)> {
+        let at = self.messages.iter().position(|(source, values)| fits(*source, values))?;
+        self.messages.remove(at)
+    }
+}
+
 /// What a rank lends to the others, under the name of the call, which must be the same for all.
 #[derive(Clone)]
 struct Brought {
@@ -224,34 +232,29 @@ impl Threads {
         Ok(meeting)
     }
 
-    /// The next message for this rank from `from`, or the next of `len` from anyone.
-    fn take(&self, from: Option<usize>, len: usize) -> Result<(usize, Vec<f32>), CommError> {
+    /// The next message for this rank from `from`.
+    fn take(&self, from: usize, len: usize) -> Result<Vec<f32>, CommError> {
         let operation = "recv";
         let mail_box = &self.room.boxes[self.rank];
         let (mut waiting, mut watch) = (None, None);
         let mut mail = lock(&mail_box.mail);
         loop {
-            let fits = |(source, values): &(usize, Vec<f32>)| from.map_or(values.len() == len, |from| from == *source);
-            if let Some(at) = mail.messages.iter().position(fits)
-                && let Some((source, values)) = mail.messages.remove(at)
-            {
+            if let Some((_, values)) = mail.take(|source, _| source == from) {
                 if values.len() != len {
                     let problem = format!("it sent {} numbers where {len} were due", values.len());
-                    return self.failed(operation, source, problem);
+                    return self.failed(operation, from, problem);
                 }
-                return Ok((source, values));
+                return Ok(values);
             }
-            let others = |left: &[bool]| (0..left.len()).filter(|rank| *rank != self.rank).all(|rank| left[rank]);
-            if from.map_or_else(|| others(&mail.left), |from| mail.left[from]) {
-                return self.left(operation, from.unwrap_or(usize::from(self.rank == 0)));
+            if mail.left[from] {
+                return self.left(operation, from);
             }
             waiting.get_or_insert_with(|| self.seat.0.wait());
             let (woken, timeout) = mail_box.came.wait_timeout(mail, LOOK).unwrap_or_else(PoisonError::into_inner);
             mail = woken;
             if timeout.timed_out() {
                 let watch = watch.get_or_insert_with(|| Watch::new(&self.seat.0));
-                let missing = self.room.members[from.unwrap_or(usize::from(self.rank == 0))];
-                if let Some((rank, problem)) = watch.fault(missing) {
+                if let Some((rank, problem)) = watch.fault(self.room.members[from]) {
                     return Err(CommError { rank, operation, problem });
                 }
             }
@@ -356,14 +359,24 @@ impl Communicator for Threads {
                 mail_box.came.notify_one();
                 Ok(vec![0.0; array.len].into())
             }
-            Job::Recv(from, len) => self.take(Some(from), len).map(|(_, values)| values.into()),
+            Job::Recv(from, len) => self.take(from, len).map(Array::from),
         }
     }
 
-    fn recv_any(&mut self, data: &mut [f32]) -> Result<usize, CommError> {
-        let (from, values) = self.take(None, data.len())?;
-        data.copy_from_slice(&values);
-        Ok(from)
+    fn recv_any(&mut self, data: &mut [f32], until: &dyn Fn() -> bool) -> Result<Option<usize>, CommError> {
+        let mail_box = &self.room.boxes[self.rank];
+        let mut mail = lock(&mail_box.mail);
+        loop {
+            if let Some((source, values)) = mail.take(|_, values| values.len() == data.len()) {
+                data.copy_from_slice(&values);
+                return Ok(Some(source));
+            }
+            let have_left = (0..mail.left.len()).filter(|rank| *rank != self.rank).all(|rank| mail.left[rank]);
+            if have_left || until() || self.seat.0.vitals().fault().is_some() {
+                return Ok(None);
+            }
+            mail = mail_box.came.wait_timeout(mail, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 
     fn split(&mut self, color: usize) -> Result<Box<dyn Communicator>, CommError> {

@@ -9,8 +9,11 @@
 
 use std::ops::Range;
 
-use engine::{BlockId, ParamId, ParamTable};
+use comm::{Group, Job};
+use engine::{BlockId, Device, EngineError, ParamId, ParamTable};
 use kernels::elementwise::GRAIN;
+
+use crate::array;
 
 /// Where each parameter of each block lies.
 #[derive(Debug, Clone)]
@@ -75,6 +78,27 @@ impl Layout {
     /// What `rank` holds of all parameters, in the order of the table.
     pub fn share(&self, rank: usize) -> impl Iterator<Item = Piece> + '_ {
         self.blocks().flat_map(move |block| self.pieces(block, self.part(block, rank)))
+    }
+
+    /// The whole parameters of a block, each rank of `group` bringing arrays as long as the pieces that it holds; empty ones
+    /// count as zeros. All of them call it.
+    /// # Errors
+    /// When a rank does not answer.
+    pub fn gather(
+        &self,
+        block: BlockId,
+        group: &mut Group,
+        device: Device,
+        mine: Vec<Vec<f32>>,
+    ) -> Result<Vec<(ParamId, Vec<f32>)>, EngineError> {
+        let part = self.part(block, group.rank());
+        let mut flat = vec![0.0; if device == Device::Cpu { part.len() } else { 0 }];
+        for (piece, values) in self.pieces(block, part.clone()).zip(mine).filter(|(_, values)| !values.is_empty()) {
+            flat[piece.at..][..values.len()].copy_from_slice(&values);
+        }
+        let all = group.run(Job::AllGather(array(device, flat, part.len()), self.len(block))).map_err(EngineError::rank)?;
+        let values = |at: usize, len: usize| all.values().get(at..at + len).unwrap_or(&[]).to_vec();
+        Ok(self.whole(block).map(|piece| (piece.param, values(piece.at, piece.of_param.len()))).collect())
     }
 
     /// All of a block.

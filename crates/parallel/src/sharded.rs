@@ -385,15 +385,7 @@ impl Strategy for Sharded {
     }
 
     fn gather_parts(&mut self, block: BlockId, mine: Vec<Vec<f32>>) -> Result<Vec<(ParamId, Vec<f32>)>, EngineError> {
-        let part = self.layout.part(block, self.shard.rank());
-        let mut flat = vec![0.0; self.part_elements(block)];
-        for (piece, values) in self.layout.pieces(block, part.clone()).zip(mine).filter(|(_, values)| !values.is_empty()) {
-            flat[piece.at..][..values.len()].copy_from_slice(&values);
-        }
-        let mine = array(self.device, flat, part.len());
-        let all = self.shard.run(Job::AllGather(mine, self.layout.len(block))).map_err(EngineError::rank)?;
-        let values = |at: usize, len: usize| all.values().get(at..at + len).unwrap_or(&[]).to_vec();
-        Ok(self.layout.whole(block).map(|piece| (piece.param, values(piece.at, piece.of_param.len()))).collect())
+        self.layout.gather(block, &mut self.shard, self.device, mine)
     }
 
     fn lane(&self, index: usize, lanes: usize, siblings: usize) -> usize {

@@ -351,6 +351,7 @@ pub fn options(base: &StepOptions, cut: Cut) -> StepOptions {
         schedule: if cut.chunks > 1 { Schedule::Interleaved } else { Schedule::OneFOneB },
         chunks: cut.chunks,
         strategy: strategy(cut.strategy),
+        staleness: None,
         shards: cut.shards,
         order: Order::Any,
         lanes: cut.lanes,

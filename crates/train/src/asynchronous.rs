@@ -1,100 +1,56 @@
-//! Training without a common step: a worker that computes on its own lanes and takes part through parameter servers.
+//! Training without a common step: what a rank does instead of summing gradients over ranks.
 //!
 //! ```text
-//! pull (waits while too far ahead) -> gradient on this worker's own lanes -> push -> pull ...
+//! turn (a part of a step; waits while too far ahead), pull -> gradient over the part's lanes -> push, done -> turn ...
 //! ```
-//! A push counts as an update of its own, of `1/n` of the learning rate: a step of all `n` workers moves parameters as far
-//! as a synchronous one. What a worker learns from is as in every strategy; in which order pushes meet is left to time, so
-//! bits are not promised.
+//! A push is an update of its own, of `1/n` of the learning rate where `n` parts are a step, so that a step moves parameters
+//! as far as a synchronous one. Moments forget with every push, which is `n` times sooner: that others move parameters
+//! meanwhile is a momentum too (*Asynchrony begets Momentum*, arXiv:1605.09774), and with moments stretched to whole steps
+//! losses were worse. In which order pushes meet is left to time: bits are not promised.
+
+use std::sync::{Arc, Mutex};
 
 use comm::Communicator;
-use engine::{Device, EngineError, Inputs};
-use models::Model;
-use parallel::param_server::{Push, Servers};
-
-use crate::{
-    TrainError,
-    optim::{Optimiser, Update},
-    recipe::OptimKind,
-    step::{Gradient, StepOptions, Trainer},
+use engine::{Device, EngineError, ParamTable};
+use parallel::{
+    Part, Strategy,
+    flat::Piece,
+    param_server::{Push, Servers},
 };
 
-/// A model in training on one rank, whose parameters are on servers.
-pub struct Worker {
-    trainer: Trainer,
-    servers: Servers,
-    ranks: usize,
-    clip: f32,
+use crate::{
+    optim::{Optimiser, Update},
+    recipe::Optim,
+    step::{StepOptions, lock},
+};
+
+/// The servers, as one rank of `comm` has them, and the optimiser of its own.
+pub(crate) fn begin(
+    table: &ParamTable,
+    comm: Box<dyn Communicator>,
+    staleness: u64,
+    options: &StepOptions,
+) -> Result<(Arc<Mutex<Optimiser>>, Servers), EngineError> {
+    let share = Servers::share(table, comm.rank(), comm.ranks()).into_iter().map(|piece| (piece.param, piece.of_param)).collect();
+    let optim = Optim { lr: options.optim.lr / comm.ranks() as f32, ..options.optim.clone() };
+    let optimiser = Arc::new(Mutex::new(Optimiser::new(&optim, table, options.precision, Device::Cpu, share)));
+    let mover = optimiser.clone();
+    let apply = Box::new(move |Push { number, lr_share, grad_scale }: Push, parts: Vec<Part<'_>>| {
+        lock(&mover).apply(Update { step: number, lr_share, grad_scale }, parts);
+    });
+    let servers = Servers::new(table, comm, staleness, apply, |id| table.initial(id, options.seed)).map_err(EngineError::rank)?;
+    Ok((optimiser, servers))
 }
 
-impl Worker {
-    /// Every rank of `comm` calls this with an equal model; `options.lanes` are those of one worker. It has joined, and has
-    /// the parameters.
-    /// # Errors
-    /// When shapes do not fit, a rank does not answer, or the optimiser is Muon, which needs whole matrices.
-    pub fn new(model: Box<dyn Model>, options: StepOptions, comm: Box<dyn Communicator>, staleness: u64) -> Result<Self, TrainError> {
-        if options.optim.kind == OptimKind::Muon {
-            let problem = "Muon needs whole matrices, and a server holds parts".to_owned();
-            return Err(TrainError::Value { key: "optim.kind", problem, help: "use `adamw`".into() });
-        }
-        let (table, rank, ranks) = (model.params().clone(), comm.rank(), comm.ranks());
-        let share = Servers::share(&table, rank, ranks).into_iter().map(|piece| (piece.param, piece.of_param)).collect();
-        let mut optimiser = Optimiser::of_share(&options.optim, &table, options.precision, Device::Cpu, share);
-        let apply = Box::new(move |Push { number, lr_share, grad_scale }: Push, parts: Vec<parallel::Part<'_>>| {
-            optimiser.apply(Update { step: number, lr_share, grad_scale }, parts);
-        });
-        let seed = options.seed;
-        let clip = options.clip;
-        let trainer = Trainer::new(model, options)?;
-        let servers = Servers::new(&table, comm, staleness, apply, |id| table.initial(id, seed)).map_err(EngineError::rank)?;
-        let mut worker = Self { trainer, servers, ranks, clip };
-        worker.join()?;
-        Ok(worker)
-    }
+/// `store` takes the parameters of now.
+pub(crate) fn pull(servers: &mut Servers, store: &mut dyn Strategy) -> Result<(), EngineError> {
+    let mut parts = store.parts();
+    let take = |piece: &Piece, values: &[f32]| parts[piece.param.0].values[piece.of_param.clone()].copy_from_slice(values);
+    servers.pull(take).map_err(EngineError::rank)
+}
 
-    /// One step on `lanes` of `tokens` tokens in all, which are this worker's alone; `lr_share` as in a synchronous step.
-    /// # Errors
-    /// When a server does not answer.
-    pub fn step(&mut self, lanes: &[Vec<Inputs>], tokens: u64, lr_share: f32) -> Result<Gradient, TrainError> {
-        let gradient = self.trainer.gradient(self.servers.step() + 1, lanes, tokens)?;
-        let grad_scale = if gradient.norm > self.clip { self.clip / gradient.norm } else { 1.0 };
-        let (servers, lr_share) = (&mut self.servers, lr_share / self.ranks as f32);
-        let pushed = self.trainer.with_store(|store| {
-            let parts = store.parts();
-            servers.push(lr_share, grad_scale, |piece| &parts[piece.param.0].grad[piece.of_param.clone()])
-        });
-        pushed.map_err(EngineError::rank)?;
-        self.pull()?;
-        Ok(gradient)
-    }
-
-    /// Nobody waits for this worker any more.
-    /// # Errors
-    /// When a server does not answer.
-    pub fn leave(&mut self) -> Result<(), TrainError> {
-        Ok(self.servers.leave().map_err(EngineError::rank)?)
-    }
-
-    /// Take part again, at the step of the slowest worker, which it gives, and with the parameters of now.
-    /// # Errors
-    /// When a server does not answer.
-    pub fn join(&mut self) -> Result<u64, TrainError> {
-        let step = self.servers.join().map_err(EngineError::rank)?;
-        self.pull()?;
-        Ok(step)
-    }
-
-    #[must_use]
-    pub fn servers(&self) -> &Servers {
-        &self.servers
-    }
-
-    fn pull(&mut self) -> Result<(), TrainError> {
-        let servers = &mut self.servers;
-        let pulled = self.trainer.with_store(|store| {
-            let mut parts = store.parts();
-            servers.pull(|piece, values| parts[piece.param.0].values[piece.of_param.clone()].copy_from_slice(values))
-        });
-        Ok(pulled.map_err(EngineError::rank)?)
-    }
+/// The servers move parameters by the gradient that is in `store`.
+pub(crate) fn push(servers: &mut Servers, push: Push, store: &mut dyn Strategy) -> Result<(), EngineError> {
+    let parts = store.parts();
+    servers.push(push, |piece| &parts[piece.param.0].grad[piece.of_param.clone()]).map_err(EngineError::rank)
 }

@@ -9,6 +9,7 @@ use parallel::{
     Build,
     flat::Layout,
     mesh::Place,
+    param_server::Servers,
     pipeline::{self, BlockCost},
 };
 
@@ -116,7 +117,7 @@ impl Held {
             micro_batch_flops: flops.get() / count as u64,
             optimiser_flops: Optimiser::flops(&options.optim, table),
             params: model.params().elements(),
-            weight_bytes: bytes.weights,
+            weight_bytes: bytes.weights + if options.staleness.is_some() { Servers::bytes(table, options.mesh.data) } else { 0 },
             grad_bytes: bytes.grads,
             optimiser_bytes: Optimiser::bytes(&options.optim, table, layout.share(part).map(|piece| (piece.param, piece.of_param.len()))),
             packed_bytes: packed_bytes * options.chunks as u64,

@@ -9,7 +9,7 @@
 //! **Invariant:** the bits after step `n` depend on the recipe, the data and the seed; not on threads, crashes or
 //! resumes. **Absent on purpose:** scaling laws (a gate is handed its interval), launching, printing.
 
-pub mod asynchronous;
+mod asynchronous;
 pub mod checkpoint;
 pub mod clock;
 mod cost;

@@ -54,6 +54,7 @@ pub fn step_times(recipe: &Recipe, mut comm: Box<dyn Communicator>, rounds: usiz
     let (ranks, rounds) = (comm.ranks(), rounds.max(1));
     let (recipe, model) = run::resolve(recipe, None)?;
     let options = StepOptions::of(&recipe);
+    options.needs_common_step()?;
     let table = model.params().clone();
 
     let whole = comm.split(0).map_err(EngineError::rank)?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use comm::Order;
 use engine::Precision;
-use parallel::{Kind, mesh::Mesh, pipeline};
+use parallel::{Kind, mesh::Mesh, param_server, pipeline};
 use serde::{Deserialize, Serialize};
 
 use crate::{TrainError, dial};
@@ -114,6 +114,10 @@ table! {
         /// Runs of blocks on each stage, for `interleaved`.
         chunks: usize = 2,
         reduce: Reduce = Reduce::Exact,
+        /// Of `param_server`: absent, all ranks make every step together; a number, none waits for another until it is so many
+        /// steps ahead of the slowest.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        staleness: Option<u64> = None,
     }
 }
 table! {
@@ -152,7 +156,10 @@ impl Reduce {
 impl Parallel {
     /// The strategy, which [`Recipe::check`] has looked up.
     pub(crate) fn kind(&self) -> &'static Kind {
-        parallel::kind(&self.strategy).unwrap_or(&parallel::STRATEGIES[0])
+        match self.staleness {
+            Some(_) => &param_server::WORKER,
+            None => parallel::kind(&self.strategy).unwrap_or(&parallel::STRATEGIES[0]),
+        }
     }
 
     /// Ranks that hold one copy of the model together.
@@ -365,6 +372,9 @@ impl Recipe {
             let problem = format!("{shards} ranks to one copy are no power of two that divides {ranks} ranks");
             return wrong("parallel.mesh.shard", problem, "use 1, 2, 4 or 8, and no more than there are ranks");
         }
+        if let Some(staleness) = p.staleness {
+            self.check_asynchronous(staleness)?;
+        }
         if !(self.data.fraction > 0.0 && self.data.fraction <= 1.0) {
             return wrong("data.fraction", format!("{} is not above 0 and at most 1", self.data.fraction), "1% is 0.01");
         }
@@ -408,6 +418,34 @@ impl Recipe {
         }
         if self.train.threads == Some(0) {
             return wrong("train.threads", "0 threads do no work".into(), "leave the key out for all threads");
+        }
+        Ok(())
+    }
+}
+
+impl Recipe {
+    /// What does without a common step cannot have what needs one.
+    fn check_asynchronous(&self, staleness: u64) -> Result<(), TrainError> {
+        let wrong = |key, problem: &str, help: &str| Err(TrainError::Value { key, problem: problem.into(), help: help.into() });
+        let (p, mesh) = (&self.parallel, self.parallel.mesh());
+        if p.strategy != param_server::WORKER.name {
+            let problem = format!("`{}` has a common step, and no worker can be {staleness} steps ahead", p.strategy);
+            return wrong("parallel.staleness", &problem, "use `strategy = \"param_server\"`, or leave `staleness` out");
+        }
+        if mesh.pipeline * mesh.tensor * mesh.context > 1 {
+            let problem = "ranks that share one model's work make every step together, and workers of different steps do not";
+            return wrong("parallel.staleness", problem, "leave `staleness` out, or `parallel.mesh` at data ranks alone");
+        }
+        if self.optim.kind == OptimKind::Muon {
+            return wrong(
+                "optim.kind",
+                "Muon needs whole matrices, and a server holds parts",
+                "use `adamw`, or leave `parallel.staleness` out",
+            );
+        }
+        if self.guard.action == GuardAction::Rollback {
+            let problem = "other workers are at other steps when one would go back";
+            return wrong("guard.action", problem, "use `skip`, or leave `parallel.staleness` out");
         }
         Ok(())
     }
@@ -478,6 +516,16 @@ mod tests {
             ("[batch]\nlanes = 4\n[parallel]\nranks = 4\nstrategy = \"mics\"\nmesh.shard = 3", "parallel.mesh.shard"),
             ("[parallel]\nranks = 3\nmesh.context = 3", "parallel.mesh.context"),
             ("dropout = 0.1\n[parallel]\nranks = 2\nmesh.context = 2", "model.dropout"),
+            ("[parallel]\nstaleness = 2", "parallel.staleness"),
+            (
+                "[batch]\nlanes = 2\n[parallel]\nstrategy = \"param_server\"\nstaleness = 0\nranks = 4\nmesh.pipeline = 2",
+                "parallel.staleness",
+            ),
+            ("[optim]\nkind = \"muon\"\n[parallel]\nstrategy = \"param_server\"\nstaleness = 2", "optim.kind"),
+            (
+                "[optim]\nkind = \"adamw\"\n[guard]\naction = \"rollback\"\n[parallel]\nstrategy = \"param_server\"\nstaleness = 2",
+                "guard.action",
+            ),
             ("[parallel]\nranks = 2\nmesh.pipeline = 2\nschedule = \"interleaved\"", "parallel.schedule"),
         ] {
             let message = error(&format!("[model]\ndepth = 2\n{text}"), &[]);

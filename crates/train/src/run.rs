@@ -10,7 +10,10 @@ use comm::Communicator;
 use data::{Dataset, Sampler};
 use engine::{Inputs, Precision};
 use models::Model;
-use parallel::Replicated;
+use parallel::{
+    Replicated,
+    param_server::{Report, Turn},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -151,6 +154,55 @@ struct Run<'a> {
     bits_per_byte: Option<f64>,
 }
 
+/// What this process has done of the run.
+struct Here {
+    /// The step that it began after.
+    first: u64,
+    metrics: Option<Metrics>,
+    /// Of steps that are finished and not told yet; the last waits for what its meeting measures.
+    lines: Vec<StepMetrics>,
+    steps: u64,
+    /// Since all met, and since a step was finished.
+    round: Clock,
+    line: Clock,
+    secs: f64,
+    tokens: u64,
+    /// Steps, or parts of them, that this rank has done.
+    parts: u64,
+    skipped_in_a_row: usize,
+    has_timeline: bool,
+}
+
+impl Here {
+    fn begin(run: &Run<'_>) -> Result<Self, TrainError> {
+        Ok(Self {
+            first: run.step,
+            metrics: run.metrics()?,
+            lines: Vec::new(),
+            steps: run.recipe.train.steps,
+            round: Clock::start(),
+            line: Clock::start(),
+            secs: 0.0,
+            tokens: 0,
+            parts: 0,
+            skipped_in_a_row: 0,
+            has_timeline: false,
+        })
+    }
+
+    /// Tell of the steps before `until`.
+    fn tell(&mut self, until: u64, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let count = self.lines.partition_point(|line| line.step < until);
+        for line in self.lines.drain(..count) {
+            if let Some(metrics) = &mut self.metrics {
+                metrics.write(&line)?;
+            }
+            observer.step(&line, self.steps);
+        }
+        Ok(())
+    }
+}
+
 impl<'a> Run<'a> {
     fn new(
         recipe: &'a Recipe,
@@ -219,7 +271,9 @@ impl<'a> Run<'a> {
     fn restore(&mut self, path: &Path, snapshot: Snapshot) -> Result<(), TrainError> {
         let other = |problem: String| checkpoint::CheckpointError::OtherModel { path: path.to_owned(), problem };
         let mut tensors: std::collections::HashMap<String, Vec<f32>> = snapshot.tensors.into_iter().map(|t| (t.name, t.values)).collect();
-        self.trainer.restore(|name| tensors.remove(name)).map_err(|name| other(format!("`{name}` is missing or of another size")))?;
+        self.trainer
+            .restore(snapshot.step, |name| tensors.remove(name))
+            .map_err(|name| other(format!("`{name}` is missing or of another size")))?;
         self.state = serde_json::from_value(snapshot.state).map_err(|e| other(e.to_string()))?;
         (self.step, self.saved_step, self.bits_per_byte) = (snapshot.step, Some(snapshot.step), snapshot.bits_per_byte);
         Ok(())
@@ -235,88 +289,143 @@ impl<'a> Run<'a> {
 
     fn steps_left(&mut self, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
         let clock = Clock::start();
-        let steps = self.recipe.train.steps;
-        let mut metrics = self.metrics()?;
-        let mut tokens = 0;
-        let (mut steps_here, mut secs_in_steps) = (0, 0.0);
-        let mut skipped_in_a_row = 0;
-        while self.step < steps && !self.is_stopped(stop)? {
-            let step_clock = Clock::start();
-            let step = self.step + 1;
-            let lanes = self.batch(step);
-            let step_tokens = self.recipe.step_tokens();
-            // The third step of this process has everything warm.
-            let is_recorded = steps_here == 2;
-            if is_recorded {
-                self.trainer.record();
-            }
-            let gradient = self.trainer.gradient(step, &lanes, step_tokens)?;
-            let is_skipped = self.state.guard.left_out.contains(&step) || self.state.guard.is_spike(&self.recipe.guard, gradient.loss);
-            if is_skipped {
-                skipped_in_a_row += 1;
-                self.spike(step, gradient.loss, skipped_in_a_row, observer)?;
-                if self.step + 1 != step {
-                    // Rolled back: begin again from there.
-                    metrics = self.metrics()?;
-                    continue;
-                }
-                self.state.skipped_steps += 1;
-            } else if !gradient.loss.is_finite() {
-                return Err(self.diverged(step, gradient.loss));
-            } else {
-                skipped_in_a_row = 0;
-                self.state.loss = gradient.loss;
-            }
-            let share = schedule::share(&self.recipe.schedule, step, steps);
-            if !is_skipped {
-                self.trainer.update(step, share, gradient.norm)?;
-            }
-            self.step = step;
-            tokens += step_tokens;
-            steps_here += 1;
-            let step_secs = step_clock.secs();
-            secs_in_steps += step_secs;
-            let tokens_per_sec = step_tokens as f64 / step_secs;
-            if is_recorded {
-                let ranks = self.trainer.recorded()?;
-                if self.writer.is_some() {
-                    timeline::write_timeline(&self.out.join("timeline.json"), &ranks)?;
+        let mut here = Here::begin(self)?;
+        // All ranks are here together, and again whenever they meet: after every step, where they have a common one.
+        'meetings: while self.step < self.recipe.train.steps && !self.is_stopped(stop)? {
+            let (began, until) = (self.step, self.next_meeting());
+            (here.round, here.line) = (Clock::start(), Clock::start());
+            loop {
+                match self.trainer.turn(self.step, until, stop.load(Ordering::Relaxed))? {
+                    Turn::Part { step, .. } => {
+                        self.step = step - 1;
+                        self.work(step, &mut here, observer)?;
+                        if self.step < step {
+                            // Rolled back: begin again from there.
+                            here.metrics = self.metrics()?;
+                            continue 'meetings;
+                        }
+                        self.note_finished(&mut here);
+                        here.tell(until, observer)?;
+                    }
+                    Turn::Meet(step) => {
+                        self.step = step;
+                        break;
+                    }
                 }
             }
-            let is_eval = step.is_multiple_of(self.recipe.eval.every_steps) || step == steps;
-            if is_eval {
-                self.bits_per_byte = Some(self.evaluate()?);
-            }
-            let lr = self.recipe.optim.lr * share;
-            let bits_per_byte = if is_eval { self.bits_per_byte } else { None };
-            let line = StepMetrics { step, loss: gradient.loss, grad_norm: gradient.norm, lr, tokens_per_sec, bits_per_byte, is_skipped };
-            if let Some(metrics) = &mut metrics {
-                metrics.write(&line)?;
-            }
-            observer.step(&line, steps);
-            if step.is_multiple_of(self.recipe.checkpoint.every_steps) || step == steps {
-                self.save()?;
-            }
+            self.note_finished(&mut here);
+            here.secs += here.round.secs();
+            here.tokens += (self.step - began) * self.recipe.step_tokens();
+            self.meet(&mut here, observer)?;
         }
         if self.saved_step != Some(self.step) {
             self.save()?;
         }
-        let reports = self.trainer.reports(steps_here, secs_in_steps)?;
+        let reports = self.trainer.reports(here.parts, here.secs)?;
         if let Some(writer) = &mut self.writer {
             writer.finish()?;
             timeline::write(&self.out.join("ranks.json"), &reports)?;
         }
         Ok(Outcome {
-            is_stopped: self.step < steps,
+            is_stopped: self.step < self.recipe.train.steps,
             step: self.step,
             loss: self.state.loss,
             bits_per_byte: self.bits_per_byte,
             secs: clock.secs(),
-            tokens,
+            tokens: here.tokens,
             skipped_steps: self.state.skipped_steps,
             cost: self.trainer.cost(),
             used_bytes: self.trainer.used_bytes(),
         })
+    }
+
+    /// The step after which all ranks meet next.
+    fn next_meeting(&self) -> u64 {
+        if self.trainer.has_common_step() {
+            return self.step + 1;
+        }
+        let after = |every: u64| (self.step / every + 1) * every;
+        after(self.recipe.eval.every_steps).min(after(self.recipe.checkpoint.every_steps)).min(self.recipe.train.steps)
+    }
+
+    /// This rank's part of a step, from its windows to its update.
+    fn work(&mut self, step: u64, here: &mut Here, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let lanes = self.batch(step);
+        // The third of this process has everything warm.
+        let is_recorded = here.parts == 2;
+        if is_recorded {
+            self.trainer.record();
+        }
+        let gradient = self.trainer.gradient(step, &lanes, self.recipe.step_tokens())?;
+        let is_skipped = self.state.guard.left_out.contains(&step) || self.state.guard.is_spike(&self.recipe.guard, gradient.loss);
+        if is_skipped {
+            here.skipped_in_a_row += 1;
+            let before = self.step;
+            self.spike(step, gradient.loss, here.skipped_in_a_row, observer)?;
+            if self.step != before {
+                return Ok(());
+            }
+        } else if !gradient.loss.is_finite() {
+            return Err(self.diverged(step, gradient.loss));
+        } else {
+            here.skipped_in_a_row = 0;
+            self.trainer.update(step, self.lr_share(step), gradient.norm)?;
+        }
+        self.trainer.done(Report { step, loss: gradient.loss, norm: gradient.norm, is_skipped })?;
+        if is_recorded {
+            self.trainer.end_record();
+        }
+        here.parts += 1;
+        self.step = step;
+        Ok(())
+    }
+
+    /// What all ranks do together, none of them being at work.
+    fn meet(&mut self, here: &mut Here, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let step = self.step;
+        if !here.has_timeline && step >= here.first + 3 {
+            here.has_timeline = true;
+            let ranks = self.trainer.recorded()?;
+            if self.writer.is_some() {
+                timeline::write_timeline(&self.out.join("timeline.json"), &ranks)?;
+            }
+        }
+        let is_last = step == self.recipe.train.steps;
+        if step.is_multiple_of(self.recipe.eval.every_steps) || is_last {
+            self.bits_per_byte = Some(self.evaluate()?);
+            if let Some(line) = here.lines.last_mut() {
+                line.bits_per_byte = self.bits_per_byte;
+            }
+        }
+        here.tell(u64::MAX, observer)?;
+        if step.is_multiple_of(self.recipe.checkpoint.every_steps) || is_last {
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    /// A line for each step that was finished since the last time.
+    fn note_finished(&mut self, here: &mut Here) {
+        let finished = self.trainer.finished();
+        if finished.is_empty() {
+            return;
+        }
+        let secs = std::mem::replace(&mut here.line, Clock::start()).secs();
+        let tokens_per_sec = finished.len() as f64 * self.recipe.step_tokens() as f64 / secs;
+        for Report { step, loss, norm, is_skipped } in finished {
+            if is_skipped {
+                self.state.skipped_steps += 1;
+            } else {
+                self.state.loss = loss;
+            }
+            let lr = self.recipe.optim.lr * self.lr_share(step);
+            here.lines.push(StepMetrics { step, loss, grad_norm: norm, lr, tokens_per_sec, bits_per_byte: None, is_skipped });
+        }
+    }
+
+    /// Of the peak learning rate.
+    fn lr_share(&self, step: u64) -> f32 {
+        schedule::share(&self.recipe.schedule, step, self.recipe.train.steps)
     }
 
     fn metrics(&self) -> Result<Option<Metrics>, TrainError> {

@@ -1,9 +1,17 @@
 //! One whole training step: forward and backward over lanes and micro-batches, the lane tree, clipping, the optimiser.
 //! The loop, the benchmark and the planner run this and nothing else.
 
-use std::{borrow::Cow, cell::RefCell, ops::Range, rc::Rc};
+mod tensors;
 
-use comm::{Communicator, Group, Job, Order, Solo, Traffic};
+use std::{
+    borrow::Cow,
+    cell::RefCell,
+    ops::Range,
+    rc::Rc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use comm::{Communicator, Group, Order, Solo, Traffic};
 use engine::{
     Array, Axis, BlockId, Device, EngineError, Event, Inputs, Options, ParamId, ParamTable, Partition, Pool, Precision, Shape, key, mix,
 };
@@ -13,6 +21,7 @@ use parallel::{
     Build, Kind, Strategy,
     lanes::LaneSum,
     mesh::{Groups, Mesh, Place},
+    param_server::{Push, Report, Servers, Turn},
     pipeline::{Action, Schedule},
     sum_over,
 };
@@ -20,7 +29,7 @@ use parallel::{
 pub use crate::cost::{StepCost, cost};
 
 use crate::{
-    TrainError,
+    TrainError, asynchronous,
     cost::{Held, tape_options},
     eval::inputs_of,
     links::Edges,
@@ -43,6 +52,8 @@ pub struct StepOptions {
     pub chunks: usize,
     /// How ranks that see other data share the work.
     pub strategy: &'static Kind,
+    /// Without a common step: how many steps a worker may be ahead of the slowest.
+    pub staleness: Option<u64>,
     /// Ranks that hold one copy of the model together, and how sums over ranks are ordered.
     pub shards: usize,
     pub order: Order,
@@ -64,6 +75,7 @@ impl StepOptions {
             recompute: recipe.train.recompute,
             clip: recipe.train.clip,
             strategy: recipe.parallel.kind(),
+            staleness: recipe.parallel.staleness,
             shards: recipe.parallel.shards(),
             order: recipe.parallel.reduce.order(),
             mesh: recipe.parallel.mesh(),
@@ -76,6 +88,13 @@ impl StepOptions {
             seed: recipe.seed,
             optim: recipe.optim.clone(),
         }
+    }
+
+    /// Where a step of all ranks is to be priced or taken apart.
+    pub(crate) fn needs_common_step(&self) -> Result<(), TrainError> {
+        let Some(staleness) = self.staleness else { return Ok(()) };
+        let problem = format!("workers that may be {staleness} steps apart have no common step to price or take apart");
+        Err(TrainError::Value { key: "parallel.staleness", problem, help: "leave it out: the synchronous form can be".into() })
     }
 }
 
@@ -93,7 +112,13 @@ pub struct Trainer {
     edges: Edges,
     /// First and last stage, where they share a parameter.
     tied: Option<Group>,
-    optimiser: Optimiser,
+    /// That of this rank's server moves parameters on a thread of its own.
+    optimiser: Arc<Mutex<Optimiser>>,
+    /// Without a common step; then also the part of a step that this rank has now.
+    servers: Option<Servers>,
+    part: usize,
+    /// Steps that nobody has asked about yet, where all ranks make them together.
+    finished: Vec<Report>,
     pool: Pool,
     cost: StepCost,
     /// On `Meta`, told of each op.
@@ -117,14 +142,16 @@ impl Trainer {
     /// # Errors
     /// When shapes do not fit.
     pub fn new(model: Box<dyn Model>, options: StepOptions) -> Result<Self, TrainError> {
-        Self::on_rank(model, StepOptions { mesh: Mesh::data(1), shards: 1, chunks: 1, ..options }, Box::new(Solo))
+        let options = StepOptions { mesh: Mesh::data(1), shards: 1, chunks: 1, staleness: None, ..options };
+        Self::on_rank(model, options, Box::new(Solo))
     }
 
     /// The same on `Meta`: every call does what it does on `Cpu`, with lengths instead of numbers, and tells `watch` of each
     /// op. Over a simulated `comm` that is the price of a step.
     /// # Errors
-    /// As [`Trainer::new`].
+    /// As [`Trainer::new`]; when there is no common step to price.
     pub fn on_meta(model: Box<dyn Model>, options: StepOptions, comm: Box<dyn Communicator>, watch: Watch) -> Result<Self, TrainError> {
+        options.needs_common_step()?;
         Self::on_device(model, options, comm, Device::Meta, Some(watch))
     }
 
@@ -164,9 +191,20 @@ impl Trainer {
             full.slice(id, (place.tensor, mesh.tensor), &full.initial(id, options.seed))
         };
         let Groups { world, mut pipeline, data, cut: partition, .. } = Groups::new(mesh, comm).map_err(EngineError::rank)?;
-        let build = Build { table: &table, device, order: options.order, comm: data, shards: options.shards, value: &mut value };
-        let store = (options.strategy.build)(build).map_err(EngineError::rank)?;
-        let optimiser = Optimiser::new(&options.optim, &table, options.precision, device, &*store);
+        let (order, shards) = (options.order, options.shards);
+        let mut build = |comm| {
+            let build = Build { table: &table, device, order, comm, shards, value: &mut value };
+            (options.strategy.build)(build).map_err(EngineError::rank)
+        };
+        let (store, optimiser, servers) = if let Some(staleness) = options.staleness {
+            let store = build(Box::new(Solo))?;
+            let (optimiser, servers) = asynchronous::begin(&table, data, staleness, &options)?;
+            (store, optimiser, Some(servers))
+        } else {
+            let store = build(data)?;
+            let optimiser = Optimiser::new(&options.optim, &table, options.precision, device, store.share());
+            (store, Arc::new(Mutex::new(optimiser)), None)
+        };
         let edges = Edges::new(&mut pipeline, options.chunks > 1).map_err(EngineError::rank)?;
         let is_tied = mesh.pipeline > 1 && full.blocks().iter().enumerate().any(|(block, _)| full.needs(BlockId(block)).len() > 1);
         let tied = if is_tied {
@@ -190,6 +228,9 @@ impl Trainer {
             edges,
             tied,
             optimiser,
+            servers,
+            part: place.data,
+            finished: Vec::new(),
             pool,
             cost,
             options,
@@ -212,7 +253,8 @@ impl Trainer {
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         let (store, peak) = (self.store.borrow(), self.store.borrow().peak_bytes());
-        self.pool.usage().high_water_bytes + peak.weights + peak.grads + store.packed_bytes() + self.optimiser.held_bytes()
+        let servers = if self.servers.is_some() { Servers::bytes(&self.table, self.options.mesh.data) } else { 0 };
+        self.pool.usage().high_water_bytes + peak.weights + peak.grads + store.packed_bytes() + lock(&self.optimiser).held_bytes() + servers
     }
 
     /// Run `look` on this rank's parts of values and gradients.
@@ -231,6 +273,7 @@ impl Trainer {
     #[must_use]
     pub fn traffic(&self) -> Vec<(&'static str, Traffic)> {
         let mut all: Vec<(&'static str, Traffic)> = Vec::new();
+        all.extend(self.servers.as_ref().map(|servers| ("data", servers.traffic())));
         self.with_groups(&mut |axis, group| match all.last_mut() {
             Some((last, sum)) if *last == axis => *sum = *sum + group.traffic(),
             _ => all.push((axis, group.traffic())),
@@ -254,12 +297,18 @@ impl Trainer {
         self.watch = Some(Box::new(move |event| recorder.op(event)));
     }
 
-    /// The timeline kept since, as every rank's text on the first; nothing where none was kept.
-    pub(crate) fn recorded(&mut self) -> Result<Vec<String>, TrainError> {
-        let Some(recorder) = self.recorder.take() else { return Ok(Vec::new()) };
+    /// Keep no more of it.
+    pub(crate) fn end_record(&mut self) {
         self.watch = None;
-        self.with_groups(&mut |axis, group| recorder.jobs(axis, group.spans()));
-        Ok(gather_texts(&mut self.world, recorder.text())?)
+        if let Some(recorder) = &self.recorder {
+            self.with_groups(&mut |axis, group| recorder.jobs(axis, group.spans()));
+        }
+    }
+
+    /// The timeline kept, as every rank's text on the first; nothing on the others.
+    pub(crate) fn recorded(&mut self) -> Result<Vec<String>, TrainError> {
+        let text = self.recorder.take().map_or(String::new(), |recorder| recorder.text());
+        Ok(gather_texts(&mut self.world, text)?)
     }
 
     /// What every rank came to in `steps` steps and `secs` seconds, on the first; nothing on the others.
@@ -275,9 +324,54 @@ impl Trainer {
         (self.world.rank(), self.world.ranks())
     }
 
-    /// The places of this rank's lanes among all.
+    /// Whether all ranks make every step together.
+    #[must_use]
+    pub fn has_common_step(&self) -> bool {
+        self.servers.is_none()
+    }
+
+    /// What this rank does next, `step` steps being done, on the way to the step `until`, where all meet. With a common step
+    /// that is one step after another; without, a part of one, after which parameters are those of now, or to meet sooner
+    /// because some rank says that it was asked to stop.
+    /// # Errors
+    /// When a rank does not answer.
+    pub fn turn(&mut self, step: u64, until: u64, is_stopped: bool) -> Result<Turn, TrainError> {
+        let Some(servers) = &mut self.servers else {
+            return Ok(if step < until { Turn::Part { step: step + 1, part: self.part } } else { Turn::Meet(step) });
+        };
+        let turn = servers.turn(until, is_stopped).map_err(EngineError::rank)?;
+        if let Turn::Part { part, .. } = turn {
+            self.part = part;
+        }
+        asynchronous::pull(servers, &mut **self.store.borrow_mut())?;
+        Ok(turn)
+    }
+
+    /// What [`Trainer::turn`] asked for is done.
+    /// # Errors
+    /// When a rank does not answer.
+    pub fn done(&mut self, report: Report) -> Result<(), TrainError> {
+        match &mut self.servers {
+            Some(servers) => servers.done(report).map_err(EngineError::rank)?,
+            None => self.finished.push(report),
+        }
+        Ok(())
+    }
+
+    /// The steps that were finished since this was last asked; without a common step, on the first rank alone.
+    pub fn finished(&mut self) -> Vec<Report> {
+        self.servers.as_ref().map_or_else(|| std::mem::take(&mut self.finished), Servers::finished)
+    }
+
+    /// The places among all lanes of those that this rank has now.
     #[must_use]
     pub fn lanes(&self) -> Vec<usize> {
+        let lanes = self.options.lanes;
+        if self.has_common_step() { self.seats() } else { (0..lanes).map(|index| self.part * lanes + index).collect() }
+    }
+
+    /// Their places among those of all ranks that sum gradients in one step.
+    fn seats(&self) -> Vec<usize> {
         let store = self.store.borrow();
         (0..self.options.lanes).map(|index| store.lane(index, self.options.lanes, self.options.mesh.context)).collect()
     }
@@ -302,15 +396,18 @@ impl Trainer {
         self.store.borrow_mut().begin_step();
         let actions = self.actions(micro_batches.len());
         let stage = self.stage_of(&self.pool);
-        let each = stage.run(&actions, &micro_batches, 1.0 / tokens as f32, &mut self.edges.clone(), &mut |_| {})?;
+        // Without a common step the rest of the batch is not waited for: the mean is that over its own part.
+        let parts = self.servers.as_ref().map_or(1, |servers| servers.rank().1);
+        let each = stage.run(&actions, &micro_batches, parts as f32 / tokens as f32, &mut self.edges.clone(), &mut |_| {})?;
         self.store.borrow_mut().end_step()?;
         self.share_gradients()?;
 
         let siblings = self.options.mesh.context;
-        let mut sums = vec![0.0_f64; places.len()];
+        let seats = self.seats();
+        let mut sums = vec![0.0_f64; seats.len()];
         micro_batches.iter().zip(each).for_each(|(pass, loss)| sums[pass.lane] += f64::from(loss));
-        let mut losses = vec![0.0; places.len() * self.store.borrow().rank().1 / siblings];
-        places.iter().zip(sums).for_each(|(place, loss)| losses[*place] = loss as f32);
+        let mut losses = vec![0.0; seats.len() * self.store.borrow().rank().1 / siblings];
+        seats.iter().zip(sums).for_each(|(seat, loss)| losses[*seat] = loss as f32);
         // Each loss is one rank's own, and limbs add exactly: no order of adding them changes a bit.
         self.store.borrow_mut().sum(&mut losses)?;
         sum_over(&mut self.pipeline, &mut losses)?;
@@ -361,13 +458,20 @@ impl Trainer {
         Ok(Squares::from_limbs(limbs))
     }
 
-    /// Move every parameter by the gradient, clipped; `step` counts from 1.
+    /// Move every parameter by the gradient, clipped; `step` counts from 1. Without a common step, the servers do.
     /// # Errors
     /// When a rank does not answer.
     pub fn update(&mut self, step: u64, lr_share: f32, norm: f32) -> Result<(), TrainError> {
         let clip = self.options.clip;
         let grad_scale = if norm > clip { clip / norm } else { 1.0 };
-        Ok(self.optimiser.update(Update { step, lr_share, grad_scale }, &mut **self.store.borrow_mut())?)
+        let store = &mut **self.store.borrow_mut();
+        match &mut self.servers {
+            Some(servers) => {
+                let number = (step - 1) * servers.rank().1 as u64 + self.part as u64 + 1;
+                Ok(asynchronous::push(servers, Push { number, lr_share, grad_scale }, store)?)
+            }
+            None => Ok(lock(&self.optimiser).update(Update { step, lr_share, grad_scale }, store)?),
+        }
     }
 
     /// The summed negative log-likelihood of each of `batches`, in nats; all ranks call it and get the same. Ranks that see
@@ -376,7 +480,7 @@ impl Trainer {
     /// When shapes do not fit, or a rank does not answer.
     pub fn nats(&mut self, pool: &Pool, batches: &[&[Vec<u32>]]) -> Result<Vec<f64>, TrainError> {
         let siblings = self.options.mesh.context;
-        let (rank, ranks) = self.store.borrow().rank();
+        let (rank, ranks) = self.servers.as_ref().map_or_else(|| self.store.borrow().rank(), Servers::rank);
         let (rank, ranks) = (rank / siblings, ranks / siblings);
         let mut nats = vec![[0.0; 3]; batches.len()];
         let stage = self.stage_of(pool);
@@ -389,51 +493,12 @@ impl Trainer {
                 *nats = split(one);
             }
         }
-        self.store.borrow_mut().sum(nats.as_flattened_mut())?;
+        match &self.servers {
+            Some(_) => sum_over(&mut self.world, nats.as_flattened_mut())?,
+            None => self.store.borrow_mut().sum(nats.as_flattened_mut())?,
+        }
         sum_over(&mut self.pipeline, nats.as_flattened_mut())?;
         Ok(nats.iter().map(|parts| parts.iter().map(|part| f64::from(*part)).sum()).collect())
-    }
-
-    /// Every whole parameter and its optimiser's state, by name, on the first rank; all ranks call it.
-    /// # Errors
-    /// When a rank does not answer.
-    pub fn tensors(&mut self) -> Result<Vec<(String, Shape, Vec<f32>)>, TrainError> {
-        let (mut all, full) = (Vec::new(), self.model.params());
-        let mut store = self.store.borrow_mut();
-        // Only the line of ranks through the first one has to have all; others help where something is cut.
-        let p = self.place;
-        let is_on_line = p.data == 0 && p.context == 0 && p.tensor == 0;
-        if !is_on_line && !store.is_cut() && (self.options.mesh.tensor == 1 || p.data > 0 || p.context > 0) {
-            return Ok(all);
-        }
-        for block in self.runs.iter().cloned().flatten().map(BlockId) {
-            let parts = store.parts().into_iter().filter(|part| full.spec(part.param).block == block);
-            let mine = parts.map(|part| part.values.to_vec()).collect();
-            let values = store.gather_parts(block, mine)?.into_iter().map(|(id, values)| (full.spec(id).name.clone(), id, values));
-            let state = self.optimiser.tensors(&self.table, block, &mut **store)?;
-            for (name, id, local) in values.chain(state).collect::<Vec<_>>() {
-                let whole = if self.options.mesh.tensor > 1 { full.join(id, &self.partition.each(local)?) } else { local };
-                all.push((name, full.spec(id).shape, whole));
-            }
-        }
-        if is_on_line && self.options.mesh.pipeline > 1 {
-            all = to_first_stage(&mut self.pipeline, all)?;
-        }
-        Ok(if self.world.rank() == 0 { all } else { Vec::new() })
-    }
-
-    /// Put back values and state by name, each whole; the first name that is missing or of another length.
-    pub fn restore(&mut self, mut find: impl FnMut(&str) -> Option<Vec<f32>>) -> Result<(), String> {
-        let (full, at) = (self.model.params(), (self.place.tensor, self.options.mesh.tensor));
-        let mut local = |name: &str, id: ParamId| {
-            let whole = find(name).filter(|values| values.len() == full.spec(id).shape.elements());
-            whole.map(|whole| full.slice(id, at, &whole)).ok_or_else(|| name.to_owned())
-        };
-        for id in full.ids().filter(|id| self.table.spec(*id).shape.elements() > 0) {
-            let values = local(&full.spec(id).name, id)?;
-            self.store.borrow_mut().restore(id, &values);
-        }
-        self.optimiser.restore(&self.table, local)
     }
 
     fn actions(&self, micro_batches: usize) -> Vec<Action> {
@@ -488,33 +553,8 @@ fn exchange(
     Ok(())
 }
 
-/// The named arrays of all stages, on the first one. A name goes as its bytes, a shape as its axes.
-fn to_first_stage(group: &mut Group, own: Vec<(String, Shape, Vec<f32>)>) -> Result<Vec<(String, Shape, Vec<f32>)>, EngineError> {
-    let run = |group: &mut Group, job| group.run(job).map_err(EngineError::rank);
-    if group.rank() > 0 {
-        run(group, Job::Send(0, vec![own.len() as f32].into()))?;
-        for (name, shape, values) in own {
-            let dims = shape.dims().iter().map(|d| *d as f32).collect::<Vec<_>>();
-            run(group, Job::Send(0, vec![name.len() as f32, dims.len() as f32].into()))?;
-            run(group, Job::Send(0, name.bytes().map(f32::from).chain(dims).collect::<Vec<_>>().into()))?;
-            run(group, Job::Send(0, values.into()))?;
-        }
-        return Ok(Vec::new());
-    }
-    let mut all = own;
-    for stage in 1..group.ranks() {
-        let count = run(group, Job::Recv(stage, 1))?.values()[0] as usize;
-        for _ in 0..count {
-            let head = run(group, Job::Recv(stage, 2))?.into_values();
-            let (name_len, axes) = (head[0] as usize, head[1] as usize);
-            let text = run(group, Job::Recv(stage, name_len + axes))?.into_values();
-            let name: String = text[..name_len].iter().map(|byte| char::from(*byte as u8)).collect();
-            let shape = Shape::new(&text[name_len..].iter().map(|d| *d as usize).collect::<Vec<_>>());
-            let values = run(group, Job::Recv(stage, shape.elements()))?.into_values();
-            all.push((name, shape, values));
-        }
-    }
-    Ok(all)
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Three numbers whose sum is `x`, so that ranks can send it.

@@ -160,7 +160,7 @@ fn two_steps(layout: (usize, &str), start: Option<&Tensors>) -> (Vec<f32>, Tenso
     let rank = |comm: Box<dyn Communicator>| {
         let mut trainer = Trainer::on_rank(models::build(&recipe.model).unwrap(), StepOptions::of(&recipe), comm).unwrap();
         let first = if let Some(start) = start {
-            trainer.restore(|name| start.get(name).cloned()).unwrap();
+            trainer.restore(2, |name| start.get(name).cloned()).unwrap();
             3
         } else {
             1

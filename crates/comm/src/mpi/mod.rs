@@ -15,7 +15,7 @@ mod heart;
 mod raw;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -29,12 +29,13 @@ use crate::{
     tree,
 };
 use heart::Heart;
-use raw::{Counts, Processes, Transfer};
+use raw::{Counts, Message, Processes, Transfer};
 
 /// Up to this length a sum in the order of the tree is one all-gather, after which every rank adds all.
 const SHORT: usize = 1024;
 /// Longest sleep between two looks at a transfer.
 const NAP: Duration = Duration::from_micros(200);
+const RECV: &str = "recv";
 /// How often a rank that waits looks for signs of life.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -128,7 +129,7 @@ impl Mpi {
                 let watch = watch.get_or_insert_with(|| Watch::new(pulse));
                 // In a collective it may hang on anyone: one that has ended, or the next.
                 let vitals = pulse.vitals();
-                let ended = |rank: &usize| vitals.ranks[self.members[*rank]].ended.load(std::sync::atomic::Ordering::Relaxed);
+                let ended = |rank: &usize| self.has_ended(*rank);
                 let others = (0..self.ranks()).filter(|rank| *rank != self.rank());
                 let gone = missing.map_or_else(|| others.clone().find(ended), |rank| Some(rank).filter(ended));
                 // Its last message may be on its way still.
@@ -141,10 +142,7 @@ impl Mpi {
                     return Err(CommError { rank, operation, problem });
                 }
             }
-            match since.elapsed() {
-                moment if moment < Duration::from_micros(20) => std::thread::yield_now(),
-                time => std::thread::sleep((time / 8).min(NAP)),
-            }
+            nap(since);
         }
     }
 
@@ -221,17 +219,32 @@ impl Mpi {
         sum
     }
 
-    /// The next message from `from`, or the next of `len` from anyone.
-    fn receive(&self, from: Option<usize>, len: usize) -> Result<(usize, Vec<f32>), CommError> {
-        let operation = "recv";
-        let tag = from.is_none().then(|| tag(len));
-        let message = self.until(operation, from, || self.group.probe(from, tag))?;
-        let (source, is) = (message.from, message.len);
-        if is != len {
-            return Err(self.failed(operation, source, format!("it sent {is} numbers where {len} were due")));
+    /// The next message from `from`.
+    fn receive(&self, from: usize, len: usize) -> Result<Vec<f32>, CommError> {
+        let message = self.until(RECV, Some(from), || self.group.probe(Some(from), None))?;
+        if message.len != len {
+            return Err(self.failed(RECV, from, format!("it sent {} numbers where {len} were due", message.len)));
         }
-        let transfer = Processes::receive(message).map_err(self.own(operation))?;
-        Ok((source, self.finish(operation, Some(source), transfer)?.1))
+        self.take(message)
+    }
+
+    /// The numbers of a message that has come.
+    fn take(&self, message: Message) -> Result<Vec<f32>, CommError> {
+        let from = message.from;
+        let transfer = Processes::receive(message).map_err(self.own(RECV))?;
+        Ok(self.finish(RECV, Some(from), transfer)?.1)
+    }
+
+    fn has_ended(&self, rank: usize) -> bool {
+        self.process.pulse.vitals().ranks[self.members[rank]].ended.load(Relaxed)
+    }
+}
+
+/// Ever longer, the longer it has been.
+fn nap(since: Instant) {
+    match since.elapsed() {
+        moment if moment < Duration::from_micros(20) => std::thread::yield_now(),
+        time => std::thread::sleep((time / 8).min(NAP)),
     }
 }
 
@@ -290,15 +303,25 @@ impl Communicator for Mpi {
                 let message = self.group.send(array.values, to, tag(len)).map_err(self.own("send"))?;
                 Ok(self.process.heart.as_ref().map_or_else(Vec::new, |heart| heart.see_off(message, len)))
             }
-            Job::Recv(from, len) => Ok(self.receive(Some(from), len)?.1),
+            Job::Recv(from, len) => self.receive(from, len),
         }
         .map(Array::from)
     }
 
-    fn recv_any(&mut self, data: &mut [f32]) -> Result<usize, CommError> {
-        let (from, values) = self.receive(None, data.len())?;
-        data.copy_from_slice(&values);
-        Ok(from)
+    fn recv_any(&mut self, data: &mut [f32], until: &dyn Fn() -> bool) -> Result<Option<usize>, CommError> {
+        let since = Instant::now();
+        loop {
+            if let Some(message) = self.group.probe(None, Some(tag(data.len()))).map_err(self.own(RECV))? {
+                let from = message.from;
+                data.copy_from_slice(&self.take(message)?);
+                return Ok(Some(from));
+            }
+            let have_left = (0..self.ranks()).filter(|rank| *rank != self.rank()).all(|rank| self.has_ended(rank));
+            if have_left || until() || self.process.pulse.vitals().fault().is_some() {
+                return Ok(None);
+            }
+            nap(since);
+        }
     }
 
     fn split(&mut self, color: usize) -> Result<Box<dyn Communicator>, CommError> {

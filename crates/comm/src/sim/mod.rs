@@ -146,12 +146,12 @@ impl Communicator for Simulated {
         }
     }
 
-    fn recv_any(&mut self, data: &mut [f32]) -> Result<usize, CommError> {
+    fn recv_any(&mut self, data: &mut [f32], until: &dyn Fn() -> bool) -> Result<Option<usize>, CommError> {
         match (&mut self.carrier, &self.clock) {
-            (None, Some(clock)) => clock.wait_any(data.len()),
+            (None, Some(clock)) => clock.wait_any(data.len()).map(Some),
             (Some(carrier), clock) => {
-                let from = carrier.recv_any(data)?;
-                clock.as_ref().map_or(Ok(from), |clock| clock.wait_from(from, data.len()))
+                let Some(from) = carrier.recv_any(data, until)? else { return Ok(None) };
+                clock.as_ref().map_or(Ok(from), |clock| clock.wait_from(from, data.len())).map(Some)
             }
             (None, None) => Err(CommError { rank: self.rank, operation: "recv", problem: "a group has taken its clock".into() }),
         }

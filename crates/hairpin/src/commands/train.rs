@@ -24,7 +24,7 @@ pub(crate) struct TrainArgs {
     /// On so many ranks, threads of this process, or the processes that `mpirun` started; the bits are the same on any number that divides `batch.lanes`
     #[arg(long)]
     ranks: Option<usize>,
-    /// How ranks share the work: replicated, herring, zero1, zero2, zero3, mics
+    /// How ranks share the work: replicated, param_server, herring, zero1, zero2, zero3, mics
     #[arg(long)]
     strategy: Option<String>,
     /// Change one key of the recipe, e.g. `optim.lr=3e-4`

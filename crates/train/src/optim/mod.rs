@@ -61,21 +61,10 @@ impl Moments {
 }
 
 impl Optimiser {
-    /// State for the parts that `store` gives to this rank, none of it on `Meta`. `precision` is that of the step's products, and of Muon's.
+    /// State for a share of the numbers of parameters, none of it on `Meta`. `precision` is that of the step's products, and
+    /// of Muon's.
     #[must_use]
-    pub fn new(options: &Optim, table: &ParamTable, precision: Precision, device: Device, store: &dyn Strategy) -> Self {
-        Self::of_share(options, table, precision, device, store.share())
-    }
-
-    /// The same for parts that are told.
-    #[must_use]
-    pub fn of_share(
-        options: &Optim,
-        table: &ParamTable,
-        precision: Precision,
-        device: Device,
-        share: Vec<(ParamId, Range<usize>)>,
-    ) -> Self {
+    pub fn new(options: &Optim, table: &ParamTable, precision: Precision, device: Device, share: Vec<(ParamId, Range<usize>)>) -> Self {
         let state = |(param, of_param): (ParamId, Range<usize>)| {
             let spec = table.spec(param);
             let zeros = || vec![0.0; if device == Device::Cpu { of_param.len() } else { 0 }];
@@ -175,14 +164,15 @@ impl Optimiser {
         store.publish()
     }
 
-    /// The state of a block's parameters as arrays with their names; all ranks of `store` call it.
+    /// The state of a block's parameters as arrays with their names. `gather` makes whole ones of what each rank has, as
+    /// [`Strategy::gather_parts`] does.
     /// # Errors
     /// When a rank does not answer.
     pub fn tensors(
         &self,
         table: &ParamTable,
         block: BlockId,
-        store: &mut dyn Strategy,
+        mut gather: impl FnMut(Vec<Vec<f32>>) -> Result<Vec<(ParamId, Vec<f32>)>, EngineError>,
     ) -> Result<Vec<(String, ParamId, Vec<f32>)>, EngineError> {
         let of_block = || self.states.iter().filter(|state| state.block == block);
         let mut all = Vec::new();
@@ -195,7 +185,7 @@ impl Optimiser {
             if !table.ids().any(|id| table.spec(id).block == block && has_kind(id)) {
                 continue;
             }
-            for (param, values) in store.gather_parts(block, mine)?.into_iter().filter(|(param, _)| has_kind(*param)) {
+            for (param, values) in gather(mine)?.into_iter().filter(|(param, _)| has_kind(*param)) {
                 all.push((format!("optim/{kind}/{}", table.spec(param).name), param, values));
             }
         }
