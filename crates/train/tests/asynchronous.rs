@@ -276,3 +276,23 @@ fn a_run_that_is_asked_to_stop_ends_at_a_whole_step_and_goes_on_from_there() {
     let steps: Vec<u64> = metrics::read(&out.join("metrics.jsonl")).iter().map(|line| line.step).collect();
     assert_eq!(steps, (1..=120).collect::<Vec<_>>());
 }
+
+#[test]
+fn what_needs_a_common_step_says_that_there_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = recipe(folder.path(), &[SERVERS, "parallel.staleness=2", "model.vocab=97", "model.context=32"]);
+    let sim = comm::sim::Topology {
+        nodes: 1,
+        devices: 1,
+        inside: comm::sim::Link::nvlink(1e9),
+        across: comm::sim::Link::nvlink(1e9),
+        switch_share: 0.0,
+    };
+    let comm = comm::sim::Sim::new(sim, comm::sim::Settings::default(), |_| 0).rank(0);
+    let model = models::build(&recipe.model).unwrap();
+    let priced = Trainer::on_meta(model, StepOptions::of(&recipe), Box::new(comm), Box::new(|_| {})).err().unwrap();
+    let measured = train::measure::step_times(&recipe, Box::new(comm::Solo), 1).unwrap_err();
+    for error in [priced, measured] {
+        assert!(error.to_string().starts_with("parallel.staleness: workers that may be 2 steps apart"), "{error}");
+    }
+}
