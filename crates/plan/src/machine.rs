@@ -77,7 +77,9 @@ struct Probe {
 fn probe(recipe: &Recipe, mut comm: Box<dyn Communicator>) -> Result<Probe, TrainError> {
     const ROUNDS: std::ops::Range<u64> = 3..15;
     const ENOUGH_SECS: f64 = 2.0;
-    let (recipe, model) = run::resolve(recipe, None)?;
+    let (mut recipe, model) = run::resolve(recipe, None)?;
+    // Without a common step there is none to time: that of the synchronous form takes as long where no worker is slow.
+    recipe.parallel.staleness = None;
     let whole = StepOptions::of(&recipe);
     // A pipeline is full from as many micro-batches as it has stages: in lanes, or in passes of a lane where those are few.
     let few = whole.mesh.pipeline.min(whole.lanes);
