@@ -107,3 +107,73 @@ fn a_refusal_says_what_is_nearest() {
         assert!(err.contains(word), "{args:?}: {err}");
     }
 }
+
+/// Sentences of words that are common in the order of their place in a list, no two alike.
+fn corpus(folder: &Path) {
+    std::fs::create_dir_all(folder).unwrap();
+    let common = ["the", "of", "and", "to", "that", "with", "have", "be"];
+    let parts = ["ra", "lo", "min", "ter", "sa", "ku", "vel", "do", "ni", "pas"];
+    let word = |n: u64| match n {
+        0..8 => common[n as usize].to_owned(),
+        _ => format!("{}{}{}", parts[(n % 10) as usize], parts[(n / 10 % 10) as usize], parts[(n / 100) as usize]),
+    };
+    for document in 0..300_u64 {
+        let mut text = String::new();
+        for at in 0..240_u64 {
+            let share = (engine::mix(document * 1000 + at) >> 40) as f64 / f64::from(1 << 24);
+            text += &word((700.0 * share.powi(3)) as u64);
+            text += if at % 12 == 11 { ".\n" } else { " " };
+        }
+        std::fs::write(folder.join(format!("{document:03}.txt")), text).unwrap();
+    }
+}
+
+#[test]
+fn a_ladder_is_laid_climbed_and_planned_anew_on_this_machine() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    corpus(&folder.path().join("text"));
+    let recipe = "name = \"tiny\"\nmodel = { depth = 2 }\nbatch = { sequences = 8, micro_batch = 8, context = 32 }\ntrain = { steps = 320 }\n\
+        schedule = { warmup_steps = 10 }\neval = { every_steps = 200, windows = 16 }\n";
+    std::fs::write(folder.path().join("tiny.toml"), recipe).unwrap();
+    let survey = json(&["plan", "ladder", &at("tiny.toml"), "--corpus", &at("text"), "--out", &at("project"), "--json"]);
+    let planned = survey["phases"].as_array().unwrap();
+    assert_eq!(planned.len(), 4);
+    let of = |key: &str| planned.iter().map(|phase| phase[key].as_f64().unwrap()).collect::<Vec<_>>();
+    assert!(of("params").windows(2).all(|w| w[0] <= w[1]) && of("tokens").windows(2).all(|w| w[0] < w[1]));
+    // The ledger holds what was planned, and what came of it.
+    let (_, _, err) = hairpin(&["climb", &at("project"), "--json"]);
+    let ledger = std::fs::read_to_string(folder.path().join("project/ledger.jsonl")).unwrap_or_else(|e| panic!("{e}: {err}"));
+    let entries: Vec<serde_json::Value> = ledger.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(entries.len() >= 2 && entries[0]["passed"] == true, "{ledger}");
+    for (entry, phase) in entries.iter().zip(planned) {
+        assert_eq!((&entry["name"], &entry["params"]), (&phase["name"], &phase["params"]));
+        assert_eq!(entry["predicted"]["tokens"].as_f64(), phase["tokens"].as_f64());
+    }
+    let page = folder.path().join("ladder.html");
+    let (code, out, err) = hairpin(&["plan", "ladder", &at("project"), "--page", page.to_str().unwrap()]);
+    assert!(code == 0 && out.contains("Planned, said since, and actual") && out.contains("taken over said"), "{out} {err}");
+    check_page(&page);
+    let again = json(&["plan", "ladder", &at("project"), "--json"]);
+    for (phase, entry) in again["phases"].as_array().unwrap().iter().zip(&entries) {
+        assert_eq!(phase["done"]["loss"], entry["actual"]["bits_per_byte"]);
+    }
+    let (code, _, err) = hairpin(&["plan", "ladder", &at("tiny.toml"), "--corpus", &at("text"), "--out", &at("project")]);
+    assert!(code != 0 && err.contains("init::exists"), "{err}");
+}
+
+#[test]
+fn a_ladder_on_rented_machines_is_a_project_with_its_cluster() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../../recipes/gpt2-355m.toml");
+    let out = folder.path().join("project").display().to_string();
+    let sizes = ["--set", "batch.sequences=512", "--set", "batch.context=1024", "--set", "train.steps=20000"];
+    let survey = json(&[&["plan", "ladder", recipe, "--on", "p4d.24xlarge:2", "--out", &out, "--json"][..], &sizes].concat());
+    let project = std::fs::read_to_string(folder.path().join("project/hairpin.toml")).unwrap();
+    assert!(project.contains("on = \"p4d.24xlarge:2\""), "{project}");
+    let accelerators: Vec<u64> = survey["phases"].as_array().unwrap().iter().map(|p| p["accelerators"].as_u64().unwrap()).collect();
+    assert_eq!(accelerators, [1, 8, 16, 16]);
+    assert_eq!(json(&["plan", "ladder", &out, "--json"]), survey, "the file alone says the same");
+    let (code, _, err) = hairpin(&["plan", "ladder", recipe, "--on", "p4d.24xlarge:37"]);
+    assert!(code == 2 && err.contains("p4d.24xlarge:36"), "{err}");
+}

@@ -134,7 +134,7 @@ pub const STEPS: [Step; 4] = [
     Step { name: "large", data_ratio: 0.5, time_ratio: 1.0 / 3.0, accelerators: Some(16) },
     Step { name: "jumbo", data_ratio: 1.0, time_ratio: 0.55, accelerators: None },
 ];
-const LAST: usize = STEPS.len() - 1;
+pub(crate) const LAST: usize = STEPS.len() - 1;
 /// Where the search for size and speed begins, and when it is at its end: a size within this trains as fast.
 const FIRST_MFU: f64 = 0.4;
 const SAME_SIZE: f64 = 1.03;

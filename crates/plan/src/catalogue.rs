@@ -275,6 +275,16 @@ impl Catalogue {
         rows(&mut self.storage, over.storage, |r| &r.name);
     }
 
+    /// `p4d.24xlarge:64`: an instance, and how many of it where that is said.
+    /// # Errors
+    /// [`PlanError::Unknown`]; [`PlanError::Unit`] when what is said is no number of machines.
+    pub fn machines(&self, on: &str) -> Result<(&Instance, Option<usize>), PlanError> {
+        let Some((name, nodes)) = on.split_once(':') else { return Ok((self.instance(on)?, None)) };
+        let wrong = || PlanError::Unit { text: on.into(), problem: "names no number of nodes".into(), example: "p4d.24xlarge:64" };
+        let nodes = nodes.parse().ok().filter(|n| (1..=100_000).contains(n)).ok_or_else(wrong)?;
+        Ok((self.instance(name)?, Some(nodes)))
+    }
+
     /// The instance called `name`, whatever its case, with or without SageMaker's `ml.` before it.
     /// # Errors
     /// [`PlanError::Unknown`] with the closest names.

@@ -90,6 +90,16 @@ pub fn climb(
     Ok(Outcome { entries, is_stopped: false, passed })
 }
 
+/// What decides the loss of `recipe` on a corpus of so many tokens.
+pub(crate) fn size(recipe: &Recipe, model: &dyn models::Model, corpus_tokens: f64) -> Size {
+    let is_of_a_block = |spec: &&ParamSpec| !matches!(spec.kind, ParamKind::Embedding | ParamKind::Head);
+    Size {
+        params: model.params().specs().iter().filter(is_of_a_block).map(|spec| spec.shape.elements() as f64).sum(),
+        tokens: (recipe.train.steps * recipe.step_tokens()) as f64,
+        unique_tokens: corpus_tokens * recipe.data.fraction,
+    }
+}
+
 struct Rung<'a> {
     project: &'a Project,
     folder: &'a Path,
@@ -180,15 +190,9 @@ impl Rung<'_> {
         }))
     }
 
-    /// What decides the loss of phase `index` (from 0).
     fn size(&self, index: usize) -> Result<Size, PlanError> {
         let (recipe, model) = run::resolve(&self.project.recipe(index, self.folder)?, Some(self.data.vocab()))?;
-        let is_of_a_block = |spec: &&ParamSpec| !matches!(spec.kind, ParamKind::Embedding | ParamKind::Head);
-        Ok(Size {
-            params: model.params().specs().iter().filter(is_of_a_block).map(|spec| spec.shape.elements() as f64).sum(),
-            tokens: (recipe.train.steps * recipe.step_tokens()) as f64,
-            unique_tokens: self.data.train().tokens() as f64 * recipe.data.fraction,
-        })
+        Ok(size(&recipe, &*model, self.data.train().tokens() as f64))
     }
 
     fn check_budget(&self, before: &[Entry], needed_secs: f64) -> Result<(), PlanError> {

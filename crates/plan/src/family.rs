@@ -55,6 +55,68 @@ pub fn sized(params: f64, vocab: usize, context: usize) -> Result<Sized, PlanErr
     Ok(Sized { table, params, layers, width })
 }
 
+/// The smaller relative of `model`, a recipe's `[model]`, that is nearest to `params` parameters: a lower `depth` where one is
+/// written, and else fewer heads of the same size, with width, depth and feed-forward in proportion. `vocab` is that of the data.
+/// # Errors
+/// What the model's own rules refuse.
+///
+/// ```
+/// let falcon: toml::Table = "preset = \"falcon-40b\"".parse().unwrap();
+/// let small = plan::family::shrunk(&falcon, 1e9, None)?;
+/// assert!((small.params as f64 / 1e9 - 1.0).abs() < 0.2 && small.table["parallel_block"].as_bool() == Some(true));
+/// let dial: toml::Table = "depth = 8".parse().unwrap();
+/// assert_eq!(plan::family::shrunk(&dial, 1e6, None)?.table.to_string(), "depth = 1\n");
+/// # Ok::<(), plan::PlanError>(())
+/// ```
+pub fn shrunk(model: &toml::Table, params: f64, vocab: Option<usize>) -> Result<Sized, PlanError> {
+    let whole = |table: &toml::Table| -> Result<Box<dyn models::Model>, PlanError> {
+        let mut table = table.clone();
+        if let Some(vocab) = vocab {
+            table.entry("vocab").or_insert_with(|| (vocab as i64).into());
+        }
+        Ok(models::build(&table).map_err(train::TrainError::from)?)
+    };
+    let config = whole(model)?.config();
+    let key = |name: &str| config.get(name).and_then(toml::Value::as_integer).unwrap_or(1).max(1);
+    let of_heads = |heads: i64| {
+        let part = |name: &str| (key(name) as f64 * heads as f64 / key("heads") as f64).round().max(1.0) as i64;
+        let kv_heads = (1..=part("kv_heads")).rev().find(|n| heads % n == 0).unwrap_or(1);
+        let mut table = config.clone();
+        let ffn = (part("ffn") + 31) / 32 * 32;
+        let sizes = [
+            ("heads", heads),
+            ("kv_heads", kv_heads),
+            ("model", heads * key("model") / key("heads")),
+            ("layers", part("layers")),
+            ("ffn", ffn),
+        ];
+        table.extend(sizes.map(|(name, size)| (name.to_owned(), size.into())));
+        table
+    };
+    let depth = model.get("depth").and_then(toml::Value::as_integer);
+    let of_depth = |depth: i64| {
+        let mut table = model.clone();
+        table.insert("depth".into(), depth.into());
+        table
+    };
+    let mut best: Option<(f64, Sized)> = None;
+    for size in 1..=depth.unwrap_or_else(|| key("heads")) {
+        let table = if depth.is_some() { of_depth(size) } else { of_heads(size) };
+        let made = whole(&table)?;
+        let (count, config) = (made.params().elements(), made.config());
+        let off = (count as f64 / params).ln().abs();
+        if best.as_ref().is_some_and(|(least, _)| off > *least) {
+            break; // they only grow
+        }
+        let size = |name: &str| config.get(name).and_then(toml::Value::as_integer).unwrap_or(0) as usize;
+        best = Some((off, Sized { table, params: count, layers: size("layers"), width: size("model") }));
+    }
+    best.map(|(_, sized)| sized).ok_or_else(|| PlanError::Impossible {
+        problem: "the model has no heads to take fewer of".into(),
+        relax: "give a decoder's recipe".into(),
+    })
+}
+
 /// Width over depth: 64 in small models, up to 128 from 4,096 on (arXiv:2302.13971, table 2; arXiv:2407.21783, table 3).
 fn aspect(width: usize) -> f64 {
     (64.0 * (width as f64 / 768.0).powf(0.4)).clamp(48.0, 128.0)

@@ -51,6 +51,12 @@ const SEED_SPREAD: f64 = 0.004;
 /// docs/BENCHMARKS.md lay up to three away.
 const INTERVAL_DEVIATIONS: f64 = 5.0;
 
+impl Point {
+    fn is_usable(&self) -> bool {
+        self.loss.is_finite() && self.loss > 0.0 && self.size.is_usable()
+    }
+}
+
 impl Size {
     /// What multiplies `k`.
     fn shape(self) -> f64 {
@@ -81,8 +87,14 @@ impl Size {
 /// ```
 #[must_use]
 pub fn predict(points: &[Point], next: Size) -> Option<Prediction> {
-    let usable: Vec<&Point> = points.iter().filter(|p| p.loss.is_finite() && p.loss > 0.0 && p.size.is_usable()).collect();
-    let [_, .., last] = usable[..] else { return None };
+    (points.iter().filter(|point| point.is_usable()).count() >= 2).then(|| guess(points, next)).flatten()
+}
+
+/// The same from one phase or more. What one leaves open is belief: good enough to plan with, and no gate takes it.
+#[must_use]
+pub fn guess(points: &[Point], next: Size) -> Option<Prediction> {
+    let usable: Vec<&Point> = points.iter().filter(|point| point.is_usable()).collect();
+    let last = usable.last()?;
     if !next.is_usable() {
         return None;
     }
@@ -168,6 +180,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn one_phase_is_guessed_from_and_promises_less_than_two() {
+        let law = |s: Size| 1.0 + 0.08 * s.shape();
+        let points = [SMALL, times(SMALL, 4.0, 2.0, 2.0)].map(|size| Point { size, loss: law(size) });
+        let next = times(SMALL, 16.0, 4.0, 4.0);
+        let (one, two) = (guess(&points[..1], next).unwrap(), guess(&points, next).unwrap());
+        assert!(one.interval[0] < law(next) && law(next) < one.interval[1], "{one:?}");
+        assert!(two.interval[1] - two.interval[0] < one.interval[1] - one.interval[0]);
+        assert_eq!(guess(&[], next), None);
+        assert_eq!(Some(two), predict(&points, next));
     }
 
     #[test]

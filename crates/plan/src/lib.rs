@@ -14,6 +14,7 @@ pub mod efficiency;
 pub mod family;
 pub mod fit;
 pub mod hardware;
+pub mod ladder;
 pub mod law;
 pub mod laws;
 pub mod machine;
@@ -25,6 +26,7 @@ pub mod rent;
 pub mod search;
 pub mod serving;
 pub mod simulate;
+pub mod survey;
 pub mod throughput;
 pub mod units;
 

@@ -13,6 +13,9 @@ use crate::PlanError;
 #[serde(deny_unknown_fields)]
 pub struct Project {
     pub name: String,
+    /// The machines that it was planned for, such as `p4d.24xlarge:48`; none: the one that climbs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on: Option<String>,
     /// Stop before a phase that would take the whole climb beyond this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget_secs: Option<f64>,
@@ -96,6 +99,7 @@ impl Project {
         };
         Self {
             name: "small".into(),
+            on: None,
             budget_secs: None,
             data,
             recipe: recipe.parse().unwrap_or_default(),

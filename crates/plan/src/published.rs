@@ -120,6 +120,7 @@ pub fn outcome(trained: &Trained, catalogue: &Catalogue, constants: Constants) -
         shards: trained.shards,
         micro_batch: trained.micro_batch,
         recompute: trained.recompute,
+        ..Settled::default()
     };
     let constants = Constants { flash: trained.flash, ..if trained.fused { constants.fused() } else { constants } };
     // Of each stage its days; the choice that is told is the longest one's.

@@ -54,28 +54,32 @@ const BYTES_PER_TOKEN: f64 = 4.0;
 /// Runners-up and misses that are told.
 const TOLD: usize = 8;
 
-/// `recipe` on `nodes` of `instance`; with `searches`, whatever mesh the recipe names.
+/// `recipe` on `accelerators` of as few of `instance` as have them: on the recipe's own mesh where that is as large and nothing is
+/// `settled` of a search, and else on the best that is found.
 /// # Errors
 /// When the model cannot be, or no way to cut it fits: then by how many bytes, and what would help.
 pub fn rent(
     recipe: &Recipe,
     catalogue: &Catalogue,
     instance: &Instance,
-    nodes: usize,
+    accelerators: usize,
     price: &Price,
-    searches: bool,
+    settled: Option<&Settled>,
 ) -> Result<Rented, PlanError> {
     let (resolved, model) = run::resolve(recipe, None)?;
     let params = model.params().elements();
     let options = StepOptions::of(&resolved);
-    let cluster = Cluster::of(catalogue, instance, nodes)?;
-    let ranks = cluster.topology.ranks();
+    let cluster = Cluster::part(catalogue, instance, accelerators)?;
+    let (nodes, ranks) = (cluster.topology.nodes, cluster.topology.ranks());
     let build = || -> Result<_, TrainError> { Ok(models::build(&resolved.model)?) };
-    let is_recipes = !searches && options.mesh.ranks() == ranks;
+    let is_recipes = settled.is_none() && options.mesh.ranks() == ranks;
     let found = if is_recipes {
-        search::only(&build, &options, &cluster, Constants::default())?
+        // All micro-batches of a rank, of however many lanes.
+        let lanes = (resolved.batch.sequences / options.mesh.data).div_ceil(options.micro_batch);
+        search::only(&build, &StepOptions { lanes, ..options }, &cluster, Constants::default())?
     } else {
-        search::search(&build, &options, resolved.batch.sequences, &cluster, Constants::default(), &Settled::default())?
+        let settled = settled.cloned().unwrap_or_default();
+        search::search(&build, &options, resolved.batch.sequences, &cluster, Constants::default(), &settled)?
     };
     let Found { mut choices, misses } = found;
     if choices.is_empty() {
@@ -142,7 +146,7 @@ pub fn cheapest(
     let of_node = Cluster::of(catalogue, instance, 1)?.hardware.attainable_flops * instance.count as f64;
     let least = ((flops / of_node / deadline_secs) as usize).clamp(1, most.max(1));
     for nodes in (0..).map(|i| 1_usize << i).skip_while(|n| 2 * n <= least).take_while(|n| *n <= most.max(1)) {
-        match rent(recipe, catalogue, instance, nodes, price, true) {
+        match rent(recipe, catalogue, instance, nodes * instance.count as usize, price, Some(&Settled::default())) {
             Ok(rented) => {
                 if rented.secs <= deadline_secs && best.as_ref().is_none_or(|best| rented.usd < best.usd) {
                     best = Some(rented.clone());

@@ -29,6 +29,8 @@ pub struct Settled {
     pub shards: Option<usize>,
     pub micro_batch: Option<usize>,
     pub recompute: Option<bool>,
+    /// Only what a recipe can name: a power of two of ranks that see other data.
+    pub is_for_recipe: bool,
 }
 
 /// How a model is cut.
@@ -145,13 +147,17 @@ fn cuts(model: &dyn Model, sequences: usize, cluster: &Cluster, settled: &Settle
         let all: Vec<usize> = (1..=MOST_STAGES).filter(|n| ranks.is_multiple_of(tensor * n)).collect();
         // Of many, the powers of two tell enough.
         let few = all.len() <= 5;
-        settled.pipeline.map_or_else(|| all.into_iter().filter(|n| few || n.is_power_of_two()).collect(), |n| vec![n])
+        settled
+            .pipeline
+            .map_or_else(|| all.into_iter().filter(|n| few || settled.is_for_recipe || n.is_power_of_two()).collect(), |n| vec![n])
     };
     let mut cuts = Vec::new();
     for (tensor, pipeline) in tensors.iter().flat_map(|t| pipelines(*t).into_iter().map(move |p| (*t, p))) {
         let data = ranks / (tensor * pipeline);
         let is_cut = tensor * pipeline > 1;
-        if !ranks.is_multiple_of(tensor * pipeline) || data > sequences || blocks < pipeline + 2 || is_cut && is_whole {
+        let is_named = data.is_power_of_two() || !settled.is_for_recipe;
+        let is_shared = ranks.is_multiple_of(tensor * pipeline) && data <= sequences && blocks >= pipeline + 2;
+        if !is_shared || !is_named || is_cut && is_whole {
             continue;
         }
         let near = (cluster.topology.devices / tensor).max(1);

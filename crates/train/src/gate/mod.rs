@@ -59,6 +59,11 @@ const GATES: &[(&str, Gate)] = &[
     ("exports", exports::gate),
 ];
 
+/// Their names, in that order.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    GATES.iter().map(|(name, _)| *name)
+}
+
 /// Pass through all gates; an error inside one is that gate's failure.
 #[must_use]
 pub fn pass(subject: &mut Subject<'_>) -> Vec<GateResult> {

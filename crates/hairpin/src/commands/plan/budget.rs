@@ -5,6 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use ::plan::{
     PlanError,
     budget::{Plan, Question, plan},
+    catalogue::Catalogue,
     laws::Law,
     units,
 };
@@ -49,38 +50,49 @@ impl BudgetArgs {
     pub(super) fn is_asked(&self) -> bool {
         self.budget_usd.is_some()
     }
+
+    pub(super) fn budget_usd(&self) -> Option<Result<f64, PlanError>> {
+        self.budget_usd.as_deref().map(units::count)
+    }
+
+    pub(super) fn question(&self, catalogue: &Catalogue) -> Result<Question, PlanError> {
+        let language = catalogue.language(&self.language)?;
+        let tokens = |text: &String| -> Result<f64, PlanError> {
+            Ok(match units::amount(text)? {
+                units::Amount::Tokens(tokens) => tokens,
+                units::Amount::Bytes(bytes) => bytes / language.bytes_per_token.of(self.vocab),
+            })
+        };
+        Ok(Question {
+            budget_usd: units::count(self.budget_usd.as_deref().unwrap_or_default())?,
+            instance: self.renting.on.clone().unwrap_or_default(),
+            service: self.renting.service.into(),
+            term: self.renting.term.into(),
+            prices_of: self.renting.prices_of.clone(),
+            deadline_secs: units::secs(self.deadline_days.as_deref().unwrap_or("60"))?,
+            unique_tokens: self.data.as_ref().map(tokens).transpose()?,
+            served_tokens: self.serve.as_deref().map(units::count).transpose()?,
+            mfu: self.renting.mfu,
+            context: self.context,
+            vocab: self.vocab,
+        })
+    }
+
+    pub(super) fn law(&self) -> Result<Law, PlanError> {
+        match &self.law {
+            None => Ok(Law::chinchilla()),
+            Some(path) => {
+                let wrong = |problem: String| PlanError::Points { origin: path.display().to_string(), problem };
+                let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
+                serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))
+            }
+        }
+    }
 }
 
 pub(super) fn run(args: &BudgetArgs, json: bool) -> miette::Result<ExitCode> {
     let catalogue = args.renting.showing.catalogue()?;
-    let language = catalogue.language(&args.language)?;
-    let tokens = |text: &String| -> Result<f64, PlanError> {
-        Ok(match units::amount(text)? {
-            units::Amount::Tokens(tokens) => tokens,
-            units::Amount::Bytes(bytes) => bytes / language.bytes_per_token.of(args.vocab),
-        })
-    };
-    let question = Question {
-        budget_usd: units::count(args.budget_usd.as_deref().unwrap_or_default())?,
-        instance: args.renting.on.clone().unwrap_or_default(),
-        service: args.renting.service.into(),
-        term: args.renting.term.into(),
-        prices_of: args.renting.prices_of.clone(),
-        deadline_secs: units::secs(args.deadline_days.as_deref().unwrap_or("60"))?,
-        unique_tokens: args.data.as_ref().map(tokens).transpose()?,
-        served_tokens: args.serve.as_deref().map(units::count).transpose()?,
-        mfu: args.renting.mfu,
-        context: args.context,
-        vocab: args.vocab,
-    };
-    let law = match &args.law {
-        None => Law::chinchilla(),
-        Some(path) => {
-            let wrong = |problem: String| PlanError::Points { origin: path.display().to_string(), problem };
-            let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
-            serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?
-        }
-    };
+    let (question, law) = (args.question(&catalogue)?, args.law()?);
     let plan = plan(&question, &catalogue, &law)?;
 
     args.renting.showing.tell(&answer(&question, &law, &plan), &plan, json)

@@ -7,6 +7,7 @@ mod check;
 mod corpus;
 mod fit;
 mod here;
+mod ladder;
 mod reading;
 mod reliability;
 mod rent;
@@ -45,6 +46,7 @@ enum Question {
     Reading(reading::ReadingArgs),
     Reliability(reliability::ReliabilityArgs),
     Fit(fit::FitArgs),
+    Ladder(Box<ladder::LadderArgs>),
     Check(check::CheckArgs),
 }
 
@@ -56,6 +58,7 @@ pub(crate) fn run(args: &PlanArgs, json: bool) -> miette::Result<ExitCode> {
         Some(Question::Reading(args)) => reading::run(args, json),
         Some(Question::Reliability(args)) => reliability::run(args, json),
         Some(Question::Fit(args)) => fit::run(args, json),
+        Some(Question::Ladder(args)) => ladder::run(args, json),
         Some(Question::Check(args)) => check::run(args, json),
         None if args.budget.is_asked() => budget::run(&args.budget, json),
         None if args.budget.renting.on.is_some() => rent::run(&args.here, &args.budget, json),

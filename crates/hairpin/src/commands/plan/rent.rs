@@ -3,9 +3,8 @@
 use std::process::ExitCode;
 
 use ::plan::{
-    PlanError,
     rent::{self, Rented},
-    search::{Choice, Cut},
+    search::{Choice, Cut, Settled},
     units,
 };
 use report::{
@@ -19,17 +18,14 @@ use super::{budget::BudgetArgs, count, here::HereArgs};
 pub(super) fn run(here: &HereArgs, args: &BudgetArgs, json: bool) -> miette::Result<ExitCode> {
     let renting = &args.renting;
     let catalogue = renting.showing.catalogue()?;
-    let on = renting.on.as_deref().unwrap_or_default();
-    let (name, nodes) = on.split_once(':').map_or((on, None), |(name, nodes)| (name, Some(nodes)));
-    let instance = catalogue.instance(name)?;
+    let (instance, nodes) = catalogue.machines(renting.on.as_deref().unwrap_or_default())?;
     let price = instance.price(renting.service.into(), renting.term.into(), renting.prices_of.as_deref())?;
     let recipe = Recipe::read(&here.path, &here.set)?;
     let rented = match (nodes, &args.deadline_days) {
         (None, Some(deadline)) if here.search => rent::cheapest(&recipe, &catalogue, instance, price, units::secs(deadline)?)?,
         (nodes, _) => {
-            let wrong = || PlanError::Unit { text: on.into(), problem: "names no number of nodes".into(), example: "p4d.24xlarge:64" };
-            let nodes = nodes.unwrap_or("1").parse::<usize>().ok().filter(|n| (1..=100_000).contains(n)).ok_or_else(wrong)?;
-            rent::rent(&recipe, &catalogue, instance, nodes, price, here.search)?
+            let accelerators = nodes.unwrap_or(1) * instance.count.max(1) as usize;
+            rent::rent(&recipe, &catalogue, instance, accelerators, price, here.search.then_some(&Settled::default()))?
         }
     };
     renting.showing.tell(&answer(&rented, here.search), &rented, json)
