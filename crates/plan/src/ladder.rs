@@ -210,7 +210,7 @@ impl<'a> Desk<'a> {
         );
         // Of a dialled model whose rate is not written the dial gives it.
         let is_written = self.target.recipe.get("optim").and_then(|optim| optim.get("lr")).is_some();
-        if is_written || !self.target.recipe.get("model").is_some_and(|model| model.get("depth").is_some()) {
+        if is_written || self.target.recipe.get("model").is_none_or(|model| model.get("depth").is_none()) {
             let lr = f64::from(self.recipe.optim.lr) * compute_ratio.powf(LR_EXPONENT);
             // Three digits are more than any law knows.
             let lr: f64 = format!("{lr:.2e}").parse().unwrap_or(lr);

@@ -165,7 +165,7 @@ pub fn cheapest(
     match (best, soonest, refusal) {
         (Some(best), _, _) => Ok(best),
         (None, Some(soonest), _) => Err(PlanError::Impossible {
-            problem: format!("no number of {} ends in {:.1} days", instance.name, deadline_secs / 86_400.0),
+            problem: format!("no number of {} ends in {:.1} hours", instance.name, deadline_secs / 3600.0),
             relax: format!(
                 "{} nodes end soonest, in {:.1} days: allow `--deadline-days {:.0}`, raise `batch.sequences`, or take a faster instance",
                 soonest.nodes,
