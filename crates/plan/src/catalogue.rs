@@ -58,6 +58,8 @@ pub struct Accelerator {
     pub switch_share: Option<f64>,
     /// Of the peak, what instructions of the generation before reach; none where there are no newer ones.
     pub mma_share: Option<f64>,
+    /// Products of 32-bit numbers without tensor units.
+    pub single_tflops: Option<f64>,
     pub watts: Option<f64>,
     pub source: String,
     pub date: String,

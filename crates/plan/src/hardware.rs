@@ -8,7 +8,7 @@
 
 use comm::sim::{Link, Topology};
 use engine::{Event, Pass};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     PlanError,
@@ -27,6 +27,8 @@ pub struct Hardware {
     pub units: f64,
     /// Of the peak, what instructions of the generation before reach, in which attention is written.
     pub mma_share: f64,
+    /// Of the peak, what products of 32-bit numbers reach without tensor units.
+    pub single_share: f64,
 }
 
 /// Accelerators and what joins them.
@@ -34,6 +36,46 @@ pub struct Hardware {
 pub struct Cluster {
     pub hardware: Hardware,
     pub topology: Topology,
+}
+
+/// What the numbers of a step were, and how they were multiplied.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Numbers {
+    /// 16 bits, sums in 32.
+    #[default]
+    Half,
+    /// 32 bits; tensor units read 19 of them (TF32), at half the rate of 16: PyTorch unasked, up to 1.11.
+    Tf32,
+    /// 32 bits; so for convolutions alone, other products in all 32 bits: PyTorch unasked, since 1.12.
+    Single,
+}
+
+impl Numbers {
+    fn bytes(self) -> f64 {
+        if self == Self::Half { 2.0 } else { 4.0 }
+    }
+
+    /// Bytes over the tape's own four.
+    #[must_use]
+    pub fn of_four(self) -> f64 {
+        self.bytes() / 4.0
+    }
+
+    /// Share of the rate of 16-bit products that those of `op` reach.
+    fn product_share(self, op: &str, hardware: &Hardware) -> f64 {
+        match (self, op) {
+            (Self::Half, _) => 1.0,
+            (Self::Tf32, _) | (Self::Single, "conv2d") => 0.5,
+            (Self::Single, _) => hardware.single_share,
+        }
+    }
+
+    /// The same of fused attention: three products of 19 bits make one of 32 (xformers, `DefaultGemmType` of
+    /// gemm_kernel_utils.h: `OpMultiplyAddFastF32`).
+    fn attention_share(self) -> f64 {
+        if self == Self::Half { 1.0 } else { 0.5 / 3.0 }
+    }
 }
 
 /// Numbers that hold for every accelerator: properties of today's libraries, set together on a third of the throughputs that
@@ -46,6 +88,7 @@ pub struct Constants {
     pub stream_share: f64,
     /// Whether attention keeps its scores out of memory.
     pub flash: bool,
+    pub numbers: Numbers,
     /// Share of the attainable rate that fused attention reaches, forward and backward.
     pub attention_share: [f64; 2],
     /// Share of the attainable rate that a large product keeps beside others, when power and memory are shared.
@@ -63,6 +106,7 @@ impl Default for Constants {
             launch_secs: 4.5e-6,
             stream_share: 0.304,
             flash: true,
+            numbers: Numbers::Half,
             attention_share: [0.594, 0.298],
             product_share: 0.95,
             tile_ends: 2.11,
@@ -89,6 +133,7 @@ impl From<&Accelerator> for Hardware {
             memory_bytes_per_sec: 1e9 * a.memory_gb_per_sec,
             units: a.units,
             mma_share: a.mma_share.unwrap_or(1.0),
+            single_share: a.single_tflops.map_or(UNKNOWN_SINGLE_SHARE, |single| single / a.peak_tflops),
         }
     }
 }
@@ -98,6 +143,9 @@ const RESERVED_BYTES: f64 = 1.5e9;
 
 /// Of the peak, where no best product was measured: A100 87%, H100 80%, B200 78%.
 const UNKNOWN_ATTAINABLE_SHARE: f64 = 0.8;
+
+/// As of the A100.
+const UNKNOWN_SINGLE_SHARE: f64 = 1.0 / 16.0;
 
 impl Cluster {
     /// `accelerators` on as few of `instance` as have them: on one machine not all need be used.
@@ -142,10 +190,11 @@ impl Hardware {
         self.memory_bytes - RESERVED_BYTES
     }
 
-    /// Seconds of one op of a tape, whose numbers of four bytes travel in two.
+    /// Seconds of one op of a tape, whose numbers of four bytes travel in those of `constants.numbers`.
     #[must_use]
     pub fn op_secs(&self, event: &Event, constants: Constants) -> f64 {
-        let stream_secs = event.moved_bytes as f64 / 2.0 / (self.memory_bytes_per_sec * constants.stream_share);
+        let numbers = constants.numbers;
+        let stream_secs = event.moved_bytes as f64 * numbers.of_four() / (self.memory_bytes_per_sec * constants.stream_share);
         let flops = event.flops as f64;
         let is_backward = event.pass == Pass::Backward;
         let (secs, kernels) = match (event.gemm, event.op) {
@@ -153,38 +202,44 @@ impl Hardware {
                 (self.scores_secs(scores, is_backward, constants), if is_backward { 5 } else { 3 })
             }
             (_, "attention") => {
-                let rate = self.attainable_flops * self.mma_share * constants.attention_share[usize::from(is_backward)];
+                let rate = self.attainable_flops
+                    * self.mma_share
+                    * constants.attention_share[usize::from(is_backward)]
+                    * numbers.attention_share();
                 (stream_secs.max(flops / rate), if is_backward { 3 } else { 1 })
             }
             (Some([m, n, k]), _) => {
                 // Backward: one product for the input, one for the weight, each of a third of the step's.
                 let sizes: &[[usize; 3]] = if is_backward { &[[m, k, n], [n, k, m]] } else { &[[m, n, k]] };
-                (sizes.iter().map(|size| self.product_secs(*size, constants)).sum::<f64>(), sizes.len())
+                let share = numbers.product_share(event.op, self);
+                (sizes.iter().map(|size| self.product_secs(*size, share, constants)).sum::<f64>(), sizes.len())
             }
             (None, _) => (stream_secs, if flops + stream_secs > 0.0 { 1 } else { 0 }),
         };
         secs + kernels as f64 * constants.launch_secs
     }
 
-    /// Seconds of attention that writes its scores, masked ones too, in 16 bits: the product writes them, the softmax reads and
+    /// Seconds of attention that writes its scores, masked ones too: the product writes them, the softmax reads and
     /// writes, the other product reads; backward, two products read the weights or write their gradient, the softmax reads both
     /// and writes, two products read. Kernels of one pass each stream at the usual 80% of the memory's rate.
     fn scores_secs(&self, [rows, keys, depth]: [usize; 3], is_backward: bool, constants: Constants) -> f64 {
-        let pass_secs = 2.0 * (rows * keys) as f64 / (0.8 * self.memory_bytes_per_sec);
-        let product_secs = 2.0 * (rows * keys * depth) as f64 / (self.attainable_flops * constants.product_share);
+        let numbers = constants.numbers;
+        let pass_secs = numbers.bytes() * (rows * keys) as f64 / (0.8 * self.memory_bytes_per_sec);
+        let rate = self.attainable_flops * constants.product_share * numbers.product_share("attention", self);
+        let product_secs = 2.0 * (rows * keys * depth) as f64 / rate;
         let (products, softmax_passes) = if is_backward { (4.0, 3.0) } else { (2.0, 2.0) };
         products * product_secs.max(pass_secs) + softmax_passes * pass_secs
     }
 
     /// Seconds of one product: tiles of 128 by 256 over the units in whole rounds; each tile is written when it is summed.
-    fn product_secs(&self, [m, n, k]: [usize; 3], constants: Constants) -> f64 {
+    fn product_secs(&self, [m, n, k]: [usize; 3], share: f64, constants: Constants) -> f64 {
         let tiles = (m as f64 / 128.0).ceil() * (n as f64 / 256.0).ceil();
         let rounds = (tiles / self.units).ceil();
         // A library splits tiles or sums where the last round would be nearly empty.
         let rounds = if tiles > self.units { rounds.min(tiles / self.units / 0.9) } else { rounds };
-        let unit_flops = self.attainable_flops * constants.product_share / self.units;
+        let unit_flops = self.attainable_flops * share * constants.product_share / self.units;
         let tile_secs = 2.0 * 128.0 * 256.0 * k as f64 / unit_flops;
-        let write_secs = 128.0 * 256.0 * 2.0 / (self.memory_bytes_per_sec / self.units);
+        let write_secs = 128.0 * 256.0 * constants.numbers.bytes() / (self.memory_bytes_per_sec / self.units);
         rounds * (tile_secs + constants.tile_ends * write_secs)
     }
 }

@@ -10,7 +10,7 @@ use train::{TrainError, recipe::Recipe, run, step::StepOptions};
 use crate::{
     PlanError,
     catalogue::{Catalogue, Run},
-    hardware::{Cluster, Constants},
+    hardware::{Cluster, Constants, Numbers},
     reliability::{self, HOURS_BETWEEN_FAILURES, RESTART_SECS},
     search::{self, Choice, Settled},
 };
@@ -43,6 +43,8 @@ pub struct Trained {
     /// Whether attention kept its scores out of memory (arXiv:2205.14135).
     #[serde(default = "yes")]
     pub flash: bool,
+    #[serde(default)]
+    pub numbers: Numbers,
     /// Whether it ran compiled or hand-written kernels throughout.
     #[serde(default)]
     pub fused: bool,
@@ -122,7 +124,8 @@ pub fn outcome(trained: &Trained, catalogue: &Catalogue, constants: Constants) -
         recompute: trained.recompute,
         ..Settled::default()
     };
-    let constants = Constants { flash: trained.flash, ..if trained.fused { constants.fused() } else { constants } };
+    let constants =
+        Constants { flash: trained.flash, numbers: trained.numbers, ..if trained.fused { constants.fused() } else { constants } };
     // Of each stage its days; the choice that is told is the longest one's.
     let mut longest: Option<(f64, Choice)> = None;
     let (mut training_days, mut params) = (0.0, 0.0);

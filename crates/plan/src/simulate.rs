@@ -19,7 +19,7 @@ use train::{
     step::{StepCost, StepOptions, Trainer},
 };
 
-use crate::hardware::{Cluster, Constants, Hardware};
+use crate::hardware::{Cluster, Constants, Hardware, Numbers};
 
 /// A step's price.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -108,7 +108,11 @@ pub fn step(
         let place = mesh.place(rank);
         (place.stage * mesh.data * mesh.context + place.context) * mesh.tensor
     };
-    let sim = Sim::new(cluster.topology.clone(), Settings { contention: constants.contention, ..Settings::default() }, representative);
+    let sim = Sim::new(
+        cluster.topology.clone(),
+        Settings { contention: constants.contention, bytes_per_element: 4.0 * constants.numbers.of_four(), ..Settings::default() },
+        representative,
+    );
     let results: Vec<Result<Role, TrainError>> = std::thread::scope(|scope| {
         let sim = &sim;
         let role = |rank: usize| move || role(build, options, sim, rank, &cluster.hardware, constants);
@@ -190,7 +194,7 @@ fn role(
     Ok(Role {
         end_secs,
         flops: flops.get(),
-        bytes: memory(&cost, &encoding, logits.get()),
+        bytes: memory(&cost, &encoding, logits.get(), constants.numbers),
         time: RoleTime {
             stage,
             context,
@@ -203,17 +207,17 @@ fn role(
     })
 }
 
-/// What the trainer holds in 4-byte numbers, as an accelerator holds it: weights at work and their gradients in 16 bits,
-/// and beside the two moments a 32-bit copy of the weights that this rank moves.
-fn memory(cost: &StepCost, encoding: &Encoding, logits: f64) -> MemoryUse {
-    let moments = cost.optimiser_bytes as f64;
+/// What the trainer holds in 4-byte numbers, as an accelerator holds it: weights at work and their gradients in `numbers`, and
+/// where those are of 16 bits, beside the two moments a 32-bit copy of the weights that this rank moves.
+fn memory(cost: &StepCost, encoding: &Encoding, logits: f64, numbers: Numbers) -> MemoryUse {
+    let (moments, share) = (cost.optimiser_bytes as f64, numbers.of_four());
     MemoryUse {
-        weights: cost.weight_bytes as f64 / 2.0 + 2.0 * encoding.params,
+        weights: (cost.weight_bytes as f64 + 4.0 * encoding.params) * share,
         // Lanes exist for the sake of bits; an accelerator adds each into the one before.
-        gradients: cost.weight_bytes as f64 / 2.0,
-        optimiser: 1.5 * moments,
+        gradients: cost.weight_bytes as f64 * share,
+        optimiser: if numbers == Numbers::Half { 1.5 * moments } else { moments },
         // What an encoder needs is free again when the step begins.
-        activations: (cost.pool_bytes as f64).max(encoding.pool_bytes) / 2.0,
+        activations: (cost.pool_bytes as f64).max(encoding.pool_bytes) * share,
         logits,
     }
 }
@@ -264,6 +268,7 @@ mod tests {
             memory_bytes_per_sec: 2039e9,
             units: 108.0,
             mma_share: 1.0,
+            single_share: 1.0 / 16.0,
         };
         let topology = Topology { nodes, devices: 8, inside: Link::nvlink(300e9), across: Link::efa(400e9), switch_share: 0.0 };
         let text =
