@@ -201,8 +201,13 @@ impl Sharded {
         }
         let ticket = self.shard.start(Job::ReduceScatter(array(self.device, flat, len), self.order));
         self.scattering.push_back(Scattering { block, ticket, ends_step: self.pass.ends_step });
-        // The one before had the time in which this one was computed. Alone there is nothing to wait for.
-        self.collect(usize::from(self.shard.ranks() > 1))
+        let ahead = match self.stage {
+            // Each block is scattered once a step, and other stages of a pipeline wait for this pass: the end is soon enough.
+            Stage::Optimiser => usize::MAX,
+            // The one before had the time in which this one was computed. Alone there is nothing to wait for.
+            _ => usize::from(self.shard.ranks() > 1),
+        };
+        self.collect(ahead)
     }
 
     /// Take in the parts that are on their way, but for the last `ahead`. Those of the last lane go on to the other copies.
