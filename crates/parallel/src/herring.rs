@@ -13,6 +13,7 @@
 //! another: of `M` bytes of gradients, each of `N` machines sends `2 M (N-1)/N` a step. Buffers go while the backward pass
 //! goes on. What a rank holds is as in `replicated`, and the buffers on their way.
 
+use comm::Order;
 use engine::{ParamId, ParamTable};
 
 use crate::{
@@ -26,7 +27,8 @@ pub(crate) const KIND: Kind = Kind {
     name: "herring",
     build: |b| {
         let packing = Buffers::new(b.table, b.comm.ranks());
-        Ok(Box::new(Replicated::packed(b.table, b.device, comm::by_machine(b.comm)?, b.order, Box::new(packing), b.value)))
+        // Servers add in the order of the tree whatever was asked, as it costs them nothing.
+        Ok(Box::new(Replicated::packed(b.table, b.device, comm::by_machine(b.comm)?, Order::Tree, Box::new(packing), b.value)))
     },
     shards: |_, _| 1,
 };

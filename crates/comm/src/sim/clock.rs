@@ -255,11 +255,10 @@ impl GroupClock {
                 // In pieces, so that both levels are busy at once.
                 let (inside, across) = prices.levels();
                 let (len, slice) = (bytes(array.len()), bytes(array.len()) / self.spread.per_node as f64);
-                let scatter = |prices: Prices<'_>, bytes: f64| match order {
-                    Order::Any => prices.gather_secs(bytes),
-                    Order::Tree => prices.all_to_all_secs(bytes),
+                let both = |prices: Prices<'_>, bytes: f64| match order {
+                    Order::Any => 2.0 * prices.gather_secs(bytes),
+                    Order::Tree => prices.push_pull_secs(bytes),
                 };
-                let both = |prices: Prices<'_>, bytes: f64| scatter(prices, bytes) + prices.gather_secs(bytes);
                 both(inside, len).max(both(across, slice))
             }
             Job::AllReduce(array, Order::Any) if !self.by_machine => prices.all_reduce_secs(bytes(array.len()), algorithms),

@@ -124,6 +124,16 @@ impl Prices<'_> {
         })
     }
 
+    /// Each rank serves `1/n` of an array: all push to it at once and pull its sum at once, two hops whatever `n` is. A rank is
+    /// worker and server, so its link carries both ways `(n-1)/n` of the bytes twice.
+    #[must_use]
+    pub fn push_pull_secs(self, bytes: f64) -> f64 {
+        let Spread { nodes, ranks, .. } = self.spread;
+        let (inside_hops, across_hops) = if nodes > 1 { (0.0, 2.0) } else { (2.0, 0.0) };
+        let moved = 2.0 * (ranks as f64 - 1.0) / ranks.max(1) as f64 * bytes;
+        if ranks <= 1 { 0.0 } else { self.fastest(inside_hops, across_hops, &|share| moved / self.ring_rate(share)) }
+    }
+
     /// The ranks of one node, and those of one place in every node.
     #[must_use]
     pub fn levels(self) -> (Self, Self) {
