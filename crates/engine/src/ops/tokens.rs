@@ -7,6 +7,8 @@
 //! ```
 //! Each is the other's gradient. Without a cut both are their input itself.
 
+use kernels::elementwise::add_assign;
+
 use super::{Backward, Cost, Forward, Op, Saves};
 use crate::{Axis, EngineError, Move, Shape, ShapeError, Tape, Tensor, trace::Pass};
 
@@ -40,11 +42,17 @@ impl Op for Gather {
     }
     fn forward(&self, f: &mut Forward<'_>) {
         f.partition.gather(Axis::Tensor, f.inputs[0].f32s(), f.scratch);
-        turn(f.inputs[0].shape, self.parts, f.scratch, f.output, Way::ToTokens);
+        turn(f.inputs[0].shape, self.parts, f.scratch, f.output, Way::ToTokens, copy);
     }
     fn backward(&self, b: &mut Backward<'_>) {
         if let [Some(dx)] = b.take_grads() {
-            sum_into(b.inputs[0].shape, self.parts, b.dy, b.scratch, |all, mine| b.partition.scatter(Axis::Tensor, all, mine), dx);
+            turn(b.inputs[0].shape, self.parts, b.dy, b.scratch, Way::ToRanks, copy);
+            if dx.accumulate {
+                // What is there goes along in this rank's own share of the sum.
+                let (place, len) = (b.partition.place(Axis::Tensor).0, dx.data.len());
+                add_assign(dx.data, &mut b.scratch[place * len..][..len]);
+            }
+            b.partition.scatter(Axis::Tensor, b.scratch, dx.data);
         }
     }
 }
@@ -75,20 +83,14 @@ impl Op for Sum {
     }
     fn forward(&self, f: &mut Forward<'_>) {
         let part = self.part(f.inputs[0].shape);
-        turn(part, self.parts, f.inputs[0].f32s(), f.scratch, Way::ToRanks);
+        turn(part, self.parts, f.inputs[0].f32s(), f.scratch, Way::ToRanks, copy);
         f.partition.scatter(Axis::Tensor, f.scratch, f.output);
     }
     fn backward(&self, b: &mut Backward<'_>) {
         if let [Some(dx)] = b.take_grads() {
             b.partition.gather(Axis::Tensor, b.dy, b.scratch);
-            let part = self.part(b.inputs[0].shape);
-            if dx.accumulate {
-                let mut all = vec![0.0; dx.data.len()];
-                turn(part, self.parts, b.scratch, &mut all, Way::ToTokens);
-                kernels::elementwise::add_assign(&all, dx.data);
-            } else {
-                turn(part, self.parts, b.scratch, dx.data, Way::ToTokens);
-            }
+            let put = if dx.accumulate { add_assign } else { copy };
+            turn(self.part(b.inputs[0].shape), self.parts, b.scratch, dx.data, Way::ToTokens, put);
         }
     }
 }
@@ -97,25 +99,6 @@ impl Sum {
     fn part(&self, whole: Shape) -> Shape {
         let [batch, seq, model] = *whole.dims() else { unreachable!("the shape rule wants three axes") };
         Shape::new(&[batch, seq / self.parts, model])
-    }
-}
-
-/// The sum over ranks of `dy`, this rank's tokens of it, into `dx`.
-fn sum_into(
-    part: Shape,
-    parts: usize,
-    dy: &[f32],
-    scratch: &mut [f32],
-    scatter: impl Fn(&[f32], &mut [f32]),
-    dx: super::GradOut<'_>,
-) {
-    turn(part, parts, dy, scratch, Way::ToRanks);
-    if dx.accumulate {
-        let mut mine = vec![0.0; dx.data.len()];
-        scatter(scratch, &mut mine);
-        kernels::elementwise::add_assign(&mine, dx.data);
-    } else {
-        scatter(scratch, dx.data);
     }
 }
 
@@ -130,14 +113,18 @@ enum Way {
     ToRanks,
 }
 
-/// `part` is the shape of one rank's tokens.
-fn turn(part: Shape, parts: usize, from: &[f32], to: &mut [f32], way: Way) {
+fn copy(from: &[f32], to: &mut [f32]) {
+    to.copy_from_slice(from);
+}
+
+/// `part` is the shape of one rank's tokens; `put` brings a run of them to its place.
+fn turn(part: Shape, parts: usize, from: &[f32], to: &mut [f32], way: Way, put: fn(&[f32], &mut [f32])) {
     let [batch, seq, model] = *part.dims() else { unreachable!("the shape rule wants three axes") };
     let run = seq * model;
     for (rank, b) in (0..parts).flat_map(|rank| (0..batch).map(move |b| (rank, b))) {
         let (by_rank, by_token) = ((rank * batch + b) * run, (b * parts + rank) * run);
         let (from_at, to_at) = if way == Way::ToTokens { (by_rank, by_token) } else { (by_token, by_rank) };
-        to[to_at..to_at + run].copy_from_slice(&from[from_at..from_at + run]);
+        put(&from[from_at..from_at + run], &mut to[to_at..to_at + run]);
     }
 }
 
@@ -173,9 +160,11 @@ mod tests {
         let by_rank = [0.0, 1.0, 10.0, 11.0, 2.0, 3.0, 12.0, 13.0];
         let (mut by_token, mut again) = ([0.0; 8], [0.0; 8]);
         let part = Shape::new(&[2, 2, 1]);
-        turn(part, 2, &by_rank, &mut by_token, Way::ToTokens);
+        turn(part, 2, &by_rank, &mut by_token, Way::ToTokens, copy);
         assert_eq!(by_token, [0.0, 1.0, 2.0, 3.0, 10.0, 11.0, 12.0, 13.0]);
-        turn(part, 2, &by_token, &mut again, Way::ToRanks);
+        turn(part, 2, &by_token, &mut again, Way::ToRanks, copy);
         assert_eq!(again, by_rank);
+        turn(part, 2, &by_token, &mut again, Way::ToRanks, add_assign);
+        assert_eq!(again, by_rank.map(|x| 2.0 * x));
     }
 }
