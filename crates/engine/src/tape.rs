@@ -157,7 +157,7 @@ impl<'m> Tape<'m> {
         packed.map(|(spec, _)| Weight::packed_bytes(spec.shape)).sum()
     }
 
-    /// A fresh key for one random op; the same again when a block is run a second time.
+    /// A fresh key for one random op, by its block and its order there; the same again when a block is run a second time.
     pub fn draw(&mut self) -> u64 {
         self.draws += 1;
         crate::mix(self.options.key ^ crate::mix(self.draws))
@@ -196,6 +196,8 @@ impl<'m> Tape<'m> {
         run: impl Fn(&mut Self, [&Tensor; I]) -> Result<[Tensor; O], EngineError> + 'm,
     ) -> Result<[Tensor; O], EngineError> {
         let outer = self.block.replace(block);
+        // From a place of its own, so that a stage of a pipeline draws what the whole model would.
+        self.draws = (block.0 as u64 + 1) << 32;
         self.store.gather(block)?;
         let outputs = if recompute && self.mode == Mode::Record {
             let draws = self.draws;

@@ -351,11 +351,6 @@ impl Recipe {
                 "use `adamw`, or `parallel.mesh.tensor = 1` with `zero3` or `mics`, which gather for Muon",
             );
         }
-        let dropout = self.model.get("dropout").and_then(|d| d.as_float()).unwrap_or(0.0);
-        if dropout > 0.0 && mesh.tensor * mesh.context > 1 {
-            let problem = "its masks follow a whole sequence, which no rank of the tensor or context axis has".to_owned();
-            return wrong("model.dropout", problem, "use `dropout = 0.0`, or data and pipeline ranks only");
-        }
         let micro_batches = b.lanes / mesh.data * (b.sequences / b.lanes).div_ceil(b.micro_batch);
         if p.schedule == pipeline::Schedule::Interleaved && mesh.pipeline > 1 && !micro_batches.is_multiple_of(mesh.pipeline) {
             let problem = format!("{micro_batches} micro-batches on a rank are no whole rounds of {} stages", mesh.pipeline);
@@ -515,7 +510,6 @@ mod tests {
             ("[parallel]\nranks = 2\nmesh.tensor = 2", "optim.kind"),
             ("[batch]\nlanes = 4\n[parallel]\nranks = 4\nstrategy = \"mics\"\nmesh.shard = 3", "parallel.mesh.shard"),
             ("[parallel]\nranks = 3\nmesh.context = 3", "parallel.mesh.context"),
-            ("dropout = 0.1\n[parallel]\nranks = 2\nmesh.context = 2", "model.dropout"),
             ("[parallel]\nstaleness = 2", "parallel.staleness"),
             (
                 "[batch]\nlanes = 2\n[parallel]\nstrategy = \"param_server\"\nstaleness = 0\nranks = 4\nmesh.pipeline = 2",

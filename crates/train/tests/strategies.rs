@@ -104,9 +104,9 @@ const MESHES: &[(usize, &str)] = &[
 #[test]
 fn every_mesh_gives_the_losses_and_parameters_of_one_rank() {
     let models = [
-        "preset = \"gpt2-124m\"\nlayers = 3\nmodel = 48\nheads = 4\nvocab = 98\ncontext = 16\ndropout = 0.0",
+        "preset = \"gpt2-124m\"\nlayers = 3\nmodel = 48\nheads = 4\nvocab = 98\ncontext = 16\ndropout = 0.1",
         "depth = 3\nzero_init = false\nvocab = 98\ncontext = 16\nkv_heads = 2\nheads = 4\nqk_norm = true\ntied = true",
-        "preset = \"falcon-40b\"\nlayers = 3\nmodel = 64\nheads = 4\nkv_heads = 2\nhead_dim = 16\nffn = 96\nvocab = 98\ncontext = 16",
+        "preset = \"falcon-40b\"\nlayers = 3\nmodel = 64\nheads = 4\nkv_heads = 2\nhead_dim = 16\nffn = 96\nvocab = 98\ncontext = 16\ndropout = 0.1",
         "preset = \"bloomberggpt-50b\"\nlayers = 3\nmodel = 48\nheads = 4\nvocab = 98\ncontext = 16",
     ];
     for (number, model) in models.into_iter().enumerate() {

@@ -1,12 +1,16 @@
 //! Dropout: each number is zeroed with probability `rate`, the rest divided by `1 - rate`; arXiv:1207.0580.
-//! The mask is a function of a key and the position, so nothing is saved and a second run draws the same.
+//! The mask is a function of a key and the position in the whole batch, so nothing is saved, a second run draws the same, and
+//! ranks that have a run of each sequence draw what one rank would.
+
+use kernels::dropout::Runs;
 
 use super::{Backward, Cost, Forward, Op, Saves};
-use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
+use crate::{Axis, EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Dropout {
     rate: f32,
     key: u64,
+    runs: Runs,
 }
 
 impl Op for Dropout {
@@ -27,17 +31,18 @@ impl Op for Dropout {
         Saves::default()
     }
     fn forward(&self, f: &mut Forward<'_>) {
-        kernels::dropout::dropout(f.inputs[0].f32s(), f.output, self.rate, self.key);
+        kernels::dropout::dropout(f.inputs[0].f32s(), f.output, self.rate, self.key, self.runs);
     }
     fn backward(&self, b: &mut Backward<'_>) {
         if let [Some(dx)] = b.take_grads() {
-            kernels::dropout::backward(b.dy, dx.data, self.rate, self.key, dx.accumulate);
+            kernels::dropout::backward(b.dy, dx.data, self.rate, self.key, self.runs, dx.accumulate);
         }
     }
 }
 
 impl Tape<'_> {
-    /// Zero a share `rate` of `x` while training; `x` itself otherwise, and when the rate is zero.
+    /// Zero a share `rate` of `x` while training; `x` itself otherwise, and when the rate is zero. Where sequences are cut, `x`
+    /// is `[batch, seq, model]`, of the tokens that are this rank's along both axes.
     /// # Errors
     /// When the rate is not in `0..1`.
     pub fn dropout(&mut self, x: &Tensor, rate: f32) -> Result<Tensor, EngineError> {
@@ -45,7 +50,10 @@ impl Tape<'_> {
             return Ok(x.clone());
         }
         let key = self.draw();
-        self.apply(Dropout { rate, key }, &[x])
+        let ((context, contexts), (tensor, tensors)) = (self.place(Axis::Context), self.place(Axis::Tensor));
+        let parts = contexts * tensors;
+        let len = if parts == 1 { x.shape().elements() } else { x.shape().elements() / x.shape().dims()[0] };
+        self.apply(Dropout { rate, key, runs: Runs { len, place: context * tensors + tensor, parts } }, &[x])
     }
 }
 

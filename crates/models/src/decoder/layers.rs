@@ -84,7 +84,6 @@ impl Layers {
         let normed = tape.gather_tokens(&normed)?;
         let attended = self.attention(tape, layer, &normed, cache, offset)?;
         if self.config.parallel_block {
-            let attended = tape.dropout(&attended, self.config.dropout)?;
             let normed = match layer.mlp_norm {
                 Some(norm) => {
                     let normed = self.norm(tape, norm, x)?;
@@ -95,6 +94,7 @@ impl Layers {
             let fed = self.mlp(tape, layer, &normed)?;
             let both = tape.add(&attended, &fed)?;
             let both = tape.sum_tokens(&both)?;
+            let both = tape.dropout(&both, self.config.dropout)?;
             return tape.add(x, &both);
         }
         drop(normed);
