@@ -14,7 +14,7 @@ use crate::{
     PlanError,
     budget::{LAST, STEPS},
     catalogue::{Catalogue, Instance, Price},
-    efficiency, family,
+    family,
     laws::{Law, train_flops},
     project::{Phase, Project},
     rent::{self, Rented},
@@ -226,7 +226,7 @@ impl<'a> Desk<'a> {
         let recipe = self.whole(&phase)?;
         let rented = rent::rent(&recipe, catalogue, instance, accelerators, price, Some(&settled))?;
         cut(&mut phase.recipe, &rented);
-        Ok(Laid { phase, params, secs: Some(rented.secs * efficiency::errors().taken_over_said[1]) })
+        Ok(Laid { phase, params, secs: Some(rented.expected_secs[1]) })
     }
 
     /// The recipe of a phase as the project will give it.

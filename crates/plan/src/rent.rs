@@ -11,6 +11,7 @@ use train::{TrainError, recipe::Recipe, run, step::StepOptions};
 use crate::{
     PlanError,
     catalogue::{Catalogue, Instance, Price},
+    efficiency,
     hardware::{Cluster, Constants},
     reliability::{self, CHECKPOINT_BYTES_PER_PARAM, HOURS_BETWEEN_FAILURES, RESTART_SECS, Reliability},
     search::{self, Choice, Found, Settled},
@@ -39,6 +40,9 @@ pub struct Rented {
     /// Of training alone, and with what stops, restarts and checkpoints take.
     pub training_secs: f64,
     pub secs: f64,
+    /// What to expect, between what a tenth of the runs stay below and what a tenth surpass: `secs` times what published runs took
+    /// over what was said of them ([`efficiency::errors`]). Dollars and energy are of the middle.
+    pub expected_secs: [f64; 3],
     pub price: Price,
     pub usd: f64,
     /// Accelerators alone, at their rated power.
@@ -95,6 +99,8 @@ pub fn rent(
         restart_secs: RESTART_SECS,
     })?;
     let secs = training_secs / reliability.goodput_ratio;
+    let expected_secs = efficiency::errors().taken_over_said.map(|times| times * secs);
+    let paid_secs = expected_secs[1];
     let unit = models::unit(&resolved.model);
     // An image is seen many times, and none has a usual size: what is stored of them is not said.
     let data_bytes = if unit == "tokens" { tokens * BYTES_PER_TOKEN } else { 0.0 };
@@ -119,11 +125,12 @@ pub fn rent(
         reliability,
         training_secs,
         secs,
+        expected_secs,
         price: price.clone(),
-        usd: nodes as f64 * price.usd_per_hour * secs / 3600.0,
-        energy_kwh: watts.map(|watts| watts * ranks as f64 * secs / 3.6e6),
+        usd: nodes as f64 * price.usd_per_hour * paid_secs / 3600.0,
+        energy_kwh: watts.map(|watts| watts * ranks as f64 * paid_secs / 3.6e6),
         storage_bytes,
-        storage_usd: storage_bytes / 1e9 * usd_per_gb_month * secs / (30.44 * 86_400.0),
+        storage_usd: storage_bytes / 1e9 * usd_per_gb_month * paid_secs / (30.44 * 86_400.0),
     })
 }
 
@@ -148,7 +155,7 @@ pub fn cheapest(
     for nodes in (0..).map(|i| 1_usize << i).skip_while(|n| 2 * n <= least).take_while(|n| *n <= most.max(1)) {
         match rent(recipe, catalogue, instance, nodes * instance.count as usize, price, Some(&Settled::default())) {
             Ok(rented) => {
-                if rented.secs <= deadline_secs && best.as_ref().is_none_or(|best| rented.usd < best.usd) {
+                if rented.expected_secs[1] <= deadline_secs && best.as_ref().is_none_or(|best| rented.usd < best.usd) {
                     best = Some(rented.clone());
                 }
                 if soonest.as_ref().is_none_or(|soonest| rented.secs < soonest.secs) {
@@ -169,8 +176,8 @@ pub fn cheapest(
             relax: format!(
                 "{} nodes end soonest, in {:.1} days: allow `--deadline-days {:.0}`, raise `batch.sequences`, or take a faster instance",
                 soonest.nodes,
-                soonest.secs / 86_400.0,
-                (soonest.secs / 86_400.0).ceil()
+                soonest.expected_secs[1] / 86_400.0,
+                (soonest.expected_secs[1] / 86_400.0).ceil()
             ),
         }),
         (None, None, Some(refusal)) => Err(refusal),

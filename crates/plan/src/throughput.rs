@@ -155,46 +155,4 @@ mod tests {
         let large: Vec<bool> = four_times.map(|row| row.check(&catalogue, Constants::default()).unwrap().fits).collect();
         assert!(large.iter().filter(|fits| !**fits).count() as f64 > 0.6 * large.len() as f64);
     }
-
-    /// Sets the constants: the smallest mean of |ln(simulated / measured)|, each at most 0.5 for the sake of outliers.
-    #[test]
-    #[ignore = "takes two minutes; says which constants are better than those of `Constants::default`"]
-    fn the_constants_are_the_best_for_their_third() {
-        let of = |x: &[f64; 6]| Constants {
-            stream_share: x[0],
-            attention_share: [x[1], x[2]],
-            product_share: x[3],
-            tile_ends: x[4],
-            contention: x[5],
-            ..Constants::default()
-        };
-        let loss = |x: &[f64; 6]| {
-            if x[3] > 1.0 || x[5] > 0.95 {
-                return f64::INFINITY;
-            }
-            let checks = checks(of(x), Row::sets_constants);
-            checks.iter().map(|check| check.error.ln_1p().abs().min(0.5)).sum::<f64>() / checks.len() as f64
-        };
-        let d = Constants::default();
-        let mut best = [d.stream_share, d.attention_share[0], d.attention_share[1], d.product_share, d.tile_ends, d.contention];
-        let (first, mut step) = (loss(&best), 0.1);
-        let mut least = first;
-        while step > 0.005 {
-            let before = least;
-            for i in 0..best.len() {
-                for factor in [1.0 + step, 1.0 / (1.0 + step)] {
-                    let mut x = best;
-                    x[i] *= factor;
-                    let loss = loss(&x);
-                    if loss < least {
-                        (least, best) = (loss, x);
-                    }
-                }
-            }
-            if before - least < 1e-4 {
-                step /= 2.0;
-            }
-        }
-        assert!(first - least < 0.002, "better constants are {best:?}: {least} instead of {first}");
-    }
 }

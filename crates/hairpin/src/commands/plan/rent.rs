@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use ::plan::{
+    efficiency,
     rent::{self, Rented},
     search::{Choice, Cut, Settled},
     units,
@@ -88,16 +89,18 @@ fn answer(r: &Rented, searched: bool) -> Answer {
                     "activations" | "logits" => "a shorter context, or more memory",
                     _ => "more tensor or pipeline ranks, or shards",
                 };
-                vec![cut(&m.cut), format!("{:.0}", m.over_bytes), m.largest.into(), help.into()]
+                vec![cut(&m.cut), bytes(m.over_bytes as u64), m.largest.into(), help.into()]
             };
-            let head = vec!["cut", "bytes over", "most of it", "what would make it fit"];
+            let head = vec!["cut", "over by", "most of it", "what would make it fit"];
             tables.push(Table { title: "What does not fit", head, rows: r.misses.iter().map(row).collect() });
         }
     }
+    let [fast, middle, slow] = r.expected_secs;
+    let days = |secs: f64| format!("{:.1}", secs / 86_400.0);
     let mut notes = vec![
         format!("the cut is {}: {}", if r.is_recipes { "the recipe's own" } else { "the best that was found" }, cut(&r.choice.cut)),
         format!(
-            "days hold stops and checkpoints: one failure in {}, a checkpoint every {}, {:.1}% of the time is kept",
+            "stops: one failure in {}, a checkpoint every {}, {:.1}% of the time is kept",
             secs(r.reliability.secs_between_failures),
             secs(r.reliability.interval_secs),
             100.0 * r.reliability.goodput_ratio
@@ -110,13 +113,16 @@ fn answer(r: &Rented, searched: bool) -> Answer {
             r.price.term.name(),
             r.price.source
         ),
-        "how right such a simulation is: `hairpin plan check`".into(),
+        format!(
+            "days to expect: what {} published runs took over what is said of them, and where four of five lie: `hairpin plan check`",
+            efficiency::errors().runs
+        ),
     ];
     notes.extend(r.energy_kwh.map(|kwh| format!("energy of the accelerators at rated power: {} kWh", count(kwh))));
     let stored = if r.unit == "tokens" { "data and three checkpoints" } else { "three checkpoints, without the images" };
     notes.push(format!("storage of {stored}: {}, {}", bytes(r.storage_bytes as u64), usd(r.storage_usd)));
     Answer {
-        title: format!("{} on {} x {}: {:.1} days, {}", r.name, r.nodes, r.instance, r.secs / 86_400.0, usd(r.usd)),
+        title: format!("{} on {} x {}: {} days, {}", r.name, r.nodes, r.instance, days(r.expected_secs[1]), usd(r.usd)),
         asked: vec![
             ("parameters", count(r.params as f64)),
             (r.unit, count(r.tokens)),
@@ -127,7 +133,8 @@ fn answer(r: &Rented, searched: bool) -> Answer {
             ("step", secs(time.step_secs)),
             (rate, count(time.tokens_per_sec)),
             ("MFU", format!("{:.1}%", 100.0 * time.mfu)),
-            ("days", format!("{:.1}", r.secs / 86_400.0)),
+            ("days of steps and stops", days(r.secs)),
+            ("days to expect", format!("{} ({} to {})", days(middle), days(fast), days(slow))),
             ("cost", usd(r.usd)),
         ],
         tables,

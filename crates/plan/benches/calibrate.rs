@@ -1,0 +1,79 @@
+//! The planner's two sets of fitted numbers, made anew: `cargo bench -p plan --bench calibrate` (some minutes).
+//!
+//! * `Constants::default`: the smallest mean of |ln(simulated / measured)| over the third of the measured throughputs that sets
+//!   them, each at most 0.5 for the sake of outliers; says whether better ones are near.
+//! * `catalogue/errors.toml`: days that published decoder runs took over those that are said of them.
+#![allow(clippy::print_stdout, reason = "a benchmark prints its table")]
+
+use std::collections::BTreeMap;
+
+use plan::{catalogue::Catalogue, hardware::Constants, published, throughput};
+
+fn loss(catalogue: &Catalogue, x: &[f64; 6]) -> f64 {
+    if x[3] > 1.0 || x[5] > 0.95 {
+        return f64::INFINITY;
+    }
+    let constants = Constants {
+        stream_share: x[0],
+        attention_share: [x[1], x[2]],
+        product_share: x[3],
+        tile_ends: x[4],
+        contention: x[5],
+        ..Constants::default()
+    };
+    let rows: Vec<_> = throughput::rows().into_iter().filter(throughput::Row::sets_constants).collect();
+    let error = |row: &throughput::Row| row.check(catalogue, constants).expect("rows are of the catalogue").error;
+    rows.iter().map(|row| error(row).ln_1p().abs().min(0.5)).sum::<f64>() / rows.len() as f64
+}
+
+/// By turns each constant a little more or less, in ever smaller steps.
+fn constants(catalogue: &Catalogue) {
+    let d = Constants::default();
+    let mut best = [d.stream_share, d.attention_share[0], d.attention_share[1], d.product_share, d.tile_ends, d.contention];
+    let (first, mut step) = (loss(catalogue, &best), 0.1);
+    let mut least = first;
+    while step > 0.005 {
+        let before = least;
+        for i in 0..best.len() {
+            for factor in [1.0 + step, 1.0 / (1.0 + step)] {
+                let mut x = best;
+                x[i] *= factor;
+                let loss = loss(catalogue, &x);
+                if loss < least {
+                    (least, best) = (loss, x);
+                }
+            }
+        }
+        if before - least < 1e-4 {
+            step /= 2.0;
+        }
+    }
+    println!("constants: mean |ln| {first:.4} as they are; {least:.4} with {best:.3?}");
+    println!("(stream_share, attention_share forward and backward, product_share, tile_ends, contention)");
+}
+
+fn errors(catalogue: &Catalogue) {
+    let mut families: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    let mut all = Vec::new();
+    for trained in published::all() {
+        let Ok(o) = published::outcome(&trained, catalogue, Constants::default()) else { continue };
+        if o.run.kind == "llm" && o.run.unlike.is_none() {
+            families.entry(trained.family).or_default().push(o.actual_days / o.days);
+            all.push(o.actual_days / o.days);
+        }
+    }
+    let median = |mut all: Vec<f64>| {
+        all.sort_by(f64::total_cmp);
+        f64::midpoint(all[(all.len() - 1) / 2], all[all.len() / 2])
+    };
+    all.sort_by(f64::total_cmp);
+    let at = |q: f64| all[(q * (all.len() - 1) as f64).round() as usize];
+    let middle = median(families.into_values().map(median).collect());
+    println!("errors.toml:\nruns = {}\ntaken_over_said = [{:.2}, {middle:.2}, {:.2}]", all.len(), at(0.1), at(0.9));
+}
+
+fn main() {
+    let catalogue = Catalogue::load(None).expect("the embedded catalogue");
+    errors(&catalogue);
+    constants(&catalogue);
+}
