@@ -56,8 +56,10 @@ fn a_recipe_is_priced_and_cut_for_machines_that_are_not_here() {
     assert!(out.contains("runners-up") && out.contains("Memory of the fullest rank") && page.exists(), "{out}");
     let plan = json(&[&question[..], &["--json"]].concat());
     let figure = |key: &str| plan[key].as_f64().unwrap();
-    let cost = figure("secs") / 3600.0 * 2.0 * plan["price"]["usd_per_hour"].as_f64().unwrap();
+    let expected = |at: usize| plan["expected_secs"][at].as_f64().unwrap();
+    let cost = expected(1) / 3600.0 * 2.0 * plan["price"]["usd_per_hour"].as_f64().unwrap();
     assert!((figure("usd") / cost - 1.0).abs() < 1e-9 && figure("secs") > figure("training_secs"));
+    assert!(expected(0) < expected(1) && figure("secs") < expected(1) && expected(1) < expected(2));
     let mfu = plan["choice"]["time"]["mfu"].as_f64().unwrap();
     assert!((0.2..0.7).contains(&mfu), "{mfu}");
     // What no cluster can do says what is nearest.

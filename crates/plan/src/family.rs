@@ -65,7 +65,7 @@ pub fn sized(params: f64, vocab: usize, context: usize) -> Result<Sized, PlanErr
 /// let small = plan::family::shrunk(&falcon, 1e9, None)?;
 /// assert!((small.params as f64 / 1e9 - 1.0).abs() < 0.2 && small.table["parallel_block"].as_bool() == Some(true));
 /// let dial: toml::Table = "depth = 8".parse().unwrap();
-/// assert_eq!(plan::family::shrunk(&dial, 1e6, None)?.table.to_string(), "depth = 1\n");
+/// assert_eq!(plan::family::shrunk(&dial, 1e6, None)?.table.to_string(), "depth = 2\n");
 /// # Ok::<(), plan::PlanError>(())
 /// ```
 pub fn shrunk(model: &toml::Table, params: f64, vocab: Option<usize>) -> Result<Sized, PlanError> {
