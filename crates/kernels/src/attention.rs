@@ -190,15 +190,14 @@ impl Attention {
     /// Multiplications and additions of the pairs that the mask lets through.
     #[must_use]
     pub fn forward_flops(&self) -> u64 {
-        let seen = |i: usize| -> u64 {
-            let causal = (i + self.q_offset + 1).min(self.kv_len);
-            (match self.mask {
-                Mask::Full => self.kv_len,
-                Mask::Causal => causal,
-                Mask::Window(w) => causal.min(w),
-            }) as u64
+        let most = match self.mask {
+            Mask::Full => return 4 * (self.q_len * self.kv_len * self.batch * self.heads * self.head_dim) as u64,
+            Mask::Causal => self.kv_len,
+            Mask::Window(w) => self.kv_len.min(w),
         };
-        let pairs: u64 = (0..self.q_len).map(seen).sum();
+        // The first queries see one key more each, the others see `most`.
+        let rising = most.saturating_sub(self.q_offset + 1).min(self.q_len);
+        let pairs = (rising * (self.q_offset + 1) + rising * rising.saturating_sub(1) / 2 + (self.q_len - rising) * most) as u64;
         4 * pairs * (self.batch * self.heads * self.head_dim) as u64
     }
 
@@ -304,6 +303,38 @@ fn online_softmax_body<V: Vector>(row: &mut [f32], scale: f32, most: &mut f32, t
 mod tests {
     use super::*;
     use crate::naive::noise;
+
+    #[test]
+    fn flops_are_those_of_the_pairs_that_the_mask_lets_through() {
+        let masks = [Mask::Full, Mask::Causal, Mask::Window(1), Mask::Window(3), Mask::Window(40)];
+        let sizes = [(1, 1, 0), (7, 7, 0), (5, 9, 4), (9, 5, 0), (8, 20, 12), (6, 4, 30)];
+        for (mask, (q_len, kv_len, q_offset)) in masks.into_iter().flat_map(|mask| sizes.map(|size| (mask, size))) {
+            let a = Attention {
+                first_head: 0,
+                all_heads: 2,
+                batch: 3,
+                q_len,
+                kv_len,
+                heads: 2,
+                kv_heads: 1,
+                head_dim: 4,
+                q_offset,
+                mask,
+                scale: 1.0,
+                alibi: false,
+                precision: Precision::F32,
+            };
+            let sees = |i: usize, j: usize| match mask {
+                Mask::Full => true,
+                Mask::Causal => j <= i + q_offset,
+                Mask::Window(w) => j <= i + q_offset && j + w > i + q_offset,
+            };
+            let pairs = (0..q_len).map(|i| (0..kv_len).filter(|j| sees(i, *j)).count() as u64).sum::<u64>();
+            if q_offset + q_len <= kv_len || !matches!(mask, Mask::Window(_)) {
+                assert_eq!(a.forward_flops(), 4 * pairs * 3 * 2 * 4, "{mask:?} {q_len} {kv_len} {q_offset}");
+            }
+        }
+    }
 
     /// Output and gradients by definition, in f64: `[out, dq, dk, dv]`.
     fn twin(a: &Attention, [q, k, v, dout]: [&[f32]; 4]) -> [Vec<f64>; 4] {
