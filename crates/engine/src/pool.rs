@@ -11,7 +11,7 @@
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ptr::NonNull,
     rc::Rc,
 };
@@ -161,6 +161,8 @@ struct Arena {
     capacity_bytes: usize,
     /// Offset -> length of each free range; no two touch.
     free: BTreeMap<usize, usize>,
+    /// Length and offset of each but the one at the end.
+    holes: BTreeSet<(usize, usize)>,
     usage: PoolUse,
 }
 
@@ -171,6 +173,7 @@ impl Arena {
             memory: (device == Device::Cpu).then(|| Block::new(capacity_bytes)),
             capacity_bytes,
             free: BTreeMap::from([(0, capacity_bytes)]),
+            holes: BTreeSet::new(),
             usage: PoolUse { live_bytes: 0, peak_live_bytes: 0, high_water_bytes: 0 },
         }
     }
@@ -178,18 +181,18 @@ impl Arena {
     fn take(&mut self, bytes: usize) -> Result<(usize, usize), EngineError> {
         let bytes = bytes.max(1).next_multiple_of(LINE_BYTES);
         // The range at the end counts as endless, as it is on `Meta`: it is taken when no hole is long enough.
-        let rank = |(offset, len): &(&usize, &usize)| if **offset + **len == self.capacity_bytes { usize::MAX } else { **len };
-        let best = self.free.iter().filter(|(_, len)| **len >= bytes).min_by_key(rank);
-        let Some((&offset, &len)) = best else {
+        let hole = self.holes.range((bytes, 0)..).next().map(|(len, offset)| (*offset, *len));
+        let end = || self.free.last_key_value().map(|(offset, len)| (*offset, *len)).filter(|(_, len)| *len >= bytes);
+        let Some((offset, len)) = hole.or_else(end) else {
             return Err(EngineError::PoolFull {
                 wanted_bytes: bytes as u64,
                 live_bytes: self.usage.live_bytes,
                 capacity_bytes: self.capacity_bytes as u64,
             });
         };
-        self.free.remove(&offset);
+        self.fill(offset);
         if len > bytes {
-            self.free.insert(offset + bytes, len - bytes);
+            self.open(offset + bytes, len - bytes);
         }
         let usage = &mut self.usage;
         usage.live_bytes += bytes as u64;
@@ -204,13 +207,26 @@ impl Arena {
         if let Some((&before, &before_len)) = self.free.range(..offset).next_back()
             && before + before_len == offset
         {
-            self.free.remove(&before);
+            self.fill(before);
             (start, len) = (before, before_len + len);
         }
-        if let Some(after_len) = self.free.remove(&(offset + bytes)) {
+        if let Some(after_len) = self.fill(offset + bytes) {
             len += after_len;
         }
-        self.free.insert(start, len);
+        self.open(start, len);
+    }
+
+    fn open(&mut self, offset: usize, len: usize) {
+        self.free.insert(offset, len);
+        if offset + len != self.capacity_bytes {
+            self.holes.insert((len, offset));
+        }
+    }
+
+    fn fill(&mut self, offset: usize) -> Option<usize> {
+        let len = self.free.remove(&offset)?;
+        self.holes.remove(&(len, offset));
+        Some(len)
     }
 }
 
