@@ -2,13 +2,11 @@
 //! `cargo bench -p plan --bench here [-- PART-OF-A-NAME]`
 #![allow(clippy::print_stdout, reason = "a benchmark prints its table")]
 
-use comm::{Communicator, Order};
+use comm::Communicator;
 use peak_alloc::PeakAlloc;
 use plan::machine;
 use train::{
-    TrainError,
-    clock::Clock,
-    ranks,
+    TrainError, measure, ranks,
     recipe::Recipe,
     run,
     step::{StepOptions, Trainer},
@@ -17,31 +15,14 @@ use train::{
 #[global_allocator]
 static ALLOCATED: PeakAlloc = PeakAlloc;
 
-const STEPS: u64 = 9;
+const STEPS: usize = 9;
 
 /// Median seconds of a step of `recipe`, as training runs it.
 fn step_secs(recipe: &Recipe, mut comm: Box<dyn Communicator>) -> Result<f64, TrainError> {
     let (recipe, model) = run::resolve(recipe, None)?;
-    let options = StepOptions::of(&recipe);
-    let (each, size) = (recipe.batch.sequences / recipe.batch.lanes, options.micro_batch);
     let group = comm.split(0).map_err(engine::EngineError::rank)?;
-    let mut trainer = Trainer::on_rank(model, options, group)?;
-    let lane = |place: usize| {
-        let firsts = (0..each).step_by(size);
-        firsts.map(|first| trainer.model().made_up(place * each + first, size.min(each - first), recipe.batch.context)).collect::<Vec<_>>()
-    };
-    let lanes: Vec<_> = trainer.lanes().into_iter().map(lane).collect();
-    let mut secs = Vec::new();
-    for step in 1..=1 + STEPS {
-        comm.all_reduce(&mut [0.0], Order::Any).map_err(engine::EngineError::rank)?;
-        let clock = Clock::start();
-        let gradient = trainer.gradient(step, &lanes, recipe.step_tokens())?;
-        trainer.update(step, 0.1, gradient.norm)?;
-        secs.push(clock.secs());
-    }
-    secs.remove(0);
-    secs.sort_by(f64::total_cmp);
-    Ok(secs[secs.len() / 2])
+    let mut trainer = Trainer::on_rank(model, StepOptions::of(&recipe), group)?;
+    Ok(measure::step(&mut trainer, &recipe, &mut *comm, STEPS)?[0])
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

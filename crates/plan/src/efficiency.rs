@@ -79,12 +79,7 @@ impl Mfu {
 /// [`PlanError::Unit`] when `stated` is no share; [`PlanError::Impossible`] when no cut fits, with by how much and what would.
 pub fn mfu(catalogue: &Catalogue, instance: &Instance, job: &Job, stated: Option<f64>) -> Result<Mfu, PlanError> {
     let nodes = job.accelerators.div_ceil(instance.count.max(1) as usize);
-    let reliability = reliability::plan(&reliability::Cluster {
-        accelerators: job.accelerators as f64,
-        hours_between_failures: reliability::HOURS_BETWEEN_FAILURES,
-        checkpoint_secs: reliability::checkpoint_secs(job.params, nodes as f64),
-        restart_secs: reliability::RESTART_SECS,
-    })?;
+    let reliability = reliability::usual(job.params, job.accelerators as f64, nodes as f64)?;
     if let Some(ratio) = stated {
         if !(ratio > 0.0 && ratio <= 1.0) {
             return Err(PlanError::Unit { text: ratio.to_string(), problem: "is no share of peak".into(), example: "0.4" });

@@ -198,15 +198,15 @@ impl<'a> Desk<'a> {
         let steps = (tokens / (sequences * self.recipe.batch.context) as f64).round().max(1.0) as u64;
         let mut table = toml::Table::new();
         table.insert("model".into(), model.into());
-        set(&mut table, "batch", "sequences", sequences);
-        set(&mut table, "batch", "micro_batch", self.recipe.batch.micro_batch.min(sequences));
-        set(&mut table, "batch", "lanes", self.recipe.batch.lanes);
-        set(&mut table, "train", "steps", steps as usize);
+        set(&mut table, "batch", "sequences", sequences as i64);
+        set(&mut table, "batch", "micro_batch", self.recipe.batch.micro_batch.min(sequences) as i64);
+        set(&mut table, "batch", "lanes", self.recipe.batch.lanes as i64);
+        set(&mut table, "train", "steps", steps as i64);
         set(
             &mut table,
             "schedule",
             "warmup_steps",
-            ((self.recipe.schedule.warmup_steps as f64 * steps as f64 / self.recipe.train.steps as f64).ceil() as usize).max(1),
+            ((self.recipe.schedule.warmup_steps as f64 * steps as f64 / self.recipe.train.steps as f64).ceil() as i64).max(1),
         );
         // Of a dialled model whose rate is not written the dial gives it.
         let is_written = self.target.recipe.get("optim").and_then(|optim| optim.get("lr")).is_some();
@@ -246,22 +246,22 @@ impl<'a> Desk<'a> {
 /// Write the cut of `rented` into a phase's tables, and save as often as its failures ask.
 fn cut(table: &mut toml::Table, rented: &Rented) {
     let Cut { tensor, pipeline, data, strategy, shards, chunks, micro_batch, recompute, .. } = rented.choice.cut;
-    set(table, "batch", "micro_batch", micro_batch);
-    set(table, "batch", "lanes", data);
+    set(table, "batch", "micro_batch", micro_batch as i64);
+    set(table, "batch", "lanes", data as i64);
     set(table, "train", "recompute", recompute);
     set(table, "train", "precision", "bf16");
     let steps = (rented.reliability.interval_secs / rented.choice.time.step_secs).round().clamp(1.0, rented.steps as f64);
-    set(table, "checkpoint", "every_steps", steps as usize);
+    set(table, "checkpoint", "every_steps", steps as i64);
     if rented.accelerators == 1 {
         return;
     }
-    set(table, "parallel", "ranks", rented.accelerators);
+    set(table, "parallel", "ranks", rented.accelerators as i64);
     set(table, "parallel", "strategy", strategy);
     // Over so many ranks the order of a sum is the network's.
     set(table, "parallel", "reduce", "fast");
     if chunks > 1 {
         set(table, "parallel", "schedule", "interleaved");
-        set(table, "parallel", "chunks", chunks);
+        set(table, "parallel", "chunks", chunks as i64);
     }
     let mut mesh = toml::Table::new();
     for (axis, ranks) in [("tensor", tensor), ("pipeline", pipeline)] {
@@ -273,19 +273,9 @@ fn cut(table: &mut toml::Table, rented: &Rented) {
     set(table, "parallel", "mesh", mesh);
 }
 
-/// What a table of a recipe can hold.
-trait Value {
-    fn value(self) -> toml::Value;
-}
-
-macro_rules! values {
-    ($($type:ty => $of:expr),*) => { $(impl Value for $type { fn value(self) -> toml::Value { ($of)(self) } })* };
-}
-values!(usize => |n| toml::Value::Integer(n as i64), f64 => toml::Value::Float, bool => toml::Value::Boolean, &str => |s: &str| s.into(), toml::Table => toml::Value::Table);
-
-fn set(table: &mut toml::Table, of: &str, key: &str, value: impl Value) {
+fn set(table: &mut toml::Table, of: &str, key: &str, value: impl Into<toml::Value>) {
     if let Some(table) = table.entry(of).or_insert_with(|| toml::Table::new().into()).as_table_mut() {
-        table.insert(key.into(), value.value());
+        table.insert(key.into(), value.into());
     }
 }
 

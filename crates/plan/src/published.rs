@@ -11,7 +11,7 @@ use crate::{
     PlanError,
     catalogue::{Catalogue, Run},
     hardware::{Cluster, Constants, Numbers},
-    reliability::{self, HOURS_BETWEEN_FAILURES, RESTART_SECS},
+    reliability,
     search::{self, Choice, Settled},
 };
 
@@ -144,13 +144,8 @@ pub fn outcome(trained: &Trained, catalogue: &Catalogue, constants: Constants) -
         }
     }
     let Some((_, choice)) = longest else { return Err(lacking("has no stages")) };
-    let kept = reliability::plan(&reliability::Cluster {
-        accelerators: count as f64,
-        hours_between_failures: HOURS_BETWEEN_FAILURES,
-        // A pod's hosts have a few chips each.
-        checkpoint_secs: reliability::checkpoint_secs(params, (count as f64 / 8.0).max(1.0)),
-        restart_secs: RESTART_SECS,
-    })?;
+    // A pod's hosts have a few chips each.
+    let kept = reliability::usual(params, count as f64, (count as f64 / 8.0).max(1.0))?;
     let days = training_days / kept.goodput_ratio;
     Ok(Outcome { run: run.clone(), trained: trained.clone(), choice, training_days, days, actual_days, error: days / actual_days - 1.0 })
 }

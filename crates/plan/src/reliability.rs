@@ -49,6 +49,18 @@ pub fn checkpoint_secs(params: f64, nodes: f64) -> f64 {
     params * CHECKPOINT_BYTES_PER_PARAM / (nodes * NODE_WRITES_BYTES_PER_SEC)
 }
 
+/// What to expect of `accelerators` on `nodes` nodes that train `params` parameters, where nothing is known of their failures.
+/// # Errors
+/// As [`plan`].
+pub fn usual(params: f64, accelerators: f64, nodes: f64) -> Result<Reliability, PlanError> {
+    plan(&Cluster {
+        accelerators,
+        hours_between_failures: HOURS_BETWEEN_FAILURES,
+        checkpoint_secs: checkpoint_secs(params, nodes),
+        restart_secs: RESTART_SECS,
+    })
+}
+
 /// The best interval and what it leaves of the time.
 /// # Errors
 /// [`PlanError::Impossible`] when the cluster fails before it can save.

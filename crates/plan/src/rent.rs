@@ -13,7 +13,7 @@ use crate::{
     catalogue::{Catalogue, Instance, Price},
     efficiency,
     hardware::{Cluster, Constants},
-    reliability::{self, CHECKPOINT_BYTES_PER_PARAM, HOURS_BETWEEN_FAILURES, RESTART_SECS, Reliability},
+    reliability::{self, CHECKPOINT_BYTES_PER_PARAM, Reliability},
     search::{self, Choice, Found, Settled},
 };
 
@@ -79,8 +79,8 @@ pub fn rent(
     let is_recipes = settled.is_none() && options.mesh.ranks() == ranks;
     let found = if is_recipes {
         // All micro-batches of a rank, of however many lanes.
-        let lanes = (resolved.batch.sequences / options.mesh.data).div_ceil(options.micro_batch);
-        search::only(&build, &StepOptions { lanes, ..options }, &cluster, Constants::default())?
+        let lanes = options.lanes * options.passes;
+        search::only(&build, &StepOptions { lanes, passes: 1, ..options }, &cluster, Constants::default())?
     } else {
         let settled = settled.cloned().unwrap_or_default();
         search::search(&build, &options, resolved.batch.sequences, &cluster, Constants::default(), &settled)?
@@ -92,12 +92,7 @@ pub fn rent(
     let choice = choices.remove(0);
     let tokens = (resolved.batch.sequences * resolved.batch.context) as f64 * resolved.train.steps as f64;
     let training_secs = tokens / choice.time.tokens_per_sec;
-    let reliability = reliability::plan(&reliability::Cluster {
-        accelerators: ranks as f64,
-        hours_between_failures: HOURS_BETWEEN_FAILURES,
-        checkpoint_secs: reliability::checkpoint_secs(params as f64, nodes as f64),
-        restart_secs: RESTART_SECS,
-    })?;
+    let reliability = reliability::usual(params as f64, ranks as f64, nodes as f64)?;
     let secs = training_secs / reliability.goodput_ratio;
     let expected_secs = efficiency::errors().taken_over_said.map(|times| times * secs);
     let paid_secs = expected_secs[1];

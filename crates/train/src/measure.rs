@@ -100,8 +100,11 @@ pub fn step_times(recipe: &Recipe, mut comm: Box<dyn Communicator>, rounds: usiz
     })
 }
 
-/// Seconds of a step, and those in which it waited for others. All ranks begin together, as each would in a long run.
-fn step(trainer: &mut Trainer, recipe: &Recipe, comm: &mut dyn Communicator, rounds: usize) -> Result<[f64; 2], TrainError> {
+/// Median seconds of a step of `recipe` on made-up samples, and those in which it waited for others, over `rounds` after one that does
+/// not count; all ranks of `comm` call it. They begin together, as each would in a long run.
+/// # Errors
+/// When shapes do not fit, or a rank does not answer.
+pub fn step(trainer: &mut Trainer, recipe: &Recipe, comm: &mut dyn Communicator, rounds: usize) -> Result<[f64; 2], TrainError> {
     let b = &recipe.batch;
     let each = b.sequences / b.lanes;
     let micro_batch = b.micro_batch.min(each);
