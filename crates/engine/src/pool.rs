@@ -11,7 +11,6 @@
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
     cell::{Cell, RefCell},
-    collections::{BTreeMap, BTreeSet},
     ptr::NonNull,
     rc::Rc,
 };
@@ -159,10 +158,10 @@ impl Drop for Block {
 struct Arena {
     memory: Option<Block>,
     capacity_bytes: usize,
-    /// Offset -> length of each free range; no two touch.
-    free: BTreeMap<usize, usize>,
-    /// Length and offset of each but the one at the end.
-    holes: BTreeSet<(usize, usize)>,
+    /// Offset and length of each free range, in order; no two touch. There are few, so that a sorted list beats a tree.
+    free: Vec<(usize, usize)>,
+    /// Length and offset of each but the one at the end, in order.
+    holes: Vec<(usize, usize)>,
     usage: PoolUse,
 }
 
@@ -172,8 +171,8 @@ impl Arena {
         Self {
             memory: (device == Device::Cpu).then(|| Block::new(capacity_bytes)),
             capacity_bytes,
-            free: BTreeMap::from([(0, capacity_bytes)]),
-            holes: BTreeSet::new(),
+            free: vec![(0, capacity_bytes)],
+            holes: Vec::new(),
             usage: PoolUse { live_bytes: 0, peak_live_bytes: 0, high_water_bytes: 0 },
         }
     }
@@ -181,18 +180,21 @@ impl Arena {
     fn take(&mut self, bytes: usize) -> Result<(usize, usize), EngineError> {
         let bytes = bytes.max(1).next_multiple_of(LINE_BYTES);
         // The range at the end counts as endless, as it is on `Meta`: it is taken when no hole is long enough.
-        let hole = self.holes.range((bytes, 0)..).next().map(|(len, offset)| (*offset, *len));
-        let end = || self.free.last_key_value().map(|(offset, len)| (*offset, *len)).filter(|(_, len)| *len >= bytes);
-        let Some((offset, len)) = hole.or_else(end) else {
+        let hole = self.holes.get(self.holes.partition_point(|hole| *hole < (bytes, 0))).map(|(len, offset)| (*offset, *len));
+        let Some((offset, len)) = hole.or_else(|| self.free.last().copied().filter(|(_, len)| *len >= bytes)) else {
             return Err(EngineError::PoolFull {
                 wanted_bytes: bytes as u64,
                 live_bytes: self.usage.live_bytes,
                 capacity_bytes: self.capacity_bytes as u64,
             });
         };
-        self.fill(offset);
+        let at = self.at(offset);
+        self.lose(offset, len);
         if len > bytes {
-            self.open(offset + bytes, len - bytes);
+            self.free[at] = (offset + bytes, len - bytes);
+            self.gain(offset + bytes, len - bytes);
+        } else {
+            self.free.remove(at);
         }
         let usage = &mut self.usage;
         usage.live_bytes += bytes as u64;
@@ -203,30 +205,35 @@ impl Arena {
 
     fn give(&mut self, offset: usize, bytes: usize) {
         self.usage.live_bytes -= bytes as u64;
-        let (mut start, mut len) = (offset, bytes);
-        if let Some((&before, &before_len)) = self.free.range(..offset).next_back()
-            && before + before_len == offset
-        {
-            self.fill(before);
-            (start, len) = (before, before_len + len);
+        let at = self.at(offset);
+        let before = at.checked_sub(1).map(|at| self.free[at]).filter(|(start, len)| start + len == offset);
+        let after = self.free.get(at).copied().filter(|(start, _)| offset + bytes == *start);
+        for (start, len) in before.into_iter().chain(after) {
+            self.lose(start, len);
         }
-        if let Some(after_len) = self.fill(offset + bytes) {
-            len += after_len;
-        }
-        self.open(start, len);
+        let start = before.map_or(offset, |(start, _)| start);
+        let end = after.map_or(offset + bytes, |(start, len)| start + len);
+        let merged = at - usize::from(before.is_some())..at + usize::from(after.is_some());
+        self.free.splice(merged, [(start, end - start)]);
+        self.gain(start, end - start);
     }
 
-    fn open(&mut self, offset: usize, len: usize) {
-        self.free.insert(offset, len);
+    /// The place of the first free range at or after `offset`.
+    fn at(&self, offset: usize) -> usize {
+        self.free.partition_point(|(start, _)| *start < offset)
+    }
+
+    /// A range joins the holes, unless it is the end.
+    fn gain(&mut self, offset: usize, len: usize) {
         if offset + len != self.capacity_bytes {
-            self.holes.insert((len, offset));
+            self.holes.insert(self.holes.partition_point(|hole| *hole < (len, offset)), (len, offset));
         }
     }
 
-    fn fill(&mut self, offset: usize) -> Option<usize> {
-        let len = self.free.remove(&offset)?;
-        self.holes.remove(&(len, offset));
-        Some(len)
+    fn lose(&mut self, offset: usize, len: usize) {
+        if let Ok(at) = self.holes.binary_search(&(len, offset)) {
+            self.holes.remove(at);
+        }
     }
 }
 

@@ -55,8 +55,6 @@ pub struct Rented {
 /// How many checkpoints are kept at a time, and bytes of a token on disk.
 const CHECKPOINTS: f64 = 3.0;
 const BYTES_PER_TOKEN: f64 = 4.0;
-/// Runners-up and misses that are told.
-const TOLD: usize = 8;
 
 /// `recipe` on `accelerators` of as few of `instance` as have them: on the recipe's own mesh where that is as large and nothing is
 /// `settled` of a search, and else on the best that is found.
@@ -102,7 +100,6 @@ pub fn rent(
     let storage_bytes = data_bytes + CHECKPOINTS * CHECKPOINT_BYTES_PER_PARAM * params as f64;
     let usd_per_gb_month = catalogue.storage.first().map_or(0.0, |s| s.usd_per_gb_month);
     let watts = catalogue.accelerator_of(instance)?.watts;
-    choices.truncate(TOLD);
     Ok(Rented {
         name: resolved.name.clone(),
         instance: instance.name.clone(),
@@ -115,7 +112,7 @@ pub fn rent(
         choice,
         is_recipes,
         runners_up: choices,
-        misses: misses.into_iter().take(TOLD).collect(),
+        misses,
         usable_bytes: cluster.hardware.usable_bytes(),
         reliability,
         training_secs,
@@ -139,26 +136,29 @@ pub fn cheapest(
     price: &Price,
     deadline_secs: f64,
 ) -> Result<Rented, PlanError> {
-    let most = recipe.batch.sequences / instance.count.max(1) as usize;
+    let most = (recipe.batch.sequences / instance.count.max(1) as usize).max(1);
     let (mut best, mut soonest, mut refusal): (Option<Rented>, Option<Rented>, Option<PlanError>) = (None, None, None);
     // Fewer nodes could not do the FLOPs in time at the best rate that a product has.
     let (resolved, model) = run::resolve(recipe, None)?;
     let tokens = (resolved.batch.sequences * resolved.batch.context) as f64 * resolved.train.steps as f64;
     let flops = crate::laws::train_flops(model.params().elements() as f64, tokens);
     let of_node = Cluster::of(catalogue, instance, 1)?.hardware.attainable_flops * instance.count as f64;
-    let least = ((flops / of_node / deadline_secs) as usize).clamp(1, most.max(1));
-    for nodes in (0..).map(|i| 1_usize << i).skip_while(|n| 2 * n <= least).take_while(|n| *n <= most.max(1)) {
-        match rent(recipe, catalogue, instance, nodes * instance.count as usize, price, Some(&Settled::default())) {
+    let least = (efficiency::errors().taken_over_said[1] * flops / of_node / deadline_secs).min((most / 2 + 1) as f64);
+    for nodes in (0..).map(|i| 1_usize << i).skip_while(|n| (*n as f64) < least).take_while(|n| *n <= most) {
+        let on = |settled| rent(recipe, catalogue, instance, nodes * instance.count as usize, price, Some(&settled));
+        // What is twice as large is cheaper only where it saves what a want of memory costs, which is seen without pipelines.
+        if let Some(best) = &best
+            && !on(Settled { pipeline: Some(1), ..Settled::default() }).is_ok_and(|more| more.usd < best.usd)
+        {
+            break;
+        }
+        match on(Settled::default()) {
             Ok(rented) => {
                 if rented.expected_secs[1] <= deadline_secs && best.as_ref().is_none_or(|best| rented.usd < best.usd) {
                     best = Some(rented.clone());
                 }
                 if soonest.as_ref().is_none_or(|soonest| rented.secs < soonest.secs) {
                     soonest = Some(rented);
-                }
-                // What is twice as large and in time too is not cheaper.
-                if best.as_ref().is_some_and(|best| best.nodes < nodes) {
-                    break;
                 }
             }
             Err(e) => refusal = Some(e),

@@ -4,7 +4,7 @@
 //! ```text
 //! tensor x pipeline x data x strategy -> the largest micro-batch that fits, with and without recomputing -> simulate -> sort
 //! ```
-//! Steps of many micro-batches are looked at over a few first, since each more costs the same; the best are then run whole.
+//! Steps of many micro-batches are looked at over a few first, since each more costs the same; the best is then run whole.
 //! Where an answer needs many searches ([`quick`]) pipelines are left out, and of many blocks, which are all alike, a few tell.
 
 use std::sync::Mutex;
@@ -68,15 +68,15 @@ pub struct Miss {
     pub largest: &'static str,
 }
 
-/// Fastest first, and what fits least badly first.
+/// Fastest first, and what fits least badly first; of both as many as are worth telling.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Found {
     pub choices: Vec<Choice>,
     pub misses: Vec<Miss>,
 }
 
-/// How many of the best are run whole.
-const WHOLE: usize = 5;
+/// The best and its runners-up, and as many misses.
+const TOLD: usize = 9;
 const MOST_SEQUENCES: usize = 16;
 const MOST_STAGES: usize = 16;
 const FEW_ROUNDS: usize = 16;
@@ -99,10 +99,12 @@ pub fn search(
 ) -> Result<Found, TrainError> {
     let look = Look { build, base, cluster, constants, sketch: None };
     let mut found = look.all(cuts(&*build()?, sequences, cluster, settled), sequences, settled)?;
-    for choice in found.choices.iter_mut().take(WHOLE) {
-        choice.time = look.step(choice.cut)?;
+    let mut wholes: Vec<Cut> = Vec::new();
+    while let Some(first) = found.choices.first_mut().filter(|first| !wholes.contains(&first.cut)) {
+        first.time = look.step(first.cut)?;
+        wholes.push(first.cut);
+        sort(&mut found);
     }
-    sort(&mut found);
     Ok(found)
 }
 
@@ -262,6 +264,8 @@ impl Look<'_> {
             return Err(e);
         }
         sort(&mut found);
+        found.choices.truncate(TOLD);
+        found.misses.truncate(TOLD);
         Ok(found)
     }
 

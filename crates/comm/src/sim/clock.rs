@@ -81,7 +81,8 @@ pub(super) struct Shared {
     /// The rank that stands for each role.
     pub(super) representatives: Vec<usize>,
     pub(super) world: Mutex<World>,
-    changed: Condvar,
+    /// Each role sleeps on its own: a post wakes those alone that it lets go on.
+    awake: Vec<Condvar>,
 }
 
 impl Shared {
@@ -93,12 +94,24 @@ impl Shared {
         let role = |rank| representatives.binary_search(&representative(rank)).unwrap_or(0);
         let roles = (0..ranks).map(role).collect();
         let world = World { roles: representatives.iter().map(|_| Role::default()).collect(), ..World::default() };
-        Self { topology, settings, roles, representatives, world: Mutex::new(world), changed: Condvar::new() }
+        let awake = representatives.iter().map(|_| Condvar::new()).collect();
+        Self { topology, settings, roles, representatives, world: Mutex::new(world), awake }
     }
 
     pub(super) fn end(&self, role: usize) {
-        lock(&self.world).roles[role].ended = true;
-        self.changed.notify_all();
+        let mut world = lock(&self.world);
+        world.roles[role].ended = true;
+        // One that waits for it must learn that nobody comes.
+        self.awake.iter().for_each(Condvar::notify_one);
+    }
+
+    /// Wake the roles whose wait is over.
+    fn wake(&self, world: &World) {
+        for (role, awake) in world.roles.iter().zip(&self.awake) {
+            if role.waits.is_some_and(|timing| world.span(timing).is_some()) {
+                awake.notify_one();
+            }
+        }
     }
 }
 
@@ -300,9 +313,8 @@ impl GroupClock {
         posted.secs = posted.secs.max(secs);
         let stream = posted.stream();
         world.roles[me].streams[stream].queue.push_back(key);
-        world.run();
-        drop(world);
-        self.clock.shared.changed.notify_all();
+        world.run(me, stream);
+        self.clock.shared.wake(&world);
         Timing::Job(key.0, key.1, key.2)
     }
 
@@ -344,16 +356,16 @@ impl GroupClock {
             let stands = |role: &Role| role.ended || role.waits.is_some_and(|timing| world.span(timing).is_none());
             if world.roles.iter().all(stands) {
                 if world.run_ahead() {
-                    shared.changed.notify_all();
+                    shared.wake(&world);
                     continue;
                 }
                 let missing = self.missing(&world, timing);
                 world.roles[me].ended = true;
-                shared.changed.notify_all();
+                shared.awake.iter().for_each(Condvar::notify_one);
                 let problem = if world.roles[missing].ended { "it has ended" } else { "all ranks wait, and it for something else" };
                 return Err(CommError { rank: shared.representatives[missing], operation, problem: problem.into() });
             }
-            world = shared.changed.wait(world).unwrap_or_else(PoisonError::into_inner);
+            world = shared.awake[me].wait(world).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -419,18 +431,18 @@ impl World {
         }
     }
 
-    /// Run what all its roles have started and have at the front of their streams, until there is no more.
-    fn run(&mut self) {
-        loop {
-            let fronts = self.roles.iter().flat_map(|role| role.streams.iter().filter_map(|stream| stream.queue.front()));
-            let is_next = |key: &&Key| {
-                self.jobs.get(*key).is_some_and(|job| {
-                    let first = |role: usize| self.roles[role].streams[job.stream()].queue.front() == Some(*key);
-                    job.ready.len() == job.roles && job.ready.iter().all(|(role, _)| first(*role))
-                })
-            };
-            let Some(key) = fronts.clone().find(is_next).copied() else { return };
-            self.run_job(key);
+    /// Run the job at the front of a role's stream if all its roles have started it and have it at the front, and what comes to
+    /// the front by that.
+    fn run(&mut self, role: usize, stream: usize) {
+        let mut fronts = vec![role];
+        while let Some(role) = fronts.pop() {
+            let front = |role: usize| self.roles[role].streams[stream].queue.front();
+            let Some((key, job)) = front(role).and_then(|key| Some((*key, self.jobs.get(key)?))) else { continue };
+            let all: Vec<usize> = job.ready.iter().map(|(role, _)| *role).collect();
+            if all.len() == job.roles && all.iter().all(|role| front(*role) == Some(&key)) {
+                self.run_job(key);
+                fronts.extend(all);
+            }
         }
     }
 
@@ -440,9 +452,10 @@ impl World {
         let ready = |job: &Posted| job.ready.iter().map(|(_, secs)| *secs).fold(0.0, f64::max);
         let whole = self.jobs.iter().filter(|(_, job)| job.ready.len() == job.roles && job.end_secs.is_none());
         let first = whole.min_by(|(a, x), (b, y)| ready(x).total_cmp(&ready(y)).then(a.cmp(b)));
-        let Some((key, _)) = first else { return false };
-        self.run_job(*key);
-        self.run();
+        let Some((key, job)) = first else { return false };
+        let (key, stream, all) = (*key, job.stream(), job.ready.iter().map(|(role, _)| *role).collect::<Vec<_>>());
+        self.run_job(key);
+        all.into_iter().for_each(|role| self.run(role, stream));
         true
     }
 
