@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use ::plan::{PlanError, fit};
+use ::plan::{PlanError, fit, laws::PUBLISHED_DRIFT};
 use report::{Answer, Axis, Chart, Dot, DotKind, Series, Table};
 
 use super::{Showing, count};
@@ -63,9 +63,14 @@ pub(super) fn run(args: &FitArgs, json: bool) -> miette::Result<ExitCode> {
         figures: vec![
             ("FLOPs fitted", format!("{:.1e} to {:.1e}", law.fitted.flops[0], law.fitted.flops[1])),
             ("95% of runs within", format!("{:.1}%", 100.0 * law.scatter_ratio)),
+            ("each power of ten beyond them adds", format!("{:.1}% of the loss", 100.0 * law.drift_ratio)),
             ("draws kept", format!("{} of {}", law.draws.len(), args.draws)),
         ],
         charts: vec![("Measured and fitted", chart)],
+        notes: vec![format!(
+            "beyond its runs a law drifts: by {:.1}% a power of ten in published ladders, or by what the largest of these runs show of a law of the others, whichever is more",
+            100.0 * PUBLISHED_DRIFT
+        )],
         tables: vec![Table { title: "L = E + A N^-a + B D^-b, nats per token", head: vec!["constant", "best", "2.5%", "97.5%"], rows }],
         ..Answer::default()
     };
