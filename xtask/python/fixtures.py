@@ -1,15 +1,17 @@
 """Golden values for crates/models/tests/golden.rs: tiny random models of transformers' own classes, in f32.
 
 Each file holds weights under hairpin's names (matrices [out, in]), a batch, logits, the mean loss, every gradient, and
-ten AdamW steps (losses and final weights). Run with `cargo xtask fixtures`.
+ten AdamW steps (losses and, of dense models, final weights). Of mixtures the gradients and steps count the loss that balances
+experts in: transformers' own, of each layer by itself, over the choices of a token. Run with `cargo xtask fixtures`.
 """
 import torch
 from safetensors.torch import save_file
 from transformers import (FalconConfig, FalconForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM,
-                          Qwen3Config, Qwen3ForCausalLM)
+                          MixtralConfig, MixtralForCausalLM, OlmoeConfig, OlmoeForCausalLM, Qwen3Config, Qwen3ForCausalLM)
+from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 OUT = "crates/models/fixtures"
-VOCAB, MODEL, HEADS, LAYERS, CONTEXT, BATCH, SEQ = 31, 16, 4, 2, 16, 2, 9
+VOCAB, MODEL, HEADS, LAYERS, CONTEXT, BATCH, SEQ, EXPERTS, TOP_K = 31, 16, 4, 2, 16, 2, 9, 5, 2
 
 
 def llama_names(i, qk_norm=False):
@@ -50,6 +52,17 @@ def llama_map(qk_norm=False):
     return m
 
 
+def mixture_map(qk_norm=False):
+    m = {name: part for name, part in llama_map(qk_norm).items() if ".mlp." not in name}
+    for i in range(LAYERS):
+        t, o = f"model.layers.{i}.mlp.", f"layers.{i}.mlp."
+        def gate_up(x, o=o):
+            return {o + f"experts.{n}.weight": p for n, p in zip(("gate", "up"), x.chunk(2, 1))}
+        m |= {t + "gate.weight": lambda x, o=o: {o + "router.weight": x}, t + "experts.gate_up_proj": gate_up,
+              t + "experts.down_proj": lambda x, o=o: {o + "experts.down.weight": x}}
+    return m
+
+
 def falcon_map(kv_heads):
     one = lambda name: lambda x: {name: x}
     m = {"transformer.word_embeddings.weight": one("embed.weight"), "transformer.ln_f.weight": one("norm.weight"),
@@ -77,7 +90,7 @@ def rename(named, mapping, prefix=""):
     return out
 
 
-def fixture(name, model, mapping):
+def fixture(name, model, mapping, balance=None):
     torch.manual_seed(7)
     model = model.float().train()
     with torch.no_grad():
@@ -89,12 +102,21 @@ def fixture(name, model, mapping):
     out = rename(model.named_parameters(), mapping)
     out["tokens"], out["targets"] = x.to(torch.int32).contiguous(), y.to(torch.int32).contiguous()
 
-    def loss():
-        logits = model(input_ids=x, use_cache=False).logits
-        return logits, torch.nn.functional.cross_entropy(logits.reshape(-1, VOCAB), y.reshape(-1))
+    routed = []
+    if balance:
+        for layer in model.model.layers:
+            keep = lambda gate, x: routed.append(torch.nn.functional.linear(x[0].reshape(-1, MODEL), gate.weight))
+            layer.mlp.gate.register_forward_pre_hook(keep)
 
-    logits, value = loss()
-    value.backward()
+    def loss():
+        routed.clear()
+        logits = model(input_ids=x, use_cache=False).logits
+        value = torch.nn.functional.cross_entropy(logits.reshape(-1, VOCAB), y.reshape(-1))
+        uneven = sum(load_balancing_loss_func((r,), r.shape[1], TOP_K) / TOP_K for r in routed)
+        return logits, value, value + balance * uneven if balance else value
+
+    logits, value, whole = loss()
+    whole.backward()
     out["logits"], out["loss"] = logits.detach().contiguous(), value.detach().reshape(1)
     out |= rename(((n, p.grad) for n, p in model.named_parameters()), mapping, "grad/")
     decays = [p for p in model.parameters() if p.dim() > 1]
@@ -104,13 +126,14 @@ def fixture(name, model, mapping):
     losses = []
     for _ in range(10):
         optimiser.zero_grad()
-        _, value = loss()
-        value.backward()
+        _, value, whole = loss()
+        whole.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         losses.append(value.detach())
     out["losses"] = torch.stack(losses)
-    out |= rename(model.named_parameters(), mapping, "after/")
+    if not balance:
+        out |= rename(model.named_parameters(), mapping, "after/")
     save_file(out, f"{OUT}/{name}.safetensors")
 
 
@@ -124,3 +147,6 @@ fixture("qwen3", Qwen3ForCausalLM(Qwen3Config(head_dim=6, **llama)), llama_map(T
 fixture("falcon", FalconForCausalLM(FalconConfig(vocab_size=VOCAB, hidden_size=MODEL, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
         num_kv_heads=2, new_decoder_architecture=True, parallel_attn=True, bias=False, alibi=False, hidden_dropout=0.0,
         attention_dropout=0.0, **eager)), falcon_map(2))
+mixture = llama | dict(intermediate_size=8, num_experts_per_tok=TOP_K)
+fixture("mixtral", MixtralForCausalLM(MixtralConfig(num_local_experts=EXPERTS, rope_theta=1e4, **mixture)), mixture_map(), balance=0.05)
+fixture("olmoe", OlmoeForCausalLM(OlmoeConfig(num_experts=EXPERTS, norm_topk_prob=False, **mixture)), mixture_map(True), balance=0.05)

@@ -46,6 +46,15 @@ impl Shape {
         self.dims().split_last().map_or(1, |(_, outer)| outer.iter().product())
     }
 
+    /// As matrices: how many, their rows and columns. `[experts, out, in]` are as many as experts; anything else is one.
+    #[must_use]
+    pub fn matrices(&self) -> [usize; 3] {
+        match *self.dims() {
+            [experts, out, inner] => [experts, out, inner],
+            _ => [1, self.rows(), self.last()],
+        }
+    }
+
     /// The same outer axes with another innermost one.
     #[must_use]
     pub fn with_last(mut self, last: usize) -> Self {

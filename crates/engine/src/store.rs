@@ -50,6 +50,17 @@ pub struct ParamSpec {
     pub cut: Option<usize>,
     /// How many rows or columns of that axis stay together: those of a head.
     pub cut_unit: usize,
+    /// Of its outermost axis, experts, how many one token reads; absent: all.
+    pub experts_per_token: Option<usize>,
+}
+
+impl ParamSpec {
+    /// How many of its numbers one token reads.
+    #[must_use]
+    pub fn active_elements(&self) -> u64 {
+        let all = self.shape.elements() as u64;
+        self.experts_per_token.map_or(all, |count| all / (self.shape.dims()[0] as u64).max(1) * count as u64)
+    }
 }
 
 /// Every parameter of a model, in a fixed order.
@@ -78,13 +89,18 @@ impl ParamTable {
         let prefix = &self.blocks[block.0];
         let name = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };
         debug_assert!(self.find(&name).is_none(), "parameter `{name}` is declared twice");
-        self.specs.push(ParamSpec { name, shape: Shape::new(dims), init, kind, block, cut: None, cut_unit: 1 });
+        self.specs.push(ParamSpec { name, shape: Shape::new(dims), init, kind, block, cut: None, cut_unit: 1, experts_per_token: None });
         ParamId(self.specs.len() - 1)
     }
 
     /// `param` may be cut along its `axis`, between runs of `unit` rows or columns.
     pub fn may_cut(&mut self, param: ParamId, axis: usize, unit: usize) {
         (self.specs[param.0].cut, self.specs[param.0].cut_unit) = (Some(axis), unit);
+    }
+
+    /// A token reads `per_token` of the matrices of `param` `[experts, out, in]`.
+    pub fn routed(&mut self, param: ParamId, per_token: usize) {
+        self.specs[param.0].experts_per_token = Some(per_token);
     }
 
     /// The same parameters with the shapes that one of `parts` ranks of the tensor axis has; those of blocks that
@@ -178,6 +194,12 @@ impl ParamTable {
         self.specs.iter().map(|spec| spec.shape.elements() as u64).sum()
     }
 
+    /// How many of them one token reads: all but the experts that it does not go to.
+    #[must_use]
+    pub fn active_elements(&self) -> u64 {
+        self.specs.iter().map(ParamSpec::active_elements).sum()
+    }
+
     /// Starting values of one parameter: a function of `seed` and its name alone, whoever computes them.
     #[must_use]
     pub fn initial(&self, id: ParamId, seed: u64) -> Vec<f32> {
@@ -195,12 +217,14 @@ impl ParamTable {
 /// The values of one parameter and the copies that GEMMs read.
 pub struct Weight {
     values: Vec<f32>,
+    /// A matrix for each expert, or one.
+    matrices: usize,
     rows: usize,
     cols: usize,
     /// For `x W^T` (forward) and `dy W` (backward), packed when first asked for after a change.
-    packed: [std::sync::OnceLock<PackedRhs>; 2],
+    packed: [std::sync::OnceLock<Vec<PackedRhs>>; 2],
     /// Memory of stale copies, to be packed into again.
-    spare: [std::sync::Mutex<Option<PackedRhs>>; 2],
+    spare: [std::sync::Mutex<Vec<PackedRhs>>; 2],
 }
 
 /// Which product a packed copy serves.
@@ -217,7 +241,8 @@ impl Weight {
     #[must_use]
     pub fn new(values: Vec<f32>, shape: Shape) -> Self {
         assert!(values.is_empty() || values.len() == shape.elements(), "values and shape of a parameter agree");
-        Self { values, rows: shape.rows(), cols: shape.last(), packed: Default::default(), spare: Default::default() }
+        let [matrices, rows, cols] = shape.matrices();
+        Self { values, matrices, rows, cols, packed: Default::default(), spare: Default::default() }
     }
 
     #[must_use]
@@ -229,41 +254,44 @@ impl Weight {
     pub fn values_mut(&mut self) -> &mut [f32] {
         for (packed, spare) in self.packed.iter_mut().zip(&mut self.spare) {
             if let Some(stale) = packed.take() {
-                *spare.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(stale);
+                *spare.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner) = stale;
             }
         }
         &mut self.values
     }
 
-    /// The bf16 copy for one product, packed once after each change.
+    /// The bf16 copies for one product, one for each matrix, packed once after each change.
     #[must_use]
-    pub fn packed(&self, form: Form) -> &PackedRhs {
+    pub fn packed(&self, form: Form) -> &[PackedRhs] {
         self.packed[form as usize].get_or_init(|| {
-            let weight = Mat::rows(&self.values, self.cols);
-            let (k, n, b) = match form {
-                Form::Forward => (self.cols, self.rows, weight.transposed()),
-                Form::Backward => (self.rows, self.cols, weight),
+            let (k, n) = match form {
+                Form::Forward => (self.cols, self.rows),
+                Form::Backward => (self.rows, self.cols),
             };
-            let spare = self.spare[form as usize].lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-            let mut packed = spare.unwrap_or_else(|| PackedRhs::new(Precision::Bf16, k, n));
-            packed.pack(b);
-            packed
+            let mut spare = std::mem::take(&mut *self.spare[form as usize].lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+            spare.resize_with(self.matrices, || PackedRhs::new(Precision::Bf16, k, n));
+            for (packed, values) in spare.iter_mut().zip(self.values.chunks_exact((k * n).max(1))) {
+                let weight = Mat::rows(values, self.cols);
+                packed.pack(if form == Form::Forward { weight.transposed() } else { weight });
+            }
+            spare
         })
     }
 
     /// Bytes of the packed copies that there are now.
     #[must_use]
     pub fn held_packed_bytes(&self) -> u64 {
-        let fresh = self.packed.iter().filter_map(std::sync::OnceLock::get).map(PackedRhs::held_bytes);
-        let stale = self.spare.iter().filter_map(|spare| spare.lock().ok()?.as_ref().map(PackedRhs::held_bytes));
+        let held = |all: &[PackedRhs]| all.iter().map(PackedRhs::held_bytes).sum::<u64>();
+        let fresh = self.packed.iter().filter_map(std::sync::OnceLock::get).map(|all| held(all));
+        let stale = self.spare.iter().filter_map(|spare| Some(held(&spare.lock().ok()?)));
         fresh.sum::<u64>() + stale.sum::<u64>()
     }
 
-    /// Bytes of both packed copies of a matrix of `shape`.
+    /// Bytes of both packed copies of what has `shape`.
     #[must_use]
     pub fn packed_bytes(shape: Shape) -> u64 {
-        let (rows, cols) = (shape.rows(), shape.last());
-        (PackedRhs::bytes(Precision::Bf16, cols, rows) + PackedRhs::bytes(Precision::Bf16, rows, cols)) as u64
+        let [matrices, rows, cols] = shape.matrices();
+        (matrices * (PackedRhs::bytes(Precision::Bf16, cols, rows) + PackedRhs::bytes(Precision::Bf16, rows, cols))) as u64
     }
 }
 

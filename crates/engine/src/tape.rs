@@ -12,6 +12,7 @@
 //! `Op::backward` are left out on `Meta`.
 
 mod leaves;
+mod losses;
 
 use std::{rc::Rc, sync::Arc};
 
@@ -42,6 +43,7 @@ pub struct Tape<'m> {
     /// Parameters that a bf16 GEMM has read.
     packed: Vec<bool>,
     draws: u64,
+    loss_scale: f32,
     block: Option<BlockId>,
     events: Vec<Event>,
 }
@@ -111,6 +113,7 @@ impl<'m> Tape<'m> {
             uses: vec![0; table.specs().len()],
             packed: vec![false; table.specs().len()],
             draws: 0,
+            loss_scale: 1.0,
             block: None,
             events: Vec::new(),
         }

@@ -17,6 +17,7 @@ pub mod conv;
 pub mod dropout;
 pub mod elementwise;
 pub mod embedding;
+pub mod experts;
 pub mod gemm;
 mod gemv;
 pub mod group_norm;

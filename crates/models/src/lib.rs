@@ -40,6 +40,7 @@ pub trait Model: Send + Sync {
     /// # Errors
     /// As [`Model::trunk`].
     fn loss<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs, scale: f32) -> Result<Tensor, EngineError> {
+        tape.scale_losses(scale);
         let x = self.trunk(tape, inputs, None, 0..self.params().blocks().len())?;
         self.head_loss(tape, inputs, &x, scale)
     }

@@ -27,6 +27,24 @@ fn parameter_counts_equal_the_published_ones() {
 }
 
 #[test]
+fn mixtures_have_the_parameters_of_the_published_ones_and_a_token_reads_as_many_as_they_say() {
+    // Released weights, as transformers counts them; what a token reads by the papers' and model cards' own rounding.
+    for (preset, want, active_billions) in [
+        ("mixtral-8x7b", 46_702_792_704, 12.9),
+        ("mixtral-8x22b", 140_620_634_112, 39.1),
+        ("olmoe-1b-7b", 6_919_161_856, 1.3),
+        ("qwen3-30b-a3b", 30_532_122_624, 3.3),
+        ("qwen3-235b-a22b", 235_093_634_560, 22.2),
+        ("deepseek-moe-16b", 16_375_728_128, 2.8),
+    ] {
+        let model = build(&format!("preset = \"{preset}\"").parse().unwrap()).unwrap();
+        assert_eq!(model.params().elements(), want, "{preset}");
+        let active = model.params().active_elements() as f64 / 1e9;
+        assert!((active - active_billions).abs() <= 0.06, "{preset}: a token reads {active}B");
+    }
+}
+
+#[test]
 fn a_unet_has_the_parameters_of_the_released_weights() {
     // diffusers' UNet2DConditionModel from the config.json of stable-diffusion-v1-5 and stable-diffusion-2-1.
     for (preset, want) in [("sd1-unet", 859_520_964), ("sd2-unet", 865_910_724)] {

@@ -17,6 +17,8 @@ const SMALL: &[&str] = &[
     "preset = \"bloomberggpt-50b\"\nlayers = 2\nmodel = 48\nheads = 3\nvocab = 97\ncontext = 32",
     "depth = 2\nzero_init = false\nvocab = 97\ncontext = 32\nwindow = 5\nmlp = \"relu2\"\nparallel_block = true\nshared_norm = true",
     "depth = 3\nzero_init = false\nvocab = 97\ncontext = 32\nqk_norm = true\nmlp = \"relu2\"",
+    "depth = 2\nzero_init = false\nvocab = 97\ncontext = 32\nexperts = 5\nexperts_per_token = 3\nqk_norm = true\nqk_norm_joint = true",
+    "depth = 3\nzero_init = false\nvocab = 97\ncontext = 32\nexperts = 8\nshared_experts = 1\ndense_layers = 1\nrouter = \"sigmoid_normalised\"\nrouter_scale = 2.5",
 ];
 
 fn inputs(batch: usize, seq: usize, vocab: u32) -> Inputs {
@@ -100,6 +102,35 @@ fn the_number_of_threads_changes_no_bit() {
         let one = run(1);
         assert!(one == run(2) && one == run(8), "{text}");
     }
+}
+
+#[test]
+fn each_expert_reads_its_own_packed_matrix() {
+    for text in SMALL.iter().filter(|text| text.contains("experts")) {
+        let (model, batch) = (model(text), inputs(2, 20, 97));
+        let of = |precision| step(&*model, &Pool::new(Device::Cpu, 1 << 26), &batch, options(precision, false)).1;
+        let (exact, rounded) = (of(Precision::F32), of(Precision::Bf16));
+        for (spec, (exact, rounded)) in model.params().specs().iter().zip(exact.iter().zip(&rounded)) {
+            let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+            let off = norm(&mut exact.iter().zip(rounded).map(|(a, b)| a - b)) / norm(&mut exact.iter().copied());
+            assert!(off < 0.03, "{text}: the gradient of {} is off by {off}", spec.name);
+        }
+    }
+}
+
+#[test]
+fn a_token_costs_six_operations_for_each_parameter_that_it_reads() {
+    let model = model("preset = \"olmoe-1b-7b\"");
+    let (meta, mut store) = (Pool::meta(), NoParams);
+    let mut tape = Tape::new(&meta, &mut store, model.params(), options(Precision::F32, false));
+    let tokens = 4096;
+    let loss = model.loss(&mut tape, &model.shapes(1, tokens), 1.0).unwrap();
+    tape.backward(&loss).unwrap();
+    let products = ["linear", "expert_linear", "cross_entropy"];
+    let flops: u64 = tape.events().iter().filter(|e| products.contains(&e.op)).map(|e| e.flops).sum();
+    // All but the embedding's rows, which are looked up, and norms.
+    let vectors = (2 * 16 + 1 + 2 * 16) * 2048;
+    assert_eq!(flops, 6 * (model.params().active_elements() - 50_304 * 2048 - vectors) * tokens as u64);
 }
 
 #[test]

@@ -128,6 +128,7 @@ impl<S: ParamStore + ?Sized + 'static> Stage<'_, S> {
                     let Some(handle) = free.next() else { unreachable!("there is a handle for each action") };
                     let options = Options { key: pass.key, ..self.options };
                     let mut tape = Tape::new(self.pool, handle, self.table, options).cut(self.partition).watched(self.watch);
+                    tape.scale_losses(scale);
                     let mut x = None;
                     if run.start > 0 {
                         let shape = self.between(pass.inputs)?;

@@ -65,11 +65,17 @@ impl Op for Linear {
 
 /// A parameter's packed copy in bf16; the numbers themselves otherwise.
 pub(super) fn rhs<'a>(w: &Input<'a>, form: Form, precision: Precision) -> Rhs<'a> {
-    match (precision, w.weight(), form) {
-        (Precision::Bf16, Some(weight), _) => Rhs::Packed(weight.packed(form)),
-        (_, _, Form::Forward) => Rhs::Plain(Mat::rows(w.f32s(), w.shape.last()).transposed()),
-        (_, _, Form::Backward) => Rhs::Plain(Mat::rows(w.f32s(), w.shape.last())),
+    rhs_of(w, 0, form, precision)
+}
+
+/// The same of one of several matrices `[experts, out, in]`.
+pub(super) fn rhs_of<'a>(w: &Input<'a>, matrix: usize, form: Form, precision: Precision) -> Rhs<'a> {
+    if let (Precision::Bf16, Some(weight)) = (precision, w.weight()) {
+        return Rhs::Packed(&weight.packed(form)[matrix]);
     }
+    let [_, out, inner] = w.shape.matrices();
+    let plain = Mat::rows(&w.f32s()[matrix * out * inner..][..out * inner], inner);
+    Rhs::Plain(if form == Form::Forward { plain.transposed() } else { plain })
 }
 
 impl Tape<'_> {

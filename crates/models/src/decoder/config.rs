@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::presets::{gpt, preset};
 use crate::ModelError;
 
 /// What normalises the residual stream.
@@ -32,6 +33,34 @@ pub enum Mlp {
     QuickGelu,
     Relu2,
     Swiglu,
+}
+
+/// What a row's logits over the experts become; see `engine::Tape::gates`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Router {
+    /// Softmax over all experts.
+    Softmax,
+    /// The same, over the chosen ones.
+    SoftmaxNormalised,
+    /// Each expert by itself, over the sum of the chosen ones.
+    SigmoidNormalised,
+}
+
+/// A mixture of experts in place of the feed-forward part, complete.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Mixture {
+    pub experts: usize,
+    pub per_token: usize,
+    /// Width of one expert.
+    pub ffn: usize,
+    /// Of those that every token goes to, together.
+    pub shared_ffn: usize,
+    pub router: Router,
+    /// What gates are multiplied by.
+    pub scale: f32,
+    /// Weight of the loss that spreads tokens evenly.
+    pub balance: f32,
 }
 
 /// Every choice made. Axes as in `engine::shape`.
@@ -64,11 +93,36 @@ pub struct DecoderConfig {
     pub tied: bool,
     /// RMSNorm over each head's queries and keys (arXiv:2302.05442).
     pub qk_norm: bool,
+    /// Such a norm goes over all heads together (OLMo 2, OLMoE).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub qk_norm_joint: bool,
     /// A norm right after the embedding (BLOOM, BloombergGPT).
     pub embed_norm: bool,
     /// Keys seen back from each query; absent: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<usize>,
+    /// Feed-forward parts of a layer, of which each token goes to a few; absent: one for all. The next seven go with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experts: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experts_per_token: Option<usize>,
+    /// Width of each; unless written, as wide as makes a token's work that of `ffn`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expert_ffn: Option<usize>,
+    /// How many more every token goes to (arXiv:2401.06066).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shared_experts: Option<usize>,
+    /// So many first layers have one feed-forward part, of width `ffn`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dense_layers: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub router: Option<Router>,
+    /// What the weights of a token's experts are multiplied by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub router_scale: Option<f32>,
+    /// Weight of the loss that spreads tokens evenly over experts (arXiv:2101.03961).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub balance: Option<f32>,
     pub dropout: f32,
     /// Standard deviation of the starting weights; those that write to the residual are divided by `sqrt(2 layers)`.
     pub init_std: f32,
@@ -82,7 +136,7 @@ macro_rules! options {
         #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
         #[serde(deny_unknown_fields)]
         pub struct DecoderOptions {
-            /// A published model's name, see [`PRESETS`].
+            /// A published model's name, see [`super::PRESETS`].
             pub preset: Option<String>,
             /// The dial of small ladders: layers, from which all else follows.
             pub depth: Option<usize>,
@@ -100,8 +154,9 @@ macro_rules! options {
 options! {
     vocab: usize, context: usize, layers: usize, model: usize, heads: usize, kv_heads: usize, head_dim: usize,
     ffn: usize, norm: Norm, norm_bias: bool, eps: f32, position: Position, theta: f32, mlp: Mlp, parallel_block: bool,
-    shared_norm: bool, bias: bool, tied: bool, qk_norm: bool, embed_norm: bool, window: usize, dropout: f32,
-    init_std: f32, zero_init: bool,
+    shared_norm: bool, bias: bool, tied: bool, qk_norm: bool, qk_norm_joint: bool, embed_norm: bool, window: usize, experts: usize,
+    experts_per_token: usize, expert_ffn: usize, shared_experts: usize, dense_layers: usize, router: Router, router_scale: f32,
+    balance: f32, dropout: f32, init_std: f32, zero_init: bool,
 }
 
 impl DecoderOptions {
@@ -145,12 +200,41 @@ impl DecoderOptions {
         if self.ffn.is_none() && (resized || config.mlp != mlp) {
             config.ffn = ffn_of(config.model, config.mlp);
         }
+        if config.experts.is_some() {
+            config.fill_experts();
+        }
         config.check()?;
         Ok(config)
     }
 }
 
 impl DecoderConfig {
+    /// The defaults of a mixture that no other key of it says.
+    fn fill_experts(&mut self) {
+        let per_token = *self.experts_per_token.get_or_insert(2);
+        self.expert_ffn.get_or_insert((self.ffn / per_token.max(1)).next_multiple_of(32));
+        self.shared_experts.get_or_insert(0);
+        self.dense_layers.get_or_insert(0);
+        self.router.get_or_insert(Router::SoftmaxNormalised);
+        self.router_scale.get_or_insert(1.0);
+        self.balance.get_or_insert(0.01);
+    }
+
+    /// The mixture that stands in layer `index`, if one does.
+    #[must_use]
+    pub fn mixture(&self, index: usize) -> Option<Mixture> {
+        let ffn = self.expert_ffn?;
+        (index >= self.dense_layers?).then_some(Mixture {
+            experts: self.experts?,
+            per_token: self.experts_per_token?,
+            ffn,
+            shared_ffn: self.shared_experts? * ffn,
+            router: self.router?,
+            scale: self.router_scale?,
+            balance: self.balance?,
+        })
+    }
+
     /// Layers of an encoder: LayerNorm before each part, biases everywhere, and no place told inside.
     /// # Errors
     /// When heads do not divide the width.
@@ -189,6 +273,10 @@ impl DecoderConfig {
             let help = "set `parallel_block = true`, or leave `shared_norm` out";
             return Err(ModelError::key("shared_norm", "only a parallel block can share its norm", help));
         }
+        if self.qk_norm_joint && !self.qk_norm {
+            return Err(ModelError::key("qk_norm_joint", "there is no norm to join", "set `qk_norm = true` too"));
+        }
+        self.check_experts()?;
         let positive = [("eps", self.eps), ("theta", self.theta), ("init_std", self.init_std)];
         for (key, value) in positive {
             if !(value > 0.0 && value.is_finite()) {
@@ -200,6 +288,43 @@ impl DecoderConfig {
         }
         Ok(())
     }
+
+    fn check_experts(&self) -> Result<(), ModelError> {
+        let Some(experts) = self.experts else {
+            let of_experts = [
+                ("experts_per_token", self.experts_per_token.is_some()),
+                ("expert_ffn", self.expert_ffn.is_some()),
+                ("shared_experts", self.shared_experts.is_some()),
+                ("dense_layers", self.dense_layers.is_some()),
+                ("router", self.router.is_some()),
+                ("router_scale", self.router_scale.is_some()),
+                ("balance", self.balance.is_some()),
+            ];
+            return match of_experts.iter().find(|(_, is_there)| *is_there) {
+                Some((key, _)) => Err(ModelError::key(key, "there are no experts", "set `experts = 8` too, or leave it out")),
+                None => Ok(()),
+            };
+        };
+        // What is absent is filled in before.
+        let size = |of: Option<usize>| of.unwrap_or(1);
+        crate::in_range(&[
+            ("experts", experts, 1 << 12),
+            ("experts_per_token", size(self.experts_per_token), experts),
+            ("expert_ffn", size(self.expert_ffn), 1 << 22),
+            ("shared_experts", size(self.shared_experts) + 1, 1 << 8),
+            ("dense_layers", size(self.dense_layers) + 1, self.layers),
+        ])?;
+        if self.mlp != Mlp::Swiglu || self.bias {
+            let help = "leave `mlp` and `bias` out, or `experts`";
+            return Err(ModelError::key("experts", "experts have three matrices and no biases", help));
+        }
+        for (key, value) in [("router_scale", self.router_scale), ("balance", self.balance)] {
+            if value.is_some_and(|value| !(value.is_finite() && value >= 0.0)) {
+                return Err(ModelError::key(key, "it is no number from zero on", format!("leave `{key}` out for the default")));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Width of the feed-forward part: four times the model's, or two thirds of that for three matrices instead of two.
@@ -208,7 +333,7 @@ fn ffn_of(model: usize, mlp: Mlp) -> usize {
 }
 
 /// Small models along one dial: width 64 a layer, heads of 64, Llama's choices, and what docs/LOG.md shows to help.
-fn of_depth(depth: usize) -> DecoderConfig {
+pub(super) fn of_depth(depth: usize) -> DecoderConfig {
     let model = 64 * depth;
     DecoderConfig {
         vocab: 4096,
@@ -230,110 +355,20 @@ fn of_depth(depth: usize) -> DecoderConfig {
         bias: false,
         tied: false,
         qk_norm: false,
+        qk_norm_joint: false,
         embed_norm: true,
         window: None,
+        experts: None,
+        experts_per_token: None,
+        expert_ffn: None,
+        shared_experts: None,
+        dense_layers: None,
+        router: None,
+        router_scale: None,
+        balance: None,
         dropout: 0.0,
         init_std: 1.0 / (model as f32).sqrt(),
         zero_init: true,
-    }
-}
-
-/// Names of published models, each with a source: sizes follow from it.
-pub const PRESETS: &[&str] = &[
-    "gpt2-124m",
-    "gpt2-355m",
-    "gpt2-774m",
-    "gpt2-1.5b",
-    "gpt3-175b",
-    "llama-7b",
-    "llama-13b",
-    "llama-33b",
-    "llama-65b",
-    "llama3-8b",
-    "falcon-40b",
-    "bloomberggpt-50b",
-];
-
-fn preset(name: &str) -> Result<DecoderConfig, ModelError> {
-    Ok(match name {
-        // Radford et al. 2019, table 2, with the sizes of the released weights.
-        "gpt2-124m" => gpt(12, 768, 12, 1024),
-        "gpt2-355m" => gpt(24, 1024, 16, 1024),
-        "gpt2-774m" => gpt(36, 1280, 20, 1024),
-        "gpt2-1.5b" => gpt(48, 1600, 25, 1024),
-        // arXiv:2005.14165, table 2.1.
-        "gpt3-175b" => gpt(96, 12_288, 96, 2048),
-        // arXiv:2302.13971, table 2.
-        "llama-7b" => llama(32, 4096, 32, 11_008),
-        "llama-13b" => llama(40, 5120, 40, 13_824),
-        "llama-33b" => llama(60, 6656, 52, 17_920),
-        "llama-65b" => llama(80, 8192, 64, 22_016),
-        // arXiv:2407.21783, table 3.
-        "llama3-8b" => {
-            DecoderConfig { vocab: 128_256, context: 8192, kv_heads: 8, theta: 500_000.0, eps: 1e-5, ..llama(32, 4096, 32, 14_336) }
-        }
-        // arXiv:2311.16867 and the model card.
-        "falcon-40b" => DecoderConfig {
-            vocab: 65_024,
-            kv_heads: 8,
-            head_dim: 64,
-            norm: Norm::LayerNorm,
-            norm_bias: true,
-            mlp: Mlp::Gelu,
-            position: Position::Rope,
-            parallel_block: true,
-            tied: true,
-            eps: 1e-5,
-            ..llama(60, 8192, 128, 4 * 8192)
-        },
-        // arXiv:2303.17564, section 3.1: BLOOM's architecture, ALiBi, a norm after the embedding.
-        "bloomberggpt-50b" => DecoderConfig { vocab: 131_072, position: Position::Alibi, embed_norm: true, ..gpt(70, 7680, 40, 2048) },
-        _ => {
-            let help = format!("use one of {}", PRESETS.join(", "));
-            return Err(ModelError::key("preset", format!("there is no preset `{name}`"), help));
-        }
-    })
-}
-
-fn gpt(layers: usize, model: usize, heads: usize, context: usize) -> DecoderConfig {
-    DecoderConfig {
-        vocab: 50_257,
-        context,
-        layers,
-        model,
-        heads,
-        kv_heads: heads,
-        head_dim: model / heads,
-        ffn: 4 * model,
-        norm: Norm::LayerNorm,
-        norm_bias: true,
-        eps: 1e-5,
-        position: Position::Learned,
-        mlp: Mlp::GeluTanh,
-        bias: true,
-        tied: true,
-        embed_norm: false,
-        init_std: 0.02,
-        zero_init: false,
-        ..of_depth(1)
-    }
-}
-
-fn llama(layers: usize, model: usize, heads: usize, ffn: usize) -> DecoderConfig {
-    DecoderConfig {
-        vocab: 32_000,
-        context: 2048,
-        layers,
-        model,
-        heads,
-        kv_heads: heads,
-        head_dim: model / heads,
-        ffn,
-        eps: 1e-6,
-        embed_norm: false,
-        init_std: 0.02,
-        zero_init: false,
-        ..of_depth(1)
     }
 }
 
@@ -355,6 +390,15 @@ mod tests {
     }
 
     #[test]
+    fn experts_do_the_work_of_the_part_that_they_replace_unless_written() {
+        let dense = resolve("depth = 6").unwrap();
+        let mixed = resolve("depth = 6\nexperts = 16\nexperts_per_token = 4\ndense_layers = 1").unwrap();
+        let mixture = mixed.mixture(1).unwrap();
+        assert_eq!((mixture.per_token * mixture.ffn, mixture.shared_ffn), (dense.ffn, 0));
+        assert_eq!((mixed.mixture(0), dense.mixture(1)), (None, None));
+    }
+
+    #[test]
     fn sizes_that_cannot_be_are_named() {
         for (text, key) in [
             ("", "model.depth"),
@@ -367,6 +411,11 @@ mod tests {
             ("depth = 4\ndropout = 1.0", "model.dropout"),
             ("preset = \"gpt5\"", "model.preset"),
             ("depth = 4\nshared_norm = true", "model.shared_norm"),
+            ("depth = 4\nbalance = 0.1", "model.balance"),
+            ("depth = 4\nexperts = 4\nexperts_per_token = 5", "model.experts_per_token"),
+            ("depth = 4\nexperts = 4\ndense_layers = 4", "model.dense_layers"),
+            ("depth = 4\nexperts = 4\nmlp = \"gelu\"", "model.experts"),
+            ("depth = 4\nqk_norm_joint = true", "model.qk_norm_joint"),
         ] {
             let error = resolve(text).unwrap_err();
             assert!(error.starts_with(key), "{text:?}: {error}");

@@ -12,7 +12,10 @@ use engine::{
     ops::{Activation, AttentionOptions, KvCache},
 };
 
-use super::config::{DecoderConfig, Mlp, Norm, Position};
+use super::{
+    config::{DecoderConfig, Mlp, Norm, Position},
+    experts::Experts,
+};
 
 /// See the head of this file. Of the config it reads what concerns a layer.
 pub(crate) struct Layers {
@@ -33,6 +36,20 @@ struct LinearParams {
     bias: Option<ParamId>,
 }
 
+/// A feed-forward part.
+#[derive(Clone, Copy)]
+pub(super) struct MlpParams {
+    gate: Option<LinearParams>,
+    up: LinearParams,
+    down: LinearParams,
+}
+
+#[derive(Clone, Copy)]
+enum Feed {
+    Dense(MlpParams),
+    Experts(Experts),
+}
+
 /// One layer's parameters.
 #[derive(Clone, Copy)]
 pub(crate) struct Layer {
@@ -45,9 +62,7 @@ pub(crate) struct Layer {
     qk_norm: Option<[ParamId; 2]>,
     /// Absent when the attention's norm serves both.
     mlp_norm: Option<NormParams>,
-    gate: Option<LinearParams>,
-    up: LinearParams,
-    down: LinearParams,
+    feed: Feed,
 }
 
 impl NormParams {
@@ -91,7 +106,7 @@ impl Layers {
                 }
                 None => normed,
             };
-            let fed = self.mlp(tape, layer, &normed)?;
+            let fed = self.feed(tape, layer, &normed)?;
             let both = tape.add(&attended, &fed)?;
             let both = tape.sum_tokens(&both)?;
             let both = tape.dropout(&both, self.config.dropout)?;
@@ -107,7 +122,7 @@ impl Layers {
             None => x.clone(),
         };
         let normed = tape.gather_tokens(&normed)?;
-        let fed = self.mlp(tape, layer, &normed)?;
+        let fed = self.feed(tape, layer, &normed)?;
         let fed = tape.sum_tokens(&fed)?;
         let fed = tape.dropout(&fed, self.config.dropout)?;
         tape.add(&x, &fed)
@@ -147,20 +162,11 @@ impl Layers {
         linear_share(tape, layer.out, &attended)
     }
 
-    fn mlp(&self, tape: &mut Tape<'_>, layer: &Layer, x: &Tensor) -> Result<Tensor, EngineError> {
-        let up = linear(tape, layer.up, x)?;
-        let middle = match (self.config.mlp, layer.gate) {
-            (Mlp::Swiglu, Some(gate)) => {
-                let gate = linear(tape, gate, x)?;
-                tape.swiglu(&gate, &up)?
-            }
-            (Mlp::GeluTanh, _) => tape.activation(Activation::GeluTanh, &up)?,
-            (Mlp::QuickGelu, _) => tape.activation(Activation::QuickGelu, &up)?,
-            (Mlp::Relu2, _) => tape.activation(Activation::Relu2, &up)?,
-            (Mlp::Gelu | Mlp::Swiglu, _) => tape.activation(Activation::Gelu, &up)?,
-        };
-        drop(up);
-        linear_share(tape, layer.down, &middle)
+    fn feed(&self, tape: &mut Tape<'_>, layer: &Layer, x: &Tensor) -> Result<Tensor, EngineError> {
+        match &layer.feed {
+            Feed::Dense(mlp) => mlp.run(tape, self.config.mlp, x),
+            Feed::Experts(experts) => experts.run(tape, x),
+        }
     }
 
     pub fn norm(&self, tape: &mut Tape<'_>, norm: NormParams, x: &Tensor) -> Result<Tensor, EngineError> {
@@ -174,11 +180,32 @@ impl Layers {
         }
     }
 
-    /// RMSNorm of each head: `x` `[batch, seq, heads * head_dim]`, `weight` `[head_dim]`.
+    /// RMSNorm of each head: `x` `[batch, seq, heads * head_dim]`, `weight` `[head_dim]`; or of all together.
     fn head_norm(&self, tape: &mut Tape<'_>, weight: ParamId, x: &Tensor) -> Result<Tensor, EngineError> {
+        if self.config.qk_norm_joint {
+            return tape.rms_norm(x, &tape.param(weight), self.config.eps);
+        }
         let (shape, head_dim) = (x.shape(), self.config.head_dim);
         let heads = x.reshape(&[shape.elements() / head_dim, head_dim])?;
         tape.rms_norm(&heads, &tape.param(weight), self.config.eps)?.reshape(shape.dims())
+    }
+}
+
+impl MlpParams {
+    pub fn run(&self, tape: &mut Tape<'_>, mlp: Mlp, x: &Tensor) -> Result<Tensor, EngineError> {
+        let up = linear(tape, self.up, x)?;
+        let middle = match (mlp, self.gate) {
+            (Mlp::Swiglu, Some(gate)) => {
+                let gate = linear(tape, gate, x)?;
+                tape.swiglu(&gate, &up)?
+            }
+            (Mlp::GeluTanh, _) => tape.activation(Activation::GeluTanh, &up)?,
+            (Mlp::QuickGelu, _) => tape.activation(Activation::QuickGelu, &up)?,
+            (Mlp::Relu2, _) => tape.activation(Activation::Relu2, &up)?,
+            (Mlp::Gelu | Mlp::Swiglu, _) => tape.activation(Activation::Gelu, &up)?,
+        };
+        drop(up);
+        linear_share(tape, self.down, &middle)
     }
 }
 
@@ -201,9 +228,9 @@ enum Shared {
 }
 
 /// Declares parameters by name.
-struct Declare<'a> {
-    table: &'a mut ParamTable,
-    config: &'a DecoderConfig,
+pub(super) struct Declare<'a> {
+    pub table: &'a mut ParamTable,
+    pub config: &'a DecoderConfig,
 }
 
 impl Declare<'_> {
@@ -223,11 +250,25 @@ impl Declare<'_> {
         NormParams::new(self.table, self.config, name)
     }
 
-    fn layer(&mut self, prefix: &str, index: usize) -> Layer {
+    /// Standard deviations at the start: of a matrix, and of one that writes to the residual.
+    pub fn stds(&self) -> [f32; 2] {
         let c = self.config;
-        let std = c.init_std;
-        let residual_std = if c.zero_init { 0.0 } else { std / (2.0 * c.layers as f32).sqrt() };
+        [c.init_std, if c.zero_init { 0.0 } else { c.init_std / (2.0 * c.layers as f32).sqrt() }]
+    }
+
+    pub fn mlp(&mut self, name: &str, ffn: usize) -> MlpParams {
+        let (c, [std, residual_std]) = (self.config, self.stds());
+        MlpParams {
+            gate: (c.mlp == Mlp::Swiglu).then(|| self.linear(&format!("{name}.gate"), ffn, c.model, std, Shared::Outputs)),
+            up: self.linear(&format!("{name}.up"), ffn, c.model, std, Shared::Outputs),
+            down: self.linear(&format!("{name}.down"), c.model, ffn, residual_std, Shared::Inputs),
+        }
+    }
+
+    fn layer(&mut self, prefix: &str, index: usize) -> Layer {
+        let (c, [std, residual_std]) = (self.config, self.stds());
         let (q_width, kv_width) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+        let norm_widths = if c.qk_norm_joint { [q_width, kv_width] } else { [c.head_dim; 2] };
         let block = self.table.block(format!("{prefix}layers.{index}"));
         Layer {
             block,
@@ -237,12 +278,14 @@ impl Declare<'_> {
             v: self.linear("attn.v", kv_width, c.model, std, Shared::Outputs),
             out: self.linear("attn.out", c.model, q_width, residual_std, Shared::Inputs),
             qk_norm: c.qk_norm.then(|| {
-                ["attn.q_norm.weight", "attn.k_norm.weight"].map(|name| self.table.add(name, &[c.head_dim], Init::Ones, ParamKind::Vector))
+                let mut norm = |name, width| self.table.add(name, &[width], Init::Ones, ParamKind::Vector);
+                [norm("attn.q_norm.weight", norm_widths[0]), norm("attn.k_norm.weight", norm_widths[1])]
             }),
             mlp_norm: (!c.shared_norm).then(|| self.norm("mlp.norm")),
-            gate: (c.mlp == Mlp::Swiglu).then(|| self.linear("mlp.gate", c.ffn, c.model, std, Shared::Outputs)),
-            up: self.linear("mlp.up", c.ffn, c.model, std, Shared::Outputs),
-            down: self.linear("mlp.down", c.model, c.ffn, residual_std, Shared::Inputs),
+            feed: match c.mixture(index) {
+                Some(mixture) => Feed::Experts(Experts::new(self, mixture)),
+                None => Feed::Dense(self.mlp("mlp", c.ffn)),
+            },
         }
     }
 }

@@ -6,13 +6,16 @@
 //! In a parallel block both parts read the same residual. Start at [`Decoder::residual`]; a layer is in [`layers`].
 
 mod config;
+mod experts;
 pub(crate) mod layers;
+mod presets;
 
 use std::{ops::Range, rc::Rc};
 
-pub use config::{DecoderConfig, DecoderOptions, Mlp, Norm, PRESETS, Position};
+pub use config::{DecoderConfig, DecoderOptions, Mixture, Mlp, Norm, Position, Router};
 use engine::{Axis, BlockId, EngineError, Init, Inputs, Mask, ParamId, ParamKind, ParamTable, Shape, ShapeError, Tape, Tensor};
 use layers::{Layers, NormParams};
+pub use presets::PRESETS;
 
 use crate::{Cache, LanguageModel, Model, ModelError};
 

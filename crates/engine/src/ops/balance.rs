@@ -1,0 +1,95 @@
+//! Balance: the loss that keeps a router from sending all rows to few experts, `experts sum of f P` over the share `f` of choices
+//! that fell to an expert and the mean `P` of its scores; *Switch Transformers*, arXiv:2101.03961, eq. 4-6, for any number of
+//! choices. It is one where rows are spread evenly. The choice itself has no gradient, so `f` counts as a constant.
+
+use kernels::experts::{self, Scores};
+
+use super::{Backward, Cost, Forward, Gradient, Op, Routes, Saves, route::Plan};
+use crate::{Axis, EngineError, Shape, ShapeError, Tape, Tensor};
+
+struct Balance {
+    plan: Plan,
+    scores: Scores,
+    weight: f32,
+}
+
+impl Op for Balance {
+    fn name(&self) -> &'static str {
+        "balance"
+    }
+    fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
+        self.plan.fits("balance", x[0])?;
+        Ok(Shape::new(&[1]))
+    }
+    fn cost(&self, x: &[Shape]) -> Cost {
+        Cost::elementwise(x[0].elements(), 5, 1)
+    }
+    fn saves(&self, _x: &[Shape]) -> Saves {
+        Saves { inputs: &[0, 1], ..Saves::default() }
+    }
+    fn gradient(&self, input: usize) -> Gradient {
+        if input == 1 { Gradient::None } else { Gradient::Computed }
+    }
+    fn forward(&self, f: &mut Forward<'_>) {
+        f.output[0] = experts::balance(self.scores, f.inputs[0].f32s(), self.plan.read(f.inputs[1].u32s()), self.weight);
+    }
+    fn backward(&self, b: &mut Backward<'_>) {
+        if let Some(dlogits) = b.grads[0].take() {
+            let routes = self.plan.read(b.inputs[1].u32s());
+            let weight = self.weight * b.dy[0];
+            experts::balance_backward(self.scores, b.inputs[0].f32s(), routes, weight, dlogits.data, dlogits.accumulate);
+        }
+    }
+}
+
+impl Tape<'_> {
+    /// `coefficient` times the balance of `logits` `[.., experts]`, for each row as the head's loss counts its tokens. Ranks of the
+    /// tensor axis see the same rows and share it.
+    /// # Errors
+    /// When `routes` were made of other logits.
+    pub fn balance(&mut self, logits: &Tensor, routes: &Routes, scores: Scores, coefficient: f32) -> Result<Tensor, EngineError> {
+        let share = routes.plan.rows as f32 / self.place(Axis::Tensor).1 as f32;
+        let weight = coefficient * self.loss_scale() * share;
+        self.apply(Balance { plan: routes.plan, scores, weight }, &[logits, &routes.table])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kernels::experts::Scores;
+
+    use crate::{Shape, check, ops::route::twin};
+
+    #[test]
+    fn agrees_with_its_differences_and_is_one_a_row_where_rows_are_even() {
+        for (rows, experts, per_row) in [(1, 1, 1), (3, 5, 2), (70, 8, 3)] {
+            for scores in [Scores::Softmax, Scores::Sigmoid] {
+                check::gradients_of_loss(
+                    &[Shape::new(&[rows, experts])],
+                    |tape, [logits]| {
+                        let routes = tape.route(logits, per_row)?;
+                        tape.balance(logits, &routes, scores, 0.5)
+                    },
+                    |[logits]| {
+                        let (mut f, mut p) = (vec![0.0; experts], vec![0.0; experts]);
+                        for row in logits.chunks(experts) {
+                            twin::chosen(row, per_row).into_iter().for_each(|e| f[e] += 1.0 / (rows * per_row) as f64);
+                            let s = twin::scores(scores, row);
+                            let sum: f64 = s.iter().sum();
+                            p.iter_mut().zip(&s).for_each(|(p, s)| *p += s / sum / rows as f64);
+                        }
+                        0.5 * rows as f64 * experts as f64 * f.iter().zip(&p).map(|(f, p)| f * p).sum::<f64>()
+                    },
+                    1e-5,
+                );
+            }
+        }
+        // Every expert is chosen once by four rows, whatever the scores beside.
+        let logits: Vec<f32> = (0..16).map(|i| if i / 4 == i % 4 { 3.0 } else { 0.0 }).collect();
+        let (y, _) = check::run_one(&logits, Shape::new(&[4, 4]), |tape, logits| {
+            let routes = tape.route(logits, 1)?;
+            tape.balance(logits, &routes, Scores::Softmax, 0.25)
+        });
+        assert!((y[0] - 1.0).abs() < 1e-6, "{y:?}");
+    }
+}
