@@ -180,10 +180,9 @@ pub fn gates_backward(gating: Gating, logits: &[f32], routes: Routes<'_>, dgates
     );
 }
 
-/// `weight experts sum over experts of f P`: `f` is the share of choices that fell to an expert, `P` the mean of its scores, which
-/// add to one over the experts. It is `weight` where rows are spread evenly.
-#[must_use]
-pub fn balance(scores: Scores, logits: &[f32], routes: Routes<'_>, weight: f32) -> f32 {
+/// Of each expert how many choices fell to it, then of each the sum over rows of its scores, which add to one over the experts:
+/// `sums` `[2, experts]`.
+pub fn loads(scores: Scores, logits: &[f32], routes: Routes<'_>, sums: &mut [f32]) {
     let experts = routes.experts();
     let partial = |logits: &[f32]| {
         let (mut sums, mut p) = (vec![0.0; experts], vec![0.0; experts]);
@@ -195,25 +194,24 @@ pub fn balance(scores: Scores, logits: &[f32], routes: Routes<'_>, weight: f32) 
         sums
     };
     let partials: Vec<Vec<f32>> = logits.par_chunks(ROWS * experts).map(partial).collect();
-    let share = |e: usize| routes.slots(e).len() as f64 / routes.choice.len() as f64;
-    let mean = |e: usize| partials.iter().map(|sums| f64::from(sums[e])).sum::<f64>() / (logits.len() / experts) as f64;
-    weight * (experts as f64 * (0..experts).map(|e| share(e) * mean(e)).sum::<f64>()) as f32
+    let (counts, sums) = sums.split_at_mut(experts);
+    for e in 0..experts {
+        counts[e] = routes.slots(e).len() as f32;
+        sums[e] = partials.iter().map(|sums| f64::from(sums[e])).sum::<f64>() as f32;
+    }
 }
 
-/// `dlogits` of [`balance`]; no gradient goes through the choice.
-pub fn balance_backward(scores: Scores, logits: &[f32], routes: Routes<'_>, weight: f32, dlogits: &mut [f32], accumulate: bool) {
-    let experts = routes.experts();
-    let rows = (logits.len() / experts) as f32;
-    let slope = |e: usize| weight * experts as f32 * routes.slots(e).len() as f32 / (routes.choice.len() as f32 * rows);
-    let slopes: Vec<f32> = (0..experts).map(slope).collect();
+/// `dlogits` where the sum of each expert's scores, as in [`loads`], has the gradient that `slopes` says.
+pub fn loads_backward(scores: Scores, logits: &[f32], slopes: &[f32], dlogits: &mut [f32], accumulate: bool) {
+    let experts = slopes.len();
     dlogits.par_chunks_mut(experts).zip(logits.par_chunks(experts)).with_min_len(ROWS).for_each_init(
         || (vec![0.0; experts], vec![0.0; experts]),
         |(p, dp), (dlogits, logits)| {
             scores.of(logits, p);
-            dp.copy_from_slice(&slopes);
+            dp.copy_from_slice(slopes);
             if scores == Scores::Sigmoid {
                 let sum: f32 = p.iter().sum();
-                let mean = p.iter().zip(&slopes).map(|(p, s)| p * s).sum::<f32>() / sum;
+                let mean = p.iter().zip(slopes).map(|(p, s)| p * s).sum::<f32>() / sum;
                 dp.iter_mut().for_each(|d| *d = (*d - mean) / sum);
             }
             scores.backward(p, dp);

@@ -94,7 +94,7 @@ pub fn climb(
 pub(crate) fn size(recipe: &Recipe, model: &dyn models::Model, corpus_tokens: f64) -> Size {
     let is_of_a_block = |spec: &&ParamSpec| !matches!(spec.kind, ParamKind::Embedding | ParamKind::Head);
     Size {
-        params: model.params().specs().iter().filter(is_of_a_block).map(|spec| spec.shape.elements() as f64).sum(),
+        params: model.params().specs().iter().filter(is_of_a_block).map(|spec| spec.active_elements() as f64).sum(),
         tokens: (recipe.train.steps * recipe.step_tokens()) as f64,
         unique_tokens: corpus_tokens * recipe.data.fraction,
     }

@@ -55,7 +55,7 @@ pub fn sized(params: f64, vocab: usize, context: usize) -> Result<Sized, PlanErr
     Ok(Sized { table, params, layers, width })
 }
 
-/// The smaller relative of `model`, a recipe's `[model]`, that is nearest to `params` parameters: a lower `depth` where one is
+/// The smaller relative of `model`, a recipe's `[model]`, that is nearest to `params` parameters that a token reads: a lower `depth` where one is
 /// written, and else fewer heads of the same size, with width, depth and feed-forward in proportion. `vocab` is that of the data.
 /// # Errors
 /// What the model's own rules refuse.
@@ -64,6 +64,9 @@ pub fn sized(params: f64, vocab: usize, context: usize) -> Result<Sized, PlanErr
 /// let falcon: toml::Table = "preset = \"falcon-40b\"".parse().unwrap();
 /// let small = plan::family::shrunk(&falcon, 1e9, None)?;
 /// assert!((small.params as f64 / 1e9 - 1.0).abs() < 0.2 && small.table["parallel_block"].as_bool() == Some(true));
+/// let mixtral: toml::Table = "preset = \"mixtral-8x7b\"".parse().unwrap();
+/// let small = plan::family::shrunk(&mixtral, 1e9, None)?;
+/// assert!((small.params as f64 / 1e9 - 1.0).abs() < 0.2 && small.table["experts"].as_integer() == Some(8));
 /// let dial: toml::Table = "depth = 8".parse().unwrap();
 /// assert_eq!(plan::family::shrunk(&dial, 1e6, None)?.table.to_string(), "depth = 2\n");
 /// # Ok::<(), plan::PlanError>(())
@@ -91,6 +94,11 @@ pub fn shrunk(model: &toml::Table, params: f64, vocab: Option<usize>) -> Result<
             ("ffn", ffn),
         ];
         table.extend(sizes.map(|(name, size)| (name.to_owned(), size.into())));
+        if config.contains_key("experts") {
+            let dense = config.get("dense_layers").and_then(toml::Value::as_integer).unwrap_or(0).min(part("layers") - 1);
+            table.insert("expert_ffn".into(), ((part("expert_ffn") + 31) / 32 * 32).into());
+            table.insert("dense_layers".into(), dense.into());
+        }
         table
     };
     let depth = model.get("depth").and_then(toml::Value::as_integer);
@@ -103,7 +111,7 @@ pub fn shrunk(model: &toml::Table, params: f64, vocab: Option<usize>) -> Result<
     for size in 1..=depth.unwrap_or_else(|| key("heads")) {
         let table = if depth.is_some() { of_depth(size) } else { of_heads(size) };
         let made = whole(&table)?;
-        let (count, config) = (made.params().elements(), made.config());
+        let (count, config) = (made.params().active_elements(), made.config());
         let off = (count as f64 / params).ln().abs();
         if best.as_ref().is_some_and(|(least, _)| off > *least) {
             break; // they only grow

@@ -141,7 +141,7 @@ impl<'a> Desk<'a> {
         // Where the first share is larger than usual, the others lie evenly between it and all.
         let share = |index: usize| STEPS[index].data_ratio.max(first.powf((LAST - index) as f64 / LAST as f64));
         let shares = std::array::from_fn(share);
-        Ok(Self { target, place, law, params: model.params().elements() as f64, recipe, tokens, shares })
+        Ok(Self { target, place, law, params: model.params().active_elements() as f64, recipe, tokens, shares })
     }
 
     /// What all phases have alike.

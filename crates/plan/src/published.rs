@@ -207,7 +207,7 @@ mod tests {
             // What is printed of a latent diffusion model counts its encoders in.
             let encoders = if run.kind == "diffusion" { model.encoders() } else { &[] };
             let of_encoders: u64 = encoders.iter().map(|encoder| encoder.params().elements()).sum();
-            let params = (model.params().elements() + of_encoders) as f64;
+            let params = (model.params().active_elements() + of_encoders) as f64;
             assert!((params / run.params - 1.0).abs() < 0.17, "{}: {params:.3e} where {:.3e} are printed", run.name, run.params);
         }
     }

@@ -141,7 +141,7 @@ pub fn cheapest(
     // Fewer nodes could not do the FLOPs in time at the best rate that a product has.
     let (resolved, model) = run::resolve(recipe, None)?;
     let tokens = (resolved.batch.sequences * resolved.batch.context) as f64 * resolved.train.steps as f64;
-    let flops = crate::laws::train_flops(model.params().elements() as f64, tokens);
+    let flops = crate::laws::train_flops(model.params().active_elements() as f64, tokens);
     let of_node = Cluster::of(catalogue, instance, 1)?.hardware.attainable_flops * instance.count as f64;
     let least = (efficiency::errors().taken_over_said[1] * flops / of_node / deadline_secs).min((most / 2 + 1) as f64);
     for nodes in (0..).map(|i| 1_usize << i).skip_while(|n| (*n as f64) < least).take_while(|n| *n <= most) {

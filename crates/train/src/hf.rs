@@ -1,13 +1,13 @@
-//! Hugging Face folders (`config.json`, `model.safetensors`, `tokenizer.json`): out and in, in the layouts of GPT-2, Llama
-//! and Qwen3 (which is Llama's with norms on queries and keys). An RMSNorm of the embedding goes into the embedding's table.
-//! Weights go as f32.
+//! Hugging Face folders (`config.json`, `model.safetensors`, `tokenizer.json`): out and in, in the layouts of GPT-2, Llama,
+//! Qwen3 (which is Llama's with norms on queries and keys), and of those with experts: Mixtral, OLMoE and Qwen3-MoE. An RMSNorm
+//! of the embedding goes into the embedding's table. Weights go as f32.
 
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
 };
 
-use models::decoder::{DecoderConfig, Mlp, Norm, Position};
+use models::decoder::{DecoderConfig, Mlp, Norm, Position, Router};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
 
@@ -33,8 +33,12 @@ pub fn export(loaded: &Loaded, tokenizer: &Path, folder: &Path) -> Result<(), Tr
     let value = |name: &str| table.find(name).map_or(&[][..], |id| loaded.store.value(id));
     let mut tensors: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
     for part in layout.parts(config) {
-        let values: Vec<&[f32]> = part.ours.iter().map(|name| value(name)).collect();
         let [rows, cols] = part.dims;
+        let of_part = |name: &String| {
+            let all = value(name);
+            part.expert.map_or(all, |expert| &all[expert * rows * cols..][..rows * cols])
+        };
+        let values: Vec<&[f32]> = part.ours.iter().map(of_part).collect();
         let mut joined = values.concat();
         if config.embed_norm && part.ours == ["embed.weight"] {
             // A norm of the embedding is the same for a token wherever it stands: it goes into the table.
@@ -101,7 +105,8 @@ pub fn import(folder: &Path) -> Result<Imported, TrainError> {
         let values = if part.is_turned && !part.is_vector { turned(&values, cols, rows) } else { values };
         let each = values.len() / part.ours.len();
         for (name, values) in part.ours.iter().zip(values.chunks(each.max(1))) {
-            tensors.insert(name.clone(), values.to_vec());
+            // Experts come one after the other.
+            tensors.entry(name.clone()).or_insert_with(Vec::new).extend_from_slice(values);
         }
     }
     let mut model = toml::Table::try_from(&config).map_err(|e| refuse("config.json", e.to_string()))?;
@@ -111,7 +116,7 @@ pub fn import(folder: &Path) -> Result<Imported, TrainError> {
 }
 
 fn refuse(key: &'static str, problem: String) -> TrainError {
-    TrainError::Value { key, problem, help: "GPT-2, Llama and Qwen3 layouts are known".into() }
+    TrainError::Value { key, problem, help: "GPT-2, Llama, Qwen3, Mixtral, OLMoE and Qwen3-MoE layouts are known".into() }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,6 +124,9 @@ enum Layout {
     Gpt2,
     Llama,
     Qwen3,
+    Mixtral,
+    Olmoe,
+    Qwen3Moe,
 }
 
 /// One tensor of theirs: the ours that it joins, and how it lies.
@@ -130,6 +138,8 @@ struct Part {
     is_vector: bool,
     /// GPT-2 keeps linear layers as `[in, out]`.
     is_turned: bool,
+    /// The matrix of ours that it is, where ours holds all experts.
+    expert: Option<usize>,
 }
 
 impl Layout {
@@ -140,7 +150,16 @@ impl Layout {
             return no("these blocks: sequential ones are needed, without window or a norm of a tied embedding");
         }
         match (c.norm, c.position, c.mlp) {
-            (Norm::RmsNorm, Position::Rope, Mlp::Swiglu) if !c.bias => Ok(if c.qk_norm { Self::Qwen3 } else { Self::Llama }),
+            (Norm::RmsNorm, Position::Rope, Mlp::Swiglu) if !c.bias => match (c.mixture(0), c.qk_norm, c.qk_norm_joint) {
+                (None, _, false) if c.experts.is_none() => Ok(if c.qk_norm { Self::Qwen3 } else { Self::Llama }),
+                (Some(m), ..) if m.shared_ffn > 0 || m.scale != 1.0 || m.router == Router::SigmoidNormalised => {
+                    no("such experts: shared ones, or gates by sigmoids or with a scale")
+                }
+                (Some(_), true, true) => Ok(Self::Olmoe),
+                (Some(_), true, false) => Ok(Self::Qwen3Moe),
+                (Some(m), false, _) if m.router == Router::SoftmaxNormalised => Ok(Self::Mixtral),
+                _ => no("such a mixture: layers without experts, norms over all heads without them, or gates that do not add to one"),
+            },
             (Norm::LayerNorm, Position::Learned, Mlp::GeluTanh)
                 if c.bias && c.norm_bias && c.tied && !c.qk_norm && c.kv_heads == c.heads && c.heads * c.head_dim == c.model =>
             {
@@ -157,6 +176,7 @@ impl Layout {
             dims: [out, inner],
             is_vector: false,
             is_turned: false,
+            expert: None,
         };
         let vector = |theirs: String, ours: &[String], len: usize| Part {
             theirs,
@@ -164,6 +184,7 @@ impl Layout {
             dims: [1, len],
             is_vector: true,
             is_turned: false,
+            expert: None,
         };
         let (q, kv, m) = (c.heads * c.head_dim, c.kv_heads * c.head_dim, c.model);
         let mut parts = Vec::new();
@@ -203,19 +224,30 @@ impl Layout {
                 ("self_attn.k_proj", "attn.k", kv, m),
                 ("self_attn.v_proj", "attn.v", kv, m),
                 ("self_attn.o_proj", "attn.out", m, q),
-                ("mlp.gate_proj", "mlp.gate", c.ffn, m),
-                ("mlp.up_proj", "mlp.up", c.ffn, m),
-                ("mlp.down_proj", "mlp.down", m, c.ffn),
             ];
             parts.extend(linears.map(|(t, o, out, inner)| matrix(theirs(t), &ours(o), out, inner)));
+            if let Some(mixture) = c.mixture(i) {
+                let (place, names) = self.experts();
+                parts.push(matrix(theirs(&format!("{place}.gate")), &ours("mlp.router"), mixture.experts, m));
+                for ((t, o), [out, inner]) in
+                    names.into_iter().zip(["gate", "up", "down"]).zip([[mixture.ffn, m], [mixture.ffn, m], [m, mixture.ffn]])
+                {
+                    let of =
+                        |expert| matrix(theirs(&format!("{place}.experts.{expert}.{t}")), &ours(&format!("mlp.experts.{o}")), out, inner);
+                    parts.extend((0..mixture.experts).map(|expert| Part { expert: Some(expert), ..of(expert) }));
+                }
+            } else {
+                let linears =
+                    [("mlp.gate_proj", "mlp.gate", c.ffn, m), ("mlp.up_proj", "mlp.up", c.ffn, m), ("mlp.down_proj", "mlp.down", m, c.ffn)];
+                parts.extend(linears.map(|(t, o, out, inner)| matrix(theirs(t), &ours(o), out, inner)));
+            }
             parts.extend(
                 [("input_layernorm", "attn.norm"), ("post_attention_layernorm", "mlp.norm")].map(|(t, o)| vector(theirs(t), &ours(o), m)),
             );
-            if self == Self::Qwen3 {
-                parts.extend(
-                    [("self_attn.q_norm", "attn.q_norm"), ("self_attn.k_norm", "attn.k_norm")]
-                        .map(|(t, o)| vector(theirs(t), &ours(o), c.head_dim)),
-                );
+            if c.qk_norm {
+                let widths = if c.qk_norm_joint { [q, kv] } else { [c.head_dim; 2] };
+                let names = [("self_attn.q_norm", "attn.q_norm"), ("self_attn.k_norm", "attn.k_norm")];
+                parts.extend(names.into_iter().zip(widths).map(|((t, o), width)| vector(theirs(t), &ours(o), width)));
             }
         }
         parts.push(vector("model.norm.weight".into(), &["norm.weight".into()], m));
@@ -223,6 +255,14 @@ impl Layout {
             parts.push(matrix("lm_head.weight".into(), &["head.weight".into()], c.vocab, m));
         }
         parts
+    }
+
+    /// What they call the mixture of a layer, and an expert's matrices.
+    fn experts(self) -> (&'static str, [&'static str; 3]) {
+        match self {
+            Self::Mixtral => ("block_sparse_moe", ["w1", "w3", "w2"]),
+            _ => ("mlp", ["gate_proj", "up_proj", "down_proj"]),
+        }
     }
 
     fn config(self, c: &DecoderConfig) -> Value {
@@ -234,14 +274,34 @@ impl Layout {
                 "initializer_range": c.init_std, "tie_word_embeddings": true, "torch_dtype": "float32", "dtype": "float32",
             });
         }
-        let (architecture, kind) = if self == Self::Llama { ("LlamaForCausalLM", "llama") } else { ("Qwen3ForCausalLM", "qwen3") };
-        json!({
+        let (architecture, kind) = match self {
+            Self::Mixtral => ("MixtralForCausalLM", "mixtral"),
+            Self::Olmoe => ("OlmoeForCausalLM", "olmoe"),
+            Self::Qwen3Moe => ("Qwen3MoeForCausalLM", "qwen3_moe"),
+            Self::Qwen3 => ("Qwen3ForCausalLM", "qwen3"),
+            Self::Llama | Self::Gpt2 => ("LlamaForCausalLM", "llama"),
+        };
+        let mut json = json!({
             "architectures": [architecture], "model_type": kind, "vocab_size": c.vocab, "max_position_embeddings": c.context,
             "hidden_size": c.model, "num_hidden_layers": c.layers, "num_attention_heads": c.heads, "num_key_value_heads": c.kv_heads,
             "head_dim": c.head_dim, "intermediate_size": c.ffn, "hidden_act": "silu", "rms_norm_eps": c.eps, "rope_theta": c.theta,
             "attention_bias": false, "mlp_bias": false, "attention_dropout": 0.0, "initializer_range": c.init_std,
             "tie_word_embeddings": c.tied, "torch_dtype": "float32", "dtype": "float32",
-        })
+        });
+        if let Some(mixture) = c.mixture(0) {
+            let own = match self {
+                Self::Qwen3Moe => json!({"moe_intermediate_size": mixture.ffn, "decoder_sparse_step": 1, "mlp_only_layers": []}),
+                _ => json!({"intermediate_size": mixture.ffn}),
+            };
+            let all = json!({
+                "num_experts": mixture.experts, "num_local_experts": mixture.experts, "num_experts_per_tok": mixture.per_token,
+                "norm_topk_prob": mixture.router == Router::SoftmaxNormalised, "router_aux_loss_coef": mixture.balance,
+            });
+            for (key, value) in [own, all].iter().filter_map(Value::as_object).flatten() {
+                json[key] = value.clone();
+            }
+        }
+        json
     }
 
     fn read(json: &Value) -> Result<(Self, DecoderConfig), TrainError> {
@@ -295,8 +355,8 @@ impl Layout {
                 };
                 Ok((Self::Gpt2, config))
             }
-            "llama" | "qwen3" => {
-                for key in ["attention_bias", "mlp_bias", "use_sliding_window"] {
+            "llama" | "qwen3" | "mixtral" | "olmoe" | "qwen3_moe" => {
+                for key in ["attention_bias", "mlp_bias", "use_sliding_window", "clip_qkv"] {
                     if given(key) {
                         return Err(refuse("config.json", format!("`{key}` is set, which this layout is read without")));
                     }
@@ -315,7 +375,13 @@ impl Layout {
                 }
                 let (model, layers, heads) = (whole("hidden_size")?, whole("num_hidden_layers")?, whole("num_attention_heads")?);
                 let head_dim = if given("head_dim") { whole("head_dim")? } else { model / heads.max(1) };
-                let layout = if kind == "llama" { Self::Llama } else { Self::Qwen3 };
+                let layout = match kind {
+                    "llama" => Self::Llama,
+                    "qwen3" => Self::Qwen3,
+                    "mixtral" => Self::Mixtral,
+                    "olmoe" => Self::Olmoe,
+                    _ => Self::Qwen3Moe,
+                };
                 let config = DecoderConfig {
                     vocab: whole("vocab_size")?,
                     context: whole("max_position_embeddings")?,
@@ -325,11 +391,34 @@ impl Layout {
                     eps: real("rms_norm_eps", 1e-6),
                     theta,
                     tied: given("tie_word_embeddings"),
-                    qk_norm: layout == Self::Qwen3,
+                    qk_norm: [Self::Qwen3, Self::Olmoe, Self::Qwen3Moe].contains(&layout),
+                    qk_norm_joint: layout == Self::Olmoe,
                     init_std: real("initializer_range", 0.02),
                     ..base(model, layers, heads)?
                 };
-                Ok((layout, config))
+                if matches!(layout, Self::Llama | Self::Qwen3) {
+                    return Ok((layout, config));
+                }
+                let dense = json.get("mlp_only_layers").and_then(Value::as_array).is_some_and(|layers| !layers.is_empty());
+                if dense || json.get("decoder_sparse_step").is_some_and(|v| v != 1) || layout == Self::Mixtral && given("sliding_window") {
+                    let problem = "layers without experts (`mlp_only_layers`, `decoder_sparse_step`), or a `sliding_window`";
+                    return Err(refuse("config.json", problem.into()));
+                }
+                // Newer folders call the experts of all three by Mixtral's name.
+                let count = if given("num_local_experts") { whole("num_local_experts")? } else { whole("num_experts")? };
+                let is_normalised = layout == Self::Mixtral || given("norm_topk_prob");
+                let mixed = DecoderConfig {
+                    experts: Some(count),
+                    experts_per_token: Some(whole("num_experts_per_tok")?),
+                    expert_ffn: Some(whole(if layout == Self::Qwen3Moe { "moe_intermediate_size" } else { "intermediate_size" })?),
+                    shared_experts: Some(0),
+                    dense_layers: Some(0),
+                    router: Some(if is_normalised { Router::SoftmaxNormalised } else { Router::Softmax }),
+                    router_scale: Some(1.0),
+                    balance: Some(real("router_aux_loss_coef", 0.001)),
+                    ..config
+                };
+                Ok((layout, mixed))
             }
             other => Err(refuse("config.json", format!("`model_type` is `{other}`"))),
         }

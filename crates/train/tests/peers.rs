@@ -5,25 +5,51 @@ use engine::{Device, Inputs, Pool, Precision, Tape};
 use parallel::Replicated;
 use train::{eval::inference, hf, recipe::Recipe, run::Loaded};
 
-const MODELS: [&str; 3] = [
+const MODELS: [&str; 6] = [
     "preset = \"gpt2-124m\"\nlayers = 2\nmodel = 48\nheads = 3\nvocab = 97\ncontext = 32",
     "depth = 2\nzero_init = false\nvocab = 97\ncontext = 32\nkv_heads = 1",
     "depth = 2\nzero_init = false\nembed_norm = false\nvocab = 97\ncontext = 32\nqk_norm = true\ntied = true",
+    "depth = 2\nzero_init = false\nvocab = 97\ncontext = 32\nkv_heads = 1\nexperts = 5",
+    "depth = 2\nzero_init = false\nvocab = 97\ncontext = 32\nqk_norm = true\nqk_norm_joint = true\nexperts = 5\nrouter = \"softmax\"",
+    "depth = 2\nzero_init = false\nvocab = 97\ncontext = 32\nqk_norm = true\nexperts = 6\nexperts_per_token = 3",
 ];
+
+/// A model of [`MODELS`], exported.
+fn exported(text: &str, folder: &std::path::Path) -> Loaded {
+    let recipe = Recipe::parse(&format!("[model]\n{text}\n"), "test", &[]).unwrap();
+    let model = models::build(&recipe.model).unwrap();
+    let store = Replicated::solo(model.params(), |id| model.params().initial(id, 3));
+    let loaded = Loaded { recipe, model, store, precision: Precision::F32, step: 0 };
+    let tokenizer = folder.join("any.json");
+    std::fs::write(&tokenizer, "{}").unwrap();
+    hf::export(&loaded, &tokenizer, folder).unwrap();
+    loaded
+}
+
+#[test]
+fn what_is_exported_is_read_back() {
+    // Where the embedding has a norm, that goes into its table.
+    for text in MODELS {
+        let text = format!("{}\nembed_norm = false", text.replace("\nembed_norm = false", ""));
+        let folder = tempfile::tempdir().unwrap();
+        let loaded = exported(&text, folder.path());
+        let imported = hf::import(folder.path()).unwrap();
+        let again = models::build(&imported.model).unwrap();
+        assert_eq!(again.params().elements(), loaded.model.params().elements(), "{text}");
+        assert_eq!(again.language().unwrap().decoder().unwrap().mixture(0), loaded.model.language().unwrap().decoder().unwrap().mixture(0));
+        for id in loaded.model.params().ids() {
+            let name = &loaded.model.params().spec(id).name;
+            assert_eq!(imported.tensors.get(name).map(Vec::as_slice), Some(loaded.store.value(id)), "{text}: {name}");
+        }
+    }
+}
 
 #[test]
 fn transformers_gives_the_logits_that_we_give() {
     let Some(python) = std::env::var_os("HAIRPIN_PEERS_PYTHON") else { return };
     for text in MODELS {
         let folder = tempfile::tempdir().unwrap();
-        let recipe = Recipe::parse(&format!("[model]\n{text}\n"), "test", &[]).unwrap();
-        let model = models::build(&recipe.model).unwrap();
-        let store = Replicated::solo(model.params(), |id| model.params().initial(id, 3));
-        let mut loaded = Loaded { recipe, model, store, precision: Precision::F32, step: 0 };
-        let tokenizer = folder.path().join("any.json");
-        std::fs::write(&tokenizer, "{}").unwrap();
-        hf::export(&loaded, &tokenizer, folder.path()).unwrap();
-
+        let mut loaded = exported(text, folder.path());
         let tokens: Vec<u32> = (0..20).map(|i| i * 31 % 97).collect();
         let inputs = Inputs::new().with_u32("tokens", &[1, tokens.len()], tokens.clone());
         let pool = Pool::new(Device::Cpu, 1 << 24);

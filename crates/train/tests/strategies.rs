@@ -15,6 +15,7 @@ use train::{
 const MODELS: &[&str] = &[
     "preset = \"gpt2-124m\"\nlayers = 2\nmodel = 48\nheads = 3\nvocab = 97\ncontext = 16\ndropout = 0.1",
     "depth = 2\nzero_init = false\nvocab = 97\ncontext = 16\nkv_heads = 1\nqk_norm = true\ntied = true",
+    "depth = 2\nzero_init = false\nvocab = 97\ncontext = 16\nexperts = 5\nexpert_ffn = 40\nshared_experts = 1\ndense_layers = 1",
 ];
 const SEQUENCES: usize = 8;
 const CONTEXT: usize = 16;
@@ -108,6 +109,7 @@ fn every_mesh_gives_the_losses_and_parameters_of_one_rank() {
         "depth = 3\nzero_init = false\nvocab = 98\ncontext = 16\nkv_heads = 2\nheads = 4\nqk_norm = true\ntied = true",
         "preset = \"falcon-40b\"\nlayers = 3\nmodel = 64\nheads = 4\nkv_heads = 2\nhead_dim = 16\nffn = 96\nvocab = 98\ncontext = 16\ndropout = 0.1",
         "preset = \"bloomberggpt-50b\"\nlayers = 3\nmodel = 48\nheads = 4\nvocab = 98\ncontext = 16",
+        "depth = 3\nzero_init = false\nvocab = 98\ncontext = 16\nheads = 4\nexperts = 5\nexpert_ffn = 32\nshared_experts = 1\nbalance = 0.1",
     ];
     for (number, model) in models.into_iter().enumerate() {
         let of = |ranks: usize, more: &str| {
@@ -116,8 +118,8 @@ fn every_mesh_gives_the_losses_and_parameters_of_one_rank() {
         let f32s = |bits: &[u32]| bits.iter().map(|b| f32::from_bits(*b)).collect::<Vec<f32>>();
         let (losses, tensors) = run(&of(1, ""), 1, 20);
         let losses = f32s(&losses);
-        // The first model on every mesh, the others on every fourth, each on other ones.
-        let chosen = MESHES.iter().enumerate().filter(|(at, _)| number == 0 || at % 4 == number).map(|(_, mesh)| mesh);
+        // The first model and the one with experts on every mesh, the others on every fourth, each on other ones.
+        let chosen = MESHES.iter().enumerate().filter(|(at, _)| number % 4 == 0 || at % 4 == number).map(|(_, mesh)| mesh);
         for (ranks, mesh) in chosen {
             let (other_losses, other) = run(&of(*ranks, mesh), *ranks, 20);
             // Losses and gradient norms in turn.

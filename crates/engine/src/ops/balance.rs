@@ -1,16 +1,21 @@
 //! Balance: the loss that keeps a router from sending all rows to few experts, `experts sum of f P` over the share `f` of choices
 //! that fell to an expert and the mean `P` of its scores; *Switch Transformers*, arXiv:2101.03961, eq. 4-6, for any number of
 //! choices. It is one where rows are spread evenly. The choice itself has no gradient, so `f` counts as a constant.
+//!
+//! Ranks that have other tokens of the same sequences exchange two numbers an expert, and each gives its share of the whole.
+//! Saves the gradient of each expert's sum of scores `[experts]`.
 
 use kernels::experts::{self, Scores};
 
 use super::{Backward, Cost, Forward, Gradient, Op, Routes, Saves, route::Plan};
-use crate::{Axis, EngineError, Shape, ShapeError, Tape, Tensor};
+use crate::{Axis, EngineError, Move, Shape, ShapeError, Tape, Tensor, trace::Pass};
 
 struct Balance {
     plan: Plan,
     scores: Scores,
     weight: f32,
+    /// Ranks of the context axis.
+    parts: usize,
 }
 
 impl Op for Balance {
@@ -25,19 +30,35 @@ impl Op for Balance {
         Cost::elementwise(x[0].elements(), 5, 1)
     }
     fn saves(&self, _x: &[Shape]) -> Saves {
-        Saves { inputs: &[0, 1], ..Saves::default() }
+        Saves { inputs: &[0], output: false, extras: vec![self.plan.experts] }
+    }
+    fn scratch(&self, _x: &[Shape], pass: Pass) -> usize {
+        if pass == Pass::Backward { 0 } else { 2 * self.plan.experts * (self.parts + 1) }
     }
     fn gradient(&self, input: usize) -> Gradient {
         if input == 1 { Gradient::None } else { Gradient::Computed }
     }
+    fn moves(&self, _x: &[Shape], pass: Pass) -> Option<(Axis, Move, usize)> {
+        (self.parts > 1 && pass != Pass::Backward).then_some((Axis::Context, Move::Gather, 2 * self.plan.experts))
+    }
     fn forward(&self, f: &mut Forward<'_>) {
-        f.output[0] = experts::balance(self.scores, f.inputs[0].f32s(), self.plan.read(f.inputs[1].u32s()), self.weight);
+        let (experts, &[logits, routes]) = (self.plan.experts, f.inputs) else { unreachable!("two inputs") };
+        let (mine, all) = f.scratch.split_at_mut(2 * experts);
+        experts::loads(self.scores, logits.f32s(), self.plan.read(routes.u32s()), mine);
+        f.partition.gather(Axis::Context, mine, all);
+        let (rows, choices) = ((self.parts * self.plan.rows) as f32, (self.parts * self.plan.slots()) as f32);
+        let sum = |at: usize| all.chunks_exact(2 * experts).map(|part| part[at]).sum::<f32>();
+        let mut loss = 0.0;
+        for (e, slope) in f.extras[0].f32s_mut().iter_mut().enumerate() {
+            *slope = self.weight * experts as f32 * sum(e) / choices / rows;
+            loss += *slope * sum(experts + e);
+        }
+        f.output[0] = loss / self.parts as f32;
     }
     fn backward(&self, b: &mut Backward<'_>) {
+        assert!(b.dy[0] == 1.0, "balance: its gradient is {}, not 1: it is a loss", b.dy[0]);
         if let Some(dlogits) = b.grads[0].take() {
-            let routes = self.plan.read(b.inputs[1].u32s());
-            let weight = self.weight * b.dy[0];
-            experts::balance_backward(self.scores, b.inputs[0].f32s(), routes, weight, dlogits.data, dlogits.accumulate);
+            experts::loads_backward(self.scores, b.inputs[0].f32s(), b.extras[0].f32s(), dlogits.data, dlogits.accumulate);
         }
     }
 }
@@ -48,9 +69,9 @@ impl Tape<'_> {
     /// # Errors
     /// When `routes` were made of other logits.
     pub fn balance(&mut self, logits: &Tensor, routes: &Routes, scores: Scores, coefficient: f32) -> Result<Tensor, EngineError> {
-        let share = routes.plan.rows as f32 / self.place(Axis::Tensor).1 as f32;
-        let weight = coefficient * self.loss_scale() * share;
-        self.apply(Balance { plan: routes.plan, scores, weight }, &[logits, &routes.table])
+        let (tensors, parts) = (self.place(Axis::Tensor).1, self.place(Axis::Context).1);
+        let weight = coefficient * self.loss_scale() * (routes.plan.rows * parts) as f32 / tensors as f32;
+        self.apply(Balance { plan: routes.plan, scores, weight, parts }, &[logits, &routes.table])
     }
 }
 

@@ -1,4 +1,4 @@
-//! The decoder language model: GPT, Llama, Falcon and BLOOM are settings of one.
+//! The decoder language model: GPT, Llama, Falcon, BLOOM and Mixtral are settings of one.
 //!
 //! ```text
 //! tokens -> embed (+ positions) -> [norm -> attention -> + ; norm -> mlp -> +] x layers -> norm -> head

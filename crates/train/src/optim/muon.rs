@@ -41,24 +41,35 @@ impl Muon {
     }
 
     /// `w -= lr sqrt(max(1, rows / cols)) orthogonal(direction)`, with decay as in AdamW, for the numbers `of` of `w`.
-    /// `direction` `[rows, cols]` is that of the whole matrix.
+    /// `direction` is that of the whole parameter: a matrix `[rows, cols]`, or one for each of `[experts, rows, cols]`.
     pub(super) fn step(self, w: &mut [f32], of: Range<usize>, direction: &[f32], shape: Shape) {
-        let (rows, cols) = (shape.rows(), shape.last());
-        let step = orthogonal(direction, rows, cols, self.precision);
-        let scale = self.lr * (rows as f32 / cols as f32).max(1.0).sqrt();
-        w.par_chunks_mut(CHUNK).zip(step[of].par_chunks(CHUNK)).for_each(|(w, step)| {
-            for (w, s) in w.iter_mut().zip(step) {
-                *w = *w * (1.0 - self.lr * self.weight_decay) - scale * s;
-            }
+        let [_, rows, cols] = shape.matrices();
+        let (scale, each) = (self.lr * (rows as f32 / cols as f32).max(1.0).sqrt(), rows * cols);
+        let mut rest = w;
+        let mut tasks = Vec::new();
+        for matrix in of.start / each..of.end.div_ceil(each) {
+            // What `of` has of this matrix.
+            let (from, to) = (of.start.max(matrix * each), of.end.min((matrix + 1) * each));
+            let (mine, others) = rest.split_at_mut(to - from);
+            rest = others;
+            tasks.push((mine, from - matrix * each, &direction[matrix * each..][..each]));
+        }
+        tasks.into_par_iter().with_max_len(1).for_each(|(w, from, direction)| {
+            let step = orthogonal(direction, rows, cols, self.precision);
+            w.par_chunks_mut(CHUNK).zip(step[from..].par_chunks(CHUNK)).for_each(|(w, step)| {
+                for (w, s) in w.iter_mut().zip(step) {
+                    *w = *w * (1.0 - self.lr * self.weight_decay) - scale * s;
+                }
+            });
         });
     }
 }
 
 /// Operations of one update's products.
 pub(super) fn flops(shape: Shape) -> u64 {
-    let (rows, cols) = (shape.rows() as u64, shape.last() as u64);
+    let [matrices, rows, cols] = shape.matrices().map(|n| n as u64);
     let (r, c) = (rows.min(cols), rows.max(cols));
-    ROUNDS as u64 * (4 * r * r * c + 2 * r * r * r)
+    matrices * ROUNDS as u64 * (4 * r * r * c + 2 * r * r * r)
 }
 
 /// The nearest matrix with orthonormal rows or columns, roughly.
@@ -125,5 +136,25 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn each_expert_moves_as_a_matrix_of_its_own_however_the_parameter_is_cut() {
+        let (experts, rows, cols) = (3, 6, 9);
+        let (start, direction) = (noise(1, experts * rows * cols), noise(2, experts * rows * cols));
+        let muon = Muon { lr: 0.1, momentum: 0.9, weight_decay: 0.1, grad_scale: 1.0, precision: Precision::F32 };
+        let mut alone = start.clone();
+        for (w, direction) in alone.chunks_mut(rows * cols).zip(direction.chunks(rows * cols)) {
+            muon.step(w, 0..rows * cols, direction, Shape::new(&[rows, cols]));
+        }
+        let shape = Shape::new(&[experts, rows, cols]);
+        for cuts in [&[0, 162][..], &[0, 10, 54, 120, 162]] {
+            let mut stacked = start.clone();
+            for cut in cuts.windows(2) {
+                muon.step(&mut stacked[cut[0]..cut[1]], cut[0]..cut[1], &direction, shape);
+            }
+            assert_eq!(stacked, alone);
+        }
+        assert_eq!(flops(shape), 3 * flops(Shape::new(&[rows, cols])));
     }
 }
