@@ -120,19 +120,24 @@ pub struct Clip {
 }
 
 /// Published models by name.
-pub const PRESETS: &[&str] = &["clip-vit-b-16", "clip-vit-l-14"];
+pub const PRESETS: &[&str] = &["clip-vit-b-16", "clip-vit-l-14", "clip-vit-h-14"];
 
 /// arXiv:2103.00020, table 20, with the quick form of GELU of the released weights.
 fn preset(name: &str) -> Option<ClipConfig> {
-    let image = |patch, layers, width, heads| TowerConfig {
-        mlp: Mlp::QuickGelu,
-        eps: 1e-5,
+    let image = |patch, layers, width, heads, mlp, eps| TowerConfig {
+        mlp,
+        eps,
         norm_first: true,
         ..TowerConfig::of([224, patch], layers, width, heads, 4 * width)
     };
+    let openai = |patch, layers, width, heads| image(patch, layers, width, heads, Mlp::QuickGelu, 1e-5);
     Some(match name {
-        "clip-vit-b-16" => ClipConfig { image: image(16, 12, 768, 12), text: TextConfig::of(12, 512, 8, Mlp::QuickGelu), embed: 512 },
-        "clip-vit-l-14" => ClipConfig { image: image(14, 24, 1024, 16), text: TextConfig::of(12, 768, 12, Mlp::QuickGelu), embed: 768 },
+        "clip-vit-b-16" => ClipConfig { image: openai(16, 12, 768, 12), text: TextConfig::of(12, 512, 8, Mlp::QuickGelu), embed: 512 },
+        "clip-vit-l-14" => ClipConfig { image: openai(14, 24, 1024, 16), text: TextConfig::of(12, 768, 12, Mlp::QuickGelu), embed: 768 },
+        // mlfoundations/open_clip, model_configs/ViT-H-14.json.
+        "clip-vit-h-14" => {
+            ClipConfig { image: image(14, 32, 1280, 16, Mlp::Gelu, 1e-5), text: TextConfig::of(24, 1024, 16, Mlp::Gelu), embed: 1024 }
+        }
         _ => return None,
     })
 }

@@ -179,8 +179,20 @@ fn of_preset<C: serde::Serialize + serde::de::DeserializeOwned>(
         }
         Some(other) => return Err(ModelError::key("preset", format!("{other} is not a string"), format!("use one of {}", known()))),
     };
-    all.extend(table);
+    lay_over(&mut all, &table);
     all.try_into().map_err(|e: toml::de::Error| wrong(e.message().to_owned()))
+}
+
+/// Put `over` on `table`, table by table.
+pub fn lay_over(table: &mut toml::Table, over: &toml::Table) {
+    for (key, value) in over {
+        match (table.get_mut(key).and_then(toml::Value::as_table_mut), value.as_table()) {
+            (Some(below), Some(over)) => lay_over(below, over),
+            _ => {
+                table.insert(key.clone(), value.clone());
+            }
+        }
+    }
 }
 
 /// `inputs`, the numbers of samples `first..` made up: in -1..1, or below what `choices` says of an input.

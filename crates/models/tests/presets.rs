@@ -70,11 +70,12 @@ fn models_of_images_have_the_parameters_of_the_published_ones() {
     ] {
         assert_eq!(params(kind, preset), want, "{preset}");
     }
-    // By their papers' own rounding, without 1,000 classes: arXiv:2010.11929, arXiv:2106.04560, arXiv:2111.06377, arXiv:2212.09748.
+    // By their authors' own rounding, without 1,000 classes: arXiv:2010.11929, arXiv:2106.04560, arXiv:2111.06377, arXiv:2212.09748.
     for (kind, preset, millions, digits) in [
         ("vit", "vit-h-14", 632.0, 1.5),
         ("vit", "vit-g-14", 1011.0, 3.0),
         ("vit", "vit-gg-14", 1843.0, 3.0),
+        ("clip", "clip-vit-h-14", 986.1, 0.1),
         ("dit", "dit-s-2", 33.0, 0.5),
         ("dit", "dit-b-2", 130.0, 0.5),
         ("dit", "dit-l-2", 458.0, 0.5),
@@ -82,4 +83,12 @@ fn models_of_images_have_the_parameters_of_the_published_ones() {
         let got = params(kind, preset) as f64 / 1e6;
         assert!((got - millions).abs() <= digits, "{preset}: {got}M");
     }
+}
+
+#[test]
+fn what_a_recipe_says_of_a_part_leaves_the_rest_of_the_preset() {
+    let table = "kind = \"clip\"\npreset = \"clip-vit-b-16\"\nimage = { layers = 2 }".parse().unwrap();
+    let config = build(&table).unwrap().config();
+    let of = |part: &str, key: &str| config[part][key].as_integer();
+    assert_eq!((of("image", "layers"), of("image", "width"), of("text", "layers")), (Some(2), Some(768), Some(12)));
 }

@@ -63,7 +63,7 @@ impl Project {
     pub fn recipe(&self, index: usize, folder: &Path) -> Result<Recipe, PlanError> {
         let phase = &self.phases[index];
         let mut table = self.recipe.clone();
-        lay_over(&mut table, &phase.recipe);
+        models::lay_over(&mut table, &phase.recipe);
         table.insert("name".into(), phase.name.clone().into());
         let data = table.entry("data").or_insert_with(|| toml::Table::new().into());
         if let Some(data) = data.as_table_mut() {
@@ -104,18 +104,6 @@ impl Project {
             data,
             recipe: recipe.parse().unwrap_or_default(),
             phases: vec![phase("base", 0.1, 2, 200), phase("medium", 0.3, 3, 220), phase("large", 1.0, 4, 215)],
-        }
-    }
-}
-
-/// Put `over` on `table`, table by table.
-fn lay_over(table: &mut toml::Table, over: &toml::Table) {
-    for (key, value) in over {
-        match (table.get_mut(key).and_then(toml::Value::as_table_mut), value.as_table()) {
-            (Some(below), Some(over)) => lay_over(below, over),
-            _ => {
-                table.insert(key.clone(), value.clone());
-            }
         }
     }
 }
