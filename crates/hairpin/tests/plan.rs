@@ -53,7 +53,9 @@ fn a_recipe_is_priced_and_cut_for_machines_that_are_not_here() {
     let question = [&["plan", recipe, "--on", "p4d.24xlarge:2", "--search"][..], &batch].concat();
     let (code, out, err) = hairpin(&[&question[..], &["--page", page.to_str().unwrap()]].concat());
     assert_eq!(code, 0, "{err}");
-    assert!(out.contains("runners-up") && out.contains("Memory of the fullest rank") && page.exists(), "{out}");
+    assert!(out.contains("runners-up") && out.contains("Memory of the fullest rank"), "{out}");
+    assert!(out.contains("sagemaker") && out.contains("reserved-1y") && out.contains("2021-06"), "every offer with its date: {out}");
+    check_page(&page);
     let plan = json(&[&question[..], &["--json"]].concat());
     let figure = |key: &str| plan[key].as_f64().unwrap();
     let expected = |at: usize| plan["expected_secs"][at].as_f64().unwrap();
@@ -62,6 +64,10 @@ fn a_recipe_is_priced_and_cut_for_machines_that_are_not_here() {
     assert!(expected(0) < expected(1) && figure("secs") < expected(1) && expected(1) < expected(2));
     let mfu = plan["choice"]["time"]["mfu"].as_f64().unwrap();
     assert!((0.2..0.7).contains(&mfu), "{mfu}");
+    for offer in plan["offers"].as_array().unwrap() {
+        let [of_offer, usd] = [&offer[0]["usd_per_hour"], &offer[1]].map(|v| v.as_f64().unwrap());
+        assert!((usd / (expected(1) / 3600.0 * 2.0 * of_offer) - 1.0).abs() < 1e-9);
+    }
     // What no cluster can do says what is nearest.
     let large = concat!(env!("CARGO_MANIFEST_DIR"), "/../../recipes/gpt3-175b.toml");
     let (code, _, err) = hairpin(&["plan", large, "--on", "p4d.24xlarge:1", "--search"]);
@@ -71,9 +77,30 @@ fn a_recipe_is_priced_and_cut_for_machines_that_are_not_here() {
 }
 
 #[test]
+fn a_recipe_of_images_is_priced_here_in_images_and_on_a_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let (page, recipe) = (folder.path().join("here.html"), folder.path().join("images.toml"));
+    let text = "name = \"pictures\"\nmodel = { kind = \"vit\", classes = 10, tower = { size = 32, patch = 8, \
+        layers = 2, width = 64, heads = 2, ffn = 128, mlp = \"gelu\", eps = 1e-6, norm_first = false } }\n\
+        batch = { sequences = 4, micro_batch = 4 }\ntrain = { steps = 30 }\n";
+    std::fs::write(&recipe, text).unwrap();
+    let (code, out, err) = hairpin(&["plan", recipe.to_str().unwrap(), "--page", page.to_str().unwrap()]);
+    assert!(code == 0 && out.contains("images/s") && !out.contains("tokens"), "{out} {err}");
+    check_page(&page);
+    assert_eq!(json(&["plan", recipe.to_str().unwrap(), "--json"])[0]["tokens"], 120, "4 images in each of 30 steps");
+}
+
+#[test]
 fn the_talks_hours_of_reading_are_computed_not_quoted() {
     let hours = json(&["plan", "reading", "--pages", "5.74B", "--secs-per-page", "52", "--json"])["reading"]["hours"].as_f64().unwrap();
     assert!((hours - 5.74e9 * 52.0 / 3600.0).abs() < 1.0);
+    // And what an accelerator takes for as much: 6 N D over its peak and what is kept of it, N a twentieth of D.
+    let said = json(&["plan", "reading", "--pages", "5.74B", "--json"]);
+    let of = |key: &str| said[key].as_f64().unwrap();
+    let tokens = 5.74e9 * 52.0 / 60.0 * 238.0 / 0.77;
+    assert!((of("tokens") / tokens - 1.0).abs() < 1e-9 && (of("params") / (tokens / 20.0) - 1.0).abs() < 1e-9);
+    let kept = 6.0 * of("params") * tokens / (312e12 * of("accelerator_secs"));
+    assert!((0.2..0.6).contains(&kept), "{kept}");
 }
 
 #[test]
@@ -96,7 +123,7 @@ fn a_refusal_says_what_is_nearest() {
         (&["plan", "--budget-usd", "2M", "--on", "p4d.24xlrage"], "plan::unknown", "p4d.24xlarge"),
         (&["plan", "--budget-usd", "2M", "--on", "p4d.24xlarge", "--deadline-days", "1"], "plan::impossible", "--deadline-days"),
         (&["plan", "--budget-usd", "3", "--on", "p4d.24xlarge"], "plan::impossible", "21.96"),
-        (&["plan", "--budget-usd", "a lot", "--on", "p4d.24xlarge"], "plan::unit", "1.4T"),
+        (&["plan", "--budget-usd", "a lot", "--on", "p4d.24xlarge"], "--budget-usd", "1.4T"),
         (&["plan", "--budget-usd", "2M", "--on", "p4d.24xlarge", "--prices-of", "2019-01"], "plan::impossible", "2020-11"),
         (&["plan", "--budget-usd", "2M", "--on", "c7i.48xlarge"], "plan::unknown", "instance with accelerators"),
         (&["plan", "align", "--actor", "175B"], "plan::impossible", "--nodes"),
@@ -107,6 +134,82 @@ fn a_refusal_says_what_is_nearest() {
         let (status, _, err) = hairpin(args);
         assert!(status == 2 && err.contains(code), "{args:?}: {status} {err}");
         assert!(err.contains(word), "{args:?}: {err}");
+    }
+}
+
+#[test]
+fn a_number_that_is_none_is_refused_with_its_flag() {
+    let on: &[&str] = &["plan", "--budget-usd", "2M", "--on", "p4d.24xlarge"];
+    let flags: [(&[&str], &str); 22] = [
+        (&["plan", "--on", "p4d.24xlarge"], "--budget-usd"),
+        (on, "--deadline-days"),
+        (on, "--data"),
+        (on, "--serve"),
+        (on, "--mfu"),
+        (on, "--context"),
+        (on, "--vocab"),
+        (&["plan", "reading"], "--pages"),
+        (&["plan", "reading", "--pages", "1M"], "--secs-per-page"),
+        (&["plan", "reading", "--tokens", "1T"], "--params"),
+        (&["plan", "reliability"], "--params"),
+        (&["plan", "reliability", "--params", "1B"], "--hours-between-failures"),
+        (&["plan", "reliability", "--params", "1B"], "--nodes"),
+        (&["plan", "align"], "--actor"),
+        (&["plan", "align", "--actor", "1B"], "--answers"),
+        (&["plan", "align", "--actor", "1B"], "--episodes"),
+        (&["plan", "align", "--actor", "1B"], "--answer-tokens"),
+        (&["plan", "data", "web=en:1TB"], "--kept"),
+        (&["plan", "data", "web=en:1TB"], "--keep"),
+        (&["plan", "data", "web=en:1TB"], "--vocab"),
+        (&["plan", "approach"], "--latency-secs"),
+        (&["plan", "approach"], "--queries-per-day"),
+    ];
+    for (args, flag) in flags {
+        for value in ["0", "-1", "NaN", "inf", "1e400", "99999999999999999999999999", "", "é", "3 parsecs"] {
+            let (code, out, err) = hairpin(&[args, &[&format!("{flag}={value}")]].concat());
+            assert!(code == 2 && out.is_empty() && err.contains(flag), "{args:?} {flag}={value}: {code} {out} {err}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_none_is_refused_with_what_is_wrong_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let runs = |rows: &str| format!("params,tokens,loss\n{rows}");
+    let many = runs(&"1B,20B,2.5\n".repeat(20_001));
+    for (text, word) in [
+        (String::new(), "empty"),
+        ("params,tokens\n1B,20B\n".into(), "no column `loss`"),
+        (runs("1B,20B,NaN\n"), "line 2"),
+        (runs("1B,20B,2.5\n1B\n"), "line 3"),
+        (runs("1B,20B,2.5\n"), "1 runs are too few"),
+        (runs(&"1B,20B,2.5\n".repeat(9)), "nearly the same parameters"),
+        (many, "too many"),
+    ] {
+        let (code, _, err) = hairpin(&["plan", "fit", &file("runs.csv", text.as_bytes())]);
+        assert!(code == 2 && err.contains("plan::points") && err.contains(word), "{word}: {code} {err}");
+    }
+    let (code, _, err) = hairpin(&["plan", "fit", &file("runs.csv", &[0xff, 0xfe, 0x00])]);
+    assert!(code == 2 && err.contains("plan::points"), "{err}");
+    for (text, word) in [("", "plan::law"), ("{\"name\": \"x\"", "plan::law"), ("[]", "plan::law")] {
+        let (code, _, err) = hairpin(&[&BUDGET[..], &["--law", &file("law.json", text.as_bytes())]].concat());
+        assert!(code == 2 && err.contains(word), "{text}: {err}");
+    }
+    let row = "[[instance]]\nname = \"x1\"\nnet_gbps = 1\nvcpus = 1\nmemory_gib = 1\nprices = []\n";
+    for (text, word) in [
+        (format!("{row}colour = 1\n"), "colour"),
+        (row.replace("vcpus", "vcpu"), "vcpu"),
+        (row.replace("net_gbps = 1", "net_gbps = 0"), "net_gbps"),
+        (row[..30].to_owned(), "TOML"),
+        (format!("{row}{row}"), "there twice"),
+    ] {
+        let (code, _, err) = hairpin(&["plan", "data", "web=en:1TB", "--catalogue", &file("mine.toml", text.as_bytes())]);
+        assert!(code == 2 && err.contains("plan::catalogue") && err.contains("mine.toml") && err.contains(word), "{word}: {err}");
     }
 }
 
@@ -158,6 +261,7 @@ fn a_ladder_is_laid_climbed_and_planned_anew_on_this_machine() {
     check_page(&page);
     let again = json(&["plan", "ladder", &at("project"), "--json"]);
     for (phase, entry) in again["phases"].as_array().unwrap().iter().zip(&entries) {
+        assert_eq!(phase["planned"]["secs"], entry["predicted"]["secs"], "a finished phase is not measured again");
         assert_eq!(phase["done"]["loss"], entry["actual"]["bits_per_byte"]);
     }
     let (code, _, err) = hairpin(&["plan", "ladder", &at("tiny.toml"), "--corpus", &at("text"), "--out", &at("project")]);
@@ -176,6 +280,14 @@ fn a_ladder_on_rented_machines_is_a_project_with_its_cluster() {
     let accelerators: Vec<u64> = survey["phases"].as_array().unwrap().iter().map(|p| p["accelerators"].as_u64().unwrap()).collect();
     assert_eq!(accelerators, [1, 8, 16, 16]);
     assert_eq!(json(&["plan", "ladder", &out, "--json"]), survey, "the file alone says the same");
+    // A deadline chooses the machines, or is held against those that were.
+    let within =
+        |time: &str| json(&[&["plan", "ladder", recipe, "--on", "p4d.24xlarge", "--deadline-days", time, "--json"][..], &sizes].concat());
+    let last = |survey: &serde_json::Value| survey["phases"][3]["accelerators"].as_u64().unwrap();
+    let (soon, late) = (within("6h"), within("10"));
+    assert!(last(&soon) > last(&late) && soon["phases"][3]["planned"]["secs"].as_f64().unwrap() < 6.0 * 3600.0, "{soon}");
+    let (code, out, _) = hairpin(&[&["plan", "ladder", recipe, "--on", "p4d.24xlarge:2", "--deadline-days", "1h"][..], &sizes].concat());
+    assert!(code == 0 && out.contains("the deadline is 60 min 0 s"), "{out}");
     let (code, _, err) = hairpin(&["plan", "ladder", recipe, "--on", "p4d.24xlarge:37"]);
     assert!(code == 2 && err.contains("p4d.24xlarge:36"), "{err}");
 }

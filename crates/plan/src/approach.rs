@@ -13,6 +13,7 @@ use crate::{
     efficiency,
     laws::train_flops,
     serving::Replica,
+    units,
 };
 
 /// How far the texts are from what base models have read.
@@ -260,7 +261,11 @@ impl Desk<'_> {
         if verdict == Verdict::Fits {
             if q.domain_tokens > room {
                 verdict = Verdict::No;
-                reasons.push(format!("{:.2e} tokens of the domain do not go into the {room:.0} that a prompt has left", q.domain_tokens));
+                reasons.push(format!(
+                    "{} tokens of the domain do not go into the {} that a prompt has left",
+                    units::short(q.domain_tokens),
+                    units::short(room)
+                ));
             } else {
                 reasons.push("what must be known goes into the prompt".into());
             }
@@ -292,7 +297,7 @@ impl Desk<'_> {
             }
             if q.domain_tokens < 1e4 {
                 verdict = Verdict::Possible;
-                reasons.push(format!("{:.0} tokens need no index: a prompt holds them", q.domain_tokens));
+                reasons.push(format!("{} tokens need no index: a prompt holds them", units::short(q.domain_tokens)));
             }
             if q.domain == Domain::Far {
                 verdict = verdict.min_of(Verdict::Possible);
@@ -334,16 +339,16 @@ impl Desk<'_> {
 
     fn continued(&self) -> Approach {
         let q = self.q;
-        let few = format!("{:.1e} tokens of the domain", q.domain_tokens);
+        let few = format!("{} tokens of the domain", units::short(q.domain_tokens));
         self.trained(Training {
             name: "continued pretraining",
             teaches_language: true,
             amount: q.domain_tokens,
             range: CONTINUED_TOKENS,
             words: [
-                format!("{few}; it begins to pay at about {:.0e}", CONTINUED_TOKENS[0]),
-                format!("{few}; Minerva had 3.85e10"),
-                format!("{few}: Minerva had 3.85e10"),
+                format!("{few}; it begins to pay at about {}", units::short(CONTINUED_TOKENS[0])),
+                format!("{few}; Minerva had 38.5B"),
+                format!("{few}: Minerva had 38.5B"),
             ],
             doubt: (q.domain == Domain::Near).then_some("the base has read much like it already"),
             tokens: q.domain_tokens * (1.0 + REPLAY_RATIO),
@@ -400,11 +405,14 @@ impl Desk<'_> {
         };
         if q.domain_tokens < least {
             verdict = Verdict::No;
-            reasons.insert(0, format!("{:.1e} tokens of one's own; the smallest useful models saw {least:.0e}", q.domain_tokens));
+            reasons.insert(
+                0,
+                format!("{} tokens of one's own; the smallest useful models saw {}", units::short(q.domain_tokens), units::short(least)),
+            );
         } else if q.domain_tokens < enough {
             reasons.push(format!(
-                "{:.1e} tokens of one's own, and general text for the rest: BloombergGPT had 3.6e11 of 7.1e11",
-                q.domain_tokens
+                "{} tokens of one's own, and general text for the rest: BloombergGPT had 363B of 708B",
+                units::short(q.domain_tokens)
             ));
         }
         // As good as the base: its size, and as many tokens as that size is best for.

@@ -145,8 +145,6 @@ const SHRINK: f64 = 0.7;
 const CHECKPOINTS: f64 = 20.0;
 /// How much loss the over-trained choice gives away.
 const OVERTRAINED_LOSS_RATIO: f64 = 1.01;
-/// A price or a prediction older or farther than this is worth a word.
-const OLD_MONTHS: u32 = 12;
 
 /// Answer `question` under `law`.
 /// # Errors
@@ -457,8 +455,8 @@ impl Desk<'_> {
             all.push(format!("{}: what would be balanced for its data does not fit its accelerators, so it is smaller", step.name));
         }
         let (price, best) = (self.price, &choices[0]);
-        if self.question.prices_of.is_none() && price.months_old() >= OLD_MONTHS {
-            all.push(format!("the price is of {} and {} months old: check it before you pay", price.from, price.months_old()));
+        if self.question.prices_of.is_none() {
+            all.extend(price.warning());
         }
         if best.loss.decades_beyond > 0.0 {
             all.push(format!(

@@ -3,6 +3,8 @@
 //!
 //! Nothing is looked up on a network: prices grow old, and every answer says of when its price is ([`Price::months_old`]).
 
+mod check;
+
 use serde::{Deserialize, Serialize};
 use train::clock::unix_secs;
 
@@ -16,6 +18,9 @@ const FILES: [(&str, &str); 6] = [
     ("pipeline.toml", include_str!("catalogue/pipeline.toml")),
     ("runs.toml", include_str!("catalogue/runs.toml")),
 ];
+
+/// A price as old as this is worth a word.
+const OLD_MONTHS: u32 = 12;
 
 /// All rows; the names of the tables are those of the files.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -228,41 +233,6 @@ impl Catalogue {
         Ok(catalogue)
     }
 
-    /// Sizes that something is divided by or paid with are above zero.
-    fn check(&self) -> Result<(), String> {
-        let mut sizes: Vec<(&str, &str, f64)> = Vec::new();
-        for a in &self.accelerators {
-            sizes.extend([
-                (a.name.as_str(), "memory_gib", a.memory_gib),
-                (&a.name, "peak_tflops", a.peak_tflops),
-                (&a.name, "units", a.units),
-                (&a.name, "memory_gb_per_sec", a.memory_gb_per_sec),
-                (&a.name, "link_gb_per_sec", a.link_gb_per_sec.or(a.pci_gb_per_sec).unwrap_or_default()),
-            ]);
-        }
-        for i in &self.instances {
-            sizes.extend([(i.name.as_str(), "net_gbps", i.net_gbps), (&i.name, "vcpus", i.vcpus as f64)]);
-            sizes.extend(i.prices.iter().map(|p| (i.name.as_str(), "usd_per_hour", p.usd_per_hour)));
-            if i.accelerator.is_some() {
-                sizes.push((&i.name, "count", i.count as f64));
-            }
-            if let Some(p) = i.prices.iter().find(|p| month(&p.from).is_none() || p.until.as_deref().is_some_and(|u| month(u).is_none())) {
-                return Err(format!("`{}`: the months of the price {} are not like `2020-11`", i.name, p.usd_per_hour));
-            }
-        }
-        for l in &self.languages {
-            let b = l.bytes_per_token;
-            sizes.extend([b.of_50k, b.of_100k, b.of_200k].map(|v| (l.name.as_str(), "bytes_per_token", v)));
-        }
-        sizes.extend(self.models.iter().map(|m| (m.name.as_str(), "params", m.params)));
-        sizes.extend(self.runs.iter().map(|r| (r.name.as_str(), "params", r.params)));
-        sizes.extend(self.stages.iter().map(|s| (s.name.as_str(), "mb_per_sec", s.mb_per_sec)));
-        match sizes.iter().find(|(_, _, value)| !(*value > 0.0 && value.is_finite())) {
-            Some((name, key, value)) => Err(format!("`{name}`: `{key}` is {value}, and must be above zero")),
-            None => Ok(()),
-        }
-    }
-
     fn lay_over(&mut self, over: Self) {
         fn rows<T>(below: &mut Vec<T>, over: Vec<T>, name: fn(&T) -> &str) {
             below.retain(|b| over.iter().all(|o| name(o) != name(b)));
@@ -375,6 +345,20 @@ impl Instance {
     }
 }
 
+impl Instance {
+    /// The newest price of every service and term that it is sold on, the dearest first.
+    #[must_use]
+    pub fn newest_prices(&self) -> Vec<&Price> {
+        let is_newest = |p: &&Price| {
+            let same = self.prices.iter().filter(|q| q.service == p.service && q.term == p.term);
+            p.until.is_none() && same.max_by_key(|q| month(&q.from)).is_some_and(|q| std::ptr::eq(q, *p))
+        };
+        let mut all: Vec<&Price> = self.prices.iter().filter(is_newest).collect();
+        all.sort_by(|a, b| b.usd_per_hour.total_cmp(&a.usd_per_hour));
+        all
+    }
+}
+
 impl BytesPerToken {
     /// For a vocabulary of `vocab`: straight in its logarithm between the measured ones, and level beyond them.
     #[must_use]
@@ -417,6 +401,13 @@ impl Price {
         let now = (1970.0 + unix_secs() / 31_556_952.0) * 12.0;
         let of = self.until.as_deref().unwrap_or(&self.from);
         month(of).map_or(0, |m| (now as u32).saturating_sub(m))
+    }
+
+    /// What to say of a price that is meant to hold today and is old.
+    #[must_use]
+    pub fn warning(&self) -> Option<String> {
+        let months = self.months_old();
+        (months >= OLD_MONTHS).then(|| format!("the price is of {} and {months} months old: check it before you pay", self.from))
     }
 }
 
@@ -528,6 +519,11 @@ mod tests {
             format!("{row}{}", price.replace("10,", "0,")),
             format!("{row}{}", price.replace("2026-11", "November")),
             format!("{row}colour = 1\n{price}"),
+            format!("{row}{price}{row}{price}"),
+            format!("{row}{}", price.replace("10,", "nan,")),
+            format!("{row}{}", price.replace("10,", "1e300,")),
+            format!("{row}{price}").replace("1152", "0"),
+            format!("{row}{price}")[..90].to_owned(),
         ] {
             std::fs::write(&path, bad).unwrap();
             assert!(matches!(Catalogue::load(Some(&path)), Err(PlanError::Catalogue { .. })));

@@ -111,7 +111,7 @@ struct Rung<'a> {
 }
 
 /// Whether the run in `folder` is one of `recipe`; `None` when there is no run.
-fn is_of(folder: &Path, recipe: &Recipe) -> Option<bool> {
+pub(crate) fn is_of(folder: &Path, recipe: &Recipe) -> Option<bool> {
     let text = std::fs::read_to_string(folder.join("recipe.toml")).ok()?;
     Some(run::decisive(&text) == run::decisive(&recipe.to_toml()))
 }

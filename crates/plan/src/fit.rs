@@ -28,6 +28,8 @@ pub struct Observation {
 
 /// Fewest runs: five constants and one to spare.
 pub const LEAST: usize = 6;
+/// Most runs: a law of every step of every run would take minutes, and know no more than one of their ends.
+pub const MOST: usize = 20_000;
 const DELTA: f64 = 1e-3;
 /// Shares of the runs, least compute first, from each of which the others are predicted to see how a law drifts.
 const CUTS: [f64; 5] = [0.5, 0.6, 0.7, 0.8, 0.9];
@@ -40,6 +42,7 @@ const CUT_DRAWS: usize = 60;
 /// [`PlanError::Points`] with the line.
 pub fn read(text: &str, origin: &str) -> Result<Vec<Observation>, PlanError> {
     let wrong = |line: usize, problem: String| PlanError::Points { origin: origin.into(), problem: format!("line {line}: {problem}") };
+    let text = text.trim_start_matches('\u{feff}'); // as spreadsheets write it
     let mut lines = text.lines().enumerate().map(|(i, l)| (i + 1, l.trim())).filter(|(_, l)| !l.is_empty() && !l.starts_with('#'));
     let (at, head) = lines.next().ok_or_else(|| wrong(1, "the file is empty".into()))?;
     let columns: Vec<&str> = head.split(',').map(str::trim).collect();
@@ -65,7 +68,8 @@ pub fn read(text: &str, origin: &str) -> Result<Vec<Observation>, PlanError> {
 /// [`PlanError::Points`] when they are too few, or of one size or one amount of data.
 pub fn fit(points: &[Observation], name: &str, draws: usize, seed: u64) -> Result<Law, PlanError> {
     let law = without_drift(points, name, draws, seed)?;
-    Ok(Law { drift_ratio: drift(points, seed).unwrap_or(0.0).max(PUBLISHED_DRIFT), ..law })
+    // A law that drifts by all of the loss says nothing, and no less when it drifts by more.
+    Ok(Law { drift_ratio: drift(points, seed).unwrap_or(0.0).clamp(PUBLISHED_DRIFT, 1.0), ..law })
 }
 
 /// How far laws of the smaller of these runs were from the larger, as a share of the loss per power of ten beyond what each was
@@ -85,6 +89,9 @@ fn without_drift(points: &[Observation], name: &str, draws: usize, seed: u64) ->
     let wrong = |problem: &str| PlanError::Points { origin: name.into(), problem: problem.into() };
     if points.len() < LEAST {
         return Err(wrong(&format!("{} runs are too few for five constants: give {LEAST} or more", points.len())));
+    }
+    if points.len() > MOST {
+        return Err(wrong(&format!("{} runs are too many: give at most {MOST}, such as the end of each", points.len())));
     }
     let range = |of: fn(&Observation) -> f64| points.iter().map(of).fold([f64::INFINITY, 0.0], |[l, h], v| [v.min(l), v.max(h)]);
     let (params, tokens) = (range(|p| p.params), range(|p| p.tokens));
@@ -108,7 +115,7 @@ fn without_drift(points: &[Observation], name: &str, draws: usize, seed: u64) ->
     };
     let draw = |draw: u64| {
         let again = Problem { rows: resample(draw), ..problem.clone() };
-        again.minimise(best.0.clone()).map(|(x, _)| again.law(&x)).filter(is_sound)
+        again.minimise(best.0.clone()).map(|(x, _)| again.law(&x)).filter(Parametric::is_sound)
     };
     Ok(Law {
         name: name.into(),
@@ -118,12 +125,6 @@ fn without_drift(points: &[Observation], name: &str, draws: usize, seed: u64) ->
         drift_ratio: 0.0,
         fitted: Range { params, tokens, flops: range(|p| train_flops(p.params, p.tokens)) },
     })
-}
-
-/// A draw that drew one size or one amount of data only can fit anything.
-fn is_sound(law: &Parametric) -> bool {
-    let all = [law.floor, law.params_scale, law.params_exponent, law.tokens_scale, law.tokens_exponent];
-    all.iter().all(|v| v.is_finite() && *v > 0.0)
 }
 
 /// Unknowns `x = [ln A', ln B', ln E, a, b]`, where A' and B' are the terms at the mean logarithmic size.
@@ -156,7 +157,7 @@ impl Problem {
         let solver = LBFGS::new(MoreThuenteLineSearch::new(), 8).with_tolerance_grad(1e-9).ok()?.with_tolerance_cost(1e-14).ok()?;
         let result = Executor::new(self.clone(), solver).configure(|state| state.param(start).max_iters(400)).run().ok()?;
         let (x, cost) = (result.state().get_best_param()?.clone(), result.state().get_best_cost());
-        (cost.is_finite() && is_sound(&self.law(&x))).then_some((x, cost))
+        (cost.is_finite() && self.law(&x).is_sound()).then_some((x, cost))
     }
 
     /// The three terms of each row's loss and the residual `ln L^ - ln L`.

@@ -61,6 +61,10 @@ pub enum PlanError {
     #[diagnostic(code(plan::points), help("give a CSV file with the columns `params`, `tokens` and `loss`, one run a line"))]
     Points { origin: String, problem: String },
 
+    #[error("{origin}: {problem}")]
+    #[diagnostic(code(plan::law), help("make it anew: `hairpin plan fit runs.csv --json > law.json`"))]
+    Law { origin: String, problem: String },
+
     #[error(transparent)]
     #[diagnostic(transparent)]
     Train(#[from] train::TrainError),

@@ -21,6 +21,8 @@ pub struct Price {
     /// Of all ranks, which are all on this machine.
     pub memory_bytes: u64,
     pub steps: u64,
+    /// What samples are counted in, `tokens` or whole `images` or `pairs`, and how many are seen.
+    pub unit: &'static str,
     pub tokens: u64,
     /// Of the whole run, without what is computed twice.
     pub flops: f64,
@@ -54,6 +56,7 @@ pub fn price(recipe: &Recipe, vocab: Option<usize>) -> Result<Price, TrainError>
         cost,
         memory_bytes,
         steps,
+        unit: models::unit(&recipe.model),
         tokens: steps * recipe.step_tokens(),
         flops,
         step_secs,

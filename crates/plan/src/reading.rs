@@ -35,6 +35,17 @@ impl Reading {
         Self { hours, years: hours / 8765.8, working_years: hours / WORK_HOURS }
     }
 
+    /// As many tokens of English as are read in that time at 238 words a minute.
+    ///
+    /// ```
+    /// let tokens = plan::reading::Reading::of_tokens(1e12).tokens();
+    /// assert!((tokens / 1e12 - 1.0).abs() < 1e-9);
+    /// ```
+    #[must_use]
+    pub fn tokens(&self) -> f64 {
+        self.hours * 60.0 * WORDS_PER_MINUTE / WORDS_PER_TOKEN
+    }
+
     /// `tokens` of English at 238 words a minute.
     #[must_use]
     pub fn of_tokens(tokens: f64) -> Self {

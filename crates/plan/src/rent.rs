@@ -45,6 +45,8 @@ pub struct Rented {
     pub expected_secs: [f64; 3],
     pub price: Price,
     pub usd: f64,
+    /// The newest price of each service and term, and the run's dollars by it.
+    pub offers: Vec<(Price, f64)>,
     /// Accelerators alone, at their rated power.
     pub energy_kwh: Option<f64>,
     /// Tokens, and three checkpoints, until the end.
@@ -100,6 +102,7 @@ pub fn rent(
     let storage_bytes = data_bytes + CHECKPOINTS * CHECKPOINT_BYTES_PER_PARAM * params as f64;
     let usd_per_gb_month = catalogue.storage.first().map_or(0.0, |s| s.usd_per_gb_month);
     let watts = catalogue.accelerator_of(instance)?.watts;
+    let usd = |price: &Price| nodes as f64 * price.usd_per_hour * paid_secs / 3600.0;
     Ok(Rented {
         name: resolved.name.clone(),
         instance: instance.name.clone(),
@@ -119,7 +122,8 @@ pub fn rent(
         secs,
         expected_secs,
         price: price.clone(),
-        usd: nodes as f64 * price.usd_per_hour * paid_secs / 3600.0,
+        usd: usd(price),
+        offers: instance.newest_prices().into_iter().map(|price| (price.clone(), usd(price))).collect(),
         energy_kwh: watts.map(|watts| watts * ranks as f64 * paid_secs / 3.6e6),
         storage_bytes,
         storage_usd: storage_bytes / 1e9 * usd_per_gb_month * paid_secs / (30.44 * 86_400.0),

@@ -120,7 +120,10 @@ pub fn survey(
         let bits = 1.0 / std::f64::consts::LN_2 / bytes_per_token;
         let loss = published.predict(params as f64, size.tokens, size.unique_tokens);
         beyond = beyond.max(loss.decades_beyond);
-        let cost = Cost::of(&recipe, place, data.as_ref().map(Dataset::vocab))?;
+        let cost = match entry(index).and_then(|entry| Cost::known(entry, &recipe, place)) {
+            Some(cost) => cost,
+            None => Cost::of(&recipe, place, data.as_ref().map(Dataset::vocab))?,
+        };
         let planned = cost.said(loss.loss * bits, loss.interval.map(|nats| nats * bits), &[]);
         let done = entry(index).map(|entry| done(entry, &cost));
         if let (Some(done), Some(entry)) = (&done, entry(index)) {
@@ -205,6 +208,14 @@ struct Cost {
 }
 
 impl Cost {
+    /// Of a phase that was climbed on this machine, where the clock was asked just before it: what was said then, unless its recipe
+    /// is another by now.
+    fn known(entry: &Entry, recipe: &Recipe, place: Place<'_>) -> Option<Self> {
+        let said = &entry.predicted;
+        let is_here = matches!(place, Place::Here) && said.secs > 0.0 && climb::is_of(&entry.folder, recipe) == Some(true);
+        is_here.then_some(Self { cut: None, memory_bytes: said.memory_bytes as f64, secs: said.secs, usd_per_sec: None })
+    }
+
     fn of(recipe: &Recipe, place: Place<'_>, vocab: Option<usize>) -> Result<Self, PlanError> {
         let Place::Rented { catalogue, instance, price, .. } = place else {
             let price = machine::price(recipe, vocab)?;

@@ -7,6 +7,10 @@ use std::{str::FromStr, time::Duration};
 
 use crate::PlanError;
 
+/// A million times the tokens that there are, and a thousand years.
+pub(crate) const MOST: f64 = 1e18;
+const MOST_SECS: f64 = 3.2e10;
+
 /// Tokens of a corpus, or its bytes, as `--data` takes them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Amount {
@@ -41,7 +45,24 @@ pub fn count(text: &str) -> Result<f64, PlanError> {
         "q" | "p" | "quadrillion" => 1e15,
         other => return Err(wrong(format!("`{other}` is no unit of a count: use k, M, B or T"))),
     };
-    positive(value * scale).ok_or_else(|| wrong("is not above zero".into()))
+    sized(value * scale, MOST).map_err(wrong)
+}
+
+/// A plain number above zero, such as the seconds of a reply.
+/// # Errors
+/// [`PlanError::Unit`].
+pub fn number(text: &str) -> Result<f64, PlanError> {
+    let wrong = |problem: String| PlanError::Unit { text: text.into(), problem, example: "2.5" };
+    sized(f64::from_str(text.trim()).map_err(|_| wrong("is no number".into()))?, MOST).map_err(wrong)
+}
+
+/// A share of a whole: above zero and at most one.
+/// # Errors
+/// [`PlanError::Unit`].
+pub fn share(text: &str) -> Result<f64, PlanError> {
+    let wrong = |problem: &str| PlanError::Unit { text: text.into(), problem: problem.into(), example: "0.4" };
+    let value = f64::from_str(text.trim()).map_err(|_| wrong("is no number"))?;
+    if value > 0.0 && value <= 1.0 { Ok(value) } else { Err(wrong("is no share: it is not above zero and at most one")) }
 }
 
 /// A length of time in seconds: `60 days`, `2 months`, `8h`; a bare number is of days.
@@ -59,7 +80,7 @@ pub fn secs(text: &str) -> Result<f64, PlanError> {
         Ok(days) => days * 86_400.0,
         Err(_) => humantime::parse_duration(text.trim()).as_ref().map(Duration::as_secs_f64).map_err(|e| wrong(e.to_string()))?,
     };
-    positive(secs).ok_or_else(|| wrong("is not above zero".into()))
+    sized(secs, MOST_SECS).map_err(wrong)
 }
 
 /// Bytes when it says so (`1.9 TB`, `300GiB`), tokens otherwise (`1T`, `1T tokens`).
@@ -91,11 +112,30 @@ pub fn amount(text: &str) -> Result<Amount, PlanError> {
 pub fn bytes(text: &str) -> Result<f64, PlanError> {
     let wrong = |problem: String| PlanError::Unit { text: text.into(), problem, example: "1.9 TB or 300 GiB" };
     let size: bytesize::ByteSize = text.trim().replace('_', "").parse().map_err(wrong)?;
-    positive(size.as_u64() as f64).ok_or_else(|| wrong("is not above zero".into()))
+    sized(size.as_u64() as f64, MOST).map_err(wrong)
 }
 
-fn positive(value: f64) -> Option<f64> {
-    (value > 0.0 && value.is_finite()).then_some(value)
+/// A count as [`count`] reads it, to three digits: `50B`, `130k`.
+///
+/// ```
+/// assert_eq!([5e10, 130_272.0, 38.5e9, 812.0].map(plan::units::short), ["50B", "130k", "38.5B", "812"]);
+/// ```
+#[must_use]
+pub fn short(count: f64) -> String {
+    let (scale, unit) =
+        [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")].into_iter().find(|(scale, _)| count >= *scale).unwrap_or((1.0, ""));
+    let value = count / scale;
+    let digits = if value >= 100.0 { 0 } else { 1 };
+    format!("{}{unit}", format!("{value:.digits$}").trim_end_matches(".0"))
+}
+
+/// What is not above zero or beyond `most` is a slip of the keyboard, and would only come back as infinities.
+fn sized(value: f64, most: f64) -> Result<f64, String> {
+    match value {
+        v if v > most => Err(format!("is beyond {most:.0e}, which nothing to plan is")),
+        v if v > 0.0 => Ok(v),
+        _ => Err("is not above zero".into()),
+    }
 }
 
 #[cfg(test)]
@@ -127,10 +167,10 @@ mod tests {
 
     #[test]
     fn what_means_nothing_is_named() {
-        for text in ["", "T", "-1B", "0", "nan", "inf", "1X", "1e400", "é", "1é", "1T1"] {
+        for text in ["", "T", "-1B", "1e19", "9999999T", "1e-400", "0", "nan", "inf", "1X", "1e400", "é", "1é", "1T1"] {
             assert!(matches!(count(text), Err(PlanError::Unit { .. })), "{text}");
         }
-        for text in ["", "soon", "0", "-2 days", "3 parsecs"] {
+        for text in ["", "soon", "0", "-2 days", "3 parsecs", "1e15", "2000 years"] {
             assert!(matches!(secs(text), Err(PlanError::Unit { .. })), "{text}");
         }
         for text in ["1 QB", "TB", "-1 GB", "0 GB"] {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use maud::{Markup, PreEscaped, html};
 
-use crate::{ReportError, chart::Chart, page::shell, terminal};
+use crate::{ReportError, bars::Bars, chart::Chart, page::shell, terminal};
 
 /// See the head of this file. Parts that are empty are left out.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +17,7 @@ pub struct Answer {
     /// The answer in a few figures: what and value.
     pub figures: Vec<(&'static str, String)>,
     pub charts: Vec<(&'static str, Chart)>,
+    pub bars: Vec<(&'static str, Bars)>,
     pub tables: Vec<Table>,
     /// Where figures come from, and what they leave out.
     pub notes: Vec<String>,
@@ -60,11 +61,14 @@ impl Answer {
             @for (title, chart) in &self.charts {
                 section { h2 { (title) } figure { (PreEscaped(chart.svg())) } }
             }
+            @for (title, bars) in &self.bars {
+                section { h2 { (title) } figure { (PreEscaped(bars.svg())) } }
+            }
             @for table in &self.tables { (section(table)) }
-            section {
+            @if !self.asked.is_empty() { section {
                 h2 { "What was asked" }
                 div.scroll { table { tbody { @for (what, value) in &self.asked { tr { td { (what) } td { (value) } } } } } }
-            }
+            } }
             @if !self.notes.is_empty() { section { h2 { "Notes" } ul { @for note in &self.notes { li { (note) } } } } }
         };
         shell("hairpin plan", &self.title, &main)
@@ -104,6 +108,7 @@ mod tests {
             asked: vec![("budget", "$2.00M".into())],
             figures: vec![("loss", "1.97".into())],
             charts: vec![("A chart", Chart { x: Axis::log("FLOP"), dots, ..Chart::default() })],
+            bars: vec![("Parts", Bars { rows: vec![("compute".into(), 1.0, "90%".into())], full: None })],
             tables: vec![Table { title: "Choices", head: vec!["choice", "why"], rows: vec![vec!["one".into(), "<script>".into()]] }],
             notes: vec!["a note".into()],
             warnings: vec!["old".into()],

@@ -4,6 +4,7 @@
 //! `stats.json`) and leaves out what is not there; an [`Answer`] of the planner it is given. **Absent on purpose:** any computation of results.
 
 mod answer;
+mod bars;
 mod chart;
 mod page;
 mod ranks;
@@ -12,6 +13,7 @@ pub mod terminal;
 use std::path::{Path, PathBuf};
 
 pub use answer::{Answer, Table};
+pub use bars::Bars;
 pub use chart::{Axis, Chart, Dot, DotKind, Series};
 
 /// What can go wrong with a report.

@@ -63,7 +63,13 @@ pub fn count(n: u64) -> String {
 /// `$12.3k`
 #[must_use]
 pub fn usd(usd: f64) -> String {
-    if usd < 1000.0 { format!("${usd:.2}") } else { format!("${}", count(usd as u64)) }
+    if usd > 0.0 && usd < 0.005 {
+        "under 1 cent".into()
+    } else if usd < 1000.0 {
+        format!("${usd:.2}")
+    } else {
+        format!("${}", count(usd as u64))
+    }
 }
 
 /// `2 min 5 s`
@@ -72,7 +78,8 @@ pub fn secs(s: f64) -> String {
     match s {
         s if s < 1.0 => format!("{:.0} ms", s * 1e3),
         s if s < 90.0 => format!("{s:.1} s"),
-        s if s < 5400.0 => format!("{:.0} min {:.0} s", (s / 60.0).floor(), s % 60.0),
+        // Rounded first: 119.7 s are 2 min 0 s, not 1 min 60 s.
+        s if s < 5400.0 => format!("{:.0} min {:.0} s", (s.round() / 60.0).floor(), s.round() % 60.0),
         s if s < 172_800.0 => format!("{:.1} h", s / 3600.0),
         s => format!("{:.1} days", s / 86_400.0),
     }
@@ -93,6 +100,7 @@ mod tests {
             (secs(0.25), secs(12.0), secs(125.0), secs(7200.0)),
             ("250 ms".into(), "12.0 s".into(), "2 min 5 s".into(), "2.0 h".into())
         );
+        assert_eq!((secs(119.7), secs(90.2)), ("2 min 0 s".into(), "1 min 30 s".into()));
         let text = table(&["phase", "loss"], &[vec!["base".into(), "2.5".into()], vec!["a longer one".into(), "1".into()]]);
         assert_eq!(text, "phase         loss\n──────────────────\nbase           2.5\na longer one     1\n");
     }

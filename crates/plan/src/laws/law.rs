@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Parametric, Repeats, train_flops};
-use crate::fit::Observation;
+use crate::{PlanError, fit::Observation};
 
 /// What the law was fitted on, `[least, most]`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -68,6 +68,25 @@ impl Law {
         Self { best: super::EPOCH, ..law }
     }
 
+    /// A law as `hairpin plan fit --json` printed it.
+    /// # Errors
+    /// [`PlanError::Law`] when it is none, or says what no law can.
+    pub fn read(text: &str, origin: &str) -> Result<Self, PlanError> {
+        let wrong = |problem: String| PlanError::Law { origin: origin.into(), problem };
+        let law: Self = serde_json::from_str(text).map_err(|e| wrong(e.to_string()))?;
+        if !std::iter::once(&law.best).chain(&law.draws).all(Parametric::is_sound) {
+            return Err(wrong("every constant of `best` and `draws` must be above zero".into()));
+        }
+        if ![law.scatter_ratio, law.drift_ratio].iter().all(|ratio| (0.0..1e6).contains(ratio)) {
+            return Err(wrong("`scatter_ratio` and `drift_ratio` are shares of a loss".into()));
+        }
+        let Range { params, tokens, flops } = law.fitted;
+        if ![params, tokens, flops].iter().all(|[least, most]| *least > 0.0 && least <= most) {
+            return Err(wrong("each range of `fitted` goes from a least above zero to a most".into()));
+        }
+        Ok(law)
+    }
+
     /// The loss of `params` parameters after `tokens` tokens of which `unique` are new.
     #[must_use]
     pub fn predict(&self, params: f64, tokens: f64, unique: f64) -> Prediction {
@@ -118,6 +137,27 @@ mod tests {
         let inside = law.predict(1e9, 2e10, 2e10);
         assert_eq!(inside.decades_beyond, 0.0);
         assert!(inside.interval[0] < EPOCH.loss(1e9, 2e10) && EPOCH.loss(1e9, 2e10) < inside.interval[1]);
+    }
+
+    #[test]
+    fn a_law_is_read_as_it_was_printed_and_nonsense_is_named() {
+        let text = serde_json::to_string(&Law::chinchilla()).unwrap();
+        assert_eq!(Law::read(&text, "law.json").unwrap(), Law::chinchilla());
+        let without = text.replace(&format!("\"drift_ratio\":{PUBLISHED_DRIFT:?},"), "");
+        assert!(without.len() < text.len());
+        assert_eq!(Law::read(&without, "law.json").unwrap(), Law::chinchilla(), "one that was printed before laws had a drift");
+        for (key, bad, word) in [
+            ("\"floor\":1.8172", "\"floor\":-1.0", "above zero"),
+            ("\"floor\":1.8172", "\"floor\":1e999", "law.json"),
+            ("\"scatter_ratio\":", "\"scatter_ratio\":-", "scatter_ratio"),
+            ("\"params\":[", "\"params\":[9e99,", "law.json"),
+            ("\"name\":", "\"nmae\":", "nmae"),
+        ] {
+            assert!(text.contains(key), "{key}");
+            let problem = Law::read(&text.replacen(key, bad, 1), "law.json").unwrap_err().to_string();
+            assert!(problem.contains(word), "{problem}");
+        }
+        assert!(Law::read(&text[..text.len() / 2], "law.json").is_err() && Law::read("", "law.json").is_err());
     }
 
     #[test]

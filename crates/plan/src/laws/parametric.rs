@@ -48,6 +48,13 @@ impl Parametric {
         self.floor + self.params_scale * params.powf(-self.params_exponent) + self.tokens_scale * tokens.powf(-self.tokens_exponent)
     }
 
+    /// Whether all constants are above zero: of a fit to runs of one size or one amount of data they need not be.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let all = [self.floor, self.params_scale, self.params_exponent, self.tokens_scale, self.tokens_exponent];
+        all.iter().all(|v| v.is_finite() && *v > 0.0)
+    }
+
     /// Parameters and tokens of least loss for `flops = 6 N D`: eq. 4 of arXiv:2203.15556,
     /// `N = G (C/6)^(b/(a+b))`, `G = (aA / bB)^(1/(a+b))`.
     ///

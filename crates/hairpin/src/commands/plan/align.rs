@@ -2,17 +2,13 @@
 
 use std::process::ExitCode;
 
-use ::plan::{
-    PlanError,
-    align::{Plan, Question, Step, instruct_gpt, plan},
-    units,
-};
+use ::plan::align::{Plan, Question, Step, instruct_gpt, plan};
 use report::{
     Answer, Axis, Chart, Dot, DotKind, Table,
     terminal::{bytes, secs, usd},
 };
 
-use super::{Renting, count};
+use super::{Renting, count, given};
 
 /// Cost and time of the reward model, of keeping the original's replies, and of PPO
 #[derive(clap::Args)]
@@ -21,34 +17,37 @@ use super::{Renting, count};
 What is left out is as InstructGPT had it (arXiv:2203.02155).")]
 pub(crate) struct AlignArgs {
     /// Parameters of the model that learns
-    #[arg(long)]
-    actor: String,
+    #[arg(long, value_parser = given::count)]
+    actor: f64,
     /// Parameters of the reward model
-    #[arg(long, default_value = "6B")]
-    reward: String,
+    #[arg(long, default_value = "6B", value_parser = given::count)]
+    reward: f64,
     /// Written examples
-    #[arg(long, default_value = "13k")]
-    examples: String,
+    #[arg(long, default_value = "13k", value_parser = given::count)]
+    examples: f64,
     /// Prompts whose answers people rank
-    #[arg(long, default_value = "33k")]
-    ranked_prompts: String,
+    #[arg(long, default_value = "33k", value_parser = given::count)]
+    ranked_prompts: f64,
     /// Answers to each of them
-    #[arg(long, default_value_t = 6.5)]
+    #[arg(long, default_value_t = 6.5, value_parser = given::number)]
     answers: f64,
     /// Prompts of PPO
-    #[arg(long, default_value = "31k")]
-    prompts: String,
+    #[arg(long, default_value = "31k", value_parser = given::count)]
+    prompts: f64,
     /// Replies that PPO writes in all
-    #[arg(long, default_value = "256k")]
-    episodes: String,
-    /// Pretraining sequences mixed in for each reply; InstructGPT took 8
-    #[arg(long, default_value_t = 0.0)]
-    pretraining_mix: f64,
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, default_value = "256k", value_parser = given::count)]
+    episodes: f64,
+    /// Pretraining sequences mixed in for each reply; InstructGPT took 8; default: none
+    #[arg(long, value_parser = given::number)]
+    pretraining_mix: Option<f64>,
+    /// Tokens of a prompt
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     prompt_tokens: u32,
-    #[arg(long, default_value_t = 512)]
+    /// Tokens of an answer
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     answer_tokens: u32,
-    #[arg(long, default_value_t = 1)]
+    /// How many of the instance
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     nodes: u64,
     #[command(flatten)]
     renting: Renting,
@@ -57,20 +56,15 @@ pub(crate) struct AlignArgs {
 pub(super) fn run(args: &AlignArgs, json: bool) -> miette::Result<ExitCode> {
     let renting = &args.renting;
     let on = renting.on.as_deref().unwrap_or("p4d.24xlarge");
-    for (value, name) in [(args.nodes as f64, "--nodes"), (args.answers, "--answers"), (f64::from(args.answer_tokens), "--answer-tokens")] {
-        if !(value > 0.0 && value.is_finite()) {
-            return Err(PlanError::Unit { text: value.to_string(), problem: format!("is nothing for {name}"), example: "1" }.into());
-        }
-    }
     let question = Question {
-        actor_params: units::count(&args.actor)?,
-        reward_params: units::count(&args.reward)?,
-        examples: units::count(&args.examples)?,
-        ranked_prompts: units::count(&args.ranked_prompts)?,
+        actor_params: args.actor,
+        reward_params: args.reward,
+        examples: args.examples,
+        ranked_prompts: args.ranked_prompts,
         answers: args.answers,
-        prompts: units::count(&args.prompts)?,
-        episodes: units::count(&args.episodes)?,
-        pretraining_mix: args.pretraining_mix.max(0.0),
+        prompts: args.prompts,
+        episodes: args.episodes,
+        pretraining_mix: args.pretraining_mix.unwrap_or(0.0),
         prompt_tokens: f64::from(args.prompt_tokens),
         answer_tokens: f64::from(args.answer_tokens),
         nodes: args.nodes,
@@ -118,6 +112,7 @@ fn answer(question: &Question, plan: &Plan) -> Answer {
             format!("MFU of training {:.0}%: {}", 100.0 * plan.mfu.ratio, plan.mfu.source),
             "writing is bound by reading weights and keys from memory; people's time to rank is not priced".into(),
         ],
-        warnings: vec![],
+        warnings: question.prices_of.is_none().then(|| plan.price.warning()).flatten().into_iter().collect(),
+        ..Answer::default()
     }
 }

@@ -2,27 +2,24 @@
 
 use std::process::ExitCode;
 
-use ::plan::{
-    approach::{Approach, Candidate, Changes, Control, Domain, Plan, Question, Verdict, plan},
-    units,
-};
+use ::plan::approach::{Approach, Candidate, Changes, Control, Domain, Plan, Question, Verdict, plan};
 use report::{Answer, Axis, Chart, Dot, DotKind, Table, terminal::usd};
 
-use super::{Renting, count};
+use super::{Renting, count, given};
 
 /// Prompting, retrieval, fine-tuning, continued pretraining or pretraining: what fits, why, and at what price
 #[derive(clap::Args)]
 #[command(after_help = "Example: hairpin plan approach --domain-tokens 50B --domain far --examples 20k --language de")]
 pub(crate) struct ApproachArgs {
     /// Tokens of text of the domain
-    #[arg(long, default_value = "1M")]
-    domain_tokens: String,
+    #[arg(long, default_value = "1M", value_parser = given::count)]
+    domain_tokens: f64,
     /// How far that text is from what base models have read
     #[arg(long, default_value = "near")]
     domain: DomainArg,
     /// Pairs of input and wished output
-    #[arg(long)]
-    examples: Option<String>,
+    #[arg(long, value_parser = given::count)]
+    examples: Option<f64>,
     /// How often what must be known changes
     #[arg(long, default_value = "never")]
     changes: ChangesArg,
@@ -30,16 +27,19 @@ pub(crate) struct ApproachArgs {
     #[arg(long, default_value = "weights")]
     control: ControlArg,
     /// US dollars that training may cost
-    #[arg(long, value_name = "USD")]
-    budget_usd: Option<String>,
+    #[arg(long, value_name = "USD", value_parser = given::count)]
+    budget_usd: Option<f64>,
     /// Seconds in which a reply must be whole
-    #[arg(long)]
+    #[arg(long, value_parser = given::number)]
     latency_secs: Option<f64>,
-    #[arg(long, default_value = "10k")]
-    queries_per_day: String,
-    #[arg(long, default_value_t = 500)]
+    /// Questions that it will answer
+    #[arg(long, default_value = "10k", value_parser = given::count)]
+    queries_per_day: f64,
+    /// Tokens of a question with all that goes with it
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     prompt_tokens: u32,
-    #[arg(long, default_value_t = 300)]
+    /// Tokens of an answer
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     answer_tokens: u32,
     /// Language that the base must know: `en`, `de`, ..., `code`
     #[arg(long, default_value = "en")]
@@ -78,8 +78,8 @@ enum ControlArg {
 pub(super) fn run(args: &ApproachArgs, json: bool) -> miette::Result<ExitCode> {
     let renting = &args.renting;
     let question = Question {
-        examples: args.examples.as_deref().map(units::count).transpose()?.unwrap_or(0.0),
-        domain_tokens: units::count(&args.domain_tokens)?,
+        examples: args.examples.unwrap_or(0.0),
+        domain_tokens: args.domain_tokens,
         domain: match args.domain {
             DomainArg::Near => Domain::Near,
             DomainArg::Far => Domain::Far,
@@ -95,9 +95,9 @@ pub(super) fn run(args: &ApproachArgs, json: bool) -> miette::Result<ExitCode> {
             ControlArg::Weights => Control::Weights,
             ControlArg::Everything => Control::Everything,
         },
-        budget_usd: args.budget_usd.as_deref().map(units::count).transpose()?,
+        budget_usd: args.budget_usd,
         latency_secs: args.latency_secs,
-        queries_per_day: units::count(&args.queries_per_day)?,
+        queries_per_day: args.queries_per_day,
         prompt_tokens: f64::from(args.prompt_tokens),
         answer_tokens: f64::from(args.answer_tokens),
         language: args.language.clone(),
@@ -142,6 +142,11 @@ fn answer(question: &Question, plan: &Plan) -> Answer {
             format!("{:.1} s", c.latency_secs),
             format!("{:.0}", c.accelerators),
             c.model.licence.clone(),
+            if c.model.languages.len() > 4 {
+                format!("{} and {} more", c.model.languages[..3].join(" "), c.model.languages.len() - 3)
+            } else {
+                c.model.languages.join(" ")
+            },
             c.model.date.clone(),
             if c.lacks.is_empty() { "fits".into() } else { format!("lacks {}", c.lacks.join("; ")) },
         ]
@@ -179,7 +184,18 @@ fn answer(question: &Question, plan: &Plan) -> Answer {
             },
             Table {
                 title: "Base models",
-                head: vec!["base", "parameters", "context", "tokens seen", "a reply", "accelerators", "licence", "of", "verdict"],
+                head: vec![
+                    "base",
+                    "parameters",
+                    "context",
+                    "tokens seen",
+                    "a reply",
+                    "accelerators",
+                    "licence",
+                    "languages",
+                    "of",
+                    "verdict",
+                ],
                 rows: plan.candidates.iter().take(15).map(base).collect(),
             },
         ],
@@ -188,6 +204,7 @@ fn answer(question: &Question, plan: &Plan) -> Answer {
             "pretraining is priced at the base's size and twenty tokens a parameter; people's time is not priced".into(),
             "a reply: seconds alone on the fewest accelerators that hold the base, by the limits of memory and products".into(),
         ],
-        warnings: vec![],
+        warnings: question.prices_of.is_none().then(|| plan.price.warning()).flatten().into_iter().collect(),
+        ..Answer::default()
     }
 }

@@ -14,31 +14,31 @@ use report::{
     terminal::{bytes, secs, usd},
 };
 
-use super::{Renting, count, loss};
+use super::{Renting, count, given, loss};
 
 #[derive(clap::Args)]
 pub(super) struct BudgetArgs {
     /// US dollars for the whole climb, e.g. `2000000` or `2M`
-    #[arg(long, value_name = "USD", requires = "on")]
-    budget_usd: Option<String>,
+    #[arg(long, value_name = "USD", requires = "on", value_parser = given::count)]
+    pub(super) budget_usd: Option<f64>,
     /// Days, or a time such as `2 months`, for the whole climb (default: 60), or for a recipe's run with `--search`
-    #[arg(long, value_name = "TIME")]
-    pub(super) deadline_days: Option<String>,
+    #[arg(long = "deadline-days", value_name = "TIME", value_parser = given::secs)]
+    pub(super) deadline_secs: Option<f64>,
     /// New tokens, e.g. `1T`, or bytes of text, e.g. `1.9TB`; default: as many as wanted
-    #[arg(long, value_name = "AMOUNT", requires = "budget_usd")]
-    data: Option<String>,
+    #[arg(long, value_name = "AMOUNT", requires = "budget_usd", value_parser = given::amount)]
+    data: Option<units::Amount>,
     /// Language of data that is given in bytes: `en`, `de`, ..., `code`
     #[arg(long, default_value = "en", requires = "budget_usd")]
     language: String,
     /// Tokens that the model will serve in its life, paid from the same budget
-    #[arg(long, value_name = "TOKENS", requires = "budget_usd")]
-    serve: Option<String>,
+    #[arg(long, value_name = "TOKENS", requires = "budget_usd", value_parser = given::count)]
+    serve: Option<f64>,
     /// Tokens of a sequence
-    #[arg(long, default_value_t = 4096, requires = "budget_usd")]
-    context: usize,
+    #[arg(long, default_value_t = 4096, requires = "budget_usd", value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    context: u32,
     /// Size of the vocabulary
-    #[arg(long, default_value_t = 50_304, requires = "budget_usd")]
-    vocab: usize,
+    #[arg(long, default_value_t = 50_304, requires = "budget_usd", value_parser = clap::value_parser!(u32).range(256..=100_000_000))]
+    vocab: u32,
     /// A law of your own, as `hairpin plan fit --json` prints it
     #[arg(long, value_name = "FILE", requires = "budget_usd")]
     law: Option<PathBuf>,
@@ -51,30 +51,24 @@ impl BudgetArgs {
         self.budget_usd.is_some()
     }
 
-    pub(super) fn budget_usd(&self) -> Option<Result<f64, PlanError>> {
-        self.budget_usd.as_deref().map(units::count)
-    }
-
     pub(super) fn question(&self, catalogue: &Catalogue) -> Result<Question, PlanError> {
         let language = catalogue.language(&self.language)?;
-        let tokens = |text: &String| -> Result<f64, PlanError> {
-            Ok(match units::amount(text)? {
-                units::Amount::Tokens(tokens) => tokens,
-                units::Amount::Bytes(bytes) => bytes / language.bytes_per_token.of(self.vocab),
-            })
+        let tokens = |amount: units::Amount| match amount {
+            units::Amount::Tokens(tokens) => tokens,
+            units::Amount::Bytes(bytes) => bytes / language.bytes_per_token.of(self.vocab as usize),
         };
         Ok(Question {
-            budget_usd: units::count(self.budget_usd.as_deref().unwrap_or_default())?,
+            budget_usd: self.budget_usd.unwrap_or_default(),
             instance: self.renting.on.clone().unwrap_or_default(),
             service: self.renting.service.into(),
             term: self.renting.term.into(),
             prices_of: self.renting.prices_of.clone(),
-            deadline_secs: units::secs(self.deadline_days.as_deref().unwrap_or("60"))?,
-            unique_tokens: self.data.as_ref().map(tokens).transpose()?,
-            served_tokens: self.serve.as_deref().map(units::count).transpose()?,
+            deadline_secs: self.deadline_secs.unwrap_or(60.0 * 86_400.0),
+            unique_tokens: self.data.map(tokens),
+            served_tokens: self.serve,
             mfu: self.renting.mfu,
-            context: self.context,
-            vocab: self.vocab,
+            context: self.context as usize,
+            vocab: self.vocab as usize,
         })
     }
 
@@ -82,9 +76,9 @@ impl BudgetArgs {
         match &self.law {
             None => Ok(Law::chinchilla()),
             Some(path) => {
-                let wrong = |problem: String| PlanError::Points { origin: path.display().to_string(), problem };
-                let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
-                serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))
+                let origin = path.display().to_string();
+                let text = std::fs::read_to_string(path).map_err(|e| PlanError::Law { origin: origin.clone(), problem: e.to_string() })?;
+                Law::read(&text, &origin)
             }
         }
     }
@@ -168,6 +162,7 @@ fn answer(question: &Question, law: &Law, plan: &Plan) -> Answer {
         ],
         notes: notes(law, plan),
         warnings: plan.warnings.clone(),
+        ..Answer::default()
     }
 }
 

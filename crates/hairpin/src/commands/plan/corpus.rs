@@ -3,18 +3,16 @@
 use std::process::ExitCode;
 
 use ::plan::{
-    PlanError,
     corpus::{Plan, Question, Source, plan},
     laws::train_flops,
     reading::Reading,
-    units,
 };
 use report::{
     Answer, Axis, Chart, Series, Table,
     terminal::{bytes, secs, usd},
 };
 
-use super::{Showing, count};
+use super::{Showing, count, given};
 
 /// Tokens from bytes, what repeats are worth, storage, and the time to clean and tokenise on a cluster
 #[derive(clap::Args)]
@@ -24,35 +22,34 @@ pub(crate) struct CorpusArgs {
     #[arg(required = true, value_name = "SOURCE")]
     sources: Vec<String>,
     /// Share of the bytes that cleaning and dropping duplicates leave
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = given::share)]
     kept: f64,
     /// Size of the vocabulary
-    #[arg(long, default_value_t = 50_304)]
-    vocab: usize,
+    #[arg(long, default_value_t = 50_304, value_parser = clap::value_parser!(u32).range(256..=100_000_000))]
+    vocab: u32,
     /// Instance that cleans and tokenises
     #[arg(long, value_name = "INSTANCE", default_value = "c7i.48xlarge")]
     on: String,
-    #[arg(long, default_value_t = 1)]
+    /// How many of the instance
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     nodes: u64,
     /// How long text and shards are kept
-    #[arg(long, value_name = "TIME", default_value = "3 months")]
-    keep: String,
+    #[arg(long, value_name = "TIME", default_value = "3 months", value_parser = given::secs)]
+    keep: f64,
     #[command(flatten)]
     showing: Showing,
 }
 
 pub(super) fn run(args: &CorpusArgs, json: bool) -> miette::Result<ExitCode> {
     let catalogue = args.showing.catalogue()?;
-    if args.nodes == 0 {
-        return Err(PlanError::Unit { text: "0".into(), problem: "nodes do no work".into(), example: "8" }.into());
-    }
+    let vocab = args.vocab as usize;
     let question = Question {
-        sources: args.sources.iter().map(|s| Source::parse(s, &catalogue, args.vocab)).collect::<Result<_, _>>()?,
+        sources: args.sources.iter().map(|s| Source::parse(s, &catalogue, vocab)).collect::<Result<_, _>>()?,
         kept_ratio: args.kept,
-        vocab: args.vocab,
+        vocab,
         on: args.on.clone(),
         nodes: args.nodes,
-        months: units::secs(&args.keep)? / (30.44 * 86_400.0),
+        months: args.keep / (30.44 * 86_400.0),
     };
     let plan = plan(&question, &catalogue)?;
     args.showing.tell(&answer(&question, &plan), &plan, json)
@@ -136,6 +133,7 @@ fn answer(question: &Question, plan: &Plan) -> Answer {
             "`hairpin data` prepares a corpus on one machine today: a share of the files on each node misses near duplicates between shares".into(),
             "rates: measured on one vCPU of ours (crates/plan/src/catalogue/pipeline.toml); every vCPU is taken to do as much, and the network four fifths of its rate".into(),
         ],
-        warnings: vec![],
+        warnings: plan.price.warning().into_iter().collect(),
+        ..Answer::default()
     }
 }

@@ -14,8 +14,9 @@ pub(crate) struct FitArgs {
     /// CSV with the columns `params`, `tokens` and `loss` (nats per token)
     points: PathBuf,
     /// Bootstrap draws
-    #[arg(long, default_value_t = 200)]
-    draws: usize,
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(20..=10_000))]
+    draws: u32,
+    /// Of the draws
     #[arg(long, default_value_t = 1)]
     seed: u64,
     #[command(flatten)]
@@ -26,7 +27,7 @@ pub(super) fn run(args: &FitArgs, json: bool) -> miette::Result<ExitCode> {
     let origin = args.points.display().to_string();
     let text = std::fs::read_to_string(&args.points).map_err(|e| PlanError::Points { origin: origin.clone(), problem: e.to_string() })?;
     let points = fit::read(&text, &origin)?;
-    let law = fit::fit(&points, &origin, args.draws, args.seed)?;
+    let law = fit::fit(&points, &origin, args.draws as usize, args.seed)?;
     let best = law.best;
     let constant = |name: &str, value: f64, of: &dyn Fn(&::plan::laws::Parametric) -> f64| {
         let mut all: Vec<f64> = law.draws.iter().map(of).collect();

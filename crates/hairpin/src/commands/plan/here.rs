@@ -3,10 +3,13 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use ::plan::{climb, machine, machine::Price, project::Project};
-use report::terminal::{bytes, count, secs, table};
+use report::{
+    Answer, Bars, Table,
+    terminal::{bytes, count, secs, table},
+};
 use train::recipe::Recipe;
 
-use crate::print;
+use super::Showing;
 
 #[derive(clap::Args)]
 pub(super) struct HereArgs {
@@ -21,23 +24,49 @@ pub(super) struct HereArgs {
     pub(super) search: bool,
 }
 
-pub(super) fn run(args: &HereArgs, json: bool) -> miette::Result<ExitCode> {
+pub(super) fn run(args: &HereArgs, showing: &Showing, json: bool) -> miette::Result<ExitCode> {
     let prices = if args.path.is_dir() {
         climb::price(&Project::read(&args.path)?, &args.path)?
     } else {
         // A recipe is priced with its own vocabulary: it needs no data.
         vec![machine::price(&Recipe::read(&args.path, &args.set)?, None)?]
     };
-    if json {
-        print::json(&prices)?
-    } else {
-        print::result(&price_table(&prices))
-    }
-    Ok(ExitCode::SUCCESS)
+    showing.tell(&answer(&prices), &prices, json)
 }
 
-/// Shared with the demo.
+fn answer(prices: &[Price]) -> Answer {
+    let names: Vec<&str> = prices.iter().map(|p| p.name.as_str()).collect();
+    let (head, rows) = cells(prices);
+    let largest = prices.iter().max_by_key(|p| p.memory_bytes);
+    let memory = largest.map(|p| {
+        let c = &p.cost;
+        let kinds = [
+            ("weights", c.weight_bytes),
+            ("their bf16 copies", c.packed_bytes),
+            ("gradients", c.grad_bytes),
+            ("optimiser", c.optimiser_bytes),
+            ("activations and work", c.pool_bytes),
+        ];
+        let rows = kinds.into_iter().filter(|(_, n)| *n > 0);
+        Bars { rows: rows.map(|(what, n)| (what.to_owned(), n as f64, bytes(n))).collect(), full: None }
+    });
+    Answer {
+        title: format!("{} on this machine: {}", names.join(", "), secs(prices.iter().map(|p| p.secs).sum())),
+        bars: memory.map(|bars| ("What fills the first rank of the largest", bars)).into_iter().collect(),
+        tables: vec![Table { title: "On this machine", head, rows }],
+        notes: vec!["memory by a run of the step without numbers; time by a few short steps, run now".into()],
+        ..Answer::default()
+    }
+}
+
+/// For the demo, which has no page.
 pub(crate) fn price_table(prices: &[Price]) -> String {
+    let (head, rows) = cells(prices);
+    table(&head, &rows)
+}
+
+/// What samples are counted in is the head of their column: phases of a project have one kind of model.
+fn cells(prices: &[Price]) -> (Vec<&'static str>, Vec<Vec<String>>) {
     let row = |p: &Price| {
         vec![
             p.name.clone(),
@@ -52,6 +81,11 @@ pub(crate) fn price_table(prices: &[Price]) -> String {
             secs(p.secs),
         ]
     };
-    let head = ["plan", "parameters", "steps", "tokens", "FLOPs", "memory", "step", "tokens/s", "GFLOP/s", "time"];
-    table(&head, &prices.iter().map(row).collect::<Vec<_>>())
+    let (unit, rate) = match prices.first().map_or("tokens", |p| p.unit) {
+        "images" => ("images", "images/s"),
+        "pairs" => ("pairs", "pairs/s"),
+        _ => ("tokens", "tokens/s"),
+    };
+    let head = vec!["plan", "parameters", "steps", unit, "FLOPs", "memory", "step", rate, "GFLOP/s", "time"];
+    (head, prices.iter().map(row).collect())
 }

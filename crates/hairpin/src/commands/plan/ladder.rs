@@ -129,7 +129,18 @@ fn target(args: &LadderArgs, catalogue: &Catalogue, law: &Law, on: &str) -> miet
             problem: "there is nothing to lead up to".into(),
             relax: "give the last phase's recipe, or `--budget-usd`".into(),
         })?;
-        return Ok((written(path, &args.set)?, nodes.unwrap_or(1)));
+        let recipe = written(path, &args.set)?;
+        let nodes = match (nodes, args.budget.deadline_secs) {
+            // The last phase's share of the time, on the fewest machines that end in it.
+            (None, Some(deadline)) => {
+                let secs = deadline * budget::STEPS.last().map_or(1.0, |step| step.time_ratio);
+                let whole = Recipe::read(path, &args.set)?;
+                let found = ::plan::rent::cheapest(&whole, catalogue, instance, price(args, instance)?, secs)?;
+                ladder::named_nodes(instance, found.nodes)
+            }
+            (nodes, _) => nodes.unwrap_or(1),
+        };
+        return Ok((recipe, nodes));
     }
     let question = budget::Question { instance: instance.name.clone(), ..args.budget.question(catalogue)? };
     let plan = budget::plan(&question, catalogue, law)?;
@@ -186,22 +197,37 @@ fn tell(
     let bytes_per_token = catalogue.language("en")?.bytes_per_token.of(32_000);
     let survey = survey(project, folder, place, law, bytes_per_token)?;
     let old = match place {
-        Place::Rented { price, .. } if price.months_old() >= 12 => {
-            Some(format!("the price is of {} and {} months old: check it before you pay", price.from, price.months_old()))
-        }
+        Place::Rented { price, .. } if args.budget.renting.prices_of.is_none() => price.warning(),
         _ => None,
     };
     let mut answer = answer(&survey, law, bytes_per_token);
     answer.warnings.extend(old);
     let usd_in_all: f64 = survey.phases.iter().filter_map(|phase| phase.now.usd).sum();
-    if let Some(budget_usd) = args.budget.budget_usd().transpose()?.filter(|budget| usd_in_all > 1.02 * budget) {
+    if let Some(budget_usd) = args.budget.budget_usd.filter(|budget| usd_in_all > 1.02 * budget) {
         answer.warnings.push(format!(
             "this ladder takes {} of {}: a recipe shares out ranks by powers of two, which cuts less well here than what the budget was reckoned with; take another number of machines, or a smaller budget to plan with",
             usd(usd_in_all),
             usd(budget_usd)
         ));
     }
+    answer.warnings.extend(args.budget.deadline_secs.and_then(|deadline| late(&survey, deadline)));
     args.budget.renting.showing.tell(&answer, &survey, json)
+}
+
+/// What to say of a ladder that ends after its deadline.
+fn late(survey: &Survey, deadline_secs: f64) -> Option<String> {
+    let taken: f64 = survey.phases.iter().map(|phase| phase.done.map_or(phase.now.secs, |done| done.secs)).sum();
+    let longest = survey.phases.iter().filter(|phase| phase.done.is_none()).max_by(|a, b| a.now.secs.total_cmp(&b.now.secs))?;
+    (taken > deadline_secs).then(|| {
+        format!(
+            "this ladder takes {} and the deadline is {}: `{}` is {} of it; give it more machines or fewer steps, or allow `--deadline-days {:.0}`",
+            secs(taken),
+            secs(deadline_secs),
+            longest.name,
+            secs(longest.now.secs),
+            (taken / 86_400.0).ceil()
+        )
+    })
 }
 
 /// What guessing bytes reaches: where a law says more, it was never meant for such a size.
@@ -292,6 +318,7 @@ fn answer(s: &Survey, law: &Law, bytes_per_token: f64) -> Answer {
         tables,
         notes: notes(s, law),
         warnings: s.warnings.clone(),
+        ..Answer::default()
     }
 }
 

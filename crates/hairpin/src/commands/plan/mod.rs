@@ -62,7 +62,7 @@ pub(crate) fn run(args: &PlanArgs, json: bool) -> miette::Result<ExitCode> {
         Some(Question::Check(args)) => check::run(args, json),
         None if args.budget.is_asked() => budget::run(&args.budget, json),
         None if args.budget.renting.on.is_some() => rent::run(&args.here, &args.budget, json),
-        None => here::run(&args.here, json),
+        None => here::run(&args.here, &args.budget.renting.showing, json),
     }
 }
 
@@ -82,7 +82,7 @@ struct Renting {
     #[arg(long, value_name = "YEAR-MONTH")]
     prices_of: Option<String>,
     /// Share of the peak that training uses; default: of the step simulated
-    #[arg(long)]
+    #[arg(long, value_parser = given::share)]
     mfu: Option<f64>,
     #[command(flatten)]
     showing: Showing,
@@ -151,6 +151,38 @@ impl Showing {
             print::result(&answer.text())
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Readers of arguments: clap says of which flag it was what they refuse.
+mod given {
+    use ::plan::{PlanError, units};
+
+    fn told(e: PlanError) -> String {
+        match e {
+            PlanError::Unit { problem, example, .. } => format!("{problem}: write it like {example}"),
+            e => e.to_string(),
+        }
+    }
+
+    pub(super) fn count(text: &str) -> Result<f64, String> {
+        units::count(text).map_err(told)
+    }
+
+    pub(super) fn number(text: &str) -> Result<f64, String> {
+        units::number(text).map_err(told)
+    }
+
+    pub(super) fn share(text: &str) -> Result<f64, String> {
+        units::share(text).map_err(told)
+    }
+
+    pub(super) fn secs(text: &str) -> Result<f64, String> {
+        units::secs(text).map_err(told)
+    }
+
+    pub(super) fn amount(text: &str) -> Result<units::Amount, String> {
+        units::amount(text).map_err(told)
     }
 }
 

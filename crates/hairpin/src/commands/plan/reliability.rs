@@ -2,37 +2,35 @@
 
 use std::process::ExitCode;
 
-use ::plan::{
-    PlanError,
-    reliability::{self, CHECKPOINT_BYTES_PER_PARAM, Cluster, HOURS_BETWEEN_FAILURES, RESTART_SECS},
-    units,
-};
+use ::plan::reliability::{self, CHECKPOINT_BYTES_PER_PARAM, Cluster, HOURS_BETWEEN_FAILURES, RESTART_SECS};
 use report::{
     Answer, Axis, Chart, Series, Table,
     terminal::{bytes, secs},
 };
 
-use super::{Showing, count};
+use super::{Showing, count, given};
 
 /// How often a cluster fails, how often to save, and how much of the paid time is kept
 #[derive(clap::Args)]
 #[command(after_help = "Example: hairpin plan reliability --params 50.6B --on p4d.24xlarge --nodes 64")]
 pub(crate) struct ReliabilityArgs {
     /// Parameters of the model that is saved
-    #[arg(long)]
-    params: String,
+    #[arg(long, value_parser = given::count)]
+    params: f64,
+    /// Instance that trains it
     #[arg(long, value_name = "INSTANCE", default_value = "p4d.24xlarge")]
     on: String,
-    #[arg(long, default_value_t = 1)]
+    /// How many of the instance
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     nodes: u64,
     /// Hours of one accelerator between unexpected stops
-    #[arg(long, default_value_t = HOURS_BETWEEN_FAILURES)]
+    #[arg(long, default_value_t = HOURS_BETWEEN_FAILURES, value_parser = given::number)]
     hours_between_failures: f64,
     /// From a stop to the first new step
-    #[arg(long, default_value_t = RESTART_SECS)]
+    #[arg(long, default_value_t = RESTART_SECS, value_parser = given::number)]
     restart_secs: f64,
     /// How long the step waits for a checkpoint; default: its bytes at 1.2 GB/s a node
-    #[arg(long)]
+    #[arg(long, value_parser = given::number)]
     checkpoint_secs: Option<f64>,
     #[command(flatten)]
     showing: Showing,
@@ -42,11 +40,7 @@ pub(super) fn run(args: &ReliabilityArgs, json: bool) -> miette::Result<ExitCode
     let catalogue = args.showing.catalogue()?;
     let instance = catalogue.instance(&args.on)?;
     catalogue.accelerator_of(instance)?;
-    let params = units::count(&args.params)?;
-    let positive = [args.nodes as f64, args.hours_between_failures, args.restart_secs, args.checkpoint_secs.unwrap_or(1.0)];
-    if let Some(wrong) = positive.iter().find(|v| !(**v > 0.0 && v.is_finite())) {
-        return Err(PlanError::Unit { text: wrong.to_string(), problem: "is not above zero".into(), example: "64" }.into());
-    }
+    let params = args.params;
     let cluster = |nodes: f64| Cluster {
         accelerators: nodes * instance.count as f64,
         hours_between_failures: args.hours_between_failures,
@@ -78,7 +72,7 @@ pub(super) fn run(args: &ReliabilityArgs, json: bool) -> miette::Result<ExitCode
         notes: vec![
             "best interval and time: Daly, doi:10.1016/j.future.2004.11.016; failures of one accelerator every 50,677 hours are Llama 3.1's (arXiv:2407.21783)".into(),
         ],
-        warnings: vec![],
+        ..Answer::default()
     };
     args.showing.tell(&answer, &plan, json)
 }

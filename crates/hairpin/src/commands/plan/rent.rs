@@ -3,13 +3,13 @@
 use std::process::ExitCode;
 
 use ::plan::{
+    catalogue::Price,
     efficiency,
     rent::{self, Rented},
     search::{Choice, Cut, Settled},
-    units,
 };
 use report::{
-    Answer, Table,
+    Answer, Bars, Table,
     terminal::{bytes, secs, usd},
 };
 use train::recipe::Recipe;
@@ -22,14 +22,16 @@ pub(super) fn run(here: &HereArgs, args: &BudgetArgs, json: bool) -> miette::Res
     let (instance, nodes) = catalogue.machines(renting.on.as_deref().unwrap_or_default())?;
     let price = instance.price(renting.service.into(), renting.term.into(), renting.prices_of.as_deref())?;
     let recipe = Recipe::read(&here.path, &here.set)?;
-    let rented = match (nodes, &args.deadline_days) {
-        (None, Some(deadline)) if here.search => rent::cheapest(&recipe, &catalogue, instance, price, units::secs(deadline)?)?,
+    let rented = match (nodes, args.deadline_secs) {
+        (None, Some(deadline)) if here.search => rent::cheapest(&recipe, &catalogue, instance, price, deadline)?,
         (nodes, _) => {
             let accelerators = nodes.unwrap_or(1) * instance.count.max(1) as usize;
             rent::rent(&recipe, &catalogue, instance, accelerators, price, here.search.then_some(&Settled::default()))?
         }
     };
-    renting.showing.tell(&answer(&rented, here.search), &rented, json)
+    let mut answer = answer(&rented, here.search);
+    answer.warnings.extend(renting.prices_of.is_none().then(|| price.warning()).flatten());
+    renting.showing.tell(&answer, &rented, json)
 }
 
 /// `tensor 8, pipeline 4, data 12, zero1`
@@ -72,9 +74,19 @@ fn answer(r: &Rented, searched: bool) -> Answer {
     let part = |(what, part): &(&str, f64)| vec![(*what).to_owned(), secs(*part), format!("{:.1}%", 100.0 * part / time.step_secs)];
     let kinds: Vec<(&str, f64)> = time.bytes.kinds().into_iter().chain([("in all", time.bytes.total())]).collect();
     let kind = |(what, n): &(&str, f64)| vec![(*what).to_owned(), bytes(*n as u64), format!("{:.1}%", 100.0 * n / r.usable_bytes)];
+    let bar = |what: &str, size: f64, text: String| (what.to_owned(), size, text);
+    let offer = |(price, cost): &(Price, f64)| {
+        let [service, term] = [price.service.name(), price.term.name()];
+        vec![service.into(), term.into(), usd(price.usd_per_hour), price.from.clone(), usd(*cost)]
+    };
     let mut tables = vec![
         Table { title: "A step, on the slowest rank", head: vec!["part", "time", "share"], rows: parts.iter().map(part).collect() },
         Table { title: "Memory of the fullest rank", head: vec!["kind", "bytes", "of usable"], rows: kinds.iter().map(kind).collect() },
+        Table {
+            title: "What the run costs by how it is rented",
+            head: vec!["service", "term", "an hour", "price from", "the run"],
+            rows: r.offers.iter().map(offer).collect(),
+        },
     ];
     if searched {
         let head = vec!["cut", "micro-batches", "recompute", "step", rate, "MFU", "memory", "limited by"];
@@ -96,7 +108,6 @@ fn answer(r: &Rented, searched: bool) -> Answer {
         }
     }
     let [fast, middle, slow] = r.expected_secs;
-    let days = |secs: f64| format!("{:.1}", secs / 86_400.0);
     let mut notes = vec![
         format!("the cut is {}: {}", if r.is_recipes { "the recipe's own" } else { "the best that was found" }, cut(&r.choice.cut)),
         format!(
@@ -114,7 +125,7 @@ fn answer(r: &Rented, searched: bool) -> Answer {
             r.price.source
         ),
         format!(
-            "days to expect: what {} published runs took over what is said of them, and where four of five lie: `hairpin plan check`",
+            "time to expect: what {} published runs took over what is said of them, and where four of five lie: `hairpin plan check`",
             efficiency::errors().runs
         ),
     ];
@@ -122,7 +133,7 @@ fn answer(r: &Rented, searched: bool) -> Answer {
     let stored = if r.unit == "tokens" { "data and three checkpoints" } else { "three checkpoints, without the images" };
     notes.push(format!("storage of {stored}: {}, {}", bytes(r.storage_bytes as u64), usd(r.storage_usd)));
     Answer {
-        title: format!("{} on {} x {}: {} days, {}", r.name, r.nodes, r.instance, days(r.expected_secs[1]), usd(r.usd)),
+        title: format!("{} on {} x {}: {}, {}", r.name, r.nodes, r.instance, secs(r.expected_secs[1]), usd(r.usd)),
         asked: vec![
             ("parameters", count(r.params as f64)),
             (r.unit, count(r.tokens)),
@@ -133,9 +144,20 @@ fn answer(r: &Rented, searched: bool) -> Answer {
             ("step", secs(time.step_secs)),
             (rate, count(time.tokens_per_sec)),
             ("MFU", format!("{:.1}%", 100.0 * time.mfu)),
-            ("days of steps and stops", days(r.secs)),
-            ("days to expect", format!("{} ({} to {})", days(middle), days(fast), days(slow))),
+            ("steps and stops", secs(r.secs)),
+            ("time to expect", secs(middle)),
+            ("four of five runs end within", format!("{}–{}", secs(fast), secs(slow))),
             ("cost", usd(r.usd)),
+        ],
+        bars: vec![
+            (
+                "Where a step's time goes",
+                Bars { rows: parts.iter().map(|(what, part)| bar(what, *part, secs(*part))).collect(), full: None },
+            ),
+            (
+                "What fills the fullest rank",
+                Bars { rows: kinds.iter().map(|(what, n)| bar(what, *n, bytes(*n as u64))).collect(), full: Some(r.usable_bytes) },
+            ),
         ],
         tables,
         notes,
