@@ -25,6 +25,8 @@ pub struct Rented {
     pub nodes: usize,
     pub accelerators: usize,
     pub params: u64,
+    /// Those that one token reads: all without experts.
+    pub active_params: u64,
     pub steps: u64,
     /// What samples are counted in, `tokens` or whole `images` or `pairs`, and how many are seen.
     pub unit: &'static str,
@@ -109,6 +111,7 @@ pub fn rent(
         nodes,
         accelerators: ranks,
         params,
+        active_params: model.params().active_elements(),
         steps: resolved.train.steps,
         unit,
         tokens,

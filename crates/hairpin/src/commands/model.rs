@@ -142,7 +142,7 @@ pub(crate) fn export(args: &ExportArgs, json: bool) -> miette::Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
-/// Make a run's folder from a Hugging Face one (GPT-2, Llama or Qwen3 layout)
+/// Make a run's folder from a Hugging Face one (GPT-2, Llama, Qwen3, Mixtral, OLMoE or Qwen3-MoE layout)
 #[derive(clap::Args)]
 #[command(after_help = "Example: hairpin import downloads/gpt2 runs/gpt2")]
 pub(crate) struct ImportArgs {

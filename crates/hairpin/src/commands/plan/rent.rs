@@ -132,10 +132,11 @@ fn answer(r: &Rented, searched: bool) -> Answer {
     notes.extend(r.energy_kwh.map(|kwh| format!("energy of the accelerators at rated power: {} kWh", count(kwh))));
     let stored = if r.unit == "tokens" { "data and three checkpoints" } else { "three checkpoints, without the images" };
     notes.push(format!("storage of {stored}: {}, {}", bytes(r.storage_bytes as u64), usd(r.storage_usd)));
+    let active = if r.active_params < r.params { format!(", {} a token", count(r.active_params as f64)) } else { String::new() };
     Answer {
         title: format!("{} on {} x {}: {}, {}", r.name, r.nodes, r.instance, secs(r.expected_secs[1]), usd(r.usd)),
         asked: vec![
-            ("parameters", count(r.params as f64)),
+            ("parameters", format!("{}{active}", count(r.params as f64))),
             (r.unit, count(r.tokens)),
             ("steps", r.steps.to_string()),
             ("accelerators", r.accelerators.to_string()),
