@@ -6,7 +6,7 @@ experts in: transformers' own, of each layer by itself, over the choices of a to
 """
 import torch
 from safetensors.torch import save_file
-from transformers import (FalconConfig, FalconForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM,
+from transformers import (DeepseekV3Config, DeepseekV3ForCausalLM, FalconConfig, FalconForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM,
                           MixtralConfig, MixtralForCausalLM, OlmoeConfig, OlmoeForCausalLM, Qwen3Config, Qwen3ForCausalLM)
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
@@ -52,14 +52,41 @@ def llama_map(qk_norm=False):
     return m
 
 
+def mixture_layer(i):
+    t, o = f"model.layers.{i}.mlp.", f"layers.{i}.mlp."
+    def gate_up(x):
+        return {o + f"experts.{n}.weight": p for n, p in zip(("gate", "up"), x.chunk(2, 1))}
+    return {t + "gate.weight": lambda x: {o + "router.weight": x}, t + "experts.gate_up_proj": gate_up,
+            t + "experts.down_proj": lambda x: {o + "experts.down.weight": x}}
+
+
 def mixture_map(qk_norm=False):
-    m = {name: part for name, part in llama_map(qk_norm).items() if ".mlp." not in name}
+    m = llama_map(qk_norm)
     for i in range(LAYERS):
+        m |= mixture_layer(i)
+    return m
+
+
+def deepseek_map(plain, rope, value, kv_rank):
+    # Theirs turns neighbours, ours the first half against the second.
+    halves = torch.cat([torch.arange(0, rope, 2), torch.arange(1, rope, 2)])
+    m = llama_map()
+    for i in range(LAYERS):
+        t, o = f"model.layers.{i}.self_attn.", f"layers.{i}.attn."
+        def q(x, o=o):
+            x = x.view(HEADS, plain + rope, -1)
+            return {o + "q.weight": x[:, :plain].flatten(0, 1), o + "q_rope.weight": x[:, plain:][:, halves].flatten(0, 1)}
+        def kv(x, o=o):
+            x = x.view(HEADS, plain + value, -1)
+            return {o + "k.weight": x[:, :plain].flatten(0, 1), o + "v.weight": x[:, plain:].flatten(0, 1)}
+        def down(x, o=o):
+            return {o + "kv_down.weight": x[:kv_rank], o + "k_rope.weight": x[kv_rank:][halves]}
+        one = lambda name, o=o: lambda x: {o + name + ".weight": x}
+        m |= {t + "q_a_proj.weight": one("q_down"), t + "q_a_layernorm.weight": one("q_norm"), t + "q_b_proj.weight": q,
+              t + "kv_a_proj_with_mqa.weight": down, t + "kv_a_layernorm.weight": one("kv_norm"), t + "kv_b_proj.weight": kv}
         t, o = f"model.layers.{i}.mlp.", f"layers.{i}.mlp."
-        def gate_up(x, o=o):
-            return {o + f"experts.{n}.weight": p for n, p in zip(("gate", "up"), x.chunk(2, 1))}
-        m |= {t + "gate.weight": lambda x, o=o: {o + "router.weight": x}, t + "experts.gate_up_proj": gate_up,
-              t + "experts.down_proj": lambda x, o=o: {o + "experts.down.weight": x}}
+        m |= mixture_layer(i)
+        m |= {t + f"shared_experts.{n}_proj.weight": (lambda x, n=n, o=o: {o + f"shared.{n}.weight": x}) for n in ("gate", "up", "down")}
     return m
 
 
@@ -90,7 +117,7 @@ def rename(named, mapping, prefix=""):
     return out
 
 
-def fixture(name, model, mapping, balance=None):
+def fixture(name, model, mapping, balance=None, after=True):
     torch.manual_seed(7)
     model = model.float().train()
     with torch.no_grad():
@@ -132,7 +159,7 @@ def fixture(name, model, mapping, balance=None):
         optimiser.step()
         losses.append(value.detach())
     out["losses"] = torch.stack(losses)
-    if not balance:
+    if after:
         out |= rename(model.named_parameters(), mapping, "after/")
     save_file(out, f"{OUT}/{name}.safetensors")
 
@@ -148,5 +175,9 @@ fixture("falcon", FalconForCausalLM(FalconConfig(vocab_size=VOCAB, hidden_size=M
         num_kv_heads=2, new_decoder_architecture=True, parallel_attn=True, bias=False, alibi=False, hidden_dropout=0.0,
         attention_dropout=0.0, **eager)), falcon_map(2))
 mixture = llama | dict(intermediate_size=8, num_experts_per_tok=TOP_K)
-fixture("mixtral", MixtralForCausalLM(MixtralConfig(num_local_experts=EXPERTS, rope_theta=1e4, **mixture)), mixture_map(), balance=0.05)
-fixture("olmoe", OlmoeForCausalLM(OlmoeConfig(num_experts=EXPERTS, norm_topk_prob=False, **mixture)), mixture_map(True), balance=0.05)
+fixture("mixtral", MixtralForCausalLM(MixtralConfig(num_local_experts=EXPERTS, rope_theta=1e4, **mixture)), mixture_map(), balance=0.05, after=False)
+fixture("olmoe", OlmoeForCausalLM(OlmoeConfig(num_experts=EXPERTS, norm_topk_prob=False, **mixture)), mixture_map(True), balance=0.05, after=False)
+latent = dict(q_lora_rank=10, kv_lora_rank=8, qk_nope_head_dim=6, qk_rope_head_dim=4, v_head_dim=6)
+fixture("deepseek", DeepseekV3ForCausalLM(DeepseekV3Config(moe_intermediate_size=8, n_routed_experts=EXPERTS, n_shared_experts=1,
+        first_k_dense_replace=1, n_group=1, topk_group=1, routed_scaling_factor=2.5, **latent,
+        **(mixture | dict(num_key_value_heads=HEADS, intermediate_size=8, rms_norm_eps=1e-6)))), deepseek_map(6, 4, 6, 8), after=False)

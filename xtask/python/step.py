@@ -1,11 +1,15 @@
-"""One whole training step in PyTorch (forward, backward, clip, AdamW), for `cargo xtask bench --peers`: WORK and MODE."""
+"""One whole training step in PyTorch (forward, backward, clip, AdamW), for `cargo xtask bench --peers`: WORK and MODE.
+
+Of experts transformers has three ways: a loop over them (eager), one product over groups of rows (grouped), and each row's matrices
+copied side by side (batched), which needs more memory than there is.
+"""
 import json
 import resource
 import sys
 import time
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, OlmoeConfig, OlmoeForCausalLM
 
 work, mode = sys.argv[1:]
 
@@ -21,11 +25,20 @@ def llama(vocab, context, layers, width, heads, kv_heads, ffn):
                                         intermediate_size=ffn, tie_word_embeddings=True))
 
 
+def olmoe(vocab, context, layers, width, heads, experts, per_token, ffn):
+    config = OlmoeConfig(vocab_size=vocab, max_position_embeddings=context, hidden_size=width, num_hidden_layers=layers,
+                         num_attention_heads=heads, num_key_value_heads=heads, num_experts=experts, num_experts_per_tok=per_token,
+                         intermediate_size=ffn, bos_token_id=None, eos_token_id=None, pad_token_id=None,
+                         experts_implementation="grouped_mm" if mode.startswith("grouped") else "eager")
+    return OlmoeForCausalLM(config)
+
+
 # The sizes of the recipes of the same names.
 model, BATCH, CONTEXT = {
     "tiny": lambda: (gpt2(4096, 256, 6, 384, 6), 8, 256),
     "bench-124m": lambda: (gpt2(50257, 256, 12, 768, 12), 4, 256),
     "bench-llama-110m": lambda: (llama(32000, 1024, 12, 768, 12, 4, 2048), 1, 1024),
+    "bench-moe": lambda: (olmoe(4096, 1024, 8, 512, 8, 16, 4, 512), 2, 1024),
     "bench-long": lambda: (llama(4096, 4096, 4, 512, 8, 8, 1408), 1, 4096),
 }[work]()
 model.train()

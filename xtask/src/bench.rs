@@ -8,8 +8,10 @@ use crate::{cargo, venv};
 const ROUNDS: usize = 3;
 
 /// What is measured: the recipe of that name, or the tiny model of `bench step`'s defaults.
-const WORKS: [&str; 4] = ["tiny", "bench-124m", "bench-llama-110m", "bench-long"];
+const WORKS: [&str; 5] = ["tiny", "bench-124m", "bench-llama-110m", "bench-long", "bench-moe"];
 const MODES: [&str; 4] = ["eager-f32", "eager-bf16", "compile-f32", "compile-bf16"];
+/// Of experts: a loop over them, which does not compile, and one product over groups of rows.
+const MODES_OF_EXPERTS: [&str; 4] = ["eager-f32", "eager-bf16", "grouped-f32", "grouped-bf16"];
 
 const LIBRARIES: [&str; 2] = ["candle", "burn"];
 const PEERS: &str = "target/peers/release/peers";
@@ -34,7 +36,8 @@ fn table(work: &str, levels: &[(&str, &str)], python: Option<&str>) -> Result<()
         };
         runs.push((format!("hairpin {level} {precision}"), Box::new(command)));
     }
-    for mode in MODES.iter().filter(|_| python.is_some()) {
+    let modes = if work == "bench-moe" { MODES_OF_EXPERTS } else { MODES };
+    for mode in modes.iter().filter(|_| python.is_some()) {
         let command = move || {
             let mut command = Command::new(python.unwrap_or("python3"));
             command.args(["xtask/python/step.py", work, mode]);

@@ -33,6 +33,7 @@ const FALCON: &str =
 
 const MIXTRAL: &str = "depth = 1\nembed_norm = false\nlayers = 2\nmodel = 16\nheads = 4\nkv_heads = 2\nhead_dim = 4\nffn = 24\nvocab = 31\ncontext = 16\neps = 1e-5\nexperts = 5\nexpert_ffn = 8\nbalance = 0.05";
 const OLMOE: &str = "depth = 1\nembed_norm = false\nlayers = 2\nmodel = 16\nheads = 4\nkv_heads = 2\nhead_dim = 4\nffn = 24\nvocab = 31\ncontext = 16\neps = 1e-5\nexperts = 5\nexpert_ffn = 8\nbalance = 0.05\nrouter = \"softmax\"\nqk_norm = true\nqk_norm_joint = true";
+const DEEPSEEK: &str = "depth = 1\nembed_norm = false\nlayers = 2\nmodel = 16\nheads = 4\nhead_dim = 10\nffn = 8\nvocab = 31\ncontext = 16\neps = 1e-6\nq_rank = 10\nkv_rank = 8\nrope_dim = 4\nvalue_dim = 6\nexperts = 5\nexpert_ffn = 8\nshared_experts = 1\ndense_layers = 1\nrouter = \"sigmoid_normalised\"\nrouter_scale = 2.5\nbalance = 0.0";
 
 struct Golden {
     model: Box<dyn Model>,
@@ -80,7 +81,15 @@ impl Golden {
 
 #[test]
 fn logits_loss_gradients_and_ten_steps_agree_with_pytorch() {
-    for (name, text) in [("gpt2", GPT2), ("llama", LLAMA), ("qwen3", QWEN3), ("falcon", FALCON), ("mixtral", MIXTRAL), ("olmoe", OLMOE)] {
+    for (name, text) in [
+        ("gpt2", GPT2),
+        ("llama", LLAMA),
+        ("qwen3", QWEN3),
+        ("falcon", FALCON),
+        ("mixtral", MIXTRAL),
+        ("olmoe", OLMOE),
+        ("deepseek", DEEPSEEK),
+    ] {
         let mut g = Golden::new(name, text);
         let options = Options { precision: Precision::F32, recompute: false, train: false, key: 0, trace: false };
         let mut tape = Tape::new(&g.pool, &mut g.store, g.model.params(), options);

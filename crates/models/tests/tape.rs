@@ -19,6 +19,7 @@ const SMALL: &[&str] = &[
     "depth = 3\nzero_init = false\nvocab = 97\ncontext = 32\nqk_norm = true\nmlp = \"relu2\"",
     "depth = 2\nzero_init = false\nvocab = 97\ncontext = 32\nexperts = 5\nexperts_per_token = 3\nqk_norm = true\nqk_norm_joint = true",
     "depth = 3\nzero_init = false\nvocab = 97\ncontext = 32\nexperts = 8\nshared_experts = 1\ndense_layers = 1\nrouter = \"sigmoid_normalised\"\nrouter_scale = 2.5",
+    "depth = 2\nzero_init = false\nvocab = 97\ncontext = 32\nhead_dim = 24\nkv_rank = 20\nq_rank = 28\nrope_dim = 8",
 ];
 
 fn inputs(batch: usize, seq: usize, vocab: u32) -> Inputs {

@@ -149,6 +149,9 @@ impl Layout {
         if c.parallel_block || norm_stays || c.window.is_some() {
             return no("these blocks: sequential ones are needed, without window or a norm of a tied embedding");
         }
+        if c.kv_rank.is_some() {
+            return no("latent attention");
+        }
         match (c.norm, c.position, c.mlp) {
             (Norm::RmsNorm, Position::Rope, Mlp::Swiglu) if !c.bias => match (c.mixture(0), c.qk_norm, c.qk_norm_joint) {
                 (None, _, false) if c.experts.is_none() => Ok(if c.qk_norm { Self::Qwen3 } else { Self::Llama }),

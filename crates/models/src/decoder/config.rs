@@ -63,6 +63,20 @@ pub struct Mixture {
     pub balance: f32,
 }
 
+/// Latent attention, complete; see [`super::latent`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct LatentWidths {
+    /// Of the short vector that queries are made of; without one they are made of the residual.
+    pub q_rank: Option<usize>,
+    /// Of the one that keys and values are made of.
+    pub kv_rank: usize,
+    /// Of a head's query and key the part without a place, and the part that is turned.
+    pub plain: usize,
+    pub rope: usize,
+    /// Of a head's value.
+    pub value: usize,
+}
+
 /// Every choice made. Axes as in `engine::shape`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -101,6 +115,19 @@ pub struct DecoderConfig {
     /// Keys seen back from each query; absent: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<usize>,
+    /// Width of the short vector that a token's keys and values are made of (arXiv:2405.04434); absent: of the residual. The next
+    /// three go with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kv_rank: Option<usize>,
+    /// Of one that its queries are made of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub q_rank: Option<usize>,
+    /// How much of `head_dim` rotary positions turn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rope_dim: Option<usize>,
+    /// Width of a head's values.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value_dim: Option<usize>,
     /// Feed-forward parts of a layer, of which each token goes to a few; absent: one for all. The next seven go with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub experts: Option<usize>,
@@ -154,7 +181,8 @@ macro_rules! options {
 options! {
     vocab: usize, context: usize, layers: usize, model: usize, heads: usize, kv_heads: usize, head_dim: usize,
     ffn: usize, norm: Norm, norm_bias: bool, eps: f32, position: Position, theta: f32, mlp: Mlp, parallel_block: bool,
-    shared_norm: bool, bias: bool, tied: bool, qk_norm: bool, qk_norm_joint: bool, embed_norm: bool, window: usize, experts: usize,
+    shared_norm: bool, bias: bool, tied: bool, qk_norm: bool, qk_norm_joint: bool, embed_norm: bool, window: usize, kv_rank: usize,
+    q_rank: usize, rope_dim: usize, value_dim: usize, experts: usize,
     experts_per_token: usize, expert_ffn: usize, shared_experts: usize, dense_layers: usize, router: Router, router_scale: f32,
     balance: f32, dropout: f32, init_std: f32, zero_init: bool,
 }
@@ -203,6 +231,10 @@ impl DecoderOptions {
         if config.experts.is_some() {
             config.fill_experts();
         }
+        if config.kv_rank.is_some() {
+            let rope = *config.rope_dim.get_or_insert(config.head_dim / 3 / 2 * 2);
+            config.value_dim.get_or_insert(config.head_dim.saturating_sub(rope));
+        }
         config.check()?;
         Ok(config)
     }
@@ -218,6 +250,12 @@ impl DecoderConfig {
         self.router.get_or_insert(Router::SoftmaxNormalised);
         self.router_scale.get_or_insert(1.0);
         self.balance.get_or_insert(0.01);
+    }
+
+    /// The widths of latent attention, if it has that.
+    pub(super) fn latent(&self) -> Option<LatentWidths> {
+        let (kv_rank, rope, value) = (self.kv_rank?, self.rope_dim?, self.value_dim?);
+        Some(LatentWidths { q_rank: self.q_rank, kv_rank, plain: self.head_dim - rope, rope, value })
     }
 
     /// The mixture that stands in layer `index`, if one does.
@@ -276,6 +314,7 @@ impl DecoderConfig {
         if self.qk_norm_joint && !self.qk_norm {
             return Err(ModelError::key("qk_norm_joint", "there is no norm to join", "set `qk_norm = true` too"));
         }
+        self.check_latent()?;
         self.check_experts()?;
         let positive = [("eps", self.eps), ("theta", self.theta), ("init_std", self.init_std)];
         for (key, value) in positive {
@@ -285,6 +324,33 @@ impl DecoderConfig {
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(ModelError::key("dropout", format!("{} is not in 0..1", self.dropout), "use 0 or, say, 0.1"));
+        }
+        Ok(())
+    }
+
+    fn check_latent(&self) -> Result<(), ModelError> {
+        let Some(kv_rank) = self.kv_rank else {
+            let of_latent =
+                [("q_rank", self.q_rank.is_some()), ("rope_dim", self.rope_dim.is_some()), ("value_dim", self.value_dim.is_some())];
+            return match of_latent.iter().find(|(_, is_there)| *is_there) {
+                Some((key, _)) => Err(ModelError::key(key, "attention is not latent", "set `kv_rank = 512` too, or leave it out")),
+                None => Ok(()),
+            };
+        };
+        // What is absent is filled in before.
+        let size = |of: Option<usize>| of.unwrap_or(1);
+        crate::in_range(&[
+            ("kv_rank", kv_rank, 1 << 16),
+            ("q_rank", size(self.q_rank), 1 << 16),
+            ("rope_dim", size(self.rope_dim), self.head_dim.saturating_sub(1)),
+            ("value_dim", size(self.value_dim), self.head_dim),
+        ])?;
+        if !size(self.rope_dim).is_multiple_of(2) {
+            return Err(ModelError::key("rope_dim", "rotary positions turn pairs", "choose an even one"));
+        }
+        if self.kv_heads != self.heads || self.qk_norm || self.bias || self.position != Position::Rope {
+            let help = "leave `kv_heads`, `qk_norm`, `bias` and `position` out, or `kv_rank`";
+            return Err(ModelError::key("kv_rank", "latent attention has as many key heads as heads, rotary positions, no biases", help));
         }
         Ok(())
     }
@@ -358,6 +424,10 @@ pub(super) fn of_depth(depth: usize) -> DecoderConfig {
         qk_norm_joint: false,
         embed_norm: true,
         window: None,
+        kv_rank: None,
+        q_rank: None,
+        rope_dim: None,
+        value_dim: None,
         experts: None,
         experts_per_token: None,
         expert_ffn: None,
@@ -416,6 +486,9 @@ mod tests {
             ("depth = 4\nexperts = 4\ndense_layers = 4", "model.dense_layers"),
             ("depth = 4\nexperts = 4\nmlp = \"gelu\"", "model.experts"),
             ("depth = 4\nqk_norm_joint = true", "model.qk_norm_joint"),
+            ("depth = 4\nq_rank = 8", "model.q_rank"),
+            ("depth = 4\nkv_rank = 8\nrope_dim = 7", "model.rope_dim"),
+            ("depth = 4\nkv_rank = 8\nkv_heads = 2", "model.kv_rank"),
         ] {
             let error = resolve(text).unwrap_err();
             assert!(error.starts_with(key), "{text:?}: {error}");

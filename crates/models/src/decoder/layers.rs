@@ -15,6 +15,7 @@ use engine::{
 use super::{
     config::{DecoderConfig, Mlp, Norm, Position},
     experts::Experts,
+    latent::Latent,
 };
 
 /// See the head of this file. Of the config it reads what concerns a layer.
@@ -36,6 +37,22 @@ struct LinearParams {
     bias: Option<ParamId>,
 }
 
+#[derive(Clone, Copy)]
+enum Attention {
+    Heads(Heads),
+    Latent(Latent),
+}
+
+/// Queries, keys and values made of the residual.
+#[derive(Clone, Copy)]
+struct Heads {
+    q: LinearParams,
+    k: LinearParams,
+    v: LinearParams,
+    out: LinearParams,
+    qk_norm: Option<[ParamId; 2]>,
+}
+
 /// A feed-forward part.
 #[derive(Clone, Copy)]
 pub(super) struct MlpParams {
@@ -55,11 +72,7 @@ enum Feed {
 pub(crate) struct Layer {
     pub block: BlockId,
     attn_norm: NormParams,
-    q: LinearParams,
-    k: LinearParams,
-    v: LinearParams,
-    out: LinearParams,
-    qk_norm: Option<[ParamId; 2]>,
+    attention: Attention,
     /// Absent when the attention's norm serves both.
     mlp_norm: Option<NormParams>,
     feed: Feed,
@@ -137,17 +150,10 @@ impl Layers {
         offset: usize,
     ) -> Result<Tensor, EngineError> {
         let c = &self.config;
-        let mut q = linear(tape, layer.q, x)?;
-        let mut k = linear(tape, layer.k, x)?;
-        let v = linear(tape, layer.v, x)?;
-        if let Some([q_norm, k_norm]) = layer.qk_norm {
-            q = self.head_norm(tape, q_norm, &q)?;
-            k = self.head_norm(tape, k_norm, &k)?;
-        }
-        if c.position == Position::Rope {
-            q = tape.rope(&q, c.head_dim, offset, c.theta)?;
-            k = tape.rope(&k, c.head_dim, offset, c.theta)?;
-        }
+        let [q, k, v] = match &layer.attention {
+            Attention::Heads(heads) => self.project(tape, heads, x, offset)?,
+            Attention::Latent(latent) => latent.project(tape, c, x, offset)?,
+        };
         let options = AttentionOptions {
             head_dim: c.head_dim,
             mask: self.mask,
@@ -159,7 +165,26 @@ impl Layers {
             None => tape.attention(&q, &k, &v, options)?,
         };
         drop((q, k, v));
-        linear_share(tape, layer.out, &attended)
+        match &layer.attention {
+            Attention::Heads(heads) => linear_share(tape, heads.out, &attended),
+            Attention::Latent(latent) => latent.output(tape, &attended),
+        }
+    }
+
+    fn project(&self, tape: &mut Tape<'_>, heads: &Heads, x: &Tensor, offset: usize) -> Result<[Tensor; 3], EngineError> {
+        let c = &self.config;
+        let mut q = linear(tape, heads.q, x)?;
+        let mut k = linear(tape, heads.k, x)?;
+        let v = linear(tape, heads.v, x)?;
+        if let Some([q_norm, k_norm]) = heads.qk_norm {
+            q = self.head_norm(tape, q_norm, &q)?;
+            k = self.head_norm(tape, k_norm, &k)?;
+        }
+        if c.position == Position::Rope {
+            q = tape.rope(&q, c.head_dim, offset, c.theta)?;
+            k = tape.rope(&k, c.head_dim, offset, c.theta)?;
+        }
+        Ok([q, k, v])
     }
 
     fn feed(&self, tape: &mut Tape<'_>, layer: &Layer, x: &Tensor) -> Result<Tensor, EngineError> {
@@ -266,13 +291,28 @@ impl Declare<'_> {
     }
 
     fn layer(&mut self, prefix: &str, index: usize) -> Layer {
-        let (c, [std, residual_std]) = (self.config, self.stds());
-        let (q_width, kv_width) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-        let norm_widths = if c.qk_norm_joint { [q_width, kv_width] } else { [c.head_dim; 2] };
+        let c = self.config;
         let block = self.table.block(format!("{prefix}layers.{index}"));
         Layer {
             block,
             attn_norm: self.norm("attn.norm"),
+            attention: match c.latent() {
+                Some(widths) => Attention::Latent(Latent::new(self, widths)),
+                None => Attention::Heads(self.heads()),
+            },
+            mlp_norm: (!c.shared_norm).then(|| self.norm("mlp.norm")),
+            feed: match c.mixture(index) {
+                Some(mixture) => Feed::Experts(Experts::new(self, mixture)),
+                None => Feed::Dense(self.mlp("mlp", c.ffn)),
+            },
+        }
+    }
+
+    fn heads(&mut self) -> Heads {
+        let (c, [std, residual_std]) = (self.config, self.stds());
+        let (q_width, kv_width) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+        let norm_widths = if c.qk_norm_joint { [q_width, kv_width] } else { [c.head_dim; 2] };
+        Heads {
             q: self.linear("attn.q", q_width, c.model, std, Shared::Outputs),
             k: self.linear("attn.k", kv_width, c.model, std, Shared::Outputs),
             v: self.linear("attn.v", kv_width, c.model, std, Shared::Outputs),
@@ -281,11 +321,6 @@ impl Declare<'_> {
                 let mut norm = |name, width| self.table.add(name, &[width], Init::Ones, ParamKind::Vector);
                 [norm("attn.q_norm.weight", norm_widths[0]), norm("attn.k_norm.weight", norm_widths[1])]
             }),
-            mlp_norm: (!c.shared_norm).then(|| self.norm("mlp.norm")),
-            feed: match c.mixture(index) {
-                Some(mixture) => Feed::Experts(Experts::new(self, mixture)),
-                None => Feed::Dense(self.mlp("mlp", c.ffn)),
-            },
         }
     }
 }

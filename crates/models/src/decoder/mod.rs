@@ -7,6 +7,7 @@
 
 mod config;
 mod experts;
+mod latent;
 pub(crate) mod layers;
 mod presets;
 

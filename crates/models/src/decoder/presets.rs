@@ -23,6 +23,9 @@ pub const PRESETS: &[&str] = &[
     "qwen3-30b-a3b",
     "qwen3-235b-a22b",
     "deepseek-moe-16b",
+    "deepseek-v2-lite",
+    "deepseek-v2",
+    "deepseek-v3",
 ];
 
 pub(super) fn preset(name: &str) -> Result<DecoderConfig, ModelError> {
@@ -82,6 +85,19 @@ pub(super) fn preset(name: &str) -> Result<DecoderConfig, ModelError> {
             dense_layers: Some(1),
             ..experts(64, 6, 1408, Router::Softmax, 0.001, llama(28, 2048, 16, 10_944))
         },
+        // arXiv:2405.04434, section 3.1.2 and appendix B.
+        "deepseek-v2-lite" => latent(None, experts(64, 6, 1408, Router::Softmax, 0.003, llama(27, 2048, 16, 10_944)), 2, 1),
+        "deepseek-v2" => DecoderConfig {
+            router_scale: Some(16.0),
+            ..latent(Some(1536), experts(160, 6, 1536, Router::Softmax, 0.003, llama(60, 5120, 128, 12_288)), 2, 1)
+        },
+        // arXiv:2412.19437, section 4.2, without the head that predicts one token more, the limit on groups, and the bias of the
+        // choice, which a balancing loss stands for.
+        "deepseek-v3" => DecoderConfig {
+            vocab: 129_280,
+            router_scale: Some(2.5),
+            ..latent(Some(1536), experts(256, 8, 2048, Router::SigmoidNormalised, 1e-4, llama(61, 7168, 128, 18_432)), 1, 3)
+        },
         _ => {
             let help = format!("use one of {}", PRESETS.join(", "));
             return Err(ModelError::key("preset", format!("there is no preset `{name}`"), help));
@@ -140,6 +156,22 @@ fn qwen3_moe(layers: usize, model: usize, heads: usize, expert_ffn: usize) -> De
     let base = llama(layers, model, heads, 3 * model);
     let base = DecoderConfig { vocab: 151_936, context: 40_960, kv_heads: 4, head_dim: 128, qk_norm: true, theta: 1e6, ..base };
     experts(128, 8, expert_ffn, Router::SoftmaxNormalised, 0.001, base)
+}
+
+/// DeepSeek's attention from V2 on, and its experts for all tokens and first layers without.
+fn latent(q_rank: Option<usize>, base: DecoderConfig, shared_experts: usize, dense_layers: usize) -> DecoderConfig {
+    DecoderConfig {
+        vocab: 102_400,
+        context: 4096,
+        head_dim: 192,
+        q_rank,
+        kv_rank: Some(512),
+        rope_dim: Some(64),
+        value_dim: Some(128),
+        shared_experts: Some(shared_experts),
+        dense_layers: Some(dense_layers),
+        ..base
+    }
 }
 
 /// `base` with `per_token` of `count` experts of width `ffn` in every layer.
