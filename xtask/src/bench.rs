@@ -36,7 +36,7 @@ fn table(work: &str, levels: &[(&str, &str)], python: Option<&str>) -> Result<()
         };
         runs.push((format!("hairpin {level} {precision}"), Box::new(command)));
     }
-    let modes = if work == "bench-moe" { MODES_OF_EXPERTS } else { MODES };
+    let modes = if work == "bench-moe" { &MODES_OF_EXPERTS } else { &MODES };
     for mode in modes.iter().filter(|_| python.is_some()) {
         let command = move || {
             let mut command = Command::new(python.unwrap_or("python3"));
