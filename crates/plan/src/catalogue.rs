@@ -114,6 +114,9 @@ pub struct Price {
     pub from: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<String>,
+    /// The newest month in which a price list was seen to have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seen: Option<String>,
     pub service: Service,
     pub term: Term,
     pub source: String,
@@ -351,7 +354,7 @@ impl Instance {
     pub fn newest_prices(&self) -> Vec<&Price> {
         let is_newest = |p: &&Price| {
             let same = self.prices.iter().filter(|q| q.service == p.service && q.term == p.term);
-            p.until.is_none() && same.max_by_key(|q| month(&q.from)).is_some_and(|q| std::ptr::eq(q, *p))
+            same.max_by_key(|q| month(&q.from)).is_some_and(|q| std::ptr::eq(q, *p))
         };
         let mut all: Vec<&Price> = self.prices.iter().filter(is_newest).collect();
         all.sort_by(|a, b| b.usd_per_hour.total_cmp(&a.usd_per_hour));
@@ -395,11 +398,21 @@ impl Term {
 }
 
 impl Price {
-    /// Months since it began or, when it has ended, since it ended.
+    /// `2025-06, seen 2026-09`, or `2020-11 to 2025-05`.
+    #[must_use]
+    pub fn when(&self) -> String {
+        match (&self.until, &self.seen) {
+            (Some(until), _) => format!("{} to {until}", self.from),
+            (None, Some(seen)) => format!("{}, seen {seen}", self.from),
+            (None, None) => self.from.clone(),
+        }
+    }
+
+    /// Months since it began, was last seen or, when it has ended, since it ended.
     #[must_use]
     pub fn months_old(&self) -> u32 {
         let now = (1970.0 + unix_secs() / 31_556_952.0) * 12.0;
-        let of = self.until.as_deref().unwrap_or(&self.from);
+        let of = self.until.as_deref().or(self.seen.as_deref()).unwrap_or(&self.from);
         month(of).map_or(0, |m| (now as u32).saturating_sub(m))
     }
 
@@ -407,7 +420,7 @@ impl Price {
     #[must_use]
     pub fn warning(&self) -> Option<String> {
         let months = self.months_old();
-        (months >= OLD_MONTHS).then(|| format!("the price is of {} and {months} months old: check it before you pay", self.from))
+        (months >= OLD_MONTHS).then(|| format!("the price is of {} and {months} months old: check it before you pay", self.when()))
     }
 }
 
@@ -496,6 +509,11 @@ mod tests {
         let p4d = all.instance("p4d.24xlarge").unwrap();
         let usd = |at| p4d.price(Service::Ec2, Term::OnDemand, at).unwrap().usd_per_hour;
         assert_eq!((usd(Some("2023-03")), usd(Some("2025-05")), usd(Some("2025-06")), usd(None)), (32.7726, 32.7726, 21.957642, 21.957642));
+        let when = |service, term| p4d.price(service, term, None).unwrap().when();
+        assert_eq!(when(Service::Ec2, Term::OnDemand), "2025-06, seen 2026-09");
+        assert_eq!(when(Service::Ec2, Term::Reserved1y), "2021-06 to 2025-03");
+        let ratio = p4d.price(Service::Sagemaker, Term::OnDemand, None).unwrap().usd_per_hour / usd(None);
+        assert!((ratio - 1.15).abs() < 1e-4, "SageMaker's is 1.15 times EC2's of the same day: {ratio}");
         let never = p4d.price(Service::Ec2, Term::OnDemand, Some("2019-01")).unwrap_err();
         assert!(matches!(never, PlanError::Impossible { ref relax, .. } if relax.contains("2020-11")), "{never:?}");
         assert!(p4d.price(Service::Ec2, Term::OnDemand, Some("soon")).is_err());

@@ -78,7 +78,15 @@ impl Source {
         let (name, rest) = text.split_once('=').ok_or_else(|| wrong("has no `=` after the source's name"))?;
         let (language, rest) = rest.split_once(':').ok_or_else(|| wrong("has no `:` after the language"))?;
         let (amount, epochs) = match rest.rsplit_once(" x") {
-            Some((amount, epochs)) => (amount, units::count(epochs)?),
+            Some((amount, epochs)) => {
+                let times = units::count(epochs)?;
+                (
+                    amount,
+                    Some(times)
+                        .filter(|times| (0.01..=1000.0).contains(times))
+                        .ok_or_else(|| wrong("is seen no number of times from 0.01 to 1000"))?,
+                )
+            }
             None => (rest, 1.0),
         };
         let bytes_per_token = catalogue.language(language.trim())?.bytes_per_token.of(vocab);
@@ -149,7 +157,7 @@ mod tests {
         assert!((web.tokens - 1.9e12 / 4.68).abs() < 1e6);
         let books = source("books = de: 100B tokens x4").unwrap();
         assert_eq!((books.tokens, books.epochs), (1e11, 4.0));
-        for bad in ["web", "web=en", "web=en:", "web=xx:1TB", "web=en:1TB xmany", "=en:-1TB"] {
+        for bad in ["web", "web=en", "web=en:", "web=xx:1TB", "web=en:1TB xmany", "web=en:1TB x1e18", "=en:-1TB"] {
             assert!(source(bad).is_err(), "{bad}");
         }
         let question =

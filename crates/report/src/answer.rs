@@ -89,7 +89,7 @@ fn section(table: &Table) -> Markup {
             h2 { (table.title) }
             div.scroll { table {
                 thead { tr { @for (i, cell) in table.head.iter().enumerate() { th.n[is_number(i)] { (cell) } } } }
-                tbody { @for row in &table.rows { tr { @for (i, cell) in row.iter().enumerate() { td.n[is_number(i)] { (cell) } } } } }
+                tbody { @for row in &table.rows { tr { @for (i, cell) in row.iter().enumerate() { td.n[is_number(i)].whole[!cell.contains(' ')] { (cell) } } } } }
             } }
         }
     }

@@ -252,7 +252,7 @@ details{margin:.6rem 0}summary{cursor:pointer}
 .dot{display:inline-block;width:.6rem;height:.6rem;border-radius:50%}.dot.ok{background:var(--ok)}.dot.bad{background:var(--bad)}
 .grid2{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:.8rem}
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem}th{text-align:left;color:var(--soft);font-weight:500}
-td,th{padding:.35rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}.n{text-align:right;font-variant-numeric:tabular-nums}
+td,th{padding:.35rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}.n{text-align:right;font-variant-numeric:tabular-nums}.whole{white-space:nowrap}
 figcaption{color:var(--soft);margin-bottom:.4rem}pre{margin:0;white-space:pre-wrap;overflow-wrap:anywhere;font-size:.82rem}
 svg{width:100%;height:auto;display:block}.grid{stroke:var(--line)}.mark{stroke:var(--soft);stroke-dasharray:4 4}
 .tick,.label{fill:var(--soft);font-size:11px}.name{fill:var(--soft);font-size:8.5px}.line{fill:none;stroke-width:1.6}.faint{stroke:var(--soft);stroke-width:.7}

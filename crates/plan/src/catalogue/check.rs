@@ -28,7 +28,9 @@ impl Catalogue {
             sizes.push((&i.name, "memory_gib", Some(i.memory_gib)));
             sizes.extend(i.prices.iter().map(|p| (i.name.as_str(), "usd_per_hour", Some(p.usd_per_hour))));
             sizes.push((&i.name, "count", i.accelerator.as_ref().map(|_| i.count as f64)));
-            if let Some(p) = i.prices.iter().find(|p| month(&p.from).is_none() || p.until.as_deref().is_some_and(|u| month(u).is_none())) {
+            if let Some(p) =
+                i.prices.iter().find(|p| month(&p.from).is_none() || [&p.until, &p.seen].into_iter().flatten().any(|m| month(m).is_none()))
+            {
                 return Err(format!("`{}`: the months of the price {} are not like `2020-11`", i.name, p.usd_per_hour));
             }
         }

@@ -91,7 +91,7 @@ fn answer(question: &Question, plan: &Plan) -> Answer {
             ("reward model", count(question.reward_params)),
             ("ranked prompts", count(question.ranked_prompts)),
             ("episodes", count(question.episodes)),
-            ("on", format!("{} x {} at {}/h ({})", question.nodes, question.on, usd(plan.price.usd_per_hour), plan.price.from)),
+            ("on", format!("{} x {} at {}/h ({})", question.nodes, question.on, usd(plan.price.usd_per_hour), plan.price.when())),
         ],
         figures: vec![
             ("in all", usd(sum(&|s| s.usd))),

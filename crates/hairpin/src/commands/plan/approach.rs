@@ -158,7 +158,7 @@ fn answer(question: &Question, plan: &Plan) -> Answer {
             ("examples", count(question.examples)),
             ("questions a day", count(question.queries_per_day)),
             ("language", question.language.clone()),
-            ("on", format!("{} at {}/h ({})", question.on, usd(plan.price.usd_per_hour), plan.price.from)),
+            ("on", format!("{} at {}/h ({})", question.on, usd(plan.price.usd_per_hour), plan.price.when())),
         ],
         figures: vec![("first to try", plan.advice.unwrap_or("none").into()), ("costs are of", plan.base.clone())],
         charts: vec![(

@@ -139,7 +139,7 @@ fn answer(question: &Question, law: &Law, plan: &Plan) -> Answer {
                     usd(plan.price.usd_per_hour),
                     plan.price.service.name(),
                     plan.price.term.name(),
-                    plan.price.from
+                    plan.price.when()
                 ),
             ),
             ("deadline", secs(question.deadline_secs)),

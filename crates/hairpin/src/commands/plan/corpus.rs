@@ -81,7 +81,7 @@ fn answer(question: &Question, plan: &Plan) -> Answer {
         asked: vec![
             ("kept", format!("{:.0}%", 100.0 * kept)),
             ("vocabulary", question.vocab.to_string()),
-            ("on", format!("{} x {} at {}/h ({})", question.nodes, question.on, usd(plan.price.usd_per_hour), plan.price.from)),
+            ("on", format!("{} x {} at {}/h ({})", question.nodes, question.on, usd(plan.price.usd_per_hour), plan.price.when())),
         ],
         figures: vec![
             ("new tokens", count(plan.unique_tokens)),

@@ -186,9 +186,9 @@ mod given {
     }
 }
 
-/// `41.8B`
+/// `41.8B`; what is beyond all names as a power of ten.
 fn count(value: f64) -> String {
-    report::terminal::count(value as u64)
+    if value < 1e18 { report::terminal::count(value as u64) } else { format!("{value:.1e}") }
 }
 
 /// `1.974 (1.92–2.03)`

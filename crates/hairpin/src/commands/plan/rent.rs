@@ -77,14 +77,14 @@ fn answer(r: &Rented, searched: bool) -> Answer {
     let bar = |what: &str, size: f64, text: String| (what.to_owned(), size, text);
     let offer = |(price, cost): &(Price, f64)| {
         let [service, term] = [price.service.name(), price.term.name()];
-        vec![service.into(), term.into(), usd(price.usd_per_hour), price.from.clone(), usd(*cost)]
+        vec![service.into(), term.into(), usd(price.usd_per_hour), price.when(), usd(*cost)]
     };
     let mut tables = vec![
         Table { title: "A step, on the slowest rank", head: vec!["part", "time", "share"], rows: parts.iter().map(part).collect() },
         Table { title: "Memory of the fullest rank", head: vec!["kind", "bytes", "of usable"], rows: kinds.iter().map(kind).collect() },
         Table {
             title: "What the run costs by how it is rented",
-            head: vec!["service", "term", "an hour", "price from", "the run"],
+            head: vec!["service", "term", "an hour", "price of", "the run"],
             rows: r.offers.iter().map(offer).collect(),
         },
     ];
@@ -119,7 +119,7 @@ fn answer(r: &Rented, searched: bool) -> Answer {
         format!(
             "price: {}/h from {} ({}, {}): {}",
             usd(r.price.usd_per_hour),
-            r.price.from,
+            r.price.when(),
             r.price.service.name(),
             r.price.term.name(),
             r.price.source
