@@ -193,7 +193,7 @@ impl Chart {
         let mut taken: Vec<[f64; 4]> =
             dots.iter().filter(|(d, _)| d.kind != DotKind::Other).map(|(_, p)| around(frame.x(p.0), frame.y(p.1))).collect();
         let mut put = |x: f64, y: f64, name: &str, svg: &mut String| {
-            let width = 4.4 * name.chars().count() as f64;
+            let width = 5.2 * name.chars().count() as f64;
             // To the right, to the left, above, below.
             let spots = [(x + 8.0, y + 3.5), (x - 8.0 - width, y + 3.5), (x - width / 2.0, y - 8.0), (x - width / 2.0, y + 14.0)];
             for (left, base) in spots {
