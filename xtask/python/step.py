@@ -1,7 +1,7 @@
 """One whole training step in PyTorch (forward, backward, clip, AdamW), for `cargo xtask bench --peers`: WORK and MODE.
 
-Of experts transformers has three ways: a loop over them (eager), one product over groups of rows (grouped), and each row's matrices
-copied side by side (batched), which needs more memory than there is.
+Of transformers' ways with experts two are taken: a loop over them (eager), and one product over groups of rows (grouped). The third
+copies each row's matrices side by side.
 """
 import json
 import resource

@@ -158,7 +158,7 @@ type Tensors = BTreeMap<String, Vec<f32>>;
 
 /// Run two steps, from `start` where there is one; the loss of each and what the first rank gathers.
 fn two_steps(layout: (usize, &str), start: Option<&Tensors>) -> (Vec<f32>, Tensors) {
-    let model = "depth = 2\nzero_init = false\nvocab = 98\ncontext = 16\nheads = 4\nkv_heads = 2\ntied = true";
+    let model = "depth = 2\nzero_init = false\nvocab = 98\ncontext = 16\nheads = 4\nkv_heads = 2\ntied = true\nexperts = 4";
     let recipe = recipe(model, &format!("[optim]\nkind = \"adamw\"\n[parallel]\nranks = {}\n{}\n", layout.0, layout.1));
     let rank = |comm: Box<dyn Communicator>| {
         let mut trainer = Trainer::on_rank(models::build(&recipe.model).unwrap(), StepOptions::of(&recipe), comm).unwrap();
