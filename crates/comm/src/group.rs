@@ -67,6 +67,8 @@ pub struct Group {
     worker: Worker,
     started: u64,
     done: HashMap<u64, Done>,
+    /// See [`Job::held`].
+    held: HashMap<u64, (usize, usize)>,
     traffic: Traffic,
     /// What ran, while somebody wants to know.
     spans: Option<Vec<Span>>,
@@ -113,8 +115,8 @@ impl Group {
         let (rank, ranks, pulse, clock) = (comm.rank(), comm.ranks(), comm.pulse(), comm.take_clock());
         let has_nothing_to_do = ranks == 1 || clock.as_ref().is_some_and(|clock| !clock.carries_data());
         let worker = if has_nothing_to_do { Worker::Here(comm) } else { Worker::beside(comm) };
-        let (done, timings) = Default::default();
-        Self { rank, ranks, pulse, worker, started: 0, done, traffic: Traffic::default(), spans: None, clock, timings }
+        let (done, held, timings) = Default::default();
+        Self { rank, ranks, pulse, worker, started: 0, done, held, traffic: Traffic::default(), spans: None, clock, timings }
     }
 
     #[must_use]
@@ -138,6 +140,14 @@ impl Group {
         self.traffic
     }
 
+    /// Bytes that jobs hold which were started and not yet waited for, at most: all have what they were given or what came of it,
+    /// and one of them runs and has both. It follows from what was started alone, on `Meta` as on `Cpu`.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        let beside = self.held.values().map(|(_, beside)| *beside).max().unwrap_or(0);
+        4 * (self.held.values().map(|(longer, _)| *longer).sum::<usize>() + beside) as u64
+    }
+
     /// Keep a [`Span`] of each job from now on.
     pub fn record(&mut self) {
         self.spans = Some(Vec::new());
@@ -153,6 +163,7 @@ impl Group {
         self.traffic.sent_bytes += self.sent_bytes(&job);
         let ticket = self.started;
         self.started += 1;
+        self.held.insert(ticket, job.held(self.ranks, self.rank));
         if let Some(clock) = &mut self.clock {
             self.timings.insert(ticket, (clock.start(&job), job.operation()));
         }
@@ -188,6 +199,7 @@ impl Group {
             self.done.insert(number, done);
         }
         let Some(done) = self.done.remove(&ticket.0) else { unreachable!("the loop above ends with the result") };
+        self.held.remove(&ticket.0);
         let real = (since.elapsed().as_secs_f64(), done.busy.as_secs_f64());
         let (exposed_secs, busy_secs) = passed.map_or(real, |passed| (passed.exposed_secs, passed.busy_secs));
         self.traffic.exposed_secs += exposed_secs;

@@ -203,7 +203,7 @@ pub enum Job {
     AllGather(Array, usize),
     /// Gives what the rank of that number brought.
     Broadcast(usize, Array),
-    /// To that rank; gives an array of that length, to be filled again.
+    /// To that rank; gives nothing.
     Send(usize, Array),
     /// From that rank, of that length.
     Recv(usize, usize),
@@ -220,6 +220,18 @@ impl Job {
             Self::Broadcast(..) => "broadcast",
             Self::Send(..) => "send",
             Self::Recv(..) => "recv",
+        }
+    }
+
+    /// Numbers that it holds on its way: the longer of what was brought and what comes of it; and while it runs, the other beside.
+    /// A message is its sender's until the receiver has read it.
+    fn held(&self, ranks: usize, rank: usize) -> (usize, usize) {
+        let beside = |numbers: usize| if ranks > 1 { numbers } else { 0 };
+        match self {
+            Self::AllReduce(array, _) | Self::ReduceScatter(array, _) => (array.len, beside(part(array.len, ranks, rank).len())),
+            Self::AllGather(mine, len) => (*len, beside(mine.len)),
+            Self::Broadcast(_, array) | Self::Send(_, array) => (array.len, 0),
+            Self::Recv(..) => (0, 0),
         }
     }
 }

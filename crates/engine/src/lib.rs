@@ -27,7 +27,7 @@ pub use kernels::{attention::Mask, gemm::Precision};
 pub use partition::{Axis, Move, Partition, Places, Whole};
 pub use pool::{Buffer, Pool, PoolUse};
 pub use shape::{Shape, ShapeError};
-pub use store::{BlockId, Form, Init, NoParams, ParamId, ParamKind, ParamSpec, ParamStore, ParamTable, PassAt, Weight};
+pub use store::{BlockId, Form, Init, NoParams, Packed, ParamId, ParamKind, ParamSpec, ParamStore, ParamTable, PassAt, Weight};
 pub use tape::Tape;
 pub use tensor::Tensor;
 pub use trace::{Event, Options, Pass};

@@ -7,6 +7,8 @@
 //! ```
 //! Ops return no errors, so a partition keeps the first one and the tape asks for it after each op.
 
+use std::cell::Cell;
+
 use crate::EngineError;
 
 /// What a cut runs along.
@@ -69,11 +71,26 @@ impl Partition for Whole {
     }
 }
 
-/// Places without ranks behind them: what a rank's shapes follow from on `Meta`.
-#[derive(Debug, Clone, Copy)]
+/// Places without ranks behind them: what a rank's shapes follow from on `Meta`, and what its exchanges hold.
+#[derive(Debug)]
 pub struct Places {
-    pub tensor: (usize, usize),
-    pub context: (usize, usize),
+    tensor: (usize, usize),
+    context: (usize, usize),
+    most: Cell<usize>,
+}
+
+impl Places {
+    /// A place, and how many share the axis.
+    #[must_use]
+    pub fn new(tensor: (usize, usize), context: (usize, usize)) -> Self {
+        Self { tensor, context, most: Cell::new(0) }
+    }
+
+    /// The most bytes that were on their way at one time: what was sent, and beside it what came.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        4 * self.most.get() as u64
+    }
 }
 
 impl Partition for Places {
@@ -86,7 +103,15 @@ impl Partition for Places {
     fn gather(&self, _axis: Axis, _mine: &[f32], _all: &mut [f32]) {}
     fn scatter(&self, _axis: Axis, _all: &[f32], _mine: &mut [f32]) {}
     fn rotate(&self, _axis: Axis, _data: &mut [f32]) {}
-    fn charge(&self, _axis: Axis, _what: Move, _elements: usize) {}
+    fn charge(&self, axis: Axis, what: Move, elements: usize) {
+        let ranks = self.place(axis).1;
+        let held = match what {
+            Move::Gather | Move::Scatter => elements * (ranks + 1),
+            // All turns of the ring are charged as one.
+            Move::Rotate => elements.div_ceil(ranks),
+        };
+        self.most.set(held.max(self.most.get()));
+    }
     fn check(&self) -> Result<(), EngineError> {
         Ok(())
     }

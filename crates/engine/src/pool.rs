@@ -54,6 +54,12 @@ impl Pool {
         if self.0.borrow().memory.is_some() { Device::Cpu } else { Device::Meta }
     }
 
+    /// How many bytes it can hold in all; no end of them on `Meta`.
+    #[must_use]
+    pub fn capacity_bytes(&self) -> u64 {
+        self.0.borrow().capacity_bytes as u64
+    }
+
     #[must_use]
     pub fn usage(&self) -> PoolUse {
         self.0.borrow().usage

@@ -130,7 +130,9 @@ impl ParamTable {
     #[must_use]
     pub fn slice(&self, param: ParamId, (place, parts): (usize, usize), whole: &[f32]) -> Vec<f32> {
         let Some((run, stride)) = self.runs(param, parts) else { return whole.to_vec() };
-        whole.chunks_exact(stride).flat_map(|row| &row[place * run..(place + 1) * run]).copied().collect()
+        let mut mine = Vec::with_capacity(whole.len() / parts);
+        whole.chunks_exact(stride).for_each(|row| mine.extend_from_slice(&row[place * run..(place + 1) * run]));
+        mine
     }
 
     /// The whole values of `param` from what each rank holds, in their order.
@@ -277,21 +279,40 @@ impl Weight {
             spare
         })
     }
+}
 
-    /// Bytes of the packed copies that there are now.
+/// Which packed copies there are of the parameters that a rank holds.
+#[derive(Debug, Clone)]
+pub struct Packed(Vec<[bool; 2]>);
+
+impl Packed {
+    /// None yet.
     #[must_use]
-    pub fn held_packed_bytes(&self) -> u64 {
-        let held = |all: &[PackedRhs]| all.iter().map(PackedRhs::held_bytes).sum::<u64>();
-        let fresh = self.packed.iter().filter_map(std::sync::OnceLock::get).map(|all| held(all));
-        let stale = self.spare.iter().filter_map(|spare| Some(held(&spare.lock().ok()?)));
-        fresh.sum::<u64>() + stale.sum::<u64>()
+    pub fn of(table: &ParamTable) -> Self {
+        Self(vec![[false; 2]; table.specs().len()])
     }
 
-    /// Bytes of both packed copies of what has `shape`.
+    /// There is one of `param` now.
+    pub fn add(&mut self, param: ParamId, form: Form) {
+        self.0[param.0][form as usize] = true;
+    }
+
+    /// They went with the parameter.
+    pub fn forget(&mut self, param: ParamId) {
+        self.0[param.0] = [false; 2];
+    }
+
     #[must_use]
-    pub fn packed_bytes(shape: Shape) -> u64 {
-        let [matrices, rows, cols] = shape.matrices();
-        (matrices * (PackedRhs::bytes(Precision::Bf16, cols, rows) + PackedRhs::bytes(Precision::Bf16, rows, cols))) as u64
+    pub fn bytes(&self, table: &ParamTable) -> u64 {
+        let bytes = |form: Form, shape: Shape| {
+            let [matrices, rows, cols] = shape.matrices();
+            let (k, n) = if form == Form::Forward { (cols, rows) } else { (rows, cols) };
+            matrices * PackedRhs::bytes(Precision::Bf16, k, n)
+        };
+        let of = |forms: &[bool; 2], shape: Shape| {
+            [Form::Forward, Form::Backward].into_iter().filter(|form| forms[*form as usize]).map(|form| bytes(form, shape)).sum::<usize>()
+        };
+        self.0.iter().zip(table.specs()).map(|(forms, spec)| of(forms, spec.shape) as u64).sum()
     }
 }
 
@@ -332,6 +353,9 @@ pub trait ParamStore {
     /// The parameters of `block` are not read until the next `gather`.
     fn release(&mut self, block: BlockId);
 
+    /// A product reads `param`, which is gathered, from the packed copy of this form; from now on there is one.
+    fn pack(&mut self, param: ParamId, form: Form);
+
     /// The values of a gathered parameter.
     fn weight(&self, param: ParamId) -> Arc<Weight>;
 
@@ -355,6 +379,7 @@ impl ParamStore for NoParams {
         Ok(())
     }
     fn release(&mut self, _block: BlockId) {}
+    fn pack(&mut self, _param: ParamId, _form: Form) {}
     fn weight(&self, param: ParamId) -> Arc<Weight> {
         unreachable!("no op reads parameter {} on Meta", param.0)
     }

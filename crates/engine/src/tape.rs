@@ -19,7 +19,7 @@ use std::{rc::Rc, sync::Arc};
 use leaves::fits;
 
 use crate::{
-    Axis, BlockId, Buffer, Device, EngineError, ParamId, ParamStore, ParamTable, Partition, Pool, Precision, Shape, Weight, Whole,
+    Axis, BlockId, Buffer, Device, EngineError, Form, ParamId, ParamStore, ParamTable, Partition, Pool, Precision, Shape, Weight, Whole,
     ops::{Backward, Forward, GradOut, Gradient, Input, Op, Saves},
     tensor::{Storage, Tensor},
     trace::{Event, Options, Pass},
@@ -40,8 +40,6 @@ pub struct Tape<'m> {
     grads: Vec<Option<Rc<Buffer>>>,
     /// How many recorded ops still have to add to each parameter's gradient.
     uses: Vec<u32>,
-    /// Parameters that a bf16 GEMM has read.
-    packed: Vec<bool>,
     draws: u64,
     loss_scale: f32,
     block: Option<BlockId>,
@@ -111,7 +109,6 @@ impl<'m> Tape<'m> {
             nodes: Vec::new(),
             grads: Vec::new(),
             uses: vec![0; table.specs().len()],
-            packed: vec![false; table.specs().len()],
             draws: 0,
             loss_scale: 1.0,
             block: None,
@@ -151,13 +148,6 @@ impl<'m> Tape<'m> {
     #[must_use]
     pub fn events(&self) -> &[Event] {
         &self.events
-    }
-
-    /// Bytes of the packed copies that the ops so far make a store keep.
-    #[must_use]
-    pub fn packed_bytes(&self) -> u64 {
-        let packed = self.table.specs().iter().zip(&self.packed).filter(|(_, packed)| **packed);
-        packed.map(|(spec, _)| Weight::packed_bytes(spec.shape)).sum()
     }
 
     /// A fresh key for one random op, by its block and its order there; the same again when a block is run a second time.
@@ -253,10 +243,10 @@ impl<'m> Tape<'m> {
             early.push(if wanted { Some(self.grad_target(input.param_id(), usize::MAX, input.shape)?) } else { None });
         }
 
-        if self.options.precision == Precision::Bf16
-            && let Some(param) = op.packed_input().and_then(|i| inputs[i].param_id())
-        {
-            self.packed[param.0] = true;
+        let packed = op.packed_input().and_then(|i| inputs[i].param_id());
+        self.pack(packed, Form::Forward);
+        if early.first().is_some_and(Option::is_some) {
+            self.pack(packed, Form::Backward);
         }
 
         if self.device == Device::Cpu {
@@ -289,9 +279,10 @@ impl<'m> Tape<'m> {
         let early = early.into_iter().map(|t| t.and_then(|t| self.keep_early(t))).collect();
         let output = self.tensor(shape, output, needs_grad);
         let (name, cost, gemm) = (op.name(), op.cost(&shapes), op.gemm(&shapes));
+        let packs_bytes = op.packs(&shapes, Pass::Forward, self.options.precision) as u64;
         let saved_bytes = if records { self.record(Box::new(op), inputs, &output, extras, early, &saves) } else { 0 };
         let pass = if self.mode == Mode::Replay { Pass::Recompute } else { Pass::Forward };
-        self.trace(name, pass, gemm, [cost.forward_flops, cost.forward_bytes, saved_bytes]);
+        self.trace(name, pass, gemm, [cost.forward_flops, cost.forward_bytes, saved_bytes, packs_bytes]);
         Ok(output)
     }
 
@@ -382,6 +373,9 @@ impl<'m> Tape<'m> {
             targets.push(if computed { Some(self.grad_target(input.param, input.value, input.shape)?) } else { None });
         }
         let mut scratch = self.pool.take(node.op.scratch(&shapes, Pass::Backward))?;
+        if targets.first().is_some_and(Option::is_some) {
+            self.pack(node.op.packed_input().and_then(|i| node.inputs[i].param), Form::Backward);
+        }
         if self.device == Device::Cpu {
             let weights: Vec<Option<Arc<Weight>>> = node.inputs.iter().map(|k| k.param.map(|id| self.store.weight(id))).collect();
             let views: Vec<Input<'_>> =
@@ -418,8 +412,18 @@ impl<'m> Tape<'m> {
             }
         }
         let cost = node.op.cost(&shapes);
-        self.trace(node.op.name(), Pass::Backward, node.op.gemm(&shapes), [cost.backward_flops, cost.backward_bytes, 0]);
+        let packs_bytes = node.op.packs(&shapes, Pass::Backward, self.options.precision) as u64;
+        self.trace(node.op.name(), Pass::Backward, node.op.gemm(&shapes), [cost.backward_flops, cost.backward_bytes, 0, packs_bytes]);
         Ok(())
+    }
+
+    /// With bf16 a product reads a parameter's packed copy.
+    fn pack(&mut self, param: Option<ParamId>, form: Form) {
+        if let Some(param) = param
+            && self.options.precision == Precision::Bf16
+        {
+            self.store.pack(param, form);
+        }
     }
 
     /// Where an op writes or adds a gradient: the store's accumulator of a parameter, or a buffer of a value's own.
@@ -528,10 +532,10 @@ impl<'m> Tape<'m> {
         Tensor { shape, storage: Storage::Buffer(Rc::new(buffer)), value: self.grads.len() - 1, needs_grad }
     }
 
-    fn trace(&mut self, op: &'static str, pass: Pass, gemm: Option<[usize; 3]>, [flops, moved_bytes, saved_bytes]: [u64; 3]) {
+    fn trace(&mut self, op: &'static str, pass: Pass, gemm: Option<[usize; 3]>, [flops, moved_bytes, saved_bytes, packs_bytes]: [u64; 4]) {
         if self.options.trace {
             let live_bytes = self.pool.usage().live_bytes;
-            let event = Event { block: self.block, op, pass, gemm, flops, moved_bytes, saved_bytes, live_bytes };
+            let event = Event { block: self.block, op, pass, gemm, flops, moved_bytes, saved_bytes, live_bytes, packs_bytes };
             match self.watch {
                 Some(watch) => watch(&event),
                 None => self.events.push(event),

@@ -37,4 +37,6 @@ pub struct Event {
     /// Bytes that only this op's backward pass keeps alive.
     pub saved_bytes: u64,
     pub live_bytes: u64,
+    /// See `Op::packs`.
+    pub packs_bytes: u64,
 }

@@ -83,6 +83,12 @@ impl Attention {
         }
     }
 
+    /// Bytes into which the forward pass packs keys and values, on the thread that asks for it.
+    #[must_use]
+    pub fn packed_bytes(&self) -> usize {
+        if self.q_len <= FEW || self.precision.is_on_tiles() { 0 } else { 4 * self.all_packed_words() }
+    }
+
     /// Call `task(sequence, key head, queries)`, in parallel, for runs of queries that begin at whole blocks.
     fn each_part(&self, block: usize, task: impl Fn(usize, usize, Range<usize>) + Sync) {
         let blocks = self.q_len.div_ceil(block);

@@ -8,7 +8,7 @@
 //! The two precisions share everything but the meaning of a word and the instruction that multiplies two. Blocking
 //! after Goto and van de Geijn, *Anatomy of High-Performance Matrix Multiplication*, 2008.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use half::bf16;
 use rayon::prelude::*;
@@ -107,12 +107,6 @@ impl PackedRhs {
         4 * precision.words(k) * n.next_multiple_of(NR)
     }
 
-    /// Bytes that this one takes.
-    #[must_use]
-    pub fn held_bytes(&self) -> u64 {
-        4 * self.words.len() as u64
-    }
-
     /// Pack `b` `[k, n]`.
     pub fn pack(&mut self, b: Mat<'_>) {
         pack_rhs(self.precision, b, self.k, self.n, &mut self.words);
@@ -149,11 +143,10 @@ impl Gemm {
                 if self.m <= gemv::FEW && b.row_stride == 1 && a.col_stride == 1 && self.precision == Precision::F32 {
                     return gemv::plain(self, a, b, bias, c);
                 }
-                let mut words = PACKED_B.take();
-                words.resize(PackedRhs::bytes(self.precision, self.k, self.n) / 4, 0.0);
-                pack_rhs(self.precision, b, self.k, self.n, &mut words);
-                self.tiles(a, &words, bias, c);
-                PACKED_B.set(words);
+                with_packed(PackedRhs::bytes(self.precision, self.k, self.n) / 4, |words| {
+                    pack_rhs(self.precision, b, self.k, self.n, words);
+                    self.tiles(a, words, bias, c);
+                });
             }
         }
     }
@@ -215,7 +208,17 @@ pub(crate) fn pack_here(precision: Precision, b: Mat<'_>, k: usize, n: usize, wo
 
 thread_local! {
     static PACKED_A: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-    static PACKED_B: std::cell::Cell<Vec<f32>> = const { std::cell::Cell::new(Vec::new()) };
+    static PACKED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// Run `work` with so many words of this thread's own, which hold whatever was there before: one run of them for all that is packed to be
+/// read by many threads at once.
+pub(crate) fn with_packed(words: usize, work: impl FnOnce(&mut [f32])) {
+    let mut packed = PACKED.take();
+    packed.reserve_exact(words.saturating_sub(packed.len()));
+    packed.resize(packed.len().max(words), 0.0);
+    work(&mut packed[..words]);
+    PACKED.set(packed);
 }
 
 fn pack_rhs(precision: Precision, b: Mat<'_>, k: usize, n: usize, words: &mut [f32]) {

@@ -37,6 +37,22 @@ pub struct Piece {
     pub at: usize,
 }
 
+/// A whole block end to end; on `Meta` no numbers of it.
+#[derive(Debug, Default)]
+pub struct Flat {
+    values: Vec<f32>,
+    pieces: Vec<Piece>,
+}
+
+impl Flat {
+    /// The numbers of a parameter of the block.
+    #[must_use]
+    pub fn of(&self, param: ParamId) -> &[f32] {
+        let piece = self.pieces.iter().find(|piece| piece.param == param);
+        piece.and_then(|piece| self.values.get(piece.at..piece.at + piece.of_param.len())).unwrap_or(&[])
+    }
+}
+
 impl Layout {
     /// For a group of `ranks`.
     #[must_use]
@@ -97,8 +113,14 @@ impl Layout {
             flat[piece.at..][..values.len()].copy_from_slice(&values);
         }
         let all = group.run(Job::AllGather(array(device, flat, part.len()), self.len(block))).map_err(EngineError::rank)?;
-        let values = |at: usize, len: usize| all.values().get(at..at + len).unwrap_or(&[]).to_vec();
-        Ok(self.whole(block).map(|piece| (piece.param, values(piece.at, piece.of_param.len()))).collect())
+        let all = self.flat(block, all.into_values());
+        Ok(self.whole(block).map(|piece| (piece.param, all.of(piece.param).to_vec())).collect())
+    }
+
+    /// A whole block of these numbers.
+    #[must_use]
+    pub fn flat(&self, block: BlockId, values: Vec<f32>) -> Flat {
+        Flat { values, pieces: self.whole(block).collect() }
     }
 
     /// All of a block.

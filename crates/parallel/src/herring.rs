@@ -61,6 +61,9 @@ impl Packing for Buffers {
         let (grad, mut done, mut full) = (grad.total(), 0, Vec::new());
         while done < len {
             let at = self.open.len;
+            if at == 0 && !grad.is_empty() {
+                self.open.numbers.reserve_exact(self.len);
+            }
             let of_param = done..len.min(done + self.len - at);
             self.open.numbers.extend_from_slice(grad.get(of_param.clone()).unwrap_or(&[]));
             self.open.len += of_param.len();
@@ -78,6 +81,7 @@ impl Packing for Buffers {
         last.len = last.len.next_multiple_of(self.ranks);
         if !last.numbers.is_empty() {
             last.numbers.resize(last.len, 0.0);
+            last.numbers.shrink_to_fit();
         }
         (!last.pieces.is_empty()).then_some(last)
     }

@@ -98,12 +98,15 @@ impl LaneSum {
         self.sums.is_empty()
     }
 
-    /// The sum itself, on its way to other ranks; [`LaneSum::set_total`] brings what came of it.
+    /// The sum itself, on its way to other ranks and counted there; [`LaneSum::set_total`] brings what came of it.
     pub fn take_total(&mut self) -> Vec<f32> {
-        self.sums.pop().map_or_else(Vec::new, |(_, sum)| sum)
+        let Some((_, sum)) = self.sums.pop() else { return Vec::new() };
+        self.arrays -= 1;
+        sum
     }
 
     pub fn set_total(&mut self, sum: Vec<f32>) {
+        self.arrays += 1;
         self.sums = vec![(0, sum)];
     }
 

@@ -23,6 +23,7 @@ use std::ops::Range;
 
 use comm::{CommError, Communicator, Group, Order};
 use engine::{BlockId, Device, EngineError, ParamId, ParamStore, ParamTable};
+use flat::Flat;
 pub use replicated::Replicated;
 pub use sharded::{Sharded, Stage};
 
@@ -47,14 +48,17 @@ pub trait Strategy: ParamStore {
     /// When a rank does not answer.
     fn publish(&mut self) -> Result<(), EngineError>;
 
-    /// The blocks that this rank has a hand in.
-    fn blocks(&self) -> Range<usize>;
-
     /// Whether [`Strategy::parts`] may be pieces of parameters.
     fn is_cut(&self) -> bool;
 
     /// Put in place the whole values of a parameter, alike on every rank.
     fn restore(&mut self, param: ParamId, whole: &[f32]);
+
+    /// The whole gradients of a block, where parts are cut: this rank's go to the others and are here no more. All ranks of the group
+    /// call it.
+    /// # Errors
+    /// When a rank does not answer.
+    fn gather_grads(&mut self, block: BlockId) -> Result<Flat, EngineError>;
 
     /// The whole parameters of a block from arrays as long as this rank's [`Strategy::parts`] of it: values, gradients or
     /// an optimiser's state. All ranks of the group call it.
@@ -84,9 +88,6 @@ pub trait Strategy: ParamStore {
 
     /// The most that it has held so far, on `Meta` as on `Cpu`.
     fn peak_bytes(&self) -> StoreBytes;
-
-    /// Packed copies of weights that it holds now, none of them on `Meta`.
-    fn packed_bytes(&self) -> u64;
 }
 
 /// Numbers `of_param` of one parameter, and their gradient.
@@ -154,17 +155,23 @@ pub(crate) fn split(mut comm: Box<dyn Communicator>, shards: usize) -> Result<(G
     Ok((Group::new(comm::by_machine(shard)?), Group::new(comm::by_machine(replicas)?)))
 }
 
-/// What a rank holds, in bytes: weights, and gradients with what of either is on its way.
+/// What a rank holds, in bytes: weights, their packed copies, and gradients with what of either is on its way.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StoreBytes {
     pub weights: u64,
+    pub packed: u64,
     pub grads: u64,
 }
 
 impl StoreBytes {
+    #[must_use]
+    pub fn total(self) -> u64 {
+        self.weights + self.packed + self.grads
+    }
+
     /// The one of the two that is more in all.
     #[must_use]
     pub fn max(self, other: Self) -> Self {
-        if other.weights + other.grads > self.weights + self.grads { other } else { self }
+        if other.total() > self.total() { other } else { self }
     }
 }

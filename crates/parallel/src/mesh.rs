@@ -125,7 +125,7 @@ impl Cut {
     }
 
     /// Run `jobs` and hand what came of the last one to `done`; the first error is kept.
-    fn run(&self, axis: Axis, jobs: impl IntoIterator<Item = Job>, done: impl FnOnce(&[f32])) {
+    fn run(&self, axis: Axis, jobs: impl IntoIterator<Item = Job>, done: impl FnOnce(Vec<f32>)) {
         let mut last = Ok(comm::Array::default());
         for job in jobs {
             if last.is_ok() {
@@ -133,7 +133,7 @@ impl Cut {
             }
         }
         match last {
-            Ok(array) => done(array.values()),
+            Ok(array) => done(array.into_values()),
             Err(error) => drop(self.failed.borrow_mut().get_or_insert(error)),
         }
     }
@@ -146,11 +146,11 @@ impl Partition for Cut {
     }
 
     fn gather(&self, axis: Axis, mine: &[f32], all: &mut [f32]) {
-        self.run(axis, [Job::AllGather(mine.to_vec().into(), all.len())], |values| all.copy_from_slice(values));
+        self.run(axis, [Job::AllGather(mine.to_vec().into(), all.len())], |values| all.copy_from_slice(&values));
     }
 
     fn scatter(&self, axis: Axis, all: &[f32], mine: &mut [f32]) {
-        self.run(axis, [Job::ReduceScatter(all.to_vec().into(), Order::Tree)], |values| mine.copy_from_slice(values));
+        self.run(axis, [Job::ReduceScatter(all.to_vec().into(), Order::Tree)], |values| mine.copy_from_slice(&values));
     }
 
     fn rotate(&self, axis: Axis, data: &mut [f32]) {
@@ -159,10 +159,10 @@ impl Partition for Cut {
         let recv = Job::Recv((place + ranks - 1) % ranks, data.len());
         // Every other rank listens first, so that no ring of senders waits for itself.
         if place.is_multiple_of(2) {
-            self.run(axis, [send(data), recv], |values| data.copy_from_slice(values));
+            self.run(axis, [send(data), recv], |values| data.copy_from_slice(&values));
         } else {
             let mut came = Vec::new();
-            self.run(axis, [recv], |values| came = values.to_vec());
+            self.run(axis, [recv], |values| came = values);
             self.run(axis, [send(data)], |_| {});
             data.copy_from_slice(if came.len() == data.len() { &came } else { return });
         }

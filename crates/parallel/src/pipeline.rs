@@ -62,6 +62,17 @@ impl Schedule {
     }
 }
 
+/// The most micro-batches that a stage has at work at one time, each in one of its runs of blocks.
+#[must_use]
+pub fn at_work(actions: &[Action]) -> usize {
+    let mut now = 0_usize;
+    let after = |action: &Action| {
+        now = if matches!(action, Action::Forward { .. }) { now + 1 } else { now - 1 };
+        now
+    };
+    actions.iter().map(after).max().unwrap_or(0)
+}
+
 /// What a block costs: seconds of one micro-batch, and bytes that a stage holds for it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BlockCost {

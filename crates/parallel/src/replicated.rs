@@ -8,9 +8,14 @@
 use std::{ops::Range, sync::Arc};
 
 use comm::{Communicator, Group, Job, Order, Solo, Ticket};
-use engine::{BlockId, Device, EngineError, ParamId, ParamStore, ParamTable, PassAt, Weight};
+use engine::{BlockId, Device, EngineError, Form, Packed, ParamId, ParamStore, ParamTable, PassAt, Weight};
 
-use crate::{Kind, Part, StoreBytes, Strategy, array, flat::Piece, lanes::LaneSum, sum_over};
+use crate::{
+    Kind, Part, StoreBytes, Strategy, array,
+    flat::{Flat, Piece},
+    lanes::LaneSum,
+    sum_over,
+};
 
 pub(crate) const KIND: Kind = Kind {
     name: "replicated",
@@ -58,8 +63,8 @@ pub struct Replicated {
     sent: Vec<(Ticket, Vec<Piece>)>,
     /// Gradients that are final in this step.
     is_final: Vec<bool>,
-    /// Numbers of copies on their way, and the most that was held.
-    flying: usize,
+    packed: Packed,
+    /// The most that was held.
     peak: StoreBytes,
 }
 
@@ -107,7 +112,7 @@ impl Replicated {
             packing,
             sent: Vec::new(),
             is_final,
-            flying: 0,
+            packed: Packed::of(table),
             peak: StoreBytes::default(),
         }
     }
@@ -142,9 +147,6 @@ impl Replicated {
     }
 
     fn start(&mut self, load: Load) {
-        // A gradient that went without a copy is counted where it was.
-        let is_copy = !matches!(&load.pieces[..], [piece] if self.grads[piece.param.0].is_empty());
-        self.flying += if is_copy { load.len } else { 0 };
         let ticket = self.group.start(Job::AllReduce(array(self.device, load.numbers, load.len), self.order));
         self.sent.push((ticket, load.pieces));
     }
@@ -218,8 +220,8 @@ impl Strategy for Replicated {
             self.start(load);
         }
         let grads: u64 = self.table.ids().map(|id| self.grads[id.0].arrays() * self.elements(id) as u64).sum();
-        self.peak = self.peak.max(StoreBytes { weights: 4 * self.table.elements(), grads: 4 * (grads + self.flying as u64) });
-        self.flying = 0;
+        let grads = 4 * grads + self.group.held_bytes();
+        self.peak = self.peak.max(StoreBytes { weights: 4 * self.table.elements(), packed: self.packed.bytes(&self.table), grads });
         for (ticket, pieces) in std::mem::take(&mut self.sent) {
             let sums = self.group.wait(ticket).map_err(EngineError::rank)?.into_values();
             if let [piece] = &pieces[..]
@@ -254,10 +256,6 @@ impl Strategy for Replicated {
         Ok(()) // every rank moved every parameter
     }
 
-    fn blocks(&self) -> Range<usize> {
-        0..self.table.blocks().len()
-    }
-
     fn is_cut(&self) -> bool {
         false
     }
@@ -265,6 +263,10 @@ impl Strategy for Replicated {
     fn restore(&mut self, param: ParamId, whole: &[f32]) {
         let weight = Arc::get_mut(&mut self.weights[param.0]).expect("no tape holds a weight between steps");
         weight.values_mut().copy_from_slice(whole);
+    }
+
+    fn gather_grads(&mut self, _block: BlockId) -> Result<Flat, EngineError> {
+        Ok(Flat::default()) // parts are whole
     }
 
     fn gather_parts(&mut self, block: BlockId, mine: Vec<Vec<f32>>) -> Result<Vec<(ParamId, Vec<f32>)>, EngineError> {
@@ -295,10 +297,6 @@ impl Strategy for Replicated {
     fn peak_bytes(&self) -> StoreBytes {
         self.peak
     }
-
-    fn packed_bytes(&self) -> u64 {
-        self.weights.iter().map(|w| w.held_packed_bytes()).sum()
-    }
 }
 
 impl ParamStore for Replicated {
@@ -309,6 +307,9 @@ impl ParamStore for Replicated {
         Ok(()) // always here
     }
     fn release(&mut self, _block: BlockId) {}
+    fn pack(&mut self, param: ParamId, form: Form) {
+        self.packed.add(param, form);
+    }
     fn weight(&self, param: ParamId) -> Arc<Weight> {
         self.group.pulse().beat();
         self.weights[param.0].clone()

@@ -20,9 +20,14 @@ use std::{
 };
 
 use comm::{CommError, Group, Job, Order, Ticket};
-use engine::{BlockId, Device, EngineError, ParamId, ParamStore, ParamTable, PassAt, Weight};
+use engine::{BlockId, Device, EngineError, Form, Packed, ParamId, ParamStore, ParamTable, PassAt, Weight};
 
-use crate::{Build, Kind, Part, StoreBytes, Strategy, array, flat::Layout, lanes::LaneSum, split, sum_over};
+use crate::{
+    Build, Kind, Part, StoreBytes, Strategy, array,
+    flat::{Flat, Layout},
+    lanes::LaneSum,
+    split, sum_over,
+};
 
 /// What is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,8 +76,9 @@ pub struct Sharded {
     readers: Vec<u32>,
     idle: Vec<BlockId>,
     last: Option<BlockId>,
-    /// Numbers on their way, and the most that was held.
-    flying: usize,
+    packed: Packed,
+    /// Numbers that have just come and are being laid out, and the most that was held.
+    coming: usize,
     peak: StoreBytes,
 }
 
@@ -116,7 +122,8 @@ impl Sharded {
             readers: vec![0; blocks],
             idle: Vec::new(),
             last: None,
-            flying: 0,
+            packed: Packed::of(table),
+            coming: 0,
             peak: StoreBytes::default(),
             layout,
             shard,
@@ -165,7 +172,9 @@ impl Sharded {
         };
         let lanes: u64 = self.table.ids().map(|id| self.lanes[id.0].arrays() * whole(id)).sum();
         let sums: u64 = self.layout.blocks().map(|block| self.sums[block.0].arrays() * part(block)).sum();
-        self.peak = self.peak.max(StoreBytes { weights: 4 * weights, grads: 4 * (lanes + sums + self.flying as u64) });
+        let on_their_way = self.shard.held_bytes() + self.replicas.held_bytes();
+        let grads = 4 * (lanes + sums + self.coming as u64) + on_their_way;
+        self.peak = self.peak.max(StoreBytes { weights: 4 * weights, packed: self.packed.bytes(&self.table), grads });
     }
 
     /// The blocks whose parameters the pass at work reads.
@@ -189,37 +198,37 @@ impl Sharded {
         if len == 0 {
             return Ok(()); // it is another stage's
         }
+        // In stage 1 each block is scattered once a step, and other stages of a pipeline wait for this pass: the end is soon enough.
+        let is_soon = self.stage != Stage::Optimiser;
+        if is_soon {
+            // The one before had the time in which this one was computed, and is gone before this one is laid out.
+            self.collect()?;
+        }
         for id in self.params_of(block) {
             self.lanes[id.0].finish();
         }
         let flat = if self.device == Device::Cpu { self.flatten(block, |id| self.lanes[id.0].total()) } else { Vec::new() };
         // Those of the lane, and the same laid end to end: the first are needed no more.
-        self.flying += len;
+        self.coming = len;
         self.count();
+        self.coming = 0;
         for id in self.params_of(block) {
             self.lanes[id.0].free();
         }
         let ticket = self.shard.start(Job::ReduceScatter(array(self.device, flat, len), self.order));
+        self.count();
         self.scattering.push_back(Scattering { block, ticket, ends_step: self.pass.ends_step });
-        let ahead = match self.stage {
-            // Each block is scattered once a step, and other stages of a pipeline wait for this pass: the end is soon enough.
-            Stage::Optimiser => usize::MAX,
-            // The one before had the time in which this one was computed. Alone there is nothing to wait for.
-            _ => usize::from(self.shard.ranks() > 1),
-        };
-        self.collect(ahead)
+        // Alone there is nothing to wait for.
+        if is_soon && self.shard.ranks() == 1 { self.collect() } else { Ok(()) }
     }
 
-    /// Take in the parts that are on their way, but for the last `ahead`. Those of the last lane go on to the other copies.
-    fn collect(&mut self, ahead: usize) -> Result<(), EngineError> {
-        while self.scattering.len() > ahead
-            && let Some(Scattering { block, ticket, ends_step }) = self.scattering.pop_front()
-        {
+    /// Take in the parts that are on their way. Those of the last lane go on to the other copies.
+    fn collect(&mut self) -> Result<(), EngineError> {
+        while let Some(Scattering { block, ticket, ends_step }) = self.scattering.pop_front() {
             let part = self.shard.wait(ticket).map_err(EngineError::rank)?;
             let elements = self.part_elements(block);
             self.sums[block.0].bring(part.into_values());
             self.count();
-            self.flying -= self.layout.len(block);
             self.sums[block.0].end_lane(elements);
             if ends_step {
                 self.sums[block.0].finish();
@@ -242,7 +251,6 @@ impl Sharded {
             return;
         }
         let mine = array(self.device, self.values[block.0].clone(), self.layout.part(block, 0).len());
-        self.flying += self.layout.len(block);
         let ticket = self.shard.start(Job::AllGather(mine, self.layout.len(block)));
         self.gathering.insert(block, ticket);
     }
@@ -257,9 +265,9 @@ impl Sharded {
                 mine[piece.at..][..piece.of_param.len()].copy_from_slice(&whole[piece.of_param]);
             }
         }
-        self.flying += self.layout.len(block);
+        let ticket = self.shard.start(Job::AllGather(array(self.device, mine, part.len()), self.layout.len(block)));
         self.count();
-        self.shard.start(Job::AllGather(array(self.device, mine, part.len()), self.layout.len(block)))
+        ticket
     }
 
     fn end_publish(&mut self, block: BlockId, ticket: Ticket) -> Result<(), EngineError> {
@@ -269,7 +277,6 @@ impl Sharded {
                 weight.values_mut().copy_from_slice(&flat[piece.at..][..piece.of_param.len()]);
             }
         }
-        self.flying -= self.layout.len(block);
         Ok(())
     }
 
@@ -286,6 +293,7 @@ impl Sharded {
             }
             for id in self.params_of(block) {
                 self.weights[id.0] = None;
+                self.packed.forget(id);
             }
         }
     }
@@ -309,7 +317,7 @@ impl Strategy for Sharded {
     }
 
     fn end_step(&mut self) -> Result<(), EngineError> {
-        self.collect(0)?;
+        self.collect()?;
         for (block, ticket) in std::mem::take(&mut self.reducing) {
             let sum = self.replicas.wait(ticket).map_err(EngineError::rank)?;
             self.sums[block.0].set_total(sum.into_values());
@@ -350,9 +358,8 @@ impl Strategy for Sharded {
     fn publish(&mut self) -> Result<(), EngineError> {
         // What was gathered before is stale.
         self.drop_idle(&[]);
-        for (block, ticket) in std::mem::take(&mut self.gathering) {
+        for (_, ticket) in std::mem::take(&mut self.gathering) {
             self.shard.wait(ticket).map_err(EngineError::rank)?;
-            self.flying -= self.layout.len(block);
         }
         self.last = None;
         if self.stage == Stage::Weights {
@@ -370,10 +377,6 @@ impl Strategy for Sharded {
         ahead.map_or(Ok(()), |(block, ticket)| self.end_publish(block, ticket))
     }
 
-    fn blocks(&self) -> Range<usize> {
-        0..self.table.blocks().len()
-    }
-
     fn is_cut(&self) -> bool {
         self.shard.ranks() > 1
     }
@@ -387,6 +390,14 @@ impl Strategy for Sharded {
         for piece in pieces.into_iter().filter(|piece| self.stage == Stage::Weights && piece.param == param) {
             self.values[block.0][piece.at..][..piece.of_param.len()].copy_from_slice(&whole[piece.of_param]);
         }
+    }
+
+    fn gather_grads(&mut self, block: BlockId) -> Result<Flat, EngineError> {
+        let part = array(self.device, self.sums[block.0].take_total(), self.layout.part(block, 0).len());
+        let ticket = self.shard.start(Job::AllGather(part, self.layout.len(block)));
+        self.count();
+        let values = self.shard.wait(ticket).map_err(EngineError::rank)?.into_values();
+        Ok(self.layout.flat(block, values))
     }
 
     fn gather_parts(&mut self, block: BlockId, mine: Vec<Vec<f32>>) -> Result<Vec<(ParamId, Vec<f32>)>, EngineError> {
@@ -420,11 +431,9 @@ impl Strategy for Sharded {
     }
 
     fn peak_bytes(&self) -> StoreBytes {
-        self.peak
-    }
-
-    fn packed_bytes(&self) -> u64 {
-        self.weights.iter().flatten().map(|w| w.held_packed_bytes()).sum()
+        // Copies of weights that are always here stay from one step to the next.
+        let packed = if self.stage == Stage::Weights { self.peak.packed } else { self.packed.bytes(&self.table) };
+        StoreBytes { packed, ..self.peak }
     }
 }
 
@@ -471,9 +480,8 @@ impl ParamStore for Sharded {
         self.drop_idle(&needs);
         for need in needs {
             self.start_gather(need);
-            let mut came = 0;
             if let Some(ticket) = self.gathering.remove(&need) {
-                came = self.layout.len(need);
+                self.coming = self.layout.len(need);
                 let flat = self.shard.wait(ticket).map_err(EngineError::rank)?.into_values();
                 for piece in self.layout.whole(need).filter(|_| !flat.is_empty()) {
                     let values = flat[piece.at..][..piece.of_param.len()].to_vec();
@@ -483,7 +491,7 @@ impl ParamStore for Sharded {
             self.idle.retain(|idle| *idle != need);
             self.readers[need.0] += 1;
             self.count();
-            self.flying -= came;
+            self.coming = 0;
         }
         if let Some(next) = self.next(block) {
             self.table.needs(next).into_iter().for_each(|need| self.start_gather(need));
@@ -496,6 +504,7 @@ impl ParamStore for Sharded {
         if self.stage != Stage::Weights {
             return;
         }
+        self.count();
         for need in self.table.needs(block) {
             self.readers[need.0] -= 1;
             if self.readers[need.0] == 0 {
@@ -503,6 +512,10 @@ impl ParamStore for Sharded {
                 self.idle.push(need);
             }
         }
+    }
+
+    fn pack(&mut self, param: ParamId, form: Form) {
+        self.packed.add(param, form);
     }
 
     fn weight(&self, param: ParamId) -> Arc<Weight> {

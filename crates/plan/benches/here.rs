@@ -1,9 +1,13 @@
 //! Prices on this machine beside what was measured: step time and memory of small models, and of every strategy on two ranks.
 //! `cargo bench -p plan --bench here [-- PART-OF-A-NAME]`
+//!
+//! Memory is each rank's own, of which the worst priced is printed; then that of the process beside the sum over ranks, which they need
+//! not all hold at one time.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its table")]
 
+use std::sync::Mutex;
+
 use comm::Communicator;
-use peak_alloc::PeakAlloc;
 use plan::machine;
 use train::{
     TrainError, measure, ranks,
@@ -12,17 +16,18 @@ use train::{
     step::{StepOptions, Trainer},
 };
 
-#[global_allocator]
-static ALLOCATED: PeakAlloc = PeakAlloc;
+#[path = "../../train/tests/counted/mod.rs"]
+mod counted;
 
 const STEPS: usize = 9;
 
-/// Median seconds of a step of `recipe`, as training runs it.
-fn step_secs(recipe: &Recipe, mut comm: Box<dyn Communicator>) -> Result<f64, TrainError> {
+/// Median seconds of a step of `recipe`, as training runs it, and the bytes that `Meta` said this rank would take.
+fn step(recipe: &Recipe, mut comm: Box<dyn Communicator>) -> Result<(f64, u64), TrainError> {
     let (recipe, model) = run::resolve(recipe, None)?;
     let group = comm.split(0).map_err(engine::EngineError::rank)?;
     let mut trainer = Trainer::on_rank(model, StepOptions::of(&recipe), group)?;
-    Ok(measure::step(&mut trainer, &recipe, &mut *comm, STEPS)?[0])
+    let said_bytes = trainer.cost().total_bytes();
+    Ok((measure::step(&mut trainer, &recipe, &mut *comm, STEPS)?[0], said_bytes))
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -39,23 +44,33 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let name = way.lines().next().unwrap_or_default();
         works.push((format!("depth 4, 2 ranks, {name}"), format!("{small}[parallel]\nranks = 2\n{way}\n")));
     }
-    println!("{:<44} {:>9} {:>9} {:>7}   {:>9} {:>9} {:>7}", "", "said", "taken", "error", "said", "taken", "error");
+    println!("{:<38} {:^28}   {:^29}   {:^29}", "", "step", "worst rank", "process");
+    let columns = ["said", "taken", "error"].map(|column| format!("{column:>9}")).concat();
+    println!("{:<38} {columns} {columns} {columns}", "");
     let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
+    let error = |said: f64, taken: f64| 100.0 * (said / taken - 1.0);
     for (name, text) in works.into_iter().filter(|(name, _)| name.contains(&wanted)) {
         let recipe = Recipe::parse(&text, "here", &[])?;
         let price = machine::price(&recipe, None)?;
-        let before = ALLOCATED.current_usage();
-        ALLOCATED.reset_peak_usage();
-        let secs = ranks::run(&recipe, |comm| step_secs(&recipe, comm), |comm| step_secs(&recipe, comm))?;
-        let taken_bytes = (ALLOCATED.peak_usage() - before) as f64;
-        let said_bytes = price.memory_bytes as f64;
+        // Said and taken of each rank.
+        let ranks_bytes = Mutex::new(Vec::new());
+        let rank = |comm| {
+            let (done, taken_bytes) = counted::rank(comm, |comm| step(&recipe, comm));
+            let (secs, said_bytes) = done?;
+            ranks_bytes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((said_bytes as f64, taken_bytes as f64));
+            Ok(secs)
+        };
+        let (secs, process_bytes) = counted::process(|| ranks::run(&recipe, rank, rank));
+        let (secs, mut ranks_bytes) = (secs?, ranks_bytes.into_inner()?);
+        ranks_bytes.sort_by(|a, b| error(a.0, a.1).abs().total_cmp(&error(b.0, b.1).abs()));
+        let worst = ranks_bytes[ranks_bytes.len() - 1];
+        let bytes = |(said, taken): (f64, f64)| format!("{:>7.1}MB {:>7.1}MB {:>+6.1}%", said / 1e6, taken / 1e6, error(said, taken));
         println!(
-            "{name:<44} {:>8.3}s {secs:>8.3}s {:>+6.1}%   {:>7.1}MB {:>7.1}MB {:>+6.1}%",
+            "{name:<38} {:>8.3}s {secs:>8.3}s {:>+6.1}%   {}   {}",
             price.step_secs,
-            100.0 * (price.step_secs / secs - 1.0),
-            said_bytes / 1e6,
-            taken_bytes / 1e6,
-            100.0 * (said_bytes / taken_bytes - 1.0)
+            error(price.step_secs, secs),
+            bytes(worst),
+            bytes((price.memory_bytes as f64, process_bytes as f64))
         );
     }
     Ok(())

@@ -76,7 +76,8 @@ struct Probe {
     rest_secs: f64,
 }
 
-/// Medians over short steps of the recipe's own ranks, after one to warm up.
+/// Medians over short steps of the recipe's own ranks, after one to warm up; of what is beyond the shortest, over the differences of
+/// each round, so that a machine that is slower for a while is so for both.
 fn probe(recipe: &Recipe, mut comm: Box<dyn Communicator>) -> Result<Probe, TrainError> {
     const ROUNDS: std::ops::Range<u64> = 3..15;
     const ENOUGH_SECS: f64 = 2.0;
@@ -86,7 +87,8 @@ fn probe(recipe: &Recipe, mut comm: Box<dyn Communicator>) -> Result<Probe, Trai
     let whole = StepOptions::of(&recipe);
     // A pipeline is full from as many micro-batches as it has stages: in lanes, or in passes of a lane where those are few.
     let few = whole.mesh.pipeline.min(whole.lanes);
-    let passes = whole.mesh.pipeline.div_ceil(few).min(whole.passes);
+    // A lane of several passes keeps the gradients of the first, and none of the shortest steps may do without.
+    let passes = whole.mesh.pipeline.div_ceil(few).max(2).min(whole.passes);
     let (more, more_passes) = ((2 * few).min(whole.lanes), (2 * passes).min(whole.passes));
     let inputs = model.made_up(0, whole.micro_batch, whole.context);
     let all = comm.split(0).map_err(EngineError::rank)?;
@@ -110,16 +112,18 @@ fn probe(recipe: &Recipe, mut comm: Box<dyn Communicator>) -> Result<Probe, Trai
             trainer.update(round + 1, 1e-6, gradient.norm)?;
             Ok::<_, TrainError>(clock.secs())
         };
-        let first = step(few, passes)?;
         if round == 0 {
+            // What steps keep is all there afterwards.
+            step(more, more_passes)?;
             continue;
         }
+        let first = step(few, passes)?;
         least.push(first);
         if more > few {
-            of_lanes.push(step(more, passes)?);
+            of_lanes.push(step(more, passes)? - first);
         }
         if more_passes > passes {
-            of_passes.push(step(few, more_passes)?);
+            of_passes.push(step(few, more_passes)? - first);
         }
     }
     let median = |mut all: Vec<f64>| {
@@ -127,7 +131,7 @@ fn probe(recipe: &Recipe, mut comm: Box<dyn Communicator>) -> Result<Probe, Trai
         all.get(all.len() / 2).copied()
     };
     let least = median(least).unwrap_or_default();
-    let beyond = |all, number: usize| median(all).map(|secs: f64| (secs - least).max(0.0) / number as f64);
+    let beyond = |all, number: usize| median(all).map(|secs: f64| secs.max(0.0) / number as f64);
     let (lane, pass) = (beyond(of_lanes, more - few), beyond(of_passes, few * (more_passes - passes)));
     // How much of a lane are its passes is not known where it has no more of them, and need not be.
     let pass_secs = pass.or(lane.map(|lane| lane / passes as f64)).unwrap_or(least / (few * passes) as f64);

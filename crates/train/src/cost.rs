@@ -1,9 +1,13 @@
 //! What a step costs before it is made: a run of its passes on `Meta`, and the cut of the model into stages that follows
 //! from such a run.
 
-use std::{cell::RefCell, ops::Range, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    ops::Range,
+    rc::Rc,
+};
 
-use engine::{BlockId, Device, EngineError, Event, NoParams, Options, ParamTable, Pass, Places, Pool};
+use engine::{BlockId, Device, EngineError, Event, NoParams, Options, ParamId, ParamTable, Pass, Places, Pool};
 use models::Model;
 use parallel::{
     Build,
@@ -15,9 +19,9 @@ use parallel::{
 
 use crate::{
     TrainError,
-    optim::Optimiser,
-    passes::{MicroBatch, NoLinks, Stage},
-    step::StepOptions,
+    optim::{Optimiser, Update},
+    passes::{Lengths, MicroBatch, Stage},
+    step::{StepOptions, shared_blocks},
 };
 
 /// What a step costs, told by `Meta`: to the byte and the operation.
@@ -35,13 +39,18 @@ pub struct StepCost {
     pub packed_bytes: u64,
     /// The pool: activations, their gradients, working space.
     pub pool_bytes: u64,
+    /// Activations and their gradients on their way to ranks that share the work of a pass.
+    pub message_bytes: u64,
+    /// What products and attention pack of activations, on this machine.
+    pub kernel_bytes: u64,
 }
 
 impl StepCost {
     /// Bytes in all.
     #[must_use]
     pub fn total_bytes(&self) -> u64 {
-        self.weight_bytes + self.grad_bytes + self.optimiser_bytes + self.packed_bytes + self.pool_bytes
+        let held = self.weight_bytes + self.grad_bytes + self.optimiser_bytes + self.packed_bytes;
+        held + self.pool_bytes + self.message_bytes + self.kernel_bytes
     }
 }
 
@@ -77,52 +86,86 @@ impl Held {
     /// See [`cost`].
     pub(crate) fn cost(&self, model: &dyn Model, options: &StepOptions, place: Place) -> Result<StepCost, TrainError> {
         let Self { runs, table } = self;
-        let places = Places { tensor: (place.tensor, options.mesh.tensor), context: (place.context, options.mesh.context) };
-        // Any rank stands for those that see other data: all do the same.
-        let ranks = options.mesh.data * options.mesh.context;
+        let places = Places::new((place.tensor, options.mesh.tensor), (place.context, options.mesh.context));
+        // This rank stands for all that see other data: they do the same.
+        let (ranks, rank) = (options.mesh.data * options.mesh.context, place.data * options.mesh.context + place.context);
         let link = comm::sim::Link::nvlink(1e9);
         let topology = comm::sim::Topology { nodes: 1, devices: ranks, inside: link.clone(), across: link, switch_share: 0.0 };
-        let others = comm::sim::Sim::new(topology, comm::sim::Settings::default(), |_| 0).rank(0);
+        let others = comm::sim::Sim::new(topology, comm::sim::Settings::default(), |_| rank).rank(rank);
         let (order, shards) = (options.order, options.shards);
         let build = Build { table, device: Device::Meta, order, comm: Box::new(others), shards, value: &mut |_| Vec::new() };
         let store = (options.strategy.build)(build).map_err(EngineError::rank)?;
         let (pool, store) = (Pool::meta(), Rc::new(RefCell::new(store)));
         store.borrow_mut().begin_step();
         let tape_options = Options { trace: true, ..tape_options(options) };
-        let flops = std::cell::Cell::new(0);
+        let (flops, kernel_bytes) = (Cell::new(0), Cell::new(0));
         let watch = |event: &Event| {
             if event.pass != Pass::Recompute {
                 flops.set(flops.get() + event.flops)
             }
+            kernel_bytes.set(event.packs_bytes.max(kernel_bytes.get()));
         };
         let stage = Stage { model, table, pool: &pool, store: &store, partition: &places, runs, options: tape_options, watch: &watch };
         let inputs = model.shapes(options.micro_batch, options.context / options.mesh.context);
-        // As many lanes as are summed. Without a pipeline the pool is empty after each pass, so one of a lane stands for all; in
-        // one, where the next lies depends on all before.
-        let (lanes, passes) = if options.mesh.pipeline == 1 { (options.lanes, 1) } else { (options.lanes, options.passes) };
-        let count = lanes * passes;
+        // As many lanes as are summed. Without a pipeline the pool is empty after each pass, so that one of a lane stands for all, but
+        // that gradients of several of the last are held at one time; in a pipeline where the next lies depends on all before.
+        let is_alone = options.mesh.pipeline == 1;
+        let passes = |lane| {
+            if !is_alone {
+                options.passes
+            } else if lane + 1 == options.lanes {
+                options.passes.min(2)
+            } else {
+                1
+            }
+        };
+        let in_lane = |lane: usize| (1..=passes(lane)).map(move |pass| (lane, pass == passes(lane)));
         let one =
-            |at| MicroBatch { inputs: &inputs, lane: at / passes, key: 0, ends_lane: (at + 1) % passes == 0, ends_step: at + 1 == count };
-        let micro_batches: Vec<MicroBatch<'_>> = (0..count).map(one).collect();
-        let mut packed_bytes = 0;
-        let actions = options.schedule.actions(place.stage, options.mesh.pipeline, count, options.chunks);
-        stage.run(&actions, &micro_batches, 1.0, &mut NoLinks, &mut |tape| {
-            packed_bytes = packed_bytes.max(tape.packed_bytes());
-        })?;
+            |(lane, ends_lane)| MicroBatch { inputs: &inputs, lane, key: 0, ends_lane, ends_step: ends_lane && lane + 1 == options.lanes };
+        let micro_batches: Vec<MicroBatch<'_>> = (0..options.lanes).flat_map(in_lane).map(one).collect();
+        let count = micro_batches.len();
+        let actions = |stage| options.schedule.actions(stage, options.mesh.pipeline, count, options.chunks);
+        let mut lengths = Lengths::default();
+        stage.run(&actions(place.stage), &micro_batches, 1.0, &mut lengths, &mut |_| {})?;
         store.borrow_mut().end_step()?;
-        store.borrow_mut().publish()?;
-        let (bytes, layout) = (store.borrow().peak_bytes(), Layout::new(table, options.shards));
-        let part = (place.data * options.mesh.context + place.context) % options.shards;
+        let layout = Layout::new(table, options.shards);
+        let share = layout.share(rank % options.shards).map(|piece| (piece.param, piece.of_param.len()));
+        let optimiser_bytes = Optimiser::bytes(&options.optim, table, share);
+        if options.staleness.is_none() {
+            let share = store.borrow().share();
+            let mut optimiser = Optimiser::new(&options.optim, table, options.precision, Device::Meta, share);
+            optimiser.update(Update { step: 1, lr_share: 1.0, grad_scale: 1.0 }, &mut **store.borrow_mut(), &pool)?;
+        }
+        let bytes = store.borrow().peak_bytes();
+        // No stage is ahead of the next by more than the micro-batches that it works on at one time.
+        let before = (place.stage + options.mesh.pipeline - 1) % options.mesh.pipeline;
+        let between = lengths.forward * pipeline::at_work(&actions(place.stage)) + lengths.back * pipeline::at_work(&actions(before));
         Ok(StepCost {
             micro_batch_flops: flops.get() / count as u64,
             optimiser_flops: Optimiser::flops(&options.optim, table),
             params: model.params().elements(),
             weight_bytes: bytes.weights + if options.staleness.is_some() { Servers::bytes(table, options.mesh.data) } else { 0 },
             grad_bytes: bytes.grads,
-            optimiser_bytes: Optimiser::bytes(&options.optim, table, layout.share(part).map(|piece| (piece.param, piece.of_param.len()))),
-            packed_bytes: packed_bytes * options.chunks as u64,
+            optimiser_bytes,
+            packed_bytes: bytes.packed,
             pool_bytes: pool.usage().high_water_bytes,
+            message_bytes: (4 * between as u64 + places.held_bytes()).max(4 * self.exchanged(model, options, place) as u64),
+            kernel_bytes: kernel_bytes.get(),
         })
+    }
+}
+
+impl Held {
+    /// Numbers that are held when gradients of what several ranks have are summed: all of them, and this rank's part of the sum.
+    fn exchanged(&self, model: &dyn Model, options: &StepOptions, place: Place) -> usize {
+        let (mesh, full) = (options.mesh, model.params());
+        let held = |ranks: usize, chosen: &dyn Fn(ParamId) -> bool| {
+            let numbers = self.table.ids().filter(|id| chosen(*id)).map(|id| self.table.spec(id).shape.elements()).sum();
+            if ranks > 1 { numbers + comm::part(numbers, ranks, 0).len() } else { 0 }
+        };
+        let shared = shared_blocks(full);
+        let ends = if place.stage == 0 || place.stage + 1 == mesh.pipeline { mesh.pipeline.min(2) } else { 1 };
+        held(mesh.tensor, &|id| full.spec(id).cut.is_none()).max(held(ends, &|id| shared.contains(&full.spec(id).block)))
     }
 }
 

@@ -10,7 +10,7 @@
 use std::{cell::RefCell, collections::HashMap, ops::Range, rc::Rc, sync::Arc};
 
 use engine::{
-    BlockId, EngineError, Event, Inputs, Options, ParamId, ParamStore, ParamTable, Partition, PassAt, Pool, Tape, Tensor, Weight,
+    BlockId, EngineError, Event, Form, Inputs, Options, ParamId, ParamStore, ParamTable, Partition, PassAt, Pool, Tape, Tensor, Weight,
 };
 use models::Model;
 use parallel::pipeline::Action;
@@ -34,17 +34,23 @@ pub(crate) trait Links {
     fn recv_back(&mut self, len: usize) -> Result<Vec<f32>, EngineError>;
 }
 
-/// No other stage, or one on `Meta`.
-pub(crate) struct NoLinks;
+/// Links on `Meta`, to nobody: how many numbers go at a time, forward and back.
+#[derive(Default)]
+pub(crate) struct Lengths {
+    pub forward: usize,
+    pub back: usize,
+}
 
-impl Links for NoLinks {
-    fn send_forward(&mut self, _x: &[f32], _len: usize) -> Result<(), EngineError> {
+impl Links for Lengths {
+    fn send_forward(&mut self, _x: &[f32], len: usize) -> Result<(), EngineError> {
+        self.forward = len;
         Ok(())
     }
     fn recv_forward(&mut self, _len: usize) -> Result<Vec<f32>, EngineError> {
         Ok(Vec::new())
     }
-    fn send_back(&mut self, _dx: &[f32], _len: usize) -> Result<(), EngineError> {
+    fn send_back(&mut self, _dx: &[f32], len: usize) -> Result<(), EngineError> {
+        self.back = len;
         Ok(())
     }
     fn recv_back(&mut self, _len: usize) -> Result<Vec<f32>, EngineError> {
@@ -81,6 +87,9 @@ impl<S: ParamStore + ?Sized> ParamStore for Handle<S> {
     }
     fn release(&mut self, block: BlockId) {
         self.0.borrow_mut().release(block);
+    }
+    fn pack(&mut self, param: ParamId, form: Form) {
+        self.0.borrow_mut().pack(param, form);
     }
     fn weight(&self, param: ParamId) -> Arc<Weight> {
         self.0.borrow().weight(param)

@@ -11,7 +11,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use comm::{Communicator, Group, Order, Solo, Traffic};
+use comm::{Communicator, Group, Job, Order, Solo, Traffic};
 use engine::{
     Array, Axis, BlockId, Device, EngineError, Event, Inputs, Options, ParamId, ParamTable, Partition, Pool, Precision, Shape, key, mix,
 };
@@ -206,7 +206,7 @@ impl Trainer {
             (store, Arc::new(Mutex::new(optimiser)), None)
         };
         let edges = Edges::new(&mut pipeline, options.chunks > 1).map_err(EngineError::rank)?;
-        let is_tied = mesh.pipeline > 1 && full.blocks().iter().enumerate().any(|(block, _)| full.needs(BlockId(block)).len() > 1);
+        let is_tied = mesh.pipeline > 1 && !shared_blocks(full).is_empty();
         let tied = if is_tied {
             let is_end = |stage: usize| stage == 0 || stage + 1 == mesh.pipeline;
             let group = pipeline.split_by(|stage| usize::from(is_end(stage))).map_err(EngineError::rank)?;
@@ -252,9 +252,11 @@ impl Trainer {
     /// Bytes that were really used so far: to be held against [`Trainer::cost`].
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
-        let (store, peak) = (self.store.borrow(), self.store.borrow().peak_bytes());
+        let store = self.store.borrow().peak_bytes().total();
         let servers = if self.servers.is_some() { Servers::bytes(&self.table, self.options.mesh.data) } else { 0 };
-        self.pool.usage().high_water_bytes + peak.weights + peak.grads + store.packed_bytes() + lock(&self.optimiser).held_bytes() + servers
+        // These two nobody counts as they come and go.
+        let StepCost { message_bytes, kernel_bytes, .. } = self.cost;
+        self.pool.usage().high_water_bytes + store + lock(&self.optimiser).held_bytes() + servers + message_bytes + kernel_bytes
     }
 
     /// Run `look` on this rank's parts of values and gradients.
@@ -429,13 +431,9 @@ impl Trainer {
             exchange(&mut **store, |param| table.spec(param).cut.is_none(), |data| self.partition.sum(Axis::Tensor, data))?;
         }
         if let Some(group) = &mut self.tied {
-            let shared: Vec<BlockId> =
-                (0..table.blocks().len()).flat_map(|b| table.needs(BlockId(b)).into_iter().filter(move |n| n.0 != b)).collect();
-            exchange(
-                &mut **store,
-                |param| shared.contains(&table.spec(param).block),
-                |mut data| sum_over(group, &mut data).map(|()| data),
-            )?;
+            let shared = shared_blocks(table);
+            let mut sum = |data: Vec<f32>| group.run(Job::AllReduce(data.into(), Order::Tree)).map(comm::Array::into_values);
+            exchange(&mut **store, |param| shared.contains(&table.spec(param).block), |data| sum(data).map_err(EngineError::rank))?;
         }
         Ok(())
     }
@@ -470,7 +468,7 @@ impl Trainer {
                 let number = (step - 1) * servers.rank().1 as u64 + self.part as u64 + 1;
                 Ok(asynchronous::push(servers, Push { number, lr_share, grad_scale }, store)?)
             }
-            None => Ok(lock(&self.optimiser).update(Update { step, lr_share, grad_scale }, store)?),
+            None => Ok(lock(&self.optimiser).update(Update { step, lr_share, grad_scale }, store, &self.pool)?),
         }
     }
 
@@ -536,6 +534,11 @@ impl Trainer {
     }
 }
 
+/// The blocks whose parameters a later one reads too.
+pub(crate) fn shared_blocks(table: &ParamTable) -> Vec<BlockId> {
+    (0..table.blocks().len()).flat_map(|block| table.needs(BlockId(block)).into_iter().filter(move |need| need.0 != block)).collect()
+}
+
 /// Send the gradients that `chosen` names through `sum`, as one array.
 fn exchange(
     store: &mut dyn Strategy,
@@ -543,7 +546,9 @@ fn exchange(
     sum: impl FnOnce(Vec<f32>) -> Result<Vec<f32>, EngineError>,
 ) -> Result<(), EngineError> {
     let mut parts: Vec<_> = store.parts().into_iter().filter(|part| chosen(part.param)).collect();
-    let sums = sum(parts.iter().flat_map(|part| part.grad.iter().copied()).collect())?;
+    let mut data = Vec::with_capacity(parts.iter().map(|part| part.grad.len()).sum());
+    parts.iter().for_each(|part| data.extend_from_slice(part.grad));
+    let sums = sum(data)?;
     let mut rest = &sums[..];
     for part in &mut parts {
         let (here, after) = rest.split_at(part.grad.len());

@@ -45,8 +45,6 @@ pub(super) struct Heart {
 
 struct Shared {
     out: Mutex<Vec<Transfer>>,
-    /// Arrays of messages that have left.
-    spare: Mutex<Vec<Vec<f32>>>,
     /// There was a transfer since the last look.
     moved: AtomicBool,
     ends: AtomicBool,
@@ -55,12 +53,7 @@ struct Shared {
 impl Heart {
     /// Begin; every process of `world` does, and knows where each runs.
     pub(super) fn begin(world: Processes, places: Vec<Place>, vitals: Arc<Vitals>) -> Result<Self, String> {
-        let shared = Arc::new(Shared {
-            out: Mutex::default(),
-            spare: Mutex::default(),
-            moved: AtomicBool::new(false),
-            ends: AtomicBool::new(false),
-        });
+        let shared = Arc::new(Shared { out: Mutex::default(), moved: AtomicBool::new(false), ends: AtomicBool::new(false) });
         let beat = Beat { places, world, vitals, words: Vec::new(), known: vec![0; world.ranks()] };
         let mine = shared.clone();
         let work = move || beat.work(&mine);
@@ -77,14 +70,12 @@ impl Heart {
         }
     }
 
-    /// See a message off; gives an array of the same length.
-    pub(super) fn see_off(&self, message: Transfer, len: usize) -> Vec<f32> {
+    /// See a message off.
+    pub(super) fn see_off(&self, message: Transfer) {
         lock(&self.shared.out).push(message);
         if let Some(thread) = &self.thread {
             thread.thread().unpark();
         }
-        let mut spare = lock(&self.shared.spare);
-        spare.iter().position(|array| array.len() == len).map_or_else(|| vec![0.0; len], |at| spare.swap_remove(at))
     }
 }
 
@@ -147,7 +138,7 @@ impl Beat {
             out.extend(on_their_way.into_iter().map(|(_, transfer)| transfer));
             let has_mail = !out.is_empty();
             drop(out);
-            lock(&shared.spare).extend(left.into_iter().filter_map(|(_, transfer)| Some(transfer.finish()?.0)).take(16));
+            left.into_iter().for_each(|(_, transfer)| drop(transfer.finish()));
             if shared.ends.load(Relaxed) {
                 let since = *ended.get_or_insert_with(|| {
                     self.vitals.ranks[me].ended.store(true, Relaxed);

@@ -486,7 +486,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The length of what comes of a job on rank `rank` of `ranks`.
 pub(super) fn result_len(job: &Job, ranks: usize, rank: usize) -> usize {
     match job {
-        Job::AllReduce(array, _) | Job::Broadcast(_, array) | Job::Send(_, array) => array.len(),
+        Job::AllReduce(array, _) | Job::Broadcast(_, array) => array.len(),
+        Job::Send(..) => 0,
         Job::ReduceScatter(array, _) => part(array.len(), ranks, rank).len(),
         Job::AllGather(_, len) | Job::Recv(_, len) => *len,
     }

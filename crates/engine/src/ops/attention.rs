@@ -205,6 +205,9 @@ impl Op for Attention {
             _ => x[0].elements() + rows + 2 * kv,
         }
     }
+    fn packs(&self, x: &[Shape], pass: Pass, precision: Precision) -> usize {
+        if pass == Pass::Backward { 0 } else { self.kernel(x[0], x[1], precision).packed_bytes() }
+    }
     fn moves(&self, x: &[Shape], pass: Pass) -> Option<(Axis, Move, usize)> {
         let (turns, arrays) = if pass == Pass::Backward { (self.tokens.1, 4) } else { (self.tokens.1 - 1, 2) };
         (self.tokens.1 > 1).then(|| (Axis::Context, Move::Rotate, turns * arrays * x[1].elements()))

@@ -12,8 +12,8 @@ use kernels::{
     gemm::{Gemm, Mat, Rhs},
 };
 
-use super::{Backward, Cost, Forward, Op, Saves, linear::rhs};
-use crate::{EngineError, Form, Shape, ShapeError, Tape, Tensor, trace::Pass};
+use super::{Backward, Cost, Forward, Op, Saves, linear::{packs, rhs}};
+use crate::{EngineError, Form, Precision, Shape, ShapeError, Tape, Tensor, trace::Pass};
 
 /// How the window goes over an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +90,10 @@ impl Op for Conv2d {
     }
     fn packed_input(&self) -> Option<usize> {
         Some(1)
+    }
+    fn packs(&self, x: &[Shape], pass: Pass, precision: Precision) -> usize {
+        let rows = self.scratch_len(x[0]) / x[1].last().max(1);
+        packs(rows, x[1], precision, pass == Pass::Backward)
     }
     fn forward(&self, f: &mut Forward<'_>) {
         let [x, w, ..] = f.inputs else { unreachable!("at least two inputs") };

@@ -8,7 +8,7 @@
 
 use kernels::gemm::{Gemm, Mat, Rhs};
 
-use super::{Backward, Cost, Forward, Gradient, Input, Op, Saves, linear::rhs};
+use super::{Backward, Cost, Forward, Gradient, Input, Op, Saves, linear::{packs, rhs}};
 use crate::{Axis, EngineError, Form, Move, Partition, Precision, Shape, ShapeError, Tape, Tensor, trace::Pass};
 
 /// A target that counts for nothing: padding.
@@ -94,6 +94,9 @@ impl Op for CrossEntropy {
     fn packed_input(&self) -> Option<usize> {
         Some(1)
     }
+    fn packs(&self, x: &[Shape], pass: Pass, precision: Precision) -> usize {
+        packs(CHUNK.min(x[0].rows()), x[1], precision, pass != Pass::Backward)
+    }
     fn moves(&self, x: &[Shape], pass: Pass) -> Option<(Axis, Move, usize)> {
         self.cut.moves(x[0]).filter(|_| pass != Pass::Backward)
     }
@@ -151,6 +154,9 @@ impl Op for TokenNll {
     }
     fn packed_input(&self) -> Option<usize> {
         Some(1)
+    }
+    fn packs(&self, x: &[Shape], pass: Pass, precision: Precision) -> usize {
+        packs(CHUNK.min(x[0].rows()), x[1], precision, pass == Pass::Backward)
     }
     fn moves(&self, x: &[Shape], _pass: Pass) -> Option<(Axis, Move, usize)> {
         self.cut.moves(x[0])

@@ -10,8 +10,8 @@ use kernels::{
 };
 use rayon::prelude::*;
 
-use super::{Backward, Cost, Forward, GradOut, Gradient, Input, Op, Routes, Saves, linear::rhs_of, route::Plan};
-use crate::{EngineError, Form, Shape, ShapeError, Tape, Tensor};
+use super::{Backward, Cost, Forward, GradOut, Gradient, Input, Op, Routes, Saves, linear::{packs, rhs_of}, route::Plan};
+use crate::{EngineError, Form, Shape, ShapeError, Tape, Tensor, trace::Pass};
 
 struct ExpertLinear {
     plan: Plan,
@@ -69,6 +69,10 @@ impl Op for ExpertLinear {
     }
     fn packed_input(&self) -> Option<usize> {
         Some(1)
+    }
+    fn packs(&self, x: &[Shape], pass: Pass, precision: Precision) -> usize {
+        let [experts, out, inner] = x[1].matrices();
+        packs(x[0].rows().div_ceil(experts.max(1)), Shape::new(&[out, inner]), precision, pass == Pass::Backward)
     }
     fn forward(&self, f: &mut Forward<'_>) {
         let [x, w, routes] = f.inputs else { unreachable!("three inputs") };

@@ -1,10 +1,10 @@
 //! Linear: `y = x W^T + b`, `W` `[out, in]`. With bf16, a parameter's packed copies are read, made once a step.
 //! Backward: `dx = dy W`, `dW += dy^T x`, `db += sum over rows of dy`; the transposes are read in place.
 
-use kernels::gemm::{Gemm, Mat, Precision, Rhs};
+use kernels::gemm::{Gemm, Mat, PackedRhs, Precision, Rhs};
 
 use super::{Backward, Cost, Forward, Input, Op, Saves};
-use crate::{Axis, EngineError, Form, Shape, ShapeError, Tape, Tensor};
+use crate::{Axis, EngineError, Form, Shape, ShapeError, Tape, Tensor, trace::Pass};
 
 struct Linear;
 
@@ -36,6 +36,9 @@ impl Op for Linear {
     fn packed_input(&self) -> Option<usize> {
         Some(1)
     }
+    fn packs(&self, x: &[Shape], pass: Pass, precision: Precision) -> usize {
+        packs(x[0].rows(), x[1], precision, pass == Pass::Backward)
+    }
     fn forward(&self, f: &mut Forward<'_>) {
         let [x, w, ..] = f.inputs else { unreachable!("at least two inputs") };
         let gemm = Gemm { m: x.shape.rows(), n: w.shape.rows(), k: x.shape.last(), precision: f.precision, accumulate: false };
@@ -61,6 +64,17 @@ impl Op for Linear {
             kernels::elementwise::add_rows(b.dy, db.data);
         }
     }
+}
+
+/// Bytes of what a product of `rows` with a parameter `w` packs: the parameter, where it has no packed copy, and for the gradient of the
+/// parameter, when `has_gradient`, the rows.
+pub(super) fn packs(rows: usize, w: Shape, precision: Precision, has_gradient: bool) -> usize {
+    let (out, inner) = (w.rows(), w.last());
+    let parameter = match precision {
+        Precision::F32 => PackedRhs::bytes(precision, inner, out).max(PackedRhs::bytes(precision, out, inner)),
+        Precision::Bf16 => 0,
+    };
+    if has_gradient { parameter.max(PackedRhs::bytes(precision, rows, inner)) } else { parameter }
 }
 
 /// A parameter's packed copy in bf16; the numbers themselves otherwise.

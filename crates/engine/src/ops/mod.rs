@@ -60,6 +60,11 @@ pub trait Op: 'static {
         None
     }
 
+    /// Bytes into which its kernels pack what they read, besides packed parameters: space of the thread that asks, which keeps it.
+    fn packs(&self, _x: &[Shape], _pass: Pass, _precision: Precision) -> usize {
+        0
+    }
+
     /// What it exchanges with the ranks along an axis: how, and how many numbers of each rank.
     fn moves(&self, _x: &[Shape], _pass: Pass) -> Option<(Axis, Move, usize)> {
         None

@@ -11,14 +11,14 @@
 //! What lies beyond the last query or key is zeros in what was packed, and anything finite in the blocks: it reaches only
 //! rows that are not copied out. Parts of a block that the mask hides are left out by panels.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 
 use rayon::prelude::*;
 
 use super::{Attention, Mask};
 use crate::{
     SharedMut,
-    gemm::{Gemm, Mat, NR, blocks, micro, pack_here, pack_lhs},
+    gemm::{Gemm, Mat, NR, blocks, micro, pack_here, pack_lhs, with_packed},
     simd::{MOST, Vector, simd_fn},
 };
 
@@ -43,7 +43,6 @@ struct Scratch {
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
-    static PACKED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
 /// One block of queries of one head.
@@ -59,21 +58,20 @@ impl Attention {
     pub(super) fn forward_in_vectors(&self, [q, k, v]: [&[f32]; 3], out: SharedMut, lse: SharedMut) {
         let group = self.heads / self.kv_heads;
         let per_head = self.packed_words();
-        let mut packed = PACKED.take();
-        packed.resize(self.batch * self.kv_heads * per_head, 0.0);
-        packed.par_chunks_exact_mut(per_head).enumerate().for_each(|(t, packed)| pack_head(self, t, k, v, packed));
-        self.each_part(BLOCK, |b, kv_head, queries| {
-            let packed = &packed[(b * self.kv_heads + kv_head) * per_head..][..per_head];
-            SCRATCH.with_borrow_mut(|s| {
-                for head in kv_head * group..(kv_head + 1) * group {
-                    for start in queries.clone().step_by(BLOCK) {
-                        let queries = Queries { b, head, start, rows: BLOCK.min(self.q_len - start) };
-                        forward_block(self, queries, q, packed, out, lse, s);
+        with_packed(self.all_packed_words(), |packed| {
+            packed.par_chunks_exact_mut(per_head).enumerate().for_each(|(t, packed)| pack_head(self, t, k, v, packed));
+            self.each_part(BLOCK, |b, kv_head, queries| {
+                let packed = &packed[(b * self.kv_heads + kv_head) * per_head..][..per_head];
+                SCRATCH.with_borrow_mut(|s| {
+                    for head in kv_head * group..(kv_head + 1) * group {
+                        for start in queries.clone().step_by(BLOCK) {
+                            let queries = Queries { b, head, start, rows: BLOCK.min(self.q_len - start) };
+                            forward_block(self, queries, q, packed, out, lse, s);
+                        }
                     }
-                }
+                });
             });
         });
-        PACKED.set(packed);
     }
 
     pub(super) fn backward_in_vectors(&self, b: usize, kv_head: usize, read: [&[f32]; 6], grads: [SharedMut; 3], keep: [bool; 3]) {
@@ -93,6 +91,11 @@ impl Attention {
                 backward_head(self, b, head, read, grads, adds, s);
             }
         });
+    }
+
+    /// Words of all key heads, packed once for all queries.
+    pub(super) fn all_packed_words(&self) -> usize {
+        self.batch * self.kv_heads * self.packed_words()
     }
 
     /// Words of one key head: V in blocks, then K in panels of A, then room for one more vector.

@@ -3,9 +3,12 @@
 
 mod muon;
 
-use std::ops::Range;
+use std::{
+    ops::Range,
+    sync::{Mutex, PoisonError},
+};
 
-use engine::{BlockId, Device, EngineError, ParamId, ParamKind, ParamTable, Precision, Shape};
+use engine::{BlockId, Buffer, Device, EngineError, ParamId, ParamKind, ParamTable, Pool, Precision, Shape};
 use parallel::{Part, Strategy};
 use rayon::prelude::*;
 
@@ -27,6 +30,8 @@ pub struct Optimiser {
     options: Optim,
     precision: Precision,
     states: Vec<State>,
+    /// Blocks that have matrices for Muon, whoever holds them.
+    muon_blocks: Vec<BlockId>,
 }
 
 /// Of the numbers `of_param` of one parameter.
@@ -76,7 +81,10 @@ impl Optimiser {
             State { param, block: spec.block, shape: spec.shape, of_param, moments }
         };
         let states = share.into_iter().map(state).collect();
-        Self { options: options.clone(), precision, states }
+        let mut muon_blocks: Vec<BlockId> =
+            table.specs().iter().filter(|spec| is_muon(options, spec.kind) && spec.shape.elements() > 0).map(|spec| spec.block).collect();
+        muon_blocks.dedup();
+        Self { options: options.clone(), precision, states, muon_blocks }
     }
 
     /// Bytes of state for so many numbers of each parameter.
@@ -123,11 +131,11 @@ impl Optimiser {
         }
     }
 
-    /// Move this rank's parts by their gradients. They are shared out among threads; a small product alone would keep few
-    /// of them busy. Where matrices are cut, Muon's directions are gathered, block by block.
+    /// Move this rank's parts by their gradients. Where matrices are cut, Muon's directions are gathered, block by block. `pool`,
+    /// of which a step uses nothing by now, lends it working space.
     /// # Errors
-    /// When a rank does not answer.
-    pub fn update(&mut self, update: Update, store: &mut dyn Strategy) -> Result<(), EngineError> {
+    /// When a rank does not answer, or the pool is too small for one matrix.
+    pub fn update(&mut self, update: Update, store: &mut dyn Strategy, pool: &Pool) -> Result<(), EngineError> {
         let (adamw, o, precision, is_cut) = (self.adamw(update), &self.options, self.precision, store.is_cut());
         let muon = muon::Muon {
             lr: o.muon_lr * update.lr_share,
@@ -139,28 +147,27 @@ impl Optimiser {
         };
         self.states.par_iter_mut().zip(store.parts()).with_max_len(1).for_each(|(state, part)| match &mut state.moments {
             Moments::AdamW { m, v, decays } => adamw(*decays).update(part.values, part.grad, m, v),
-            Moments::Muon { momentum } => {
-                muon.direct(part.grad, momentum);
-                if !is_cut && !part.values.is_empty() {
-                    muon.step(part.values, part.of_param, part.grad, state.shape);
-                }
-            }
+            Moments::Muon { momentum } => muon.direct(part.grad, momentum),
         });
-        let is_muon = |state: &State| matches!(state.moments, Moments::Muon { .. });
-        if is_cut && o.kind == OptimKind::Muon {
-            for block in store.blocks().map(BlockId) {
-                let mine = self.states.iter().zip(store.parts()).filter(|(state, _)| state.block == block);
-                let mine = mine.map(|(_, part)| part.grad.to_vec()).collect();
-                let whole = store.gather_parts(block, mine)?;
-                let parts = self.states.iter().zip(store.parts()).filter(|(state, _)| state.block == block && is_muon(state));
-                for (state, part) in parts {
-                    let direction = whole.iter().find(|(param, _)| *param == state.param).map_or(&[][..], |(_, direction)| direction);
-                    if !part.values.is_empty() {
-                        muon.step(part.values, part.of_param, direction, state.shape);
-                    }
-                }
+        let matrices = || self.states.iter().filter(|state| matches!(state.moments, Moments::Muon { .. }));
+        let each = matrices().map(|state| muon::scratch_len(state.shape)).max().unwrap_or(0);
+        let mut scratch = Scratch::of(pool, each)?;
+        // On `Meta` nothing is here to be moved.
+        let is_here = |state: &State, part: &Part<'_>| matches!(state.moments, Moments::Muon { .. }) && !part.values.is_empty();
+        let step = |task: muon::Task<'_>, scratch: &mut [f32]| muon.step(task, scratch);
+        if is_cut {
+            for block in &self.muon_blocks {
+                let whole = store.gather_grads(*block)?;
+                let parts = self.states.iter().zip(store.parts()).filter(|(state, part)| state.block == *block && is_here(state, part));
+                let tasks = parts.flat_map(|(state, part)| muon::tasks(part.values, part.of_param, whole.of(state.param), state.shape));
+                scratch.share(tasks, step);
             }
+        } else {
+            let parts = self.states.iter().zip(store.parts()).filter(|(state, part)| is_here(state, part));
+            let tasks = parts.flat_map(|(state, part)| muon::tasks(part.values, part.of_param, part.grad, state.shape));
+            scratch.share(tasks, step);
         }
+        drop(scratch);
         store.publish()
     }
 
@@ -203,6 +210,32 @@ impl Optimiser {
             }
         }
         Ok(())
+    }
+}
+
+/// Working space for as many matrices at a time as there are threads and the pool has room for; on `Meta`, where there is no end
+/// of it, for one, so that a pool is never the larger for it.
+struct Scratch {
+    buffer: Buffer,
+    each: usize,
+}
+
+impl Scratch {
+    fn of(pool: &Pool, each: usize) -> Result<Self, EngineError> {
+        let room = pool.capacity_bytes() as usize / (4 * each).max(1);
+        let count = if pool.device() == Device::Cpu { room.clamp(1, rayon::current_num_threads()) } else { 1 };
+        Ok(Self { buffer: pool.take(count * each)?, each })
+    }
+
+    /// `work` is shared out among threads, each with space of its own; a small product alone would keep few of them busy.
+    fn share<T: Send>(&mut self, work: impl Iterator<Item = T>, run: impl Fn(T, &mut [f32]) + Sync) {
+        let queue = Mutex::new(work.collect::<Vec<T>>().into_iter());
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+        self.buffer.f32s_mut().par_chunks_exact_mut(self.each.max(1)).for_each(|scratch| {
+            while let Some(work) = next() {
+                run(work, scratch);
+            }
+        });
     }
 }
 

@@ -40,29 +40,40 @@ impl Muon {
         });
     }
 
-    /// `w -= lr sqrt(max(1, rows / cols)) orthogonal(direction)`, with decay as in AdamW, for the numbers `of` of `w`.
-    /// `direction` is that of the whole parameter: a matrix `[rows, cols]`, or one for each of `[experts, rows, cols]`.
-    pub(super) fn step(self, w: &mut [f32], of: Range<usize>, direction: &[f32], shape: Shape) {
-        let [_, rows, cols] = shape.matrices();
-        let (scale, each) = (self.lr * (rows as f32 / cols as f32).max(1.0).sqrt(), rows * cols);
-        let mut rest = w;
-        let mut tasks = Vec::new();
-        for matrix in of.start / each..of.end.div_ceil(each) {
-            // What `of` has of this matrix.
-            let (from, to) = (of.start.max(matrix * each), of.end.min((matrix + 1) * each));
-            let (mine, others) = rest.split_at_mut(to - from);
-            rest = others;
-            tasks.push((mine, from - matrix * each, &direction[matrix * each..][..each]));
-        }
-        tasks.into_par_iter().with_max_len(1).for_each(|(w, from, direction)| {
-            let step = orthogonal(direction, rows, cols, self.precision);
-            w.par_chunks_mut(CHUNK).zip(step[from..].par_chunks(CHUNK)).for_each(|(w, step)| {
-                for (w, s) in w.iter_mut().zip(step) {
-                    *w = *w * (1.0 - self.lr * self.weight_decay) - scale * s;
-                }
-            });
+    /// `w -= lr sqrt(max(1, rows / cols)) orthogonal(direction)`, with decay as in AdamW; `scratch` is [`scratch_len`] long at least.
+    pub(super) fn step(self, task: Task<'_>, scratch: &mut [f32]) {
+        let Task { w, from, direction, rows, cols } = task;
+        let step = orthogonal(direction, rows, cols, self.precision, scratch);
+        let scale = self.lr * (rows as f32 / cols as f32).max(1.0).sqrt();
+        w.par_chunks_mut(CHUNK).zip(step[from..].par_chunks(CHUNK)).for_each(|(w, step)| {
+            for (w, s) in w.iter_mut().zip(step) {
+                *w = *w * (1.0 - self.lr * self.weight_decay) - scale * s;
+            }
         });
     }
+}
+
+/// What is to be moved of one matrix: `w`, its numbers from `from` on, along the whole matrix's `direction` `[rows, cols]`.
+pub(super) struct Task<'a> {
+    w: &'a mut [f32],
+    from: usize,
+    direction: &'a [f32],
+    rows: usize,
+    cols: usize,
+}
+
+/// The matrices of which `w`, the numbers `of` of a parameter, has some: one `[rows, cols]`, or those of `[experts, rows, cols]`.
+/// `direction` is that of the whole parameter.
+pub(super) fn tasks<'a>(w: &'a mut [f32], of: Range<usize>, direction: &'a [f32], shape: Shape) -> Vec<Task<'a>> {
+    let [_, rows, cols] = shape.matrices();
+    let (each, mut rest) = (rows * cols, w);
+    let task = |matrix: usize| {
+        let (from, to) = (of.start.max(matrix * each), of.end.min((matrix + 1) * each));
+        let (w, others) = std::mem::take(&mut rest).split_at_mut(to - from);
+        rest = others;
+        Task { w, from: from - matrix * each, direction: &direction[matrix * each..][..each], rows, cols }
+    };
+    (of.start / each..of.end.div_ceil(each)).map(task).collect()
 }
 
 /// Operations of one update's products.
@@ -72,36 +83,53 @@ pub(super) fn flops(shape: Shape) -> u64 {
     matrices * ROUNDS as u64 * (4 * r * r * c + 2 * r * r * r)
 }
 
-/// The nearest matrix with orthonormal rows or columns, roughly.
-fn orthogonal(g: &[f32], rows: usize, cols: usize, precision: Precision) -> Vec<f32> {
+/// Numbers of working space for the step of a matrix: two of its size, two squares of its shorter side.
+pub(super) fn scratch_len(shape: Shape) -> usize {
+    let [_, rows, cols] = shape.matrices();
+    let short = rows.min(cols);
+    2 * (rows * cols + short * short)
+}
+
+/// The nearest matrix with orthonormal rows or columns, roughly; it lies in `scratch`.
+fn orthogonal<'a>(g: &[f32], rows: usize, cols: usize, precision: Precision, scratch: &'a mut [f32]) -> &'a [f32] {
     // Work on the wide side, so that the square matrix is the small one.
     let is_tall = rows > cols;
     let (r, c) = if is_tall { (cols, rows) } else { (rows, cols) };
-    let mut x: Vec<f32> = if is_tall { transpose(g, rows, cols) } else { g.to_vec() };
-    let norm = sum_squares(&x).value().sqrt() as f32;
-    scale_assign(&mut x, 1.0 / (norm + 1e-7));
+    let (mut x, rest) = scratch.split_at_mut(r * c);
+    let (mut next, rest) = rest.split_at_mut(r * c);
+    let (gram, rest) = rest.split_at_mut(r * r);
+    let square = &mut rest[..r * r];
+    if is_tall {
+        transpose(g, rows, cols, x)
+    } else {
+        x.copy_from_slice(g)
+    }
+    let norm = sum_squares(x).value().sqrt() as f32;
+    scale_assign(x, 1.0 / (norm + 1e-7));
     let [a1, a3, a5] = QUINTIC;
-    let (mut gram, mut square, mut next) = (vec![0.0; r * r], vec![0.0; r * r], vec![0.0; r * c]);
     let gemm = |m, n, k| Gemm { m, n, k, precision, accumulate: false };
     for _ in 0..ROUNDS {
         // x <- a1 x + (a3 G + a5 G G) x, G = x x^T
-        let xm = Mat::rows(&x, c);
-        gemm(r, r, c).run(xm, Rhs::Plain(xm.transposed()), None, &mut gram);
-        let gm = Mat::rows(&gram, r);
-        gemm(r, r, r).run(gm, Rhs::Plain(gm), None, &mut square);
-        scale_assign(&mut square, a5);
-        add_scaled(a3, &gram, &mut square);
-        gemm(r, c, r).run(Mat::rows(&square, r), Rhs::Plain(xm), None, &mut next);
-        add_scaled(a1, &x, &mut next);
+        let xm = Mat::rows(x, c);
+        gemm(r, r, c).run(xm, Rhs::Plain(xm.transposed()), None, gram);
+        let gm = Mat::rows(gram, r);
+        gemm(r, r, r).run(gm, Rhs::Plain(gm), None, square);
+        scale_assign(square, a5);
+        add_scaled(a3, gram, square);
+        gemm(r, c, r).run(Mat::rows(square, r), Rhs::Plain(xm), None, next);
+        add_scaled(a1, x, next);
         std::mem::swap(&mut x, &mut next);
     }
-    if is_tall { transpose(&x, cols, rows) } else { x }
+    if is_tall {
+        transpose(x, cols, rows, next);
+        return next;
+    }
+    x
 }
 
-/// In blocks that stay in the nearest cache.
-fn transpose(x: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+/// `x` `[rows, cols]` turned, in blocks that stay in the nearest cache.
+fn transpose(x: &[f32], rows: usize, cols: usize, out: &mut [f32]) {
     const BLOCK: usize = 16;
-    let mut out = vec![0.0; x.len()];
     out.par_chunks_mut(BLOCK * rows).enumerate().for_each(|(band, out)| {
         let first = band * BLOCK;
         for i in (0..rows).step_by(BLOCK) {
@@ -112,7 +140,6 @@ fn transpose(x: &[f32], rows: usize, cols: usize) -> Vec<f32> {
             }
         }
     });
-    out
 }
 
 #[cfg(test)]
@@ -125,7 +152,8 @@ mod tests {
         for (rows, cols, precision) in
             [(8, 20, Precision::F32), (20, 8, Precision::F32), (8, 8, Precision::F32), (33, 70, Precision::Bf16), (70, 33, Precision::Bf16)]
         {
-            let x = orthogonal(&noise(1, rows * cols), rows, cols, precision);
+            let mut scratch = vec![f32::NAN; scratch_len(Shape::new(&[rows, cols]))];
+            let x = orthogonal(&noise(1, rows * cols), rows, cols, precision, &mut scratch);
             let small = rows.min(cols);
             for i in 0..small {
                 for j in 0..small {
@@ -143,15 +171,19 @@ mod tests {
         let (experts, rows, cols) = (3, 6, 9);
         let (start, direction) = (noise(1, experts * rows * cols), noise(2, experts * rows * cols));
         let muon = Muon { lr: 0.1, momentum: 0.9, weight_decay: 0.1, grad_scale: 1.0, precision: Precision::F32 };
+        let step = |w: &mut [f32], of: Range<usize>, direction: &[f32], shape: Shape| {
+            let mut scratch = vec![f32::NAN; scratch_len(shape)];
+            tasks(w, of, direction, shape).into_iter().for_each(|task| muon.step(task, &mut scratch));
+        };
         let mut alone = start.clone();
         for (w, direction) in alone.chunks_mut(rows * cols).zip(direction.chunks(rows * cols)) {
-            muon.step(w, 0..rows * cols, direction, Shape::new(&[rows, cols]));
+            step(w, 0..rows * cols, direction, Shape::new(&[rows, cols]));
         }
         let shape = Shape::new(&[experts, rows, cols]);
         for cuts in [&[0, 162][..], &[0, 10, 54, 120, 162]] {
             let mut stacked = start.clone();
             for cut in cuts.windows(2) {
-                muon.step(&mut stacked[cut[0]..cut[1]], cut[0]..cut[1], &direction, shape);
+                step(&mut stacked[cut[0]..cut[1]], cut[0]..cut[1], &direction, shape);
             }
             assert_eq!(stacked, alone);
         }
