@@ -119,7 +119,7 @@ fn a_fitted_law_plans_and_units_are_kind() {
 
 #[test]
 fn a_refusal_says_what_is_nearest() {
-    let cases: [(&[&str], &str, &str); 9] = [
+    let cases: [(&[&str], &str, &str); 10] = [
         (&["plan", "--budget-usd", "2M", "--on", "p4d.24xlrage"], "plan::unknown", "p4d.24xlarge"),
         (&["plan", "--budget-usd", "2M", "--on", "p4d.24xlarge", "--deadline-days", "1"], "plan::impossible", "--deadline-days"),
         (&["plan", "--budget-usd", "3", "--on", "p4d.24xlarge"], "plan::impossible", "21.96"),
@@ -129,6 +129,7 @@ fn a_refusal_says_what_is_nearest() {
         (&["plan", "align", "--actor", "175B"], "plan::impossible", "--nodes"),
         (&["plan", "data", "web=xx:1TB"], "plan::unknown", "closest"),
         (&["plan", "fit", "nowhere.csv"], "plan::points", "params"),
+        (&["plan", "approach", "--language", "klingon"], "plan::unknown", "closest"),
     ];
     for (args, code, word) in cases {
         let (status, _, err) = hairpin(args);

@@ -136,6 +136,10 @@ const REPLAY_RATIO: f64 = 0.05;
 pub fn plan(question: &Question, catalogue: &Catalogue) -> Result<Plan, PlanError> {
     let q = question;
     let instance = catalogue.instance(&q.on)?;
+    // A language that neither a base nor the catalogue knows is misspelt.
+    if !catalogue.models.iter().any(|model| model.languages.contains(&q.language)) {
+        catalogue.language(&q.language)?;
+    }
     let accelerator = catalogue.accelerator_of(instance)?;
     let price = instance.price(q.service, q.term, q.prices_of.as_deref())?;
     let mut candidates: Vec<Candidate> = catalogue.models.iter().map(|m| candidate(q, m, accelerator, instance.count as f64)).collect();

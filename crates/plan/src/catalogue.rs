@@ -256,7 +256,7 @@ impl Catalogue {
     pub fn machines(&self, on: &str) -> Result<(&Instance, Option<usize>), PlanError> {
         let Some((name, nodes)) = on.split_once(':') else { return Ok((self.instance(on)?, None)) };
         let wrong = || PlanError::Unit { text: on.into(), problem: "names no number of nodes".into(), example: "p4d.24xlarge:64" };
-        let nodes = nodes.parse().ok().filter(|n| (1..=100_000).contains(n)).ok_or_else(wrong)?;
+        let nodes = nodes.trim().parse().ok().filter(|n| (1..=100_000).contains(n)).ok_or_else(wrong)?;
         Ok((self.instance(name)?, Some(nodes)))
     }
 

@@ -270,7 +270,7 @@ fn ticks([low, high]: [f64; 2], is_log: bool) -> Vec<f64> {
     let power = 10_f64.powf(rough.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|s| *s >= rough).unwrap_or(rough);
     let first = (low / step).ceil() as i64;
-    (first..first + 12).map(|i| i as f64 * step).take_while(|t| *t <= high).collect()
+    (first..first.saturating_add(12)).map(|i| i as f64 * step).take_while(|t| *t <= high).collect()
 }
 
 /// A tick's value; `x` is a power of ten on a logarithmic axis.
@@ -313,6 +313,15 @@ mod tests {
         let values = |span| ticks(span, true).into_iter().map(|t| number(t, true)).collect::<Vec<_>>().join(" ");
         assert_eq!((values([5.6, 6.1]), values([0.0, 1.6])), ("400k 600k 800k 1M 1.2M".into(), "1 2 5 10 20".to_owned()));
         assert_eq!((number(21.0, true), number(2.0, true), number(2.5, false)), ("1e21".into(), "100".into(), "2.5".into()));
+    }
+
+    #[test]
+    fn no_span_is_too_small_or_too_far_for_ticks() {
+        for span in [[5e-324, 1e-323], [1e300, 1.1e300], [-1e18, 1e18], [0.0, 5e-324]] {
+            for is_log in [false, true] {
+                assert!(ticks(span, is_log).len() <= 12, "{span:?}");
+            }
+        }
     }
 
     #[test]

@@ -4,6 +4,9 @@
 use super::{Catalogue, month};
 use crate::units::MOST;
 
+/// A millionth of any unit that the rows have.
+const LEAST: f64 = 1e-6;
+
 impl Catalogue {
     /// Sizes that something is divided by or paid with are above zero, months are months, and no name is there twice.
     pub(super) fn check(&self) -> Result<(), String> {
@@ -48,10 +51,10 @@ impl Catalogue {
         }
         sizes.extend(self.stages.iter().map(|s| (s.name.as_str(), "mb_per_sec", Some(s.mb_per_sec))));
         sizes.extend(self.storage.iter().map(|s| (s.name.as_str(), "usd_per_gb_month", Some(s.usd_per_gb_month))));
-        // What is larger than any count that a person may ask for would only come back as infinities.
-        let is_size = |value: f64| value > 0.0 && value <= MOST;
+        // What is smaller or larger than anything that there is would only come back as infinities.
+        let is_size = |value: f64| (LEAST..=MOST).contains(&value);
         if let Some((name, key, Some(value))) = sizes.iter().find(|(_, _, value)| value.is_some_and(|value| !is_size(value))) {
-            return Err(format!("`{name}`: `{key}` is {value}, and must be above zero and no more than {:.0e}", MOST));
+            return Err(format!("`{name}`: `{key}` is {value}, and must lie from {LEAST:e} to {MOST:e}"));
         }
         let names = |kind: &'static str, names: Vec<&str>| twice(names).map(|name| format!("{kind} `{name}` is there twice"));
         let twice = names("accelerator", self.accelerators.iter().map(|r| r.name.as_str()).collect())

@@ -104,8 +104,8 @@ pub(super) fn run(args: &LadderArgs, json: bool) -> miette::Result<ExitCode> {
     };
     if let Some(folder) = &args.out {
         let file = folder.join("hairpin.toml");
-        std::fs::create_dir_all(folder).into_diagnostic()?;
-        std::fs::write(&file, project.to_toml()).into_diagnostic()?;
+        let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&file, project.to_toml()));
+        written.map_err(|source| train::TrainError::Io { action: "write", path: file.clone(), source })?;
         print::talk(&format!("wrote {}; next: hairpin climb {}", file.display(), folder.display()));
     }
     tell(args, &catalogue, &law, &project, args.out.as_deref(), project.on.as_deref(), json)
