@@ -79,7 +79,7 @@ impl Numbers {
 }
 
 /// Numbers that hold for every accelerator: properties of today's libraries, set together on a third of the throughputs that
-/// others measured ([`crate::throughput`]).
+/// others measured ([`crate::throughput`]) but where another source is named.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Constants {
     /// Between the starts of two kernels that a host issues one by one.
@@ -88,12 +88,14 @@ pub struct Constants {
     pub stream_share: f64,
     /// Whether attention keeps its scores out of memory.
     pub flash: bool,
+    /// Whether tensor ranks share out the tokens of norms and residual sums (arXiv:2205.05198), or each takes all.
+    pub shares_tokens: bool,
     pub numbers: Numbers,
-    /// Share of the attainable rate that fused attention reaches, forward and backward.
+    /// Share of the attainable rate that fused attention reaches, forward and backward. Forward: FlashAttention 2 on A100, causal,
+    /// heads of 128, 141 to 159 TFLOPS at 1,024 to 4,096 tokens (github.com/liangan1/GPU_travel, performance/flash-attn).
     pub attention_share: [f64; 2],
-    /// Share of the attainable rate that a large product keeps beside others, when power and memory are shared.
-    pub product_share: f64,
-    /// Seconds that a tile of a product starts and ends in, over those of writing it at the unit's share of the memory.
+    /// Seconds that a tile of a product starts and ends in, over those of writing it at the unit's share of the memory: set on
+    /// products that were measured alone ([`crate::products`]).
     pub tile_ends: f64,
     /// Share of compute that is lost while a collective runs beside it at the full rate inside a node: it holds units, memory and
     /// the order of kernels, in step with the bytes that pass.
@@ -104,25 +106,28 @@ impl Default for Constants {
     fn default() -> Self {
         Self {
             launch_secs: 4.5e-6,
-            stream_share: 0.304,
+            stream_share: 0.19,
             flash: true,
+            shares_tokens: true,
             numbers: Numbers::Half,
-            attention_share: [0.594, 0.298],
-            product_share: 0.95,
-            tile_ends: 2.11,
-            contention: 0.896,
+            attention_share: [0.58, 0.296],
+            tile_ends: 1.1,
+            contention: 0.949,
         }
     }
 }
 
 impl Constants {
-    /// Where kernels are compiled together or written by hand: streams at the usual 80% of the memory's rate, attention as
-    /// fast as arXiv:2307.08691 shows in its figures 5 and 6. From those, not from any run.
+    /// Where kernels are compiled together or written by hand: streams at the usual 80% of the memory's rate, attention
+    /// backward as fast as arXiv:2307.08691 shows in its figure 6. From those, not from any run.
     #[must_use]
     pub fn fused(self) -> Self {
-        Self { stream_share: 0.8, attention_share: [0.68, 0.55], ..self }
+        Self { stream_share: 0.8, attention_share: [self.attention_share[0], 0.55], ..self }
     }
 }
+
+/// Rows and columns of the tiles that libraries have kernels for.
+const TILES: [[f64; 2]; 3] = [[128.0, 256.0], [128.0, 128.0], [64.0, 128.0]];
 
 impl From<&Accelerator> for Hardware {
     fn from(a: &Accelerator) -> Self {
@@ -225,21 +230,26 @@ impl Hardware {
     fn scores_secs(&self, [rows, keys, depth]: [usize; 3], is_backward: bool, constants: Constants) -> f64 {
         let numbers = constants.numbers;
         let pass_secs = numbers.bytes() * (rows * keys) as f64 / (0.8 * self.memory_bytes_per_sec);
-        let rate = self.attainable_flops * constants.product_share * numbers.product_share("attention", self);
+        let rate = self.attainable_flops * numbers.product_share("attention", self);
         let product_secs = 2.0 * (rows * keys * depth) as f64 / rate;
         let (products, softmax_passes) = if is_backward { (4.0, 3.0) } else { (2.0, 2.0) };
         products * product_secs.max(pass_secs) + softmax_passes * pass_secs
     }
 
-    /// Seconds of one product: tiles of 128 by 256 over the units in whole rounds; each tile is written when it is summed.
-    fn product_secs(&self, [m, n, k]: [usize; 3], share: f64, constants: Constants) -> f64 {
-        let tiles = (m as f64 / 128.0).ceil() * (n as f64 / 256.0).ceil();
+    /// Seconds of one product, by the kernel that is the fastest of a library's.
+    pub(crate) fn product_secs(&self, size: [usize; 3], share: f64, constants: Constants) -> f64 {
+        TILES.iter().map(|tile| self.tiled_secs(size, *tile, share, constants)).fold(f64::INFINITY, f64::min)
+    }
+
+    /// The same with tiles of one size over the units in whole rounds; each tile is written when it is summed.
+    fn tiled_secs(&self, [m, n, k]: [usize; 3], [rows, columns]: [f64; 2], share: f64, constants: Constants) -> f64 {
+        let tiles = (m as f64 / rows).ceil() * (n as f64 / columns).ceil();
         let rounds = (tiles / self.units).ceil();
         // A library splits tiles or sums where the last round would be nearly empty.
         let rounds = if tiles > self.units { rounds.min(tiles / self.units / 0.9) } else { rounds };
-        let unit_flops = self.attainable_flops * share * constants.product_share / self.units;
-        let tile_secs = 2.0 * 128.0 * 256.0 * k as f64 / unit_flops;
-        let write_secs = 128.0 * 256.0 * constants.numbers.bytes() / (self.memory_bytes_per_sec / self.units);
+        let unit_flops = self.attainable_flops * share / self.units;
+        let tile_secs = 2.0 * rows * columns * k as f64 / unit_flops;
+        let write_secs = rows * columns * constants.numbers.bytes() / (self.memory_bytes_per_sec / self.units);
         rounds * (tile_secs + constants.tile_ends * write_secs)
     }
 }

@@ -18,6 +18,7 @@ pub mod ladder;
 pub mod law;
 pub mod laws;
 pub mod machine;
+pub mod products;
 pub mod project;
 pub mod published;
 pub mod reading;

@@ -12,7 +12,8 @@ use crate::{
     catalogue::{Catalogue, Run},
     hardware::{Cluster, Constants, Numbers},
     reliability,
-    search::{self, Choice, Settled},
+    search::{self, Choice, Miss, Settled},
+    simulate,
 };
 
 /// One row of `catalogue/trained.toml`, see its head.
@@ -38,11 +39,17 @@ pub struct Trained {
     pub pipeline: Option<usize>,
     pub strategy: Option<String>,
     pub shards: Option<usize>,
+    /// Runs of blocks on each stage: more than one where the run's paper tells of an interleaved schedule.
+    #[serde(default = "one")]
+    pub chunks: usize,
     pub micro_batch: Option<usize>,
     pub recompute: Option<bool>,
     /// Whether attention kept its scores out of memory (arXiv:2205.14135).
     #[serde(default = "yes")]
     pub flash: bool,
+    /// Whether tensor ranks shared out the tokens of norms and sums (arXiv:2205.05198).
+    #[serde(default = "yes")]
+    pub shares_tokens: bool,
     #[serde(default)]
     pub numbers: Numbers,
     /// Whether it ran compiled or hand-written kernels throughout.
@@ -120,21 +127,27 @@ pub fn outcome(trained: &Trained, catalogue: &Catalogue, constants: Constants) -
         pipeline: trained.pipeline,
         strategy,
         shards: trained.shards,
+        chunks: Some(trained.chunks),
         micro_batch: trained.micro_batch,
         recompute: trained.recompute,
         ..Settled::default()
     };
-    let constants =
-        Constants { flash: trained.flash, numbers: trained.numbers, ..if trained.fused { constants.fused() } else { constants } };
+    let kernels = if trained.fused { constants.fused() } else { constants };
+    let constants = Constants { flash: trained.flash, shares_tokens: trained.shares_tokens, numbers: trained.numbers, ..kernels };
     // Of each stage its days; the choice that is told is the longest one's.
     let mut longest: Option<(f64, Choice)> = None;
     let (mut training_days, mut params) = (0.0, 0.0);
     for (table, samples) in trained.parts(run).ok_or_else(|| lacking("has no tokens and no samples"))? {
         let (build, base) = model(&table, trained.context)?;
         let found = search::search(&build, &base, trained.sequences, &cluster, constants, &settled)?;
-        let Some(choice) = found.choices.into_iter().next() else {
-            let over = found.misses.first().map_or(0.0, |miss| miss.over_bytes);
-            return Err(lacking(&format!("does not fit: {over:.2e} bytes are missing")));
+        let choice = match (found.choices.into_iter().next(), found.misses.into_iter().next()) {
+            (Some(choice), _) => choice,
+            // It ran as it is stated, whatever is said of its memory.
+            (None, Some(Miss { cut, .. })) => {
+                let time = simulate::step(&build, &search::options(&base, cut), &cluster, constants)?;
+                Choice { cut, limit: "memory", time }
+            }
+            (None, None) => return Err(lacking("cannot be cut so")),
         };
         params = build()?.params().elements() as f64;
         let days = samples / choice.time.tokens_per_sec / 86_400.0;
@@ -213,14 +226,15 @@ mod tests {
     }
 
     #[test]
-    fn falcon_took_as_long_as_simulated_and_an_allowance_comes_from_other_families() {
+    fn falcon_took_little_longer_than_its_steps_and_an_allowance_comes_from_other_families() {
         let catalogue = Catalogue::load(None).unwrap();
         let of = |name: &str| {
             let trained = all().into_iter().find(|trained| trained.run == name).unwrap();
             outcome(&trained, &catalogue, Constants::default()).unwrap()
         };
         let falcon = of("Falcon-40B");
-        assert!(falcon.error.abs() < 0.1, "{} days where {} were", falcon.days, falcon.actual_days);
+        // Steps alone take a little less than all that a run is.
+        assert!((-0.15..0.0).contains(&falcon.error), "{} days where {} were", falcon.days, falcon.actual_days);
         let (small, mpt) = (of("nanochat d32"), of("MPT-7B"));
         let all = [falcon.clone(), small.clone(), mpt.clone()];
         let ratio = |o: &Outcome| o.actual_days / o.days;

@@ -27,6 +27,7 @@ pub struct Settled {
     pub pipeline: Option<usize>,
     pub strategy: Option<&'static str>,
     pub shards: Option<usize>,
+    pub chunks: Option<usize>,
     pub micro_batch: Option<usize>,
     pub recompute: Option<bool>,
     /// Only what a recipe can name: a power of two of ranks that see other data.
@@ -285,15 +286,15 @@ impl Look<'_> {
             for micro_batch in sizes.iter().copied().filter(|n| *n > largest).collect::<Vec<_>>() {
                 let lanes = each.div_ceil(micro_batch);
                 // Where micro-batches are many, the bubble is small without chunks.
-                let is_whole =
-                    |chunks: &usize| *chunks == 1 || is_pipeline && lanes.is_multiple_of(cut.pipeline) && lanes < FEW_ROUNDS * cut.pipeline;
+                let is_short = settled.chunks.is_some() || lanes < FEW_ROUNDS * cut.pipeline;
+                let is_whole = |chunks: &usize| *chunks == 1 || is_pipeline && lanes.is_multiple_of(cut.pipeline) && is_short;
                 let mut fits = false;
-                for chunks in [1, 2, 4].into_iter().filter(is_whole) {
+                for chunks in settled.chunks.map_or(vec![1, 2, 4], |n| vec![n]).into_iter().filter(is_whole) {
                     let cut = Cut { micro_batch, lanes, chunks, recompute, ..cut };
                     let time = match self.glance(cut) {
                         Ok(time) => time,
                         // So many chunks cannot be cut from so few layers.
-                        Err(_) if chunks > 1 => break,
+                        Err(_) if chunks > 1 && settled.chunks.is_none() => break,
                         Err(e) => return Err(e),
                     };
                     if let Some(this) = self.miss(cut, &time) {

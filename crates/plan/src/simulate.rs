@@ -159,8 +159,11 @@ fn role(
     let logits = std::rc::Rc::new(std::cell::Cell::new(0.0_f64));
     let watch = {
         let (clock, flops, logits, hardware) = (clock.clone(), flops.clone(), logits.clone(), hardware.clone());
+        let parts = if constants.shares_tokens { 1.0 } else { options.mesh.tensor as f64 };
         Box::new(move |event: &Event| {
-            clock.compute(hardware.op_secs(event, constants));
+            // Ops between the cut ones, on a run of the tokens.
+            let is_shared = matches!(event.op, "layer_norm" | "rms_norm" | "add" | "dropout");
+            clock.compute(hardware.op_secs(event, constants) * if is_shared { parts } else { 1.0 });
             if event.pass != Pass::Recompute {
                 flops.set(flops.get() + event.flops as f64);
             }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use ::plan::{
     hardware::Constants,
+    products::{self, Product},
     published::{self, Outcome},
     throughput::{self, Check},
 };
@@ -23,6 +24,8 @@ pub(crate) struct CheckArgs {
 struct Checked {
     constants: Constants,
     throughputs: Vec<Check>,
+    /// Each with what the simulation says, in TFLOPS.
+    products: Vec<(Product, f64)>,
     runs: Vec<Outcome>,
     /// Runs that could not be priced, and why.
     refused: Vec<(String, String)>,
@@ -32,6 +35,8 @@ pub(super) fn run(args: &CheckArgs, json: bool) -> miette::Result<ExitCode> {
     let catalogue = args.showing.catalogue()?;
     let constants = Constants::default();
     let throughputs = throughput::rows().iter().map(|row| row.check(&catalogue, constants)).collect::<Result<Vec<_>, _>>()?;
+    let product = |product: Product| product.tflops(&catalogue, constants).map(|said| (product, said));
+    let products = products::all().into_iter().map(product).collect::<Result<Vec<_>, _>>()?;
     let (mut runs, mut refused) = (Vec::new(), Vec::new());
     for trained in published::all() {
         match published::outcome(&trained, &catalogue, constants) {
@@ -44,7 +49,7 @@ pub(super) fn run(args: &CheckArgs, json: bool) -> miette::Result<ExitCode> {
     refused.extend(without.map(|run| (run.name.clone(), run.unlike.clone().unwrap_or_else(|| "no model kind here builds it".into()))));
     refused.sort();
     refused.dedup_by(|a, b| a.0 == b.0);
-    let checked = Checked { constants, throughputs, runs, refused };
+    let checked = Checked { constants, throughputs, products, runs, refused };
     args.showing.tell(&answer(&checked), &checked, json)
 }
 
@@ -72,6 +77,13 @@ fn answer(c: &Checked) -> Answer {
             format!("{}{}", bytes(check.time.bytes.total() as u64), if check.fits { "" } else { " (too much)" }),
         ]
     };
+    let product = |(product, said): &(Product, f64)| {
+        let [m, n, k] = product.size;
+        let measured = product.measured_tflops;
+        let error = percent(said / measured - 1.0);
+        vec![product.accelerator.clone(), format!("{m} x {n} x {k}"), format!("{measured:.0}"), format!("{said:.0}"), error]
+    };
+    let of_products = c.products.iter().map(|(product, said)| said / product.measured_tflops - 1.0);
     let head =
         vec!["on", "model", "context", "count", "micro-batches", "strategy", "recompute", "measured", "simulated", "error", "memory"];
     let of = |sets: bool| c.throughputs.iter().filter(move |check| check.row.sets_constants() == sets);
@@ -105,6 +117,7 @@ fn answer(c: &Checked) -> Answer {
             ("throughput, median error", format!("{:.1}%", 100.0 * quantile(judged(), 0.5))),
             ("a tenth above", format!("{:.1}%", 100.0 * quantile(judged(), 0.9))),
             ("of what ran, fits", format!("{fit} of {}", c.throughputs.len())),
+            ("products, median error", format!("{:.1}%", 100.0 * quantile(of_products, 0.5))),
             ("days, median error", days(0.5)),
             ("a tenth above", days(0.9)),
             ("with an allowance", format!("{:.1}%", 100.0 * quantile(like().map(allowed), 0.5))),
@@ -120,9 +133,15 @@ fn answer(c: &Checked) -> Answer {
             },
             Table { title: "Throughputs that judge", head: head.clone(), rows: of(false).map(row).collect() },
             Table { title: "Throughputs that set the constants", head, rows: of(true).map(row).collect() },
+            Table {
+                title: "Matrix products measured alone",
+                head: vec!["on", "rows x columns x summed", "TFLOPS", "simulated", "error"],
+                rows: c.products.iter().map(product).collect(),
+            },
         ],
         notes: vec![
             "throughputs: MPT with FSDP, github.com/mosaicml/llm-foundry; rows in 8 bits are left out".into(),
+            "products: XLA's tables, github.com/openxla/xla".into(),
             "days said: the clean step and failing machines; no constant was set on any run. Those that runs.toml calls unlike do not count".into(),
             format!(
                 "with allowance: days said times what the other families' runs took over what was said of them ({:.2} over all)",
