@@ -291,4 +291,10 @@ fn a_ladder_on_rented_machines_is_a_project_with_its_cluster() {
     assert!(code == 0 && out.contains("the deadline is 60 min 0 s"), "{out}");
     let (code, _, err) = hairpin(&["plan", "ladder", recipe, "--on", "p4d.24xlarge:37"]);
     assert!(code == 2 && err.contains("p4d.24xlarge:36"), "{err}");
+    // So of a recipe alone.
+    let run = |on: &str, time: &str| hairpin(&[&["plan", recipe, "--on", on, "--deadline-days", time][..], &sizes].concat());
+    let (code, out, _) = run("p4d.24xlarge", "6h");
+    assert!(code == 0 && !out.contains("on 1 x") && !out.contains("the deadline is"), "{out}");
+    let (code, out, _) = run("p4d.24xlarge:1", "6h");
+    assert!(code == 0 && out.contains("on 1 x") && out.contains("the deadline is 6.0 h"), "{out}");
 }

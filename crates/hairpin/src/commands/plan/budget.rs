@@ -21,7 +21,7 @@ pub(super) struct BudgetArgs {
     /// US dollars for the whole climb, e.g. `2000000` or `2M`
     #[arg(long, value_name = "USD", requires = "on", value_parser = given::count)]
     pub(super) budget_usd: Option<f64>,
-    /// Days, or a time such as `2 months`, for the whole climb (default: 60), or for a recipe's run with `--search`
+    /// Days, or a time such as `2 months`, for the whole climb (default: 60), or for a recipe's run, whose machines it chooses
     #[arg(long = "deadline-days", value_name = "TIME", value_parser = given::secs)]
     pub(super) deadline_secs: Option<f64>,
     /// New tokens, e.g. `1T`, or bytes of text, e.g. `1.9TB`; default: as many as wanted

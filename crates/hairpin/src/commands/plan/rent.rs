@@ -22,16 +22,31 @@ pub(super) fn run(here: &HereArgs, args: &BudgetArgs, json: bool) -> miette::Res
     let (instance, nodes) = catalogue.machines(renting.on.as_deref().unwrap_or_default())?;
     let price = instance.price(renting.service.into(), renting.term.into(), renting.prices_of.as_deref())?;
     let recipe = Recipe::read(&here.path, &here.set)?;
-    let rented = match (nodes, args.deadline_secs) {
-        (None, Some(deadline)) if here.search => rent::cheapest(&recipe, &catalogue, instance, price, deadline)?,
+    // Without a number of machines the deadline chooses it.
+    let (rented, searched) = match (nodes, args.deadline_secs) {
+        (None, Some(deadline)) => (rent::cheapest(&recipe, &catalogue, instance, price, deadline)?, true),
         (nodes, _) => {
             let accelerators = nodes.unwrap_or(1) * instance.count.max(1) as usize;
-            rent::rent(&recipe, &catalogue, instance, accelerators, price, here.search.then_some(&Settled::default()))?
+            let settled = here.search.then(Settled::default);
+            (rent::rent(&recipe, &catalogue, instance, accelerators, price, settled.as_ref())?, here.search)
         }
     };
-    let mut answer = answer(&rented, here.search);
+    let mut answer = answer(&rented, searched);
+    answer.warnings.extend(args.deadline_secs.and_then(|deadline| late(&rented, deadline)));
     answer.warnings.extend(renting.prices_of.is_none().then(|| price.warning()).flatten());
     renting.showing.tell(&answer, &rented, json)
+}
+
+/// What to say of a run that ends after its deadline.
+fn late(rented: &Rented, deadline_secs: f64) -> Option<String> {
+    let expected_secs = rented.expected_secs[1];
+    (expected_secs > deadline_secs).then(|| {
+        format!(
+            "this run takes {} and the deadline is {}: take more machines, or leave their number out of `--on` and it is chosen",
+            secs(expected_secs),
+            secs(deadline_secs)
+        )
+    })
 }
 
 /// `tensor 8, pipeline 4, data 12, zero1`
