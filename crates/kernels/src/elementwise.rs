@@ -36,6 +36,15 @@ pub fn add_assign(a: &[f32], y: &mut [f32]) {
     });
 }
 
+/// `to += from`, or `to = from` where nothing was before; on this thread.
+pub fn put(from: &[f32], to: &mut [f32], accumulate: bool) {
+    if accumulate {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+    } else {
+        to.copy_from_slice(from);
+    }
+}
+
 simd_fn! {
     /// `y += s a`, on this thread.
     pub(crate) fn axpy(s: f32, a: &[f32], y: &mut [f32]) = axpy_body;

@@ -11,7 +11,10 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::{elementwise::axpy, gemv::dot};
+use crate::{
+    elementwise::{axpy, put},
+    gemv::dot,
+};
 
 /// Rows in one task, and in one partial sum.
 const ROWS: usize = 64;
@@ -218,14 +221,6 @@ pub fn loads_backward(scores: Scores, logits: &[f32], slopes: &[f32], dlogits: &
             put(dp, dlogits, accumulate);
         },
     );
-}
-
-fn put(from: &[f32], to: &mut [f32], accumulate: bool) {
-    if accumulate {
-        to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
-    } else {
-        to.copy_from_slice(from);
-    }
 }
 
 /// `y` `[slots, width]`: to each slot its row of `x` `[rows, width]`.

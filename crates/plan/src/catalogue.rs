@@ -432,6 +432,11 @@ impl Run {
     }
 }
 
+/// Cells of the rows of a table of measurements that comes with hairpin; comments and its head are left out.
+pub(crate) fn cells(table: &'static str) -> impl Iterator<Item = Vec<&'static str>> {
+    table.lines().filter(|line| !line.starts_with('#')).skip(1).map(|line| line.split(',').collect())
+}
+
 /// Months since year 0 of `2020-11`.
 fn month(text: &str) -> Option<u32> {
     let (year, month) = text.split_once('-')?;

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{
     PlanError,
-    catalogue::Catalogue,
+    catalogue::{self, Catalogue},
     hardware::{Constants, Hardware},
 };
 
@@ -20,12 +20,10 @@ pub struct Product {
 /// All rows.
 #[must_use]
 pub fn all() -> Vec<Product> {
-    let lines = include_str!("catalogue/products.csv").lines().filter(|line| !line.starts_with('#')).skip(1);
-    lines.filter_map(row).collect()
+    catalogue::cells(include_str!("catalogue/products.csv")).filter_map(row).collect()
 }
 
-fn row(line: &str) -> Option<Product> {
-    let cells: Vec<&str> = line.split(',').collect();
+fn row(cells: Vec<&str>) -> Option<Product> {
     let [accelerator, m, n, k, tflops] = cells[..] else { return None };
     let size = [m.parse().ok()?, n.parse().ok()?, k.parse().ok()?];
     Some(Product { accelerator: accelerator.into(), size, measured_tflops: tflops.parse().ok()? })

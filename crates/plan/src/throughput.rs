@@ -8,7 +8,7 @@ use train::{recipe::Recipe, run, step::StepOptions};
 
 use crate::{
     PlanError,
-    catalogue::Catalogue,
+    catalogue::{self, Catalogue},
     hardware::{Cluster, Constants},
     simulate::{self, StepTime},
 };
@@ -43,12 +43,10 @@ const DEVICES: usize = 8;
 /// All rows in 16 bits: in 8 bits other units do the products, and which of them is not printed.
 #[must_use]
 pub fn rows() -> Vec<Row> {
-    let lines = include_str!("catalogue/throughput.csv").lines().filter(|line| !line.starts_with('#')).skip(1);
-    lines.filter_map(row).collect()
+    catalogue::cells(include_str!("catalogue/throughput.csv")).filter_map(row).collect()
 }
 
-fn row(line: &str) -> Option<Row> {
-    let cells: Vec<&str> = line.split(',').collect();
+fn row(cells: Vec<&str>) -> Option<Row> {
     let [accelerator, model, context, accelerators, micro_batch, lanes, sharding, recompute, "bf16", tokens_per_sec] = cells[..] else {
         return None;
     };

@@ -153,9 +153,7 @@ impl Held {
             kernel_bytes: kernel_bytes.get(),
         })
     }
-}
 
-impl Held {
     /// Numbers that are held when gradients of what several ranks have are summed: all of them, and this rank's part of the sum.
     fn exchanged(&self, model: &dyn Model, options: &StepOptions, place: Place) -> usize {
         let (mesh, full) = (options.mesh, model.params());

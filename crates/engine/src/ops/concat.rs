@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use kernels::elementwise::put;
+
 use super::{Backward, Cost, Forward, GradOut, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
@@ -18,15 +20,6 @@ struct Columns(Range<usize>);
 fn copied(elements: usize) -> Cost {
     let bytes = 8 * elements as u64;
     Cost { forward_bytes: bytes, backward_bytes: bytes, ..Cost::default() }
-}
-
-/// `to += from`, or `to = from` where nothing was before.
-fn put(from: &[f32], to: &mut [f32], accumulate: bool) {
-    if accumulate {
-        to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
-    } else {
-        to.copy_from_slice(from);
-    }
 }
 
 impl Op for Concat {

@@ -9,7 +9,7 @@ use report::{
 };
 use train::recipe::Recipe;
 
-use super::Showing;
+use super::{Showing, per_sec};
 
 #[derive(clap::Args)]
 pub(super) struct HereArgs {
@@ -81,11 +81,7 @@ fn cells(prices: &[Price]) -> (Vec<&'static str>, Vec<Vec<String>>) {
             secs(p.secs),
         ]
     };
-    let (unit, rate) = match prices.first().map_or("tokens", |p| p.unit) {
-        "images" => ("images", "images/s"),
-        "pairs" => ("pairs", "pairs/s"),
-        _ => ("tokens", "tokens/s"),
-    };
-    let head = vec!["plan", "parameters", "steps", unit, "FLOPs", "memory", "step", rate, "GFLOP/s", "time"];
+    let unit = prices.first().map_or("tokens", |p| p.unit);
+    let head = vec!["plan", "parameters", "steps", unit, "FLOPs", "memory", "step", per_sec(unit), "GFLOP/s", "time"];
     (head, prices.iter().map(row).collect())
 }

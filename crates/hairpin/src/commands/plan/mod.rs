@@ -186,6 +186,15 @@ mod given {
     }
 }
 
+/// The rate of what samples are counted in, as `models::unit` names it.
+fn per_sec(unit: &str) -> &'static str {
+    match unit {
+        "images" => "images/s",
+        "pairs" => "pairs/s",
+        _ => "tokens/s",
+    }
+}
+
 /// `41.8B`; what is beyond all names as a power of ten.
 fn count(value: f64) -> String {
     if value < 1e18 { report::terminal::count(value as u64) } else { format!("{value:.1e}") }

@@ -14,7 +14,7 @@ use report::{
 };
 use train::recipe::Recipe;
 
-use super::{budget::BudgetArgs, count, here::HereArgs};
+use super::{budget::BudgetArgs, count, here::HereArgs, per_sec};
 
 pub(super) fn run(here: &HereArgs, args: &BudgetArgs, json: bool) -> miette::Result<ExitCode> {
     let renting = &args.renting;
@@ -59,11 +59,7 @@ pub(super) fn cut(c: &Cut) -> String {
 
 fn answer(r: &Rented, searched: bool) -> Answer {
     let time = &r.choice.time;
-    let rate = match r.unit {
-        "images" => "images/s",
-        "pairs" => "pairs/s",
-        _ => "tokens/s",
-    };
+    let rate = per_sec(r.unit);
     let row = |c: &Choice| {
         let t = &c.time;
         vec![
