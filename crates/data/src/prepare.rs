@@ -199,21 +199,20 @@ impl Pipeline<'_> {
             if self.progress.cancelled() {
                 return Err(DataError::Cancelled);
             }
-            let (documents, faults) = readers::read(source, &self.options.corpus)?;
-            let (count, bytes) = (documents.len() as u64, documents.iter().map(|d| d.text.len() as u64).sum::<u64>());
-            let mut broken = Vec::new();
-            let kept = documents.into_iter().filter(|d| match clean::broken_rule(&d.name, &d.text, &self.options.clean) {
-                Some(rule) => {
-                    broken.push(rule);
-                    false
+            let (mut kept, mut broken, mut count, mut bytes) = (Vec::new(), Vec::new(), 0, 0);
+            let faults = readers::read(source, &self.options.corpus, &mut |document| {
+                count += 1;
+                bytes += document.text.len() as u64;
+                match clean::broken_rule(&document.name, &document.text, &self.options.clean) {
+                    Some(rule) => broken.push(rule),
+                    None => kept.push(document),
                 }
-                None => true,
-            });
-            let kept: Vec<Document> = kept.collect();
+                Ok(())
+            })?;
             self.progress.advance(source.bytes);
             Ok((kept, faults, broken, count, bytes))
         };
-        let read = sources.par_iter().map(one).collect::<Result<Vec<_>, DataError>>()?;
+        let read = sources.par_iter().map(one).collect::<Result<Vec<(Vec<Document>, _, _, _, _)>, DataError>>()?;
         let mut documents = Vec::new();
         let stats = &mut self.stats;
         stats.files = sources.len() as u64;

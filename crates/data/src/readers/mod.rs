@@ -142,11 +142,11 @@ impl Faults {
     }
 }
 
-/// What a reader hands its findings to.
+/// What a reader hands its findings to: documents go on as they are read, so that a file costs no more memory than one.
 pub(crate) struct Sink<'a> {
-    pub options: &'a CorpusOptions,
-    pub documents: Vec<Document>,
-    pub faults: Faults,
+    options: &'a CorpusOptions,
+    take: &'a mut dyn FnMut(Document) -> Result<(), DataError>,
+    faults: Faults,
 }
 
 impl Sink<'_> {
@@ -154,8 +154,7 @@ impl Sink<'_> {
         if text.len() as u64 > self.options.max_document_bytes {
             return self.fault(&name, Fault::LongDocument);
         }
-        self.documents.push(Document { name, text });
-        Ok(())
+        (self.take)(Document { name, text })
     }
 
     /// Count a fault, or refuse.
@@ -182,6 +181,16 @@ const TEXT_ENDINGS: &[&str] = &[
     "rb", "sh", "toml", "yaml", "yml", "json", "sql", "swift", "kt", "scala", "hs", "ml", "lua", "pl", "r", "txt.gz", "md.gz", "txt.zst",
 ];
 
+#[cfg(test)]
+pub(crate) fn read_all(source: &Source, options: &CorpusOptions) -> Result<(Vec<Document>, Faults), DataError> {
+    let mut documents = Vec::new();
+    let faults = read(source, options, &mut |document| {
+        documents.push(document);
+        Ok(())
+    })?;
+    Ok((documents, faults))
+}
+
 /// One file to read.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Source {
@@ -191,16 +200,20 @@ pub(crate) struct Source {
     pub bytes: u64,
 }
 
-/// Read one file through the reader of its format.
-pub(crate) fn read(source: &Source, options: &CorpusOptions) -> Result<(Vec<Document>, Faults), DataError> {
-    let mut sink = Sink { options, documents: Vec::new(), faults: Faults::default() };
+/// Read one file through the reader of its format; `take` is given its documents in their order, and its error ends the reading.
+pub(crate) fn read(
+    source: &Source,
+    options: &CorpusOptions,
+    take: &mut dyn FnMut(Document) -> Result<(), DataError>,
+) -> Result<Faults, DataError> {
+    let mut sink = Sink { options, take, faults: Faults::default() };
     let reader = READERS.iter().find(|(format, endings, _)| match options.format {
         Format::Auto => has_ending(&source.name, endings),
         wanted => wanted == *format,
     });
     let read = reader.map_or(text::read as Read, |(.., read)| *read);
     read(source, &mut sink)?;
-    Ok((sink.documents, sink.faults))
+    Ok(sink.faults)
 }
 
 fn has_ending(name: &str, endings: &[&str]) -> bool {
@@ -278,7 +291,7 @@ mod fuzz {
         for ending in endings {
             let source = Source { name: format!("fuzz.{ending}"), path: file.path().to_owned(), bytes: bytes.len() as u64 };
             // A build without parquet says so; nothing else is an error where faults are skipped.
-            if let Ok((documents, _)) = read(&source, &options) {
+            if let Ok((documents, _)) = read_all(&source, &options) {
                 assert!(documents.iter().all(|d| d.text.len() <= 256), "{ending}");
             }
         }
@@ -288,10 +301,10 @@ mod fuzz {
     fn a_file_that_is_gone_is_counted_as_unreadable() {
         for ending in ["txt", "md.gz", "jsonl", "jsonl.zst"] {
             let source = Source { name: format!("gone.{ending}"), path: "/no/such/file".into(), bytes: 0 };
-            let (documents, faults) = read(&source, &CorpusOptions::default()).unwrap();
+            let (documents, faults) = read_all(&source, &CorpusOptions::default()).unwrap();
             assert_eq!((documents.len(), faults.counts.get("unreadable")), (0, Some(&1)), "{ending}");
             let refuse = CorpusOptions { on_bad: OnBad::Refuse, ..CorpusOptions::default() };
-            assert!(matches!(read(&source, &refuse), Err(DataError::Refused { name, .. }) if name == source.name));
+            assert!(matches!(read_all(&source, &refuse), Err(DataError::Refused { name, .. }) if name == source.name));
         }
     }
 

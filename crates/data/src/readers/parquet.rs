@@ -74,7 +74,7 @@ pub(super) mod tests {
         schema::parser::parse_message_type,
     };
 
-    use super::super::{CorpusOptions, Source, read};
+    use super::super::{CorpusOptions, Source, read_all};
 
     /// A file of one column of texts, two rows a group.
     pub(in super::super) fn file(column: &str, texts: &[&str]) -> Vec<u8> {
@@ -95,7 +95,7 @@ pub(super) mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
         let source = Source { name: "a.parquet".into(), path: file.path().to_owned(), bytes: bytes.len() as u64 };
-        let (documents, faults) = read(&source, &CorpusOptions::default()).unwrap();
+        let (documents, faults) = read_all(&source, &CorpusOptions::default()).unwrap();
         (documents.into_iter().map(|d| d.text).collect(), faults.counts.into_iter().collect())
     }
 
