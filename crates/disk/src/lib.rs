@@ -11,6 +11,6 @@ mod names;
 mod read;
 mod write;
 
-pub use names::{plain_name, printable, printable_line};
+pub use names::{is_hidden, plain_name, printable, printable_line, without_secrets};
 pub use read::{open, read, read_text};
 pub use write::{append_line, beside, swap_folder, write, write_with};

@@ -1,6 +1,7 @@
 //! The command line: parse, call one library function, print. Results go to stdout, talk to stderr.
 //!
-//! Exit codes: 0 done, 1 a gate failed or a budget is passed, 2 wrong input, 3 the environment, 70 a bug of ours.
+//! Exit codes: 0 done, 1 a gate failed or a budget is passed, 2 wrong input, 3 the environment (disk, memory, another run,
+//! a rank that hangs, stdout, a wish to stop), 70 a bug of ours, 130 a signal to what had nothing to save.
 
 mod commands;
 mod print;
@@ -21,8 +22,11 @@ use train::clock::Clock;
 #[global_allocator]
 static ALLOCATOR: engine::HugePages = engine::HugePages;
 
-/// Set by Ctrl-C and SIGTERM; long work looks at it and ends cleanly. A second Ctrl-C ends at once.
+/// Set by Ctrl-C and SIGTERM; work that has something to save looks at it and ends cleanly. A second Ctrl-C ends at once.
 pub(crate) static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Whether anyone looks at [`STOP`]. All else that writes leaves the old or the new, so that it may end at any moment.
+pub(crate) static SAVES: AtomicBool = AtomicBool::new(false);
 
 /// Where the last panic was and what it said.
 static PANIC: Mutex<String> = Mutex::new(String::new());
@@ -46,12 +50,24 @@ fn main() -> ExitCode {
     // Kept, not printed: a panic that is caught on its way (in a library that reads a torn file) is nobody's concern.
     std::panic::set_hook(Box::new(|panic| *PANIC.lock().unwrap_or_else(PoisonError::into_inner) = panic.to_string()));
     let on_signal = || {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
+        if STOP.swap(true, Ordering::Relaxed) || !SAVES.load(Ordering::Relaxed) {
+            end_at_once(130);
         }
+        std::thread::spawn(progress::asked_to_stop);
     };
     let _ = ctrlc::set_handler(on_signal);
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and version are results, which may not get lost on a full disk.
+        Err(help) if !help.use_stderr() => {
+            print::result(&help.to_string());
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            print::talk(&error.to_string());
+            return ExitCode::from(2);
+        }
+    };
     // On a thread of the pool, so that its parallel loops begin at once and need not wake it when they end.
     let run = || rayon::scope(|_| commands::run(&cli.command, cli.json));
     let result = match kernels::check_env() {
@@ -69,20 +85,28 @@ fn main() -> ExitCode {
             "{error}"
         )),
     };
+    progress::end();
     match result {
         Ok(code) => code,
         Err(error) => {
             let code = error.code().map(|code| code.to_string()).unwrap_or_default();
-            print::talk(&format!("{error:?}"));
+            print::error(&error);
             ExitCode::from(exit_code(&code))
         }
     }
 }
 
+/// Without a destructor: other threads are at work in what those would take down.
+#[allow(unsafe_code)]
+pub(crate) fn end_at_once(code: i32) -> ! {
+    // SAFETY: it never returns, and runs no code of ours.
+    unsafe { libc::_exit(code) }
+}
+
 fn exit_code(code: &str) -> u8 {
     match code {
         "plan::budget" => 1,
-        code if ["::io", "::locked", "::cancelled", "::pool_full", "::memory"].iter().any(|end| code.ends_with(end)) => 3,
+        code if ["::io", "::locked", "::cancelled", "::pool_full", "::memory", "::rank"].iter().any(|end| code.ends_with(end)) => 3,
         _ => 2,
     }
 }

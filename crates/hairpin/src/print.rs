@@ -1,21 +1,111 @@
-//! The only places that write to stdout and stderr.
+//! The only places that write to stdout and stderr. What comes from files, names and models is shown, never obeyed: every
+//! text goes through [`disk::printable`].
 
-use std::io::Write;
+use std::{
+    fmt::Display,
+    io::{ErrorKind, Write},
+};
 
-use miette::IntoDiagnostic;
+use miette::{Diagnostic, IntoDiagnostic};
 
-/// To stdout, with an end of line. A closed pipe is no error of ours.
+use crate::progress;
+
+/// To stdout, with an end of line.
 pub(crate) fn result(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+    piece(&format!("{}\n", text.trim_end()));
+}
+
+/// To stdout as it is, at once.
+pub(crate) fn piece(text: &str) {
+    to_stdout(&disk::printable(text));
 }
 
 /// To stderr.
 pub(crate) fn talk(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", text.trim_end());
+    let _ = writeln!(std::io::stderr(), "{}", disk::printable(text.trim_end()));
 }
 
 /// One line of JSON to stdout.
 pub(crate) fn json(value: &impl serde::Serialize) -> miette::Result<()> {
-    result(&serde_json::to_string(value).into_diagnostic()?);
+    let text = serde_json::to_string(value).into_diagnostic()?;
+    // Outside strings JSON has none of these characters, and inside they may be written as numbers.
+    let mut shown = String::with_capacity(text.len() + 1);
+    for c in disk::without_secrets(&text).chars() {
+        if disk::is_hidden(c) { shown += &format!("\\u{:04x}", u32::from(c)) } else { shown.push(c) }
+    }
+    to_stdout(&(shown + "\n"));
     Ok(())
+}
+
+/// An error on stderr, in colour where that is a terminal.
+pub(crate) fn error(error: &miette::Report) {
+    let shown = miette::Report::new_boxed(Box::new(Shown::new(&**error)));
+    let _ = writeln!(std::io::stderr(), "{}", format!("{shown:?}").trim_end());
+}
+
+/// A reader that has seen enough ends us without a word; what cannot be written is an error, as it would be lost.
+fn to_stdout(text: &str) {
+    // A result ends the work that it is of.
+    progress::end();
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => {}
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => crate::end_at_once(0),
+        Err(e) => {
+            talk(&format!(
+                "print::io: the result cannot be written to stdout: {e}\nhelp: check where stdout goes, and that its disk has room"
+            ));
+            crate::end_at_once(3);
+        }
+    }
+}
+
+/// A diagnostic whose texts steer no terminal, for the printer that adds its own colours.
+#[derive(Debug)]
+struct Shown {
+    message: String,
+    code: Option<String>,
+    help: Option<String>,
+    source: Option<Box<Shown>>,
+}
+
+impl Shown {
+    fn new(error: &dyn Diagnostic) -> Self {
+        let text = |part: Box<dyn Display + '_>| disk::printable(&part.to_string()).into_owned();
+        Self {
+            message: disk::printable(&error.to_string()).into_owned(),
+            code: error.code().map(text),
+            help: error.help().map(text),
+            source: match error.diagnostic_source() {
+                Some(source) => Some(Box::new(Self::new(source))),
+                None => error.source().map(|source| Box::new(Self::of_plain(source))),
+            },
+        }
+    }
+
+    fn of_plain(error: &dyn std::error::Error) -> Self {
+        let message = disk::printable(&error.to_string()).into_owned();
+        Self { message, code: None, help: None, source: error.source().map(|source| Box::new(Self::of_plain(source))) }
+    }
+}
+
+impl Display for Shown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Shown {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+impl Diagnostic for Shown {
+    fn code(&self) -> Option<Box<dyn Display + '_>> {
+        self.code.as_ref().map(|code| Box::new(code) as _)
+    }
+    fn help(&self) -> Option<Box<dyn Display + '_>> {
+        self.help.as_ref().map(|help| Box::new(help) as _)
+    }
 }

@@ -55,7 +55,7 @@ pub(crate) fn page(folder: &Path) -> Result<String, ReportError> {
     Ok(shell("hairpin", &name, &main))
 }
 
-/// A whole page around what it has to say.
+/// A whole page around what it has to say, with nothing in it that reorders text or tells a secret.
 pub(crate) fn shell(brand: &str, title: &str, main: &Markup) -> String {
     let markup = html! {
         (DOCTYPE)
@@ -75,7 +75,8 @@ pub(crate) fn shell(brand: &str, title: &str, main: &Markup) -> String {
             }
         }
     };
-    markup.into_string()
+    // Names and samples come from files and models.
+    disk::printable(&markup.into_string()).into_owned()
 }
 
 fn headline(entries: &[Entry]) -> Markup {

@@ -10,6 +10,8 @@ mod train;
 
 use std::process::ExitCode;
 
+use crate::progress;
+
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     Demo(demo::DemoArgs),
@@ -29,6 +31,16 @@ pub(crate) enum Command {
 }
 
 pub(crate) fn run(command: &Command, json: bool) -> miette::Result<ExitCode> {
+    match command {
+        Command::Plan(_) => progress::busy("planning"),
+        Command::Report(_) => progress::busy("writing the report"),
+        Command::Eval(_) => progress::busy("measuring held-out loss"),
+        Command::Generate(_) => progress::busy("reading the model"),
+        Command::Export(_) => progress::busy("exporting"),
+        Command::Import(_) => progress::busy("importing"),
+        Command::Doctor(_) | Command::Bench(_) => progress::busy("measuring this machine"),
+        _ => {}
+    }
     match command {
         Command::Demo(args) => demo::run(args, json),
         Command::Init(args) => project::init(args, json),

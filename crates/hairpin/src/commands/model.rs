@@ -1,7 +1,6 @@
 //! Commands on a trained model: eval, generate, export, import.
 
 use std::{
-    io::Write,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -84,7 +83,7 @@ pub(crate) fn generate(args: &GenerateArgs, json: bool) -> miette::Result<ExitCo
     let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
     let language = loaded.model.language().ok_or(TrainError::NotLanguage)?;
     if !json {
-        let _ = write!(std::io::stdout(), "{}", args.prompt);
+        print::piece(&args.prompt);
     }
     let (mut tokens, mut shown) = (Vec::new(), 0);
     // From the first token on: reading the prompt is another kind of work.
@@ -100,8 +99,7 @@ pub(crate) fn generate(args: &GenerateArgs, json: bool) -> miette::Result<ExitCo
         let text = tokenizer.decode(&tokens);
         // A character may take several tokens: show what is whole.
         if !json && !text.ends_with('\u{fffd}') {
-            let _ = write!(std::io::stdout(), "{}", &text[shown.min(text.len())..]);
-            let _ = std::io::stdout().flush();
+            print::piece(&text[shown.min(text.len())..]);
             shown = text.len();
         }
     })?;
