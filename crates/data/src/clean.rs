@@ -40,6 +40,21 @@ impl Rule {
         Self::Generated,
         Self::Ellipses,
     ];
+
+    /// As it is written in a project file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TooShort => "too_short",
+            Self::WordLength => "word_length",
+            Self::FewLetters => "few_letters",
+            Self::RepeatedLines => "repeated_lines",
+            Self::RepeatedNgram => "repeated_ngram",
+            Self::LongLines => "long_lines",
+            Self::Generated => "generated",
+            Self::Ellipses => "ellipses",
+        }
+    }
 }
 
 /// Which rules hold.

@@ -17,6 +17,7 @@ mod prepare;
 mod readers;
 mod sampler;
 mod shards;
+mod tally;
 mod tokenizer;
 mod words;
 
@@ -25,7 +26,8 @@ pub use dedup::{DedupOptions, near_clusters, unique};
 pub use error::DataError;
 pub use ngram::Ngram;
 pub use prepare::{PrepareOptions, Progress, Quiet, Stats, prepare};
-pub use readers::{CorpusOptions, Document, Fault, Faults, Format, OnBad, cargo_sources};
+pub use readers::{CorpusOptions, Document, Fault, Format, OnBad, cargo_sources};
 pub use sampler::Sampler;
 pub use shards::{Dataset, DocumentEntry, Split};
+pub use tally::{Example, Kind, Loss, Stage, Tally};
 pub use tokenizer::{Tokenizer, TokenizerOptions};

@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::{
-    CleanOptions, CorpusOptions, DataError, DedupOptions, Document, Faults, Tokenizer, TokenizerOptions, clean, dedup,
+    CleanOptions, CorpusOptions, DataError, DedupOptions, Document, Tokenizer, TokenizerOptions, clean, dedup,
     readers::{self, Source},
     shards::{self, Manifest},
+    tally::{Stage, Tally},
 };
 
 /// All that decides what comes out.
@@ -66,24 +67,17 @@ impl Progress for Quiet {
 /// What happened to the corpus on its way.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stats {
-    pub files: u64,
-    pub documents_read: u64,
-    pub bytes_read: u64,
-    pub faults: Faults,
-    /// Documents that each rule dropped.
-    pub cleaned: BTreeMap<String, u64>,
+    /// What was read, kept and lost, by reason.
+    #[serde(flatten)]
+    pub tally: Tally,
     pub exact_duplicates: u64,
     pub near_duplicates: u64,
-    pub documents_kept: u64,
-    pub bytes_kept: u64,
     pub train_documents: u64,
     pub train_tokens: u64,
     pub held_out_documents: u64,
     pub held_out_tokens: u64,
     pub vocab: u64,
     pub bytes_per_token: f64,
-    /// Bytes kept, by the ending of the name.
-    pub bytes_by_ending: BTreeMap<String, u64>,
     pub secs: BTreeMap<String, f64>,
     /// Whether the data was there already.
     #[serde(default)]
@@ -107,7 +101,8 @@ pub fn prepare(options: &PrepareOptions, out: &Path, progress: &dyn Progress) ->
     let scratch = with_suffix(out, ".tmp");
     let _ = std::fs::remove_dir_all(&scratch);
     std::fs::create_dir_all(&scratch).map_err(DataError::io("create", &scratch))?;
-    let result = Pipeline { options, scratch: &scratch, progress, stats: Stats::default() }.run(out);
+    let examples = with_suffix(out, ".dropped.jsonl");
+    let result = Pipeline { options, scratch: &scratch, examples, progress, stats: Stats::default() }.run(out);
     let _ = std::fs::remove_dir_all(&scratch);
     result
 }
@@ -129,6 +124,8 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 struct Pipeline<'a> {
     options: &'a PrepareOptions,
     scratch: &'a Path,
+    /// Where examples of what was dropped go, also when nothing is left.
+    examples: PathBuf,
     progress: &'a dyn Progress,
     stats: Stats,
 }
@@ -144,6 +141,7 @@ impl Pipeline<'_> {
         }
         let documents = self.timed("read", |s| s.read(&sources))?;
         let documents = self.timed("dedup", |s| s.dedup(documents))?;
+        self.stats.tally.write_examples(&self.examples)?;
         let (train, held_out) = self.split(documents)?;
         let tokenizer = self.timed("train tokenizer", |s| s.tokenizer(&train))?;
         let train = self.timed("tokenise", |s| s.tokenise(&tokenizer, train))?;
@@ -174,7 +172,7 @@ impl Pipeline<'_> {
 
     /// The files to read, in the order of a keyed hash of their names, up to `max_total_bytes`.
     fn sources(&mut self, objects: &Path) -> Result<Vec<Source>, DataError> {
-        let mut sources = readers::sources(&self.options.corpus, objects)?;
+        let mut sources = readers::sources(&self.options.corpus, objects, &mut self.stats.tally)?;
         sources.sort_by_key(|source| (self.rank(&source.name), source.name.clone()));
         if let Some(most) = self.options.corpus.max_total_bytes {
             let mut total = 0;
@@ -183,7 +181,9 @@ impl Pipeline<'_> {
                 total <= most
             });
             let taken = taken.count().max(1);
-            sources.truncate(taken);
+            for source in sources.drain(taken.min(sources.len())..) {
+                self.stats.tally.lose(Stage::LeftOut, "max_total_bytes", &source.name, source.bytes, "");
+            }
         }
         Ok(sources)
     }
@@ -199,32 +199,23 @@ impl Pipeline<'_> {
             if self.progress.cancelled() {
                 return Err(DataError::Cancelled);
             }
-            let (mut kept, mut broken, mut count, mut bytes) = (Vec::new(), Vec::new(), 0, 0);
-            let faults = readers::read(source, &self.options.corpus, &mut |document| {
-                count += 1;
-                bytes += document.text.len() as u64;
+            let (mut kept, mut cleaned) = (Vec::new(), Tally::default());
+            let mut tally = readers::read(source, &self.options.corpus, &mut |document| {
                 match clean::broken_rule(&document.name, &document.text, &self.options.clean) {
-                    Some(rule) => broken.push(rule),
+                    Some(rule) => cleaned.lose(Stage::Cleaning, rule.name(), &document.name, document.text.len() as u64, &document.text),
                     None => kept.push(document),
                 }
                 Ok(())
             })?;
+            tally.merge(cleaned);
             self.progress.advance(source.bytes);
-            Ok((kept, faults, broken, count, bytes))
+            Ok((kept, tally))
         };
-        let read = sources.par_iter().map(one).collect::<Result<Vec<(Vec<Document>, _, _, _, _)>, DataError>>()?;
+        let read = sources.par_iter().map(one).collect::<Result<Vec<(Vec<Document>, Tally)>, DataError>>()?;
         let mut documents = Vec::new();
-        let stats = &mut self.stats;
-        stats.files = sources.len() as u64;
-        for (kept, faults, broken, count, bytes) in read {
+        for (kept, tally) in read {
             documents.extend(kept);
-            stats.faults.merge(faults);
-            stats.documents_read += count;
-            stats.bytes_read += bytes;
-            for rule in broken {
-                let name = serde_json::to_value(rule).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
-                *stats.cleaned.entry(name).or_default() += 1;
-            }
+            self.stats.tally.merge(tally);
         }
         Ok(documents)
     }
@@ -235,13 +226,17 @@ impl Pipeline<'_> {
         self.progress.stage("deduplicating", documents.len() as u64);
         let (stays, exact, near) = dedup::unique(&documents, &self.options.dedup);
         self.progress.advance(documents.len() as u64);
+        let reason = if near == 0 { "exact" } else { "exact or near" };
         (self.stats.exact_duplicates, self.stats.near_duplicates) = (exact, near);
-        let kept: Vec<Document> = documents.into_iter().zip(stays).filter_map(|(d, stays)| stays.then_some(d)).collect();
-        self.stats.documents_kept = kept.len() as u64;
-        for document in &kept {
-            let ending = document.name.rsplit_once('.').map_or("none", |(_, e)| e.split(':').next().unwrap_or(e));
-            *self.stats.bytes_by_ending.entry(ending.to_owned()).or_default() += document.text.len() as u64;
-            self.stats.bytes_kept += document.text.len() as u64;
+        let mut kept = Vec::new();
+        for (document, stays) in documents.into_iter().zip(stays) {
+            let bytes = document.text.len() as u64;
+            if stays {
+                self.stats.tally.keep(&document.name, bytes);
+                kept.push(document);
+            } else {
+                self.stats.tally.lose(Stage::Duplicate, reason, &document.name, bytes, &document.text);
+            }
         }
         Ok(kept)
     }
@@ -249,9 +244,8 @@ impl Pipeline<'_> {
     /// The held-out split: the documents with the least of a second keyed hash. Duplicates are gone by now, so the
     /// splits share none.
     fn split(&mut self, documents: Vec<Document>) -> Result<(Vec<Document>, Vec<Document>), DataError> {
-        let dropped = self.stats.documents_read - documents.len() as u64;
         if documents.len() < 2 {
-            return Err(DataError::Empty { read: self.stats.documents_read, dropped });
+            return Err(DataError::empty(&self.stats.tally, &self.examples));
         }
         let key = |d: &Document| xxh3_64_with_seed(d.name.as_bytes(), !self.options.seed);
         let count = ((documents.len() as f64 * self.options.held_out_ratio).round() as usize).clamp(1, documents.len() - 1);

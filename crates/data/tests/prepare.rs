@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use data::{CorpusOptions, DataError, Dataset, OnBad, PrepareOptions, Quiet, Rule, TokenizerOptions, prepare};
+use data::{CorpusOptions, DataError, Dataset, OnBad, PrepareOptions, Quiet, Rule, Stage, TokenizerOptions, prepare};
 
 fn text(n: usize) -> String {
     (0..30).map(|i| format!("Sentence {i} of document {n} speaks of {} and of {}.\n", n * 31 % 97, (n * 17 + i * 13) % 101)).collect()
@@ -35,7 +35,7 @@ fn every_token_leads_back_to_its_document() {
     let folder = tempfile::tempdir().unwrap();
     let (corpus, out) = (corpus(folder.path()), folder.path().join("data"));
     let stats = prepare(&options(&corpus), &out, &Quiet).unwrap();
-    assert_eq!((stats.documents_read, stats.documents_kept, stats.held_out_documents), (40, 40, 4));
+    assert_eq!((stats.tally.documents_read, stats.tally.documents_kept, stats.held_out_documents), (40, 40, 4));
     let data = Dataset::open(&out).unwrap();
     for split in [data.train(), data.held_out()] {
         let documents = split.documents();
@@ -60,9 +60,9 @@ fn hostile_and_torn_input_is_named_counted_and_skipped_or_refused() {
     fs::write(corpus.join("lines.jsonl"), format!("{}not json\n{{\"other\": 1}}\n[]\n{}", good(0), good(1))).unwrap();
     let mut options = options(&corpus);
     let stats = prepare(&options, &folder.path().join("a"), &Quiet).unwrap();
-    let count = |kind: &str| stats.faults.counts.get(kind).copied().unwrap_or(0);
+    let count = |kind: &str| stats.tally.count(Stage::BadInput, kind);
     assert_eq!(["binary", "invalid_utf8", "torn", "not_json", "no_column"].map(count), [1, 1, 1, 1, 2]);
-    assert_eq!(stats.documents_read, 42);
+    assert_eq!(stats.tally.documents_read, 42);
     options.corpus.on_bad = OnBad::Refuse;
     assert!(matches!(prepare(&options, &folder.path().join("b"), &Quiet), Err(DataError::Refused { .. })));
     assert!(!folder.path().join("b").exists(), "what failed leaves nothing");
@@ -102,7 +102,7 @@ fn objects_under_a_url_are_read() {
     let folder = tempfile::tempdir().unwrap();
     let mut options = options(&corpus(folder.path()));
     options.corpus.paths = vec![format!("file://{}", folder.path().join("corpus").display())];
-    assert_eq!(prepare(&options, &folder.path().join("o"), &Quiet).unwrap().documents_read, 40);
+    assert_eq!(prepare(&options, &folder.path().join("o"), &Quiet).unwrap().tally.documents_read, 40);
 }
 
 #[cfg(not(feature = "cloud"))]

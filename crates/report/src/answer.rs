@@ -82,7 +82,8 @@ impl Answer {
     }
 }
 
-fn section(table: &Table) -> Markup {
+/// A table under its title.
+pub(crate) fn section(table: &Table) -> Markup {
     let is_number = |i: usize| terminal::is_of_figures(&table.rows, i);
     html! {
         section {

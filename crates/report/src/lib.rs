@@ -6,6 +6,7 @@
 mod answer;
 mod bars;
 mod chart;
+pub mod corpus;
 mod page;
 mod ranks;
 pub mod terminal;

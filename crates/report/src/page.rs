@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use data::Stats;
+use data::{Stage, Stats};
+use disk::printable_line;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use train::{
     ledger::{self, Entry},
@@ -11,8 +12,9 @@ use train::{
 
 use crate::{
     ReportError,
+    answer::section,
     chart::{Axis, Chart, Series},
-    ranks,
+    corpus, ranks,
     terminal::{bytes, count, secs},
 };
 
@@ -193,40 +195,24 @@ fn samples(entries: &[Entry]) -> Markup {
 
 fn data_section(s: &Stats) -> Markup {
     let row = |what: &str, value: String| html! { tr { td { (what) } td.n { (value) } } };
-    let largest = {
-        let mut all: Vec<_> = s.bytes_by_ending.iter().collect();
-        all.sort_by(|a, b| b.1.cmp(a.1));
-        all.truncate(8);
-        all
-    };
     html! {
         section {
             h2 { "The data" }
-            div.grid2 {
-                div.scroll { table { tbody {
-                    (row("files", count(s.files)))
-                    (row("documents read", count(s.documents_read)))
-                    (row("text read", bytes(s.bytes_read)))
-                    @for (rule, n) in &s.cleaned { (row(&format!("dropped: {}", rule.replace('_', " ")), count(*n))) }
-                    @for (kind, n) in &s.faults.counts { (row(&format!("bad input: {}", kind.replace('_', " ")), count(*n))) }
-                    (row("exact duplicates", count(s.exact_duplicates)))
-                    (row("near duplicates", count(s.near_duplicates)))
-                    (row("documents kept", count(s.documents_kept)))
-                    (row("text kept", bytes(s.bytes_kept)))
-                } } }
-                div.scroll { table { tbody {
-                    (row("vocabulary", count(s.vocab)))
-                    (row("bytes per token", format!("{:.2}", s.bytes_per_token)))
-                    (row("training tokens", count(s.train_tokens)))
-                    (row("held-out tokens", count(s.held_out_tokens)))
-                    @for (ending, n) in largest { (row(&format!(".{ending}"), bytes(*n))) }
-                    @for (stage, s) in &s.secs { (row(&format!("time to {stage}"), secs(*s))) }
-                } } }
-            }
-            @if !s.faults.first.is_empty() {
-                details { summary { "the first bad inputs" } ul { @for f in &s.faults.first { li { (f) } } } }
-            }
+            div.scroll { table { tbody {
+                (row("vocabulary", count(s.vocab)))
+                (row("bytes per token", format!("{:.2}", s.bytes_per_token)))
+                (row("training tokens", count(s.train_tokens)))
+                (row("held-out tokens", count(s.held_out_tokens)))
+                @for (stage, s) in &s.secs { (row(&format!("time to {stage}"), secs(*s))) }
+            } } }
         }
+        @for warning in corpus::warnings(s) { p.warn { "Careful: " (warning) "." } }
+        @for table in corpus::tables(s) { (section(&table)) }
+        details { summary { "examples of what was not read or kept" } ul {
+            @for stage in Stage::ALL { @for (reason, loss) in s.tally.losses(stage) { @for example in &loss.examples {
+                li { (stage.title()) ": " (reason) ": " b { (printable_line(&example.name)) } " " (printable_line(&example.text)) }
+            } } }
+        } }
     }
 }
 

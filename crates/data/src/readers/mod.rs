@@ -3,18 +3,21 @@
 //! Bad input is a [`Fault`]: named, counted, and skipped or refused as the options say. No input makes a reader panic.
 
 mod jsonl;
+mod list;
 mod parquet;
 mod remote;
 mod text;
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::DataError;
+pub(crate) use list::sources;
+
+use crate::{
+    DataError,
+    tally::{Stage, Tally},
+};
 
 /// One text with the name by which it can be found again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,37 +119,11 @@ impl Fault {
     }
 }
 
-/// Faults by kind, with the first few named.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Faults {
-    pub counts: BTreeMap<String, u64>,
-    pub first: Vec<String>,
-}
-
-impl Faults {
-    const NAMED: usize = 8;
-
-    fn add(&mut self, name: &str, fault: &Fault) {
-        *self.counts.entry(fault.kind().to_owned()).or_default() += 1;
-        if self.first.len() < Self::NAMED {
-            self.first.push(format!("{name}: {fault}"));
-        }
-    }
-
-    pub(crate) fn merge(&mut self, other: Self) {
-        for (kind, count) in other.counts {
-            *self.counts.entry(kind).or_default() += count;
-        }
-        let room = Self::NAMED.saturating_sub(self.first.len());
-        self.first.extend(other.first.into_iter().take(room));
-    }
-}
-
 /// What a reader hands its findings to: documents go on as they are read, so that a file costs no more memory than one.
 pub(crate) struct Sink<'a> {
     options: &'a CorpusOptions,
     take: &'a mut dyn FnMut(Document) -> Result<(), DataError>,
-    faults: Faults,
+    tally: Tally,
 }
 
 impl Sink<'_> {
@@ -154,6 +131,7 @@ impl Sink<'_> {
         if text.len() as u64 > self.options.max_document_bytes {
             return self.fault(&name, Fault::LongDocument);
         }
+        self.tally.read(&name, text.len() as u64);
         (self.take)(Document { name, text })
     }
 
@@ -162,7 +140,7 @@ impl Sink<'_> {
         if self.options.on_bad == OnBad::Refuse {
             return Err(DataError::Refused { name: name.to_owned(), fault: fault.to_string() });
         }
-        self.faults.add(name, &fault);
+        self.tally.lose(Stage::BadInput, fault.kind(), name, 0, &fault.to_string());
         Ok(())
     }
 }
@@ -182,13 +160,13 @@ const TEXT_ENDINGS: &[&str] = &[
 ];
 
 #[cfg(test)]
-pub(crate) fn read_all(source: &Source, options: &CorpusOptions) -> Result<(Vec<Document>, Faults), DataError> {
+pub(crate) fn read_all(source: &Source, options: &CorpusOptions) -> Result<(Vec<Document>, Tally), DataError> {
     let mut documents = Vec::new();
-    let faults = read(source, options, &mut |document| {
+    let tally = read(source, options, &mut |document| {
         documents.push(document);
         Ok(())
     })?;
-    Ok((documents, faults))
+    Ok((documents, tally))
 }
 
 /// One file to read.
@@ -205,67 +183,26 @@ pub(crate) fn read(
     source: &Source,
     options: &CorpusOptions,
     take: &mut dyn FnMut(Document) -> Result<(), DataError>,
-) -> Result<Faults, DataError> {
-    let mut sink = Sink { options, take, faults: Faults::default() };
+) -> Result<Tally, DataError> {
+    let mut sink = Sink { options, take, tally: Tally::default() };
     let reader = READERS.iter().find(|(format, endings, _)| match options.format {
         Format::Auto => has_ending(&source.name, endings),
         wanted => wanted == *format,
     });
     let read = reader.map_or(text::read as Read, |(.., read)| *read);
+    sink.tally.file(&source.name, source.bytes);
     read(source, &mut sink)?;
-    Ok(sink.faults)
+    Ok(sink.tally)
+}
+
+/// Whether a reader knows the ending of a file.
+fn is_known(name: &str) -> bool {
+    let name = name.to_lowercase();
+    READERS.iter().any(|(_, endings, _)| has_ending(&name, endings))
 }
 
 fn has_ending(name: &str, endings: &[&str]) -> bool {
     endings.iter().any(|e| name.len() > e.len() && name.ends_with(e) && name[..name.len() - e.len()].ends_with('.'))
-}
-
-/// Every file that the options name, in order of names, each once.
-pub(crate) fn sources(options: &CorpusOptions, scratch: &Path) -> Result<Vec<Source>, DataError> {
-    let mut found = Vec::new();
-    for pattern in &options.paths {
-        let before = found.len();
-        if pattern.contains("://") {
-            remote::fetch(pattern, options, scratch, &mut found)?;
-        } else if Path::new(pattern).is_dir() {
-            walk(Path::new(pattern), options, &mut found);
-        } else if Path::new(pattern).is_file() {
-            let path = Path::new(pattern);
-            push(path, path.parent().unwrap_or(Path::new("")), &mut found);
-        } else {
-            let bad = |e: glob::PatternError| DataError::Pattern { pattern: pattern.clone(), problem: e.to_string() };
-            for path in glob::glob(pattern).map_err(bad)?.flatten().filter(|path| path.is_file()) {
-                push(&path, Path::new(""), &mut found);
-            }
-        }
-        if found.len() == before {
-            return Err(DataError::NoFiles { pattern: pattern.clone() });
-        }
-    }
-    found.sort();
-    found.dedup();
-    Ok(found)
-}
-
-fn walk(root: &Path, options: &CorpusOptions, found: &mut Vec<Source>) {
-    let wanted = |name: &str| {
-        if options.extensions.is_empty() {
-            options.format != Format::Auto || READERS.iter().any(|(_, endings, _)| has_ending(name, endings))
-        } else {
-            options.extensions.iter().any(|e| has_ending(name, &[e.as_str()]))
-        }
-    };
-    for entry in walkdir::WalkDir::new(root).sort_by_file_name().into_iter().flatten() {
-        if entry.file_type().is_file() && wanted(&entry.file_name().to_string_lossy()) {
-            push(entry.path(), root, found);
-        }
-    }
-}
-
-fn push(path: &Path, root: &Path, found: &mut Vec<Source>) {
-    let name = path.strip_prefix(root).unwrap_or(path).to_string_lossy().replace('\\', "/");
-    let bytes = path.metadata().map_or(0, |m| m.len());
-    found.push(Source { name, path: path.to_owned(), bytes });
 }
 
 /// The sources of the crates that cargo fetched: real text that every machine with Rust has.
@@ -302,7 +239,7 @@ mod fuzz {
         for ending in ["txt", "md.gz", "jsonl", "jsonl.zst"] {
             let source = Source { name: format!("gone.{ending}"), path: "/no/such/file".into(), bytes: 0 };
             let (documents, faults) = read_all(&source, &CorpusOptions::default()).unwrap();
-            assert_eq!((documents.len(), faults.counts.get("unreadable")), (0, Some(&1)), "{ending}");
+            assert_eq!((documents.len(), faults.count(Stage::BadInput, "unreadable")), (0, 1), "{ending}");
             let refuse = CorpusOptions { on_bad: OnBad::Refuse, ..CorpusOptions::default() };
             assert!(matches!(read_all(&source, &refuse), Err(DataError::Refused { name, .. }) if name == source.name));
         }

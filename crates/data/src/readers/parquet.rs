@@ -96,7 +96,7 @@ pub(super) mod tests {
         std::fs::write(file.path(), bytes).unwrap();
         let source = Source { name: "a.parquet".into(), path: file.path().to_owned(), bytes: bytes.len() as u64 };
         let (documents, faults) = read_all(&source, &CorpusOptions::default()).unwrap();
-        (documents.into_iter().map(|d| d.text).collect(), faults.counts.into_iter().collect())
+        (documents.into_iter().map(|d| d.text).collect(), faults.faults.into_iter().map(|(kind, loss)| (kind, loss.count)).collect())
     }
 
     #[test]

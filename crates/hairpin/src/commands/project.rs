@@ -74,20 +74,7 @@ pub(crate) fn data(args: &DataArgs, json: bool) -> miette::Result<ExitCode> {
         print::json(&stats)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut rows = vec![
-        vec!["documents read".into(), count(stats.documents_read), bytes(stats.bytes_read)],
-        vec!["dropped by cleaning".into(), count(stats.cleaned.values().sum()), String::new()],
-        vec!["bad input".into(), count(stats.faults.counts.values().sum()), String::new()],
-        vec!["exact duplicates".into(), count(stats.exact_duplicates), String::new()],
-        vec!["near duplicates".into(), count(stats.near_duplicates), String::new()],
-        vec!["kept".into(), count(stats.documents_kept), bytes(stats.bytes_kept)],
-    ];
-    rows.push(vec!["training tokens".into(), count(stats.train_tokens), format!("{:.2} bytes each", stats.bytes_per_token)]);
-    rows.push(vec!["held-out tokens".into(), count(stats.held_out_tokens), String::new()]);
-    print::result(&table(&["data", "count", ""], &rows));
-    for fault in &stats.faults.first {
-        print::talk(&format!("bad input: {fault}"));
-    }
+    print::result(&report::corpus::text(&stats));
     Ok(ExitCode::SUCCESS)
 }
 
