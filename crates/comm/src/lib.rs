@@ -24,7 +24,7 @@ use std::ops::Range;
 pub use group::{Group, Span, Ticket, Traffic};
 pub use hierarchical::by_machine;
 #[cfg(feature = "mpi")]
-pub use mpi::Mpi;
+pub use mpi::{Mpi, farewell};
 pub use pulse::{Held, Patience, Pulse};
 pub use threads::Threads;
 

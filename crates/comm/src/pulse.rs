@@ -8,6 +8,9 @@
 //! A beat costs one addition in memory that only its rank writes. A rank is held to its beats between [`Pulse::hold`] and
 //! the end of the guard: a training step is. Outside, while it measures held-out loss or writes to a disk, it is given
 //! [`Patience::silent`].
+//!
+//! Time counts while the one who looks is awake ([`Awake`]): a job that was suspended as a whole, or a machine that slept, has
+//! nobody at fault.
 
 use std::{
     sync::{
@@ -23,10 +26,16 @@ use crate::CommError;
 const ASK: Duration = Duration::from_millis(1);
 const LOOK: Duration = Duration::from_millis(200);
 
+/// See [`Patience::beat`].
+const VOICE: f64 = 0.6;
+/// A longer time between two looks is one in which the looking thread could not run.
+const LONGEST: Duration = Duration::from_secs(1);
+
 /// How long ranks wait for one another before they say who is at fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
-    /// Without a beat of a rank that is held to them.
+    /// Without a beat of a rank that is held to them. A process whose thread beside the work is silent for [`VOICE`] of that has
+    /// stopped: that thread is never busy.
     pub beat: Duration,
     /// Without a sign of a rank that is not.
     pub silent: Duration,
@@ -188,27 +197,50 @@ pub(crate) struct Watch<'a> {
     vitals: &'a Vitals,
     me: usize,
     seen: Vec<Seen>,
+    clock: Awake,
 }
 
 /// What a rank had counted when it was last seen to move, and when that was; the same of its process.
 struct Seen {
     count: u64,
-    moved: Instant,
+    moved: Duration,
     ticks: u64,
-    spoke: Instant,
+    spoke: Duration,
+}
+
+/// A clock that is looked at several times a second, and stands still while that cannot be.
+struct Awake {
+    looked: Instant,
+    time: Duration,
+}
+
+impl Awake {
+    fn start() -> Self {
+        Self { looked: Instant::now(), time: Duration::ZERO }
+    }
+
+    fn look(&mut self) -> Duration {
+        self.look_at(Instant::now())
+    }
+
+    fn look_at(&mut self, now: Instant) -> Duration {
+        self.time += (now - self.looked).min(LONGEST);
+        self.looked = now;
+        self.time
+    }
 }
 
 impl<'a> Watch<'a> {
     pub(crate) fn new(pulse: &'a Pulse) -> Self {
-        let now = Instant::now();
-        let see = |vital: &Vital| Seen { count: vital.count(), moved: now, ticks: vital.ticks.load(Relaxed), spoke: now };
+        let (count, ticks) = (Vital::count, |vital: &Vital| vital.ticks.load(Relaxed));
+        let see = |vital: &Vital| Seen { count: count(vital), moved: Duration::ZERO, ticks: ticks(vital), spoke: Duration::ZERO };
         let seen = pulse.vitals.ranks.iter().map(see).collect();
-        Self { vitals: &pulse.vitals, me: pulse.rank, seen }
+        Self { vitals: &pulse.vitals, me: pulse.rank, seen, clock: Awake::start() }
     }
 
     /// The rank that is at fault, and how, when the wait for `missing` has no end.
     pub(crate) fn fault(&mut self, missing: usize) -> Option<(usize, String)> {
-        let now = Instant::now();
+        let now = self.clock.look();
         let Patience { beat, silent } = self.vitals.patience;
         let mut all_stand = true;
         for (rank, (vital, seen)) in self.vitals.ranks.iter().zip(&mut self.seen).enumerate() {
@@ -219,7 +251,7 @@ impl<'a> Watch<'a> {
                 (seen.ticks, seen.spoke) = (vital.ticks.load(Relaxed), now);
             }
             let (still, ended) = (now - seen.moved, vital.ended.load(Relaxed));
-            if rank != self.me && seen.ticks > 0 && !ended && now - seen.spoke > beat {
+            if rank != self.me && seen.ticks > 0 && !ended && now - seen.spoke > beat.mul_f64(VOICE) {
                 let secs = (now - seen.spoke).as_secs();
                 return Some(self.vitals.blame(rank, format!("its process has stopped, died or lost its network: no word in {secs} s")));
             }
@@ -283,6 +315,17 @@ mod tests {
         let (rank, problem) = watch.fault(1).unwrap();
         assert_eq!(rank, 1);
         assert!(problem.contains("hung"), "{problem}");
+    }
+
+    #[test]
+    fn time_in_which_one_could_not_look_counts_against_nobody() {
+        let mut clock = Awake::start();
+        let start = clock.looked;
+        let at = |secs: f64| start + Duration::from_secs_f64(secs);
+        assert_eq!(clock.look_at(at(0.2)), Duration::from_secs_f64(0.2));
+        // Suspended for an hour.
+        assert_eq!(clock.look_at(at(3600.2)), Duration::from_secs_f64(1.2));
+        assert_eq!(clock.look_at(at(3600.5)), Duration::from_secs_f64(1.5));
     }
 
     #[test]

@@ -16,7 +16,7 @@ fn main() {
     options.corpus.max_total_bytes = Some(24 << 20);
     data::prepare(&options, &folder.join("data"), &Quiet).expect("data");
     let data = Dataset::open(&folder.join("data")).expect("a dataset");
-    let (all, end) = (data.train().read(0, data.train().tokens() as usize), data.tokenizer().end_of_text());
+    let (all, end) = (data.train().read(0, data.train().tokens() as usize).unwrap(), data.tokenizer().end_of_text());
     let documents: Vec<String> = all.split(|t| *t == end).map(|tokens| data.tokenizer().decode(tokens)).collect();
     let mut file = std::io::BufWriter::new(std::fs::File::create(folder.join("documents.jsonl")).expect("a file"));
     for document in &documents {

@@ -15,7 +15,7 @@ fn main() {
     let data = Dataset::open(folder.path()).expect("a dataset");
     let ours = data.tokenizer();
     let theirs = tokenizers::Tokenizer::from_file(data.tokenizer_path()).expect("a tokenizer");
-    let all = data.train().read(0, data.train().tokens() as usize);
+    let all = data.train().read(0, data.train().tokens() as usize).unwrap();
     let texts: Vec<String> = all.split(|t| *t == ours.end_of_text()).map(|tokens| ours.decode(tokens)).collect();
     let bytes: usize = texts.iter().map(String::len).sum();
     println!("{} documents, {:.1} MB, {} tokens in the vocabulary", texts.len(), bytes as f64 / 1e6, data.vocab());

@@ -339,7 +339,7 @@ fn reusable(out: &Path, fingerprint: &str) -> Option<Stats> {
     if manifest.options_blake3 != fingerprint || shards::Dataset::open(out).is_err() {
         return None;
     }
-    let stats = std::fs::read_to_string(out.join("stats.json")).ok()?;
+    let stats = disk::read_text(&out.join("stats.json"), 64 << 20).ok()?;
     let stats: Stats = serde_json::from_str(&stats).ok()?;
     Some(Stats { is_reused: true, ..stats })
 }

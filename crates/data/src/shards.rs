@@ -5,18 +5,19 @@
 //! train.documents.jsonl    name and first token of each document
 //! manifest.json            sizes, and a hash of every file; manifest.blake3 holds its own
 //! ```
-//! Hashes are checked after writing and when a dataset is opened. Documents lie in the order of a keyed hash, so that a
+//! Hashes are checked after writing and when a dataset is opened. Tokens are read, not mapped: a file that is cut under a run is
+//! an error then, and not the end of the process. Documents lie in the order of a keyed hash, so that a
 //! fraction of the data is a prefix: 1% is contained in 5%.
 //!
 //! **Invariant:** reading depends on the window's number alone. **Absent on purpose:** shuffling, which is the sampler's.
 
 use std::{
     fs::File,
-    io::{BufWriter, Write},
+    io::{BufWriter, Read, Write},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
-use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
 use crate::{DataError, Tokenizer};
@@ -125,8 +126,10 @@ pub(crate) fn write(path: &Path, parts: &[&[u8]]) -> Result<String, DataError> {
 }
 
 fn check(path: &Path, want: &str) -> Result<(), DataError> {
-    let bytes = std::fs::read(path).map_err(DataError::io("read", path))?;
-    let got = blake3::hash(&bytes).to_hex();
+    let mut file = disk::open(path).map_err(DataError::io("open", path))?;
+    let mut hasher = blake3::Hasher::new();
+    std::io::copy(&mut file, &mut hasher).map_err(DataError::io("read", path))?;
+    let got = hasher.finalize().to_hex();
     if got.as_str() == want {
         return Ok(());
     }
@@ -147,9 +150,9 @@ pub(crate) fn read_manifest(folder: &Path) -> Result<Manifest, DataError> {
         return Err(DataError::NotPrepared { path: folder.to_owned(), problem: "it has no `manifest.json`".into() });
     }
     let hash_path = folder.join("manifest.blake3");
-    let hash = std::fs::read_to_string(&hash_path).map_err(DataError::io("read", &hash_path))?;
+    let hash = disk::read_text(&hash_path, 1 << 10).map_err(DataError::io("read", &hash_path))?;
     check(&path, &hash)?;
-    let text = std::fs::read_to_string(&path).map_err(DataError::io("read", &path))?;
+    let text = disk::read_text(&path, 1 << 30).map_err(DataError::io("read", &path))?;
     serde_json::from_str(&text).map_err(|e| DataError::Damaged { path, problem: e.to_string() })
 }
 
@@ -207,7 +210,7 @@ impl Dataset {
     }
 }
 
-/// The tokens of one split, mapped from disk.
+/// The tokens of one split, on disk.
 pub struct Split {
     shards: Vec<Shard>,
     documents: Vec<DocumentEntry>,
@@ -219,20 +222,25 @@ struct Shard {
     start: u64,
     tokens: u64,
     width: usize,
-    map: Mmap,
+    path: PathBuf,
+    file: File,
 }
 
 impl Split {
     fn open(folder: &Path, name: &str, manifest: &SplitManifest, vocab: usize) -> Result<Self, DataError> {
         let index = folder.join(format!("{name}.documents.jsonl"));
         check(&index, &manifest.documents_blake3)?;
-        let text = std::fs::read_to_string(&index).map_err(DataError::io("read", &index))?;
+        let text = disk::read_text(&index, u64::MAX).map_err(DataError::io("read", &index))?;
         let entry = |line: &str| serde_json::from_str(line);
         let documents = text.lines().map(entry).collect::<Result<_, _>>();
         let documents = documents.map_err(|e| DataError::Damaged { path: index, problem: e.to_string() })?;
         let mut start = 0;
         let mut shards = Vec::new();
         for shard in &manifest.shards {
+            if let Err(problem) = disk::plain_name(&shard.file) {
+                let problem = format!("the name `{}` of a shard {problem}", shard.file);
+                return Err(DataError::Damaged { path: folder.join("manifest.json"), problem });
+            }
             shards.push(Shard::open(&folder.join(&shard.file), shard, start, vocab)?);
             start += shard.tokens;
         }
@@ -257,18 +265,20 @@ impl Split {
     }
 
     /// Tokens `[seq + 1]` of window `index`.
+    /// # Errors
+    /// When a shard has become shorter, or cannot be read.
     /// # Panics
     /// When there is no such window.
-    #[must_use]
-    pub fn window(&self, index: u64, seq: usize) -> Vec<u32> {
+    pub fn window(&self, index: u64, seq: usize) -> Result<Vec<u32>, DataError> {
         self.read(index * seq as u64, seq + 1)
     }
 
     /// `len` tokens from token `start` on.
+    /// # Errors
+    /// As [`Split::window`].
     /// # Panics
-    /// When they are not all there.
-    #[must_use]
-    pub fn read(&self, start: u64, len: usize) -> Vec<u32> {
+    /// When there are not so many.
+    pub fn read(&self, start: u64, len: usize) -> Result<Vec<u32>, DataError> {
         assert!(start + len as u64 <= self.tokens, "tokens {start}..+{len} of {}", self.tokens);
         let mut out = Vec::with_capacity(len);
         let mut at = self.shards.partition_point(|shard| shard.start + shard.tokens <= start);
@@ -276,10 +286,10 @@ impl Split {
             let shard = &self.shards[at];
             let from = (start + out.len() as u64 - shard.start) as usize;
             let count = (len - out.len()).min(shard.tokens as usize - from);
-            shard.extend(from, count, &mut out);
+            shard.extend(from, count, &mut out)?;
             at += 1;
         }
-        out
+        Ok(out)
     }
 
     #[must_use]
@@ -295,36 +305,63 @@ impl Split {
     }
 }
 
+/// Bytes of a shard that are looked at in one go.
+const CHUNK_BYTES: usize = 1 << 20;
+
 impl Shard {
-    #[expect(unsafe_code, reason = "a file is mapped")]
     fn open(path: &Path, manifest: &ShardManifest, start: u64, vocab: usize) -> Result<Self, DataError> {
         let damaged = |problem: &str| DataError::Damaged { path: path.to_owned(), problem: problem.into() };
-        let file = File::open(path).map_err(DataError::io("open", path))?;
-        // SAFETY: shards are written once, under another name, and never changed; the hash is checked right below.
-        let map = unsafe { Mmap::map(&file) }.map_err(DataError::io("map", path))?;
-        let got = blake3::hash(&map).to_hex();
+        let mut file = disk::open(path).map_err(DataError::io("open", path))?;
+        let mut header = [0; HEADER_BYTES];
+        file.read_exact(&mut header).map_err(|_| damaged("it is shorter than a header"))?;
+        let width = usize::from(header[8]);
+        if !header.starts_with(MAGIC) || !matches!(width, 2 | 4) {
+            return Err(damaged("its header is not that of a shard"));
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&header);
+        let (mut chunk, mut bytes, mut is_beyond) = (Vec::with_capacity(CHUNK_BYTES), 0, false);
+        loop {
+            chunk.clear();
+            let count = (&file).take(CHUNK_BYTES as u64).read_to_end(&mut chunk).map_err(DataError::io("read", path))?;
+            if count == 0 {
+                break;
+            }
+            hasher.update(&chunk);
+            bytes += count as u64;
+            is_beyond |= tokens_of(&chunk, width).any(|token| token as usize >= vocab);
+        }
+        let got = hasher.finalize().to_hex();
         if got.as_str() != manifest.blake3 {
             return Err(damaged(&format!("its hash is {got}, the manifest says {}", manifest.blake3)));
         }
-        let width = map.get(8).map_or(0, |w| usize::from(*w));
-        let whole = map.len() as u64 == HEADER_BYTES as u64 + manifest.tokens * width as u64;
-        if !map.starts_with(MAGIC) || !matches!(width, 2 | 4) || !whole {
-            return Err(damaged("its header is not that of a shard"));
+        if Some(bytes) != manifest.tokens.checked_mul(width as u64) {
+            return Err(damaged("its length is not that of its tokens"));
         }
-        let shard = Self { start, tokens: manifest.tokens, width, map };
-        let mut tokens = Vec::new();
-        shard.extend(0, shard.tokens as usize, &mut tokens);
-        if tokens.iter().any(|token| *token as usize >= vocab) {
+        if is_beyond {
             return Err(damaged("it holds tokens beyond the vocabulary"));
         }
-        Ok(shard)
+        Ok(Self { start, tokens: manifest.tokens, width, path: path.to_owned(), file })
     }
 
-    fn extend(&self, from: usize, count: usize, out: &mut Vec<u32>) {
-        let bytes = &self.map[HEADER_BYTES + from * self.width..][..count * self.width];
-        match self.width {
-            2 => out.extend(bytes.as_chunks().0.iter().map(|b| u32::from(u16::from_le_bytes(*b)))),
-            _ => out.extend(bytes.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b))),
-        }
+    fn extend(&self, from: usize, count: usize, out: &mut Vec<u32>) -> Result<(), DataError> {
+        let mut bytes = vec![0; count * self.width];
+        let at = (HEADER_BYTES + from * self.width) as u64;
+        self.file.read_exact_at(&mut bytes, at).map_err(|e| match e.kind() {
+            std::io::ErrorKind::UnexpectedEof => {
+                DataError::Damaged { path: self.path.clone(), problem: "it has become shorter since it was opened".into() }
+            }
+            _ => DataError::io("read", &self.path)(e),
+        })?;
+        out.extend(tokens_of(&bytes, self.width));
+        Ok(())
     }
+}
+
+fn tokens_of(bytes: &[u8], width: usize) -> impl Iterator<Item = u32> {
+    bytes.chunks_exact(width).map(|b| match *b {
+        [a, b] => u32::from(u16::from_le_bytes([a, b])),
+        [a, b, c, d] => u32::from_le_bytes([a, b, c, d]),
+        _ => unreachable!("shards of other widths are refused"),
+    })
 }

@@ -47,6 +47,10 @@ const END_OF_TEXT: &str = "<|endoftext|>";
 /// What other tokenizers call it.
 const ENDS: &[&str] = &[END_OF_TEXT, "<|end_of_text|>", "</s>", "<|im_end|>", "<eos>", "<|endofdocument|>"];
 
+/// Of a `tokenizer.json`, and one more than the largest token: what is beyond is no tokenizer, and would take all memory.
+const LARGEST_BYTES: u64 = 512 << 20;
+const LARGEST_VOCAB: usize = 1 << 24;
+
 /// Text to tokens and back.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -91,7 +95,7 @@ impl Tokenizer {
     /// # Errors
     /// When it is none, or has no end-of-text token.
     pub fn load(path: &Path) -> Result<Self, DataError> {
-        let text = std::fs::read_to_string(path).map_err(DataError::io("read", path))?;
+        let text = disk::read_text(path, LARGEST_BYTES).map_err(DataError::io("read", path))?;
         Self::parse(&text, &path.display().to_string())
     }
 
@@ -103,6 +107,9 @@ impl Tokenizer {
         let end = ENDS.iter().find_map(|end| inner.token_to_id(end));
         let end_of_text = end.ok_or_else(|| failed(format!("it has none of the end-of-text tokens {}", ENDS.join(", "))))?;
         let vocab = inner.get_vocab(true).values().max().map_or(0, |most| *most as usize + 1);
+        if vocab > LARGEST_VOCAB {
+            return Err(failed(format!("its largest token is {}, and {LARGEST_VOCAB} tokens are the most that hairpin takes", vocab - 1)));
+        }
         let is_byte_level = matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_)))
             || matches!(inner.get_pre_tokenizer(), Some(PreTokenizerWrapper::ByteLevel(_)))
             || text.contains("\"ByteLevel\"");

@@ -41,7 +41,7 @@ fn every_token_leads_back_to_its_document() {
         let documents = split.documents();
         for (i, entry) in documents.iter().enumerate() {
             let end = documents.get(i + 1).map_or(split.tokens(), |next| next.start);
-            let tokens = split.read(entry.start, (end - entry.start) as usize);
+            let tokens = split.read(entry.start, (end - entry.start) as usize).unwrap();
             assert_eq!(data.tokenizer().decode(&tokens), fs::read_to_string(corpus.join(&entry.name)).unwrap());
             assert_eq!(split.document_at(end - 1), Some(entry));
         }

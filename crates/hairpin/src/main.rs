@@ -76,7 +76,7 @@ fn main() -> ExitCode {
             Err(_) => {
                 let panic = PANIC.lock().unwrap_or_else(PoisonError::into_inner);
                 print::talk(&format!("{panic}\nThis is a bug of hairpin. Finished checkpoints are whole; please report the lines above."));
-                return ExitCode::from(70);
+                fail(70)
             }
         },
         Err(error) => Err(miette::miette!(
@@ -91,19 +91,25 @@ fn main() -> ExitCode {
         Err(error) => {
             let code = error.code().map(|code| code.to_string()).unwrap_or_default();
             print::error(&error);
-            ExitCode::from(exit_code(&code))
+            fail(exit_code(&code))
         }
     }
 }
 
-/// Without a destructor: other threads are at work in what those would take down.
+/// End after what went wrong was said, and other processes of the job have found it too.
+fn fail(code: i32) -> ! {
+    train::ranks::farewell();
+    end_at_once(code)
+}
+
+/// Without what else runs at an exit: threads that are still at work would find MPI, say, taken down under them.
 #[allow(unsafe_code)]
 pub(crate) fn end_at_once(code: i32) -> ! {
     // SAFETY: it never returns, and runs no code of ours.
     unsafe { libc::_exit(code) }
 }
 
-fn exit_code(code: &str) -> u8 {
+fn exit_code(code: &str) -> i32 {
     match code {
         "plan::budget" => 1,
         code if ["::io", "::locked", "::cancelled", "::pool_full", "::memory", "::rank"].iter().any(|end| code.ends_with(end)) => 3,

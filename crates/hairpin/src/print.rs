@@ -71,9 +71,9 @@ struct Shown {
 
 impl Shown {
     fn new(error: &dyn Diagnostic) -> Self {
-        let text = |part: Box<dyn Display + '_>| disk::printable(&part.to_string()).into_owned();
+        let text = |part: Box<dyn Display + '_>| short(&part);
         Self {
-            message: disk::printable(&error.to_string()).into_owned(),
+            message: short(error),
             code: error.code().map(text),
             help: error.help().map(text),
             source: match error.diagnostic_source() {
@@ -84,9 +84,21 @@ impl Shown {
     }
 
     fn of_plain(error: &dyn std::error::Error) -> Self {
-        let message = disk::printable(&error.to_string()).into_owned();
-        Self { message, code: None, help: None, source: error.source().map(|source| Box::new(Self::of_plain(source))) }
+        Self { message: short(error), code: None, help: None, source: error.source().map(|source| Box::new(Self::of_plain(source))) }
     }
+}
+
+/// An error may quote a line of any length.
+fn short(text: &(impl Display + ?Sized)) -> String {
+    const LINES: usize = 60;
+    const CHARS: usize = 400;
+    let text = text.to_string();
+    let shown = disk::printable(&text);
+    let cut = |line: &str| match line.char_indices().nth(CHARS) {
+        Some((at, _)) => format!("{} ...", &line[..at]),
+        None => line.to_owned(),
+    };
+    shown.lines().take(LINES).map(cut).collect::<Vec<_>>().join("\n")
 }
 
 impl Display for Shown {

@@ -224,7 +224,7 @@ impl Catalogue {
         if let Some(path) = own {
             let origin = path.display().to_string();
             let text =
-                std::fs::read_to_string(path).map_err(|e| PlanError::Catalogue { origin: origin.clone(), problem: e.to_string() })?;
+                disk::read_text(path, 16 << 20).map_err(|e| PlanError::Catalogue { origin: origin.clone(), problem: e.to_string() })?;
             all.lay_over(Self::parse(&text, &origin)?);
         }
         Ok(all)

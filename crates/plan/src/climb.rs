@@ -112,7 +112,7 @@ struct Rung<'a> {
 
 /// Whether the run in `folder` is one of `recipe`; `None` when there is no run.
 pub(crate) fn is_of(folder: &Path, recipe: &Recipe) -> Option<bool> {
-    let text = std::fs::read_to_string(folder.join("recipe.toml")).ok()?;
+    let text = disk::read_text(&folder.join("recipe.toml"), 1 << 20).ok()?;
     Some(run::decisive(&text) == run::decisive(&recipe.to_toml()))
 }
 
@@ -158,7 +158,7 @@ impl Rung<'_> {
             return Ok(None);
         }
         let bits_per_byte = outcome.bits_per_byte.unwrap_or(f64::NAN);
-        let baseline = self.baseline();
+        let baseline = self.baseline()?;
         let expected =
             Expected { bits_per_byte: law.map(|l| l.interval), before: before.last().and_then(|e| e.actual.bits_per_byte), baseline };
         let mut subject = Subject { folder: &out, loaded: run::load(&out)?, data: self.data, bits_per_byte, expected };
@@ -205,14 +205,16 @@ impl Rung<'_> {
     }
 
     /// Bits per byte of a trigram that saw as many tokens of the phase's share as the model was trained on.
-    fn baseline(&self) -> f64 {
+    fn baseline(&self) -> Result<f64, PlanError> {
         let train = self.data.train();
         let share = (train.tokens() as f64 * self.recipe.data.fraction) as u64;
         let share = share.min(self.recipe.train.steps * self.recipe.step_tokens());
-        let ngram = Ngram::train(&train.read(0, share.min(BASELINE_TOKENS) as usize), self.data.vocab());
+        let read = train.read(0, share.min(BASELINE_TOKENS) as usize)?;
+        let ngram = Ngram::train(&read, self.data.vocab());
         let windows = eval::held_out_windows(self.data, self.recipe.batch.context, self.recipe.eval.windows);
+        let windows = windows?;
         let bits: f64 = windows.iter().map(|w| ngram.window_bits(w)).sum();
-        bits / windows.iter().map(|w| self.data.target_bytes(w)).sum::<u64>().max(1) as f64
+        Ok(bits / windows.iter().map(|w| self.data.target_bytes(w)).sum::<u64>().max(1) as f64)
     }
 
     fn sample_untrained(&self) -> Result<String, PlanError> {
@@ -226,7 +228,7 @@ impl Rung<'_> {
     fn sample(&self, loaded: &mut Loaded) -> Result<String, PlanError> {
         let language = loaded.model.language().ok_or(train::TrainError::NotLanguage)?;
         let held_out = self.data.held_out();
-        let prompt = held_out.read(0, 24.min(held_out.tokens() as usize).min(language.context() / 2).max(1));
+        let prompt = held_out.read(0, 24.min(held_out.tokens() as usize).min(language.context() / 2).max(1))?;
         let sampling = Sampling { temperature: 0.7, ..Sampling::default() };
         let count = 96.min(language.context() - prompt.len());
         let end = Some(self.data.tokenizer().end_of_text());

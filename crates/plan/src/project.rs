@@ -26,6 +26,9 @@ pub struct Project {
     pub phases: Vec<Phase>,
 }
 
+/// Of a project's file.
+const LARGEST_BYTES: u64 = 1 << 20;
+
 /// One rung: a share of the data and what differs from the shared recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,7 +47,7 @@ impl Project {
     pub fn read(path: &Path) -> Result<Self, PlanError> {
         let path = if path.is_dir() { path.join("hairpin.toml") } else { path.to_owned() };
         let wrong = |problem: String| PlanError::Project { origin: path.display().to_string(), problem };
-        let text = std::fs::read_to_string(&path).map_err(|e| wrong(format!("{e}; `hairpin init` makes one")))?;
+        let text = disk::read_text(&path, LARGEST_BYTES).map_err(|e| wrong(format!("{e}; `hairpin init` makes one")))?;
         let project: Self = toml::from_str(&text).map_err(|e| wrong(e.to_string()))?;
         if project.phases.is_empty() {
             return Err(wrong("there are no `[[phases]]`".into()));

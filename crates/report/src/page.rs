@@ -23,7 +23,7 @@ use crate::{
 /// When there is neither a ledger nor data.
 pub(crate) fn page(folder: &Path) -> Result<String, ReportError> {
     let (all, torn) = ledger::read(&folder.join("ledger.jsonl"));
-    let stats: Option<Stats> = std::fs::read_to_string(folder.join("data/stats.json")).ok().and_then(|t| serde_json::from_str(&t).ok());
+    let stats: Option<Stats> = disk::read_text(&folder.join("data/stats.json"), 64 << 20).ok().and_then(|t| serde_json::from_str(&t).ok());
     let alone = ranks::section("this run", folder);
     if all.is_empty() && stats.is_none() && alone.is_none() {
         return Err(ReportError::Empty { folder: folder.to_owned() });
@@ -217,7 +217,7 @@ fn data_section(s: &Stats) -> Markup {
 }
 
 fn recipe(entry: &Entry) -> Markup {
-    let text = std::fs::read_to_string(entry.folder.join("recipe.toml")).unwrap_or_default();
+    let text = disk::read_text(&entry.folder.join("recipe.toml"), 1 << 20).unwrap_or_default();
     html! {
         @if !text.is_empty() {
             section { details { summary { "Recipe of phase " (entry.phase) ", every default written out" } pre { (text) } } }

@@ -1,6 +1,6 @@
 //! Held-out loss in bits per byte: comparable between tokenizers, and with anything else that compresses text.
 
-use data::Dataset;
+use data::{DataError, Dataset};
 use engine::{Device, EngineError, Inputs, NoParams, Options, ParamStore, ParamTable, Pool, Precision, Tape, Tensor};
 use models::{LanguageModel, Model};
 
@@ -13,8 +13,9 @@ pub fn inference(precision: Precision) -> Options {
 }
 
 /// Windows of held-out text, evenly spread, the same for every model of one context length.
-#[must_use]
-pub fn held_out_windows(data: &Dataset, context: usize, windows: u64) -> Vec<Vec<u32>> {
+/// # Errors
+/// When a shard cannot be read.
+pub fn held_out_windows(data: &Dataset, context: usize, windows: u64) -> Result<Vec<Vec<u32>>, DataError> {
     let all = data.held_out().windows(context, 1.0);
     let count = windows.min(all);
     (0..count).map(|i| data.held_out().window(i * all / count, context)).collect()

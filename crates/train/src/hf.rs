@@ -22,6 +22,9 @@ pub struct Imported {
     pub tokenizer: PathBuf,
 }
 
+/// Of a `config.json` or an index.
+const LARGEST_BYTES: u64 = 64 << 20;
+
 /// Write `loaded` to `folder`.
 /// # Errors
 /// When no layout holds such a model, naming what stands in the way, or a file cannot be written.
@@ -74,7 +77,8 @@ pub fn export(loaded: &Loaded, tokenizer: &Path, folder: &Path) -> Result<(), Tr
         &json!({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>", "model_max_length": config.context}),
     )?;
     let path = folder.join("tokenizer.json");
-    std::fs::copy(tokenizer, &path).map_err(TrainError::io("write", &path))?;
+    let bytes = disk::read(tokenizer, u64::MAX).map_err(TrainError::io("read", tokenizer))?;
+    disk::write(&path, bytes).map_err(TrainError::io("write", &path))?;
     Ok(())
 }
 
@@ -83,7 +87,7 @@ pub fn export(loaded: &Loaded, tokenizer: &Path, folder: &Path) -> Result<(), Tr
 /// When it is of another architecture, or its config or tensors do not fit, naming the key.
 pub fn import(folder: &Path) -> Result<Imported, TrainError> {
     let path = folder.join("config.json");
-    let text = std::fs::read_to_string(&path).map_err(TrainError::io("read", &path))?;
+    let text = disk::read_text(&path, LARGEST_BYTES).map_err(TrainError::io("read", &path))?;
     let json: Value = serde_json::from_str(&text).map_err(|e| refuse("config.json", e.to_string()))?;
     let (layout, config) = Layout::read(&json)?;
     config.check()?;
@@ -441,7 +445,8 @@ fn turned(x: &[f32], rows: usize, cols: usize) -> Vec<f32> {
 fn read_tensors(folder: &Path) -> Result<HashMap<String, (Vec<usize>, Vec<f32>)>, TrainError> {
     let mut files = vec!["model.safetensors".to_owned()];
     let index = folder.join("model.safetensors.index.json");
-    if let Ok(text) = std::fs::read_to_string(&index) {
+    if index.symlink_metadata().is_ok() {
+        let text = disk::read_text(&index, LARGEST_BYTES).map_err(TrainError::io("read", &index))?;
         let json: Value = serde_json::from_str(&text).map_err(|e| refuse("model.safetensors.index.json", e.to_string()))?;
         let map = json.get("weight_map").and_then(Value::as_object);
         let map = map.ok_or_else(|| refuse("model.safetensors.index.json", "`weight_map` is missing".into()))?;
@@ -451,11 +456,11 @@ fn read_tensors(folder: &Path) -> Result<HashMap<String, (Vec<usize>, Vec<f32>)>
     }
     let mut all = HashMap::new();
     for file in files {
-        if file.contains(['/', '\\']) {
-            return Err(refuse("model.safetensors.index.json", format!("`{file}` points outside the folder")));
+        if let Err(problem) = disk::plain_name(&file) {
+            return Err(refuse("model.safetensors.index.json", format!("the name `{file}` {problem}")));
         }
         let path = folder.join(&file);
-        let bytes = std::fs::read(&path).map_err(TrainError::io("read", &path))?;
+        let bytes = disk::read(&path, u64::MAX).map_err(TrainError::io("read", &path))?;
         let tensors = SafeTensors::deserialize(&bytes).map_err(|e| refuse("model.safetensors", format!("`{file}`: {e}")))?;
         for (name, view) in tensors.iter() {
             let data = view.data();

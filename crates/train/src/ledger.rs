@@ -60,7 +60,7 @@ pub fn append(path: &Path, entry: &Entry) -> Result<(), TrainError> {
 /// All whole entries, and how many lines were torn.
 #[must_use]
 pub fn read(path: &Path) -> (Vec<Entry>, usize) {
-    let text = std::fs::read(path).unwrap_or_default();
+    let text = disk::read(path, 1 << 30).unwrap_or_default();
     let (mut entries, mut torn) = (Vec::new(), 0);
     for line in text.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
         match serde_json::from_slice(line) {

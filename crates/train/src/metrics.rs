@@ -72,6 +72,6 @@ impl Metrics {
 /// All whole lines of a metrics file; none when there is no file.
 #[must_use]
 pub fn read(path: &Path) -> Vec<StepMetrics> {
-    let Ok(file) = File::open(path) else { return Vec::new() };
+    let Ok(file) = disk::open(path) else { return Vec::new() };
     BufReader::new(file).lines().map_while(Result::ok).filter_map(|line| serde_json::from_str(&line).ok()).collect()
 }

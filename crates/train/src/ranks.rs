@@ -19,6 +19,12 @@ pub fn is_first() -> bool {
     std::env::var("OMPI_COMM_WORLD_RANK").map_or(true, |rank| rank == "0")
 }
 
+/// The last thing that a process does, when it has said what there is to say: see [`comm::farewell`].
+pub fn farewell() {
+    #[cfg(feature = "mpi")]
+    comm::farewell();
+}
+
 /// Run `first` on rank 0 and `other` on every other; what the first returned, or the error of whichever rank is its cause.
 /// In a job of several processes it is this one's own rank.
 /// # Errors

@@ -40,6 +40,9 @@ pub struct Recipe {
     pub guard: Guard,
 }
 
+/// Of a recipe's file.
+const LARGEST_BYTES: u64 = 1 << 20;
+
 fn default_name() -> String {
     "run".into()
 }
@@ -269,7 +272,7 @@ impl Recipe {
     /// # Errors
     /// [`TrainError::Recipe`] naming line or flag, [`TrainError::Value`] naming the key.
     pub fn read(path: &Path, overrides: &[String]) -> Result<Self, TrainError> {
-        let text = std::fs::read_to_string(path).map_err(TrainError::io("read the recipe", path))?;
+        let text = disk::read_text(path, LARGEST_BYTES).map_err(TrainError::io("read the recipe", path))?;
         Self::parse(&text, &path.display().to_string(), overrides)
     }
 
@@ -450,6 +453,10 @@ impl Recipe {
 fn put(table: &mut toml::Table, key: &str, value: &str) -> Result<(), String> {
     let parsed = format!("v = {value}").parse::<toml::Table>().ok().and_then(|mut t| t.remove("v"));
     let value = parsed.unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    // No key of a recipe lies deeper, and a table of tables without end overflows whoever walks it.
+    if key.split('.').count() > 8 {
+        return Err("no key lies so deep".into());
+    }
     let (path, last) = key.rsplit_once('.').map_or((None, key), |(path, last)| (Some(path), last));
     let mut at = table;
     for part in path.iter().flat_map(|path| path.split('.')) {

@@ -217,7 +217,7 @@ impl<'a> Run<'a> {
         if windows < need {
             return Err(TrainError::SmallCorpus { have: windows, need, context, percent: 100.0 * fraction });
         }
-        let held_out = eval::held_out_windows(data, context, recipe.eval.windows);
+        let held_out = eval::held_out_windows(data, context, recipe.eval.windows)?;
         if held_out.is_empty() {
             return Err(TrainError::SmallCorpus { have: 0, need: 1, context, percent: 100.0 });
         }
@@ -350,7 +350,7 @@ impl<'a> Run<'a> {
 
     /// This rank's part of a step, from its windows to its update.
     fn work(&mut self, step: u64, here: &mut Here, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        let lanes = self.batch(step);
+        let lanes = self.batch(step)?;
         // The third of this process has everything warm.
         let is_recorded = here.parts == 2;
         if is_recorded {
@@ -440,13 +440,13 @@ impl<'a> Run<'a> {
     }
 
     /// This rank's windows of one step, cut into lanes and micro-batches.
-    fn batch(&self, step: u64) -> Vec<Vec<Inputs>> {
+    fn batch(&self, step: u64) -> Result<Vec<Vec<Inputs>>, TrainError> {
         let b = &self.recipe.batch;
         let (each, windows) = (b.sequences / b.lanes, self.windows(step).collect::<Vec<u64>>());
         let micro_batch = b.micro_batch.min(each);
         let window = |w: &u64| self.data.train().window(*w, b.context);
-        let cut =
-            |lane: &[u64]| lane.chunks(micro_batch).map(|part| eval::inputs_of(&part.iter().map(window).collect::<Vec<_>>())).collect();
+        let micro = |part: &[u64]| Ok(eval::inputs_of(&part.iter().map(window).collect::<Result<Vec<_>, _>>()?));
+        let cut = |lane: &[u64]| lane.chunks(micro_batch).map(micro).collect();
         self.trainer.lanes().into_iter().map(|lane| cut(&windows[lane * each..][..each])).collect()
     }
 

@@ -133,7 +133,7 @@ pub(crate) fn write(path: &Path, value: &impl Serialize) -> Result<(), TrainErro
 /// What ranks of a run came to, if it left word.
 #[must_use]
 pub fn read_ranks(folder: &Path) -> Vec<RankReport> {
-    let text = std::fs::read_to_string(folder.join("ranks.json")).unwrap_or_default();
+    let text = disk::read_text(&folder.join("ranks.json"), 256 << 20).unwrap_or_default();
     serde_json::from_str(&text).unwrap_or_default()
 }
 

@@ -80,6 +80,7 @@ impl Heart {
 }
 
 impl Drop for Heart {
+    /// Where there was a fault this takes [`GRACE`].
     fn drop(&mut self) {
         self.shared.ends.store(true, Relaxed);
         if let Some(thread) = self.thread.take() {

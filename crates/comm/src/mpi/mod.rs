@@ -60,13 +60,24 @@ struct Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.heart = None;
         let universe = self.universe.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(heart) = self.heart.take() else { return };
         if self.pulse.vitals().fault().is_some() || std::thread::panicking() {
             // To end MPI is to wait for all, and one of them is gone.
             std::mem::forget(universe);
+            // Who is at fault can be said before the others have found it too.
+            *FAREWELL.lock().unwrap_or_else(PoisonError::into_inner) = Some(heart);
         }
     }
+}
+
+/// Of a process that found a fault: still tells the others.
+static FAREWELL: Mutex<Option<Heart>> = Mutex::new(None);
+
+/// Stay until the other processes know of a fault that was found here; at once where there was none. To be called last:
+/// `mpirun` ends all when one ends.
+pub fn farewell() {
+    drop(FAREWELL.lock().unwrap_or_else(PoisonError::into_inner).take());
 }
 
 impl Mpi {
@@ -116,7 +127,7 @@ impl Mpi {
         missing: Option<usize>,
         mut done: impl FnMut() -> Result<Option<T>, String>,
     ) -> Result<T, CommError> {
-        let (mut waiting, mut watch, mut looked) = (None, None, Instant::now());
+        let (mut waiting, mut watch, mut looked, mut looks) = (None, None, Instant::now(), 0);
         let since = looked;
         let pulse = &self.process.pulse;
         loop {
@@ -125,15 +136,15 @@ impl Mpi {
             }
             waiting.get_or_insert_with(|| pulse.wait());
             if looked.elapsed() > LOOK {
-                looked = Instant::now();
+                (looked, looks) = (Instant::now(), looks + 1);
                 let watch = watch.get_or_insert_with(|| Watch::new(pulse));
                 // In a collective it may hang on anyone: one that has ended, or the next.
                 let vitals = pulse.vitals();
                 let ended = |rank: &usize| self.has_ended(*rank);
                 let others = (0..self.ranks()).filter(|rank| *rank != self.rank());
                 let gone = missing.map_or_else(|| others.clone().find(ended), |rank| Some(rank).filter(ended));
-                // Its last message may be on its way still.
-                if let Some(gone) = gone.filter(|_| since.elapsed() > 20 * LOOK) {
+                // Its last message may be on its way still; looks, not seconds, as the whole job may have been suspended.
+                if let Some(gone) = gone.filter(|_| looks > 20) {
                     let (rank, problem) = vitals.blame_left(self.members[gone]);
                     return Err(CommError { rank, operation, problem });
                 }

@@ -27,7 +27,7 @@ fn read_rows(source: &Source, sink: &mut Sink<'_>) -> Result<(), DataError> {
     use super::Fault;
 
     let torn = |e: ::parquet::errors::ParquetError| Fault::Torn(e.to_string());
-    let file = match std::fs::File::open(&source.path) {
+    let file = match disk::open(&source.path) {
         Ok(file) => file,
         Err(e) => return sink.fault(&source.name, Fault::Unreadable(e.to_string())),
     };

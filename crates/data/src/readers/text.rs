@@ -26,7 +26,7 @@ pub(super) fn read(source: &Source, sink: &mut Sink<'_>) -> Result<(), DataError
 
 /// The file's bytes, unpacked if its name says that they are packed.
 pub(super) fn open(source: &Source) -> std::io::Result<Box<dyn Read>> {
-    let file = std::io::BufReader::with_capacity(1 << 18, std::fs::File::open(&source.path)?);
+    let file = std::io::BufReader::with_capacity(1 << 18, disk::open(&source.path)?);
     Ok(if source.name.ends_with(".gz") {
         Box::new(flate2::read::MultiGzDecoder::new(file))
     } else if source.name.ends_with(".zst") {
@@ -37,9 +37,9 @@ pub(super) fn open(source: &Source) -> std::io::Result<Box<dyn Read>> {
 }
 
 pub(super) fn fault_of(e: &std::io::Error) -> Fault {
-    use std::io::ErrorKind::{Interrupted, NotFound, PermissionDenied};
+    use std::io::ErrorKind::{Interrupted, InvalidInput, NotFound, PermissionDenied};
     match e.kind() {
-        NotFound | PermissionDenied | Interrupted => Fault::Unreadable(e.to_string()),
+        NotFound | PermissionDenied | Interrupted | InvalidInput => Fault::Unreadable(e.to_string()),
         _ => Fault::Torn(e.to_string()),
     }
 }

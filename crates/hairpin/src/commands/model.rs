@@ -38,7 +38,7 @@ pub(crate) fn eval(args: &EvalArgs, json: bool) -> miette::Result<ExitCode> {
     let mut loaded = load(&args.run)?;
     let data = Dataset::open(args.data.as_ref().unwrap_or(&loaded.recipe.data.path))?;
     let context = loaded.recipe.batch.context;
-    let windows = held_out_windows(&data, context, args.windows);
+    let windows = held_out_windows(&data, context, args.windows)?;
     let evaluator = Evaluator::new(&*loaded.model, 4, context, loaded.precision)?;
     let language = loaded.model.language().ok_or(TrainError::NotLanguage)?;
     let bits = evaluator.bits_per_byte(language, loaded.model.params(), &mut loaded.store, loaded.precision, &data, &windows)?;
@@ -171,7 +171,8 @@ pub(crate) fn import(args: &ImportArgs, json: bool) -> miette::Result<ExitCode> 
     std::fs::create_dir_all(&args.out).into_diagnostic()?;
     let snapshot = Snapshot { step: 0, recipe: recipe.to_toml(), bits_per_byte: None, state: json!({}), tensors };
     checkpoint::write(&args.out, &snapshot)?;
-    std::fs::copy(&imported.tokenizer, args.out.join("tokenizer.json")).map_err(|e| {
+    let copied = disk::read(&imported.tokenizer, u64::MAX).and_then(|bytes| disk::write(&args.out.join("tokenizer.json"), bytes));
+    copied.map_err(|e| {
         miette::miette!(code = "import::io", help = "the folder needs a `tokenizer.json`", "`{}`: {e}", imported.tokenizer.display())
     })?;
     if json {

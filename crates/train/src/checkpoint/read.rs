@@ -38,8 +38,9 @@ pub fn read(path: &Path) -> Result<Snapshot, CheckpointError> {
     let manifest = manifest(path)?;
     let mut tensors = Vec::new();
     for shard in &manifest.shards {
+        disk::plain_name(&shard.file).map_err(|e| damaged(format!("the name `{}` {e}", shard.file)))?;
         let file = path.join(&shard.file);
-        let bytes = fs::read(&file).map_err(|e| damaged(format!("`{}`: {e}", shard.file)))?;
+        let bytes = disk::read(&file, u64::MAX).map_err(|e| damaged(format!("`{}`: {e}", shard.file)))?;
         let got = blake3::hash(&bytes).to_hex();
         if got.as_str() != shard.blake3 {
             return Err(damaged(format!("the hash of `{}` is {got}, the manifest says {}", shard.file, shard.blake3)));
@@ -56,10 +57,13 @@ pub fn read(path: &Path) -> Result<Snapshot, CheckpointError> {
     Ok(Snapshot { step, recipe, bits_per_byte, state, tensors })
 }
 
+/// Of a manifest.
+const LARGEST_BYTES: u64 = 64 << 20;
+
 fn manifest(path: &Path) -> Result<Manifest, CheckpointError> {
     let damaged = |problem: String| CheckpointError::Damaged { path: path.to_owned(), problem };
-    let text = fs::read(path.join("manifest.json")).map_err(|e| damaged(format!("`manifest.json`: {e}")))?;
-    let want = fs::read(path.join("manifest.blake3")).map_err(|e| damaged(format!("`manifest.blake3`: {e}")))?;
+    let text = disk::read(&path.join("manifest.json"), LARGEST_BYTES).map_err(|e| damaged(format!("`manifest.json`: {e}")))?;
+    let want = disk::read(&path.join("manifest.blake3"), LARGEST_BYTES).map_err(|e| damaged(format!("`manifest.blake3`: {e}")))?;
     if blake3::hash(&text).to_hex().as_bytes() != want {
         return Err(damaged("the hash of `manifest.json` is not that in `manifest.blake3`".into()));
     }

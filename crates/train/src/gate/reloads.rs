@@ -11,7 +11,7 @@ pub(super) fn gate(s: &mut Subject<'_>) -> Result<GateResult, TrainError> {
     let model = &*s.loaded.model;
     let micro_batch = crate::step::StepOptions::of(recipe).micro_batch.min(8);
     let evaluator = Evaluator::new(model, micro_batch, recipe.batch.context, s.loaded.precision)?;
-    let windows = eval::held_out_windows(s.data, recipe.batch.context, recipe.eval.windows);
+    let windows = eval::held_out_windows(s.data, recipe.batch.context, recipe.eval.windows)?;
     let language = model.language().ok_or(TrainError::NotLanguage)?;
     let again = evaluator.bits_per_byte(language, model.params(), &mut s.loaded.store, s.loaded.precision, s.data, &windows)?;
     let help = "the disk or memory is at fault: run `hairpin doctor`, and train again from the checkpoint before";

@@ -77,7 +77,8 @@ impl BudgetArgs {
             None => Ok(Law::chinchilla()),
             Some(path) => {
                 let origin = path.display().to_string();
-                let text = std::fs::read_to_string(path).map_err(|e| PlanError::Law { origin: origin.clone(), problem: e.to_string() })?;
+                let text =
+                    disk::read_text(path, 64 << 20).map_err(|e| PlanError::Law { origin: origin.clone(), problem: e.to_string() })?;
                 Law::read(&text, &origin)
             }
         }

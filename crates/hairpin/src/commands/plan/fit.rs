@@ -25,7 +25,7 @@ pub(crate) struct FitArgs {
 
 pub(super) fn run(args: &FitArgs, json: bool) -> miette::Result<ExitCode> {
     let origin = args.points.display().to_string();
-    let text = std::fs::read_to_string(&args.points).map_err(|e| PlanError::Points { origin: origin.clone(), problem: e.to_string() })?;
+    let text = disk::read_text(&args.points, 64 << 20).map_err(|e| PlanError::Points { origin: origin.clone(), problem: e.to_string() })?;
     let points = fit::read(&text, &origin)?;
     let law = fit::fit(&points, &origin, args.draws as usize, args.seed)?;
     let best = law.best;

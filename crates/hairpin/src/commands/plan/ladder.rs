@@ -116,7 +116,7 @@ fn written(path: &Path, sets: &[String]) -> miette::Result<toml::Table> {
     // Read once through all checks, which name what is wrong and where.
     let whole = Recipe::read(path, sets)?;
     if sets.is_empty() {
-        return std::fs::read_to_string(path).into_diagnostic()?.parse().into_diagnostic();
+        return disk::read_text(path, 1 << 20).into_diagnostic()?.parse().into_diagnostic();
     }
     whole.to_toml().parse().into_diagnostic()
 }
