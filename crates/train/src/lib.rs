@@ -22,7 +22,6 @@ pub mod hf;
 pub mod ledger;
 mod links;
 pub mod measure;
-pub mod memory;
 pub mod metrics;
 pub mod optim;
 mod passes;

@@ -8,7 +8,10 @@
 pub use comm::launched_ranks;
 use comm::{Communicator, Solo, Threads};
 
-use crate::{TrainError, recipe::Recipe};
+use crate::{
+    TrainError,
+    recipe::{MOST_THREADS, Recipe},
+};
 
 /// What a rank needs to have a part in a job.
 pub type Comm = Box<dyn Communicator>;
@@ -42,6 +45,10 @@ pub fn run<T: Send>(
         return in_pool(here, || if is_first { first(comm) } else { other(comm) });
     }
     let each = (threads / ranks).max(1);
+    if ranks > MOST_THREADS {
+        let problem = format!("{ranks} ranks are more than the {MOST_THREADS} threads of one process");
+        return Err(TrainError::Value { key: "parallel.ranks", problem, help: "start them as processes, with `mpirun`".into() });
+    }
     if ranks == 1 {
         return in_pool(each, || first(Box::new(Solo)));
     }

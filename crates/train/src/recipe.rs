@@ -40,6 +40,11 @@ pub struct Recipe {
     pub guard: Guard,
 }
 
+/// Of all ranks of this machine together; systems refuse more, some of them by ending the process.
+pub(crate) const MOST_THREADS: usize = 1024;
+/// Of steps, and whatever else is counted in a run.
+const MOST_STEPS: u64 = 1 << 40;
+
 /// Of a recipe's file.
 const LARGEST_BYTES: u64 = 1 << 20;
 
@@ -174,7 +179,7 @@ impl Parallel {
     /// All axes, that of the data too.
     pub(crate) fn mesh(&self) -> Mesh {
         let MeshTable { pipeline, tensor, context, .. } = self.mesh;
-        Mesh { pipeline, tensor, context, data: (self.ranks / (pipeline * tensor * context).max(1)).max(1) }
+        Mesh { pipeline, tensor, context, data: (self.ranks / pipeline.saturating_mul(tensor).saturating_mul(context).max(1)).max(1) }
     }
 
     pub(crate) fn chunks(&self) -> usize {
@@ -326,6 +331,8 @@ impl Recipe {
             ("parallel.mesh.tensor", mesh.tensor),
             ("parallel.mesh.context", mesh.context),
             ("parallel.chunks", p.chunks),
+            ("parallel.mesh.shard", p.mesh.shard),
+            ("parallel.ranks", p.ranks),
         ] {
             if !(1..=1 << 16).contains(&count) {
                 return wrong(key, format!("{count} is not in 1..={}", 1 << 16), "leave the key out for its default");
@@ -410,12 +417,13 @@ impl Recipe {
             ("checkpoint.keep_last", self.checkpoint.keep_last as u64),
         ];
         for (key, count) in counts {
-            if count == 0 {
-                return wrong(key, "0 is too few".into(), "use 1 or more");
+            if !(1..=MOST_STEPS).contains(&count) {
+                return wrong(key, format!("{count} is not in 1..={MOST_STEPS}"), "use a number in that range");
             }
         }
-        if self.train.threads == Some(0) {
-            return wrong("train.threads", "0 threads do no work".into(), "leave the key out for all threads");
+        if self.train.threads.is_some_and(|threads| !(1..=MOST_THREADS).contains(&threads)) {
+            let problem = format!("{} is not in 1..={MOST_THREADS}", self.train.threads.unwrap_or(0));
+            return wrong("train.threads", problem, "leave the key out for all threads");
         }
         Ok(())
     }
@@ -509,6 +517,10 @@ mod tests {
             ("[optim]\nlr = nan", "optim.lr"),
             ("[train]\nsteps = 0", "train.steps"),
             ("[train]\nthreads = 0", "train.threads"),
+            ("[train]\nthreads = 50000", "train.threads"),
+            ("[train]\nsteps = 1000000000000000", "train.steps"),
+            ("[batch]\nsequences = 1000000000000", "batch.sequences"),
+            ("[parallel]\nmesh.pipeline = 9000000000000000000\nmesh.tensor = 9000000000000000000", "parallel.mesh.pipeline"),
             ("[parallel]\nranks = 2", "parallel.ranks"),
             ("[batch]\nlanes = 4\n[parallel]\nranks = 3", "parallel.ranks"),
             ("[parallel]\nstrategy = \"zero9\"", "parallel.strategy"),

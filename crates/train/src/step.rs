@@ -175,7 +175,7 @@ impl Trainer {
         let cost = held.cost(&*model, &options, place)?;
         let Held { runs, table } = held;
         let need_bytes = cost.total_bytes() * comm.ranks() as u64;
-        let free_bytes = crate::memory::available_bytes().unwrap_or(u64::MAX);
+        let free_bytes = limits::available_bytes().unwrap_or(u64::MAX);
         if device == Device::Cpu {
             // No rank allocates before all have looked, or the last would find what the first left.
             comm.all_reduce(&mut [0.0], Order::Any).map_err(EngineError::rank)?;

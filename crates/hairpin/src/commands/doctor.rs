@@ -90,7 +90,7 @@ impl Machine {
             cores: places.map(|places| places.len()),
             caches: (0..8).map_while(cache).flatten().collect(),
             memory_bytes: field("/proc/meminfo", "MemTotal").and_then(|kb| Some(kb.trim_end_matches(" kB").parse::<u64>().ok()? << 10)),
-            free_bytes: ::train::memory::available_bytes(),
+            free_bytes: limits::available_bytes(),
             huge_pages: read("/sys/kernel/mm/transparent_hugepage/enabled")
                 .and_then(|modes| Some(modes.split_once('[')?.1.split_once(']')?.0.to_owned())),
             governor: read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
