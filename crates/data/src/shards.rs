@@ -146,7 +146,8 @@ pub(crate) fn write_manifest(folder: &Path, manifest: &Manifest) -> Result<(), D
 
 pub(crate) fn read_manifest(folder: &Path) -> Result<Manifest, DataError> {
     let path = folder.join("manifest.json");
-    if !path.is_file() {
+    // What may not be looked at, or is no file, is named by the reading below.
+    if path.symlink_metadata().is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
         return Err(DataError::NotPrepared { path: folder.to_owned(), problem: "it has no `manifest.json`".into() });
     }
     let hash_path = folder.join("manifest.blake3");

@@ -28,6 +28,9 @@ pub(crate) static STOP: AtomicBool = AtomicBool::new(false);
 /// Whether anyone looks at [`STOP`]. All else that writes leaves the old or the new, so that it may end at any moment.
 pub(crate) static SAVES: AtomicBool = AtomicBool::new(false);
 
+/// See where it is used.
+const LEAST_BYTES: u64 = 64 << 20;
+
 /// Where the last panic was and what it said.
 static PANIC: Mutex<String> = Mutex::new(String::new());
 
@@ -70,7 +73,16 @@ fn main() -> ExitCode {
     };
     // On a thread of the pool, so that its parallel loops begin at once and need not wake it when they end.
     let run = || rayon::scope(|_| commands::run(&cli.command, cli.json));
+    let free_bytes = limits::available_bytes().unwrap_or(u64::MAX);
     let result = match kernels::check_env() {
+        // Threads, tables and texts take that much anywhere, and the system ends who is refused memory in between.
+        _ if free_bytes < LEAST_BYTES => Err(miette::miette!(
+            code = "hairpin::memory",
+            help = "raise the limit of the control group, or of `ulimit -v` and `ulimit -d`",
+            "{} MiB of memory are left to this process, and {} are the least that any command takes",
+            free_bytes >> 20,
+            LEAST_BYTES >> 20
+        )),
         Ok(_) => match std::panic::catch_unwind(AssertUnwindSafe(run)) {
             Ok(result) => result,
             Err(_) => {

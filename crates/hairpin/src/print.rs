@@ -91,12 +91,13 @@ impl Shown {
 /// An error may quote a line of any length.
 fn short(text: &(impl Display + ?Sized)) -> String {
     const LINES: usize = 60;
-    const CHARS: usize = 400;
+    const CHARS: usize = 200;
     let text = text.to_string();
     let shown = disk::printable(&text);
-    let cut = |line: &str| match line.char_indices().nth(CHARS) {
-        Some((at, _)) => format!("{} ...", &line[..at]),
-        None => line.to_owned(),
+    // What is wrong with a long value stands behind it.
+    let cut = |line: &str| match (line.char_indices().nth(CHARS), line.char_indices().nth_back(CHARS)) {
+        (Some((head, _)), Some((tail, _))) if head < tail => format!("{} ... {}", &line[..head], &line[tail..]),
+        _ => line.to_owned(),
     };
     shown.lines().take(LINES).map(cut).collect::<Vec<_>>().join("\n")
 }

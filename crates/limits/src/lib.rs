@@ -11,8 +11,10 @@
 
 use std::path::{Path, PathBuf};
 
-/// Of the address space that is left, what is kept for stacks, allocators' reserves and rounding.
-const KEPT_OF_ADDRESSES: u64 = 8;
+/// Of the address space that is left, what stacks and the reserves of allocators take without being memory: 64 MiB for each of
+/// a few threads, and a share.
+const KEPT_BYTES: u64 = 192 << 20;
+const KEPT_SHARE: u64 = 8;
 
 /// Bytes that this process can still take; `None` where the system does not tell.
 #[must_use]
@@ -30,7 +32,7 @@ fn available(root: &Path) -> Option<u64> {
         let soft: u64 = limits.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()?;
         Some(soft.saturating_sub(kilobytes(&status, used)?))
     };
-    let addresses = limit("Max address space", "VmSize:").map(|left| left - left / KEPT_OF_ADDRESSES);
+    let addresses = limit("Max address space", "VmSize:").map(|left| (left - left / KEPT_SHARE).saturating_sub(KEPT_BYTES));
     [
         kilobytes(&proc("meminfo"), "MemAvailable:"),
         groups(root, &proc("self/cgroup"), &proc("self/mountinfo")),
@@ -135,8 +137,8 @@ mod tests {
         put("sys/fs/memory/memory.usage_in_bytes", "2500000\n");
         put("sys/fs/memory/memory.stat", "inactive_file 1\ntotal_inactive_file 500000\ntotal_active_file 0\n");
         assert_eq!(available(root), Some(3_000_000));
-        rlimits("3024000", "unlimited");
-        assert_eq!(available(root), Some((3_024_000 - 1_024_000) * 7 / 8));
+        rlimits("233024000", "unlimited");
+        assert_eq!(available(root), Some(232_000_000 * 7 / 8 - KEPT_BYTES));
         rlimits("unlimited", "600000");
         assert_eq!(available(root), Some(600_000 - 512_000));
     }

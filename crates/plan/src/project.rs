@@ -47,7 +47,10 @@ impl Project {
     pub fn read(path: &Path) -> Result<Self, PlanError> {
         let path = if path.is_dir() { path.join("hairpin.toml") } else { path.to_owned() };
         let wrong = |problem: String| PlanError::Project { origin: path.display().to_string(), problem };
-        let text = disk::read_text(&path, LARGEST_BYTES).map_err(|e| wrong(format!("{e}; `hairpin init` makes one")))?;
+        let text = disk::read_text(&path, LARGEST_BYTES).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => wrong(format!("{e}; `hairpin init` makes one")),
+            _ => train::TrainError::Io { action: "read the project file", path: path.clone(), source: e }.into(),
+        })?;
         let project: Self = toml::from_str(&text).map_err(|e| wrong(e.to_string()))?;
         if project.phases.is_empty() {
             return Err(wrong("there are no `[[phases]]`".into()));

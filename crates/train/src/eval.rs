@@ -45,7 +45,15 @@ pub fn pool_for(
 ) -> Result<Pool, TrainError> {
     let (meta, mut none) = (Pool::meta(), NoParams);
     pass(language, &mut Tape::new(&meta, &mut none, table, inference(precision)), inputs)?;
-    Ok(Pool::new(Device::Cpu, meta.usage().high_water_bytes))
+    pool(meta.usage().high_water_bytes)
+}
+
+/// A pool of so many bytes.
+/// # Errors
+/// [`TrainError::Memory`] where this process may not have them: the allocator could only abort.
+pub(crate) fn pool(need_bytes: u64) -> Result<Pool, TrainError> {
+    let free_bytes = limits::available_bytes().unwrap_or(u64::MAX);
+    if free_bytes < need_bytes { Err(TrainError::Memory { need_bytes, free_bytes }) } else { Ok(Pool::new(Device::Cpu, need_bytes)) }
 }
 
 /// Runs passes without gradients over one pool.

@@ -1,6 +1,6 @@
 //! Generating text: one token at a time over a cache of keys and values.
 
-use engine::{Device, Inputs, ParamStore, ParamTable, Pool, Precision, Tape};
+use engine::{Inputs, ParamStore, ParamTable, Pool, Precision, Tape};
 use models::LanguageModel;
 use serde::Serialize;
 
@@ -56,7 +56,7 @@ pub fn generate(
     let mut none = engine::NoParams;
     let shapes = Inputs::new().with_u32("tokens", &[1, prompt.len()], Vec::new());
     language.logits(&mut Tape::new(&meta, &mut none, table, inference(precision)), &shapes, None)?;
-    let pool = Pool::new(Device::Cpu, meta.usage().high_water_bytes + (1 << 20));
+    let pool = crate::eval::pool(meta.usage().high_water_bytes + (1 << 20))?;
 
     let cache = language.cache();
     let (mut drawn, mut next) = (Vec::new(), prompt.to_vec());

@@ -69,7 +69,7 @@ pub enum TrainError {
     #[diagnostic(code(train::other_recipe), help("resume with the recipe that is kept beside it, or give another `--out`"))]
     OtherRecipe { folder: PathBuf, difference: String },
 
-    #[error("a step needs {:.1} GiB of memory, and {:.1} GiB are free", gib(*need_bytes), gib(*free_bytes))]
+    #[error("a step needs {} of memory, and {} are free to this process", amount(*need_bytes), amount(*free_bytes))]
     #[diagnostic(
         code(train::memory),
         help(
@@ -117,8 +117,9 @@ pub enum TrainError {
     Engine(#[from] engine::EngineError),
 }
 
-fn gib(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 30)
+fn amount(bytes: u64) -> String {
+    let mib = bytes as f64 / f64::from(1 << 20);
+    if mib < 1000.0 { format!("{mib:.0} MiB") } else { format!("{:.1} GiB", mib / 1024.0) }
 }
 
 impl TrainError {

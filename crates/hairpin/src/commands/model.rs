@@ -171,7 +171,7 @@ pub(crate) fn import(args: &ImportArgs, json: bool) -> miette::Result<ExitCode> 
     std::fs::create_dir_all(&args.out).into_diagnostic()?;
     let snapshot = Snapshot { step: 0, recipe: recipe.to_toml(), bits_per_byte: None, state: json!({}), tensors };
     checkpoint::write(&args.out, &snapshot)?;
-    let copied = disk::read(&imported.tokenizer, u64::MAX).and_then(|bytes| disk::write(&args.out.join("tokenizer.json"), bytes));
+    let copied = disk::read(&imported.tokenizer, 512 << 20).and_then(|bytes| disk::write(&args.out.join("tokenizer.json"), bytes));
     copied.map_err(|e| {
         miette::miette!(code = "import::io", help = "the folder needs a `tokenizer.json`", "`{}`: {e}", imported.tokenizer.display())
     })?;
