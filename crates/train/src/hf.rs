@@ -56,19 +56,16 @@ pub fn export(loaded: &Loaded, tokenizer: &Path, folder: &Path) -> Result<(), Tr
         tensors.push((part.theirs, dims, joined));
     }
     let path = folder.join("model.safetensors");
-    let view = |(name, dims, values): &'_ (String, Vec<usize>, Vec<f32>)| -> Result<(String, Vec<u8>, Vec<usize>), TrainError> {
-        Ok((name.clone(), bytemuck::cast_slice(values).to_vec(), dims.clone()))
-    };
-    let owned = tensors.iter().map(view).collect::<Result<Vec<_>, _>>()?;
     let wrong = |e: safetensors::SafeTensorError| refuse("model.safetensors", e.to_string());
-    let views =
-        owned.iter().map(|(name, bytes, dims)| Ok((name.clone(), TensorView::new(Dtype::F32, dims.clone(), bytes).map_err(wrong)?)));
+    let view = |dims: &[usize], values| TensorView::new(Dtype::F32, dims.to_vec(), bytemuck::cast_slice(values)).map_err(wrong);
+    let views = tensors.iter().map(|(name, dims, values)| Ok((name.clone(), view(dims, values)?)));
     let views = views.collect::<Result<Vec<_>, TrainError>>()?;
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(views, Some(metadata), &path).map_err(wrong)?;
+    let bytes = safetensors::serialize(views, Some(metadata)).map_err(wrong)?;
+    disk::write(&path, bytes).map_err(TrainError::io("write", &path))?;
     let write = |name: &str, value: &Value| {
         let path = folder.join(name);
-        std::fs::write(&path, format!("{value:#}\n")).map_err(TrainError::io("write", &path))
+        disk::write(&path, format!("{value:#}\n")).map_err(TrainError::io("write", &path))
     };
     write("config.json", &layout.config(config))?;
     write("generation_config.json", &json!({"_from_model_config": true}))?;
