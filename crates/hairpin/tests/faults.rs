@@ -287,7 +287,7 @@ fn what_may_not_be_read_is_named_as_such() {
     let is_root = status.lines().any(|line| line.starts_with("Uid:\t0\t"));
     let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
     open(at);
-    let shut = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0)).unwrap();
+    let shut = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o0)).unwrap();
     for (path, args) in
         [("data", ["train", "t.toml", "--out", "run"].as_slice()), ("hairpin.toml", &["data"]), ("t.toml", &["plan", "t.toml"])]
     {
