@@ -9,6 +9,7 @@
 //! are found, the machine's paths or the number of threads. **Absent on purpose:** knowledge of models.
 
 mod clean;
+mod content;
 mod dedup;
 mod error;
 mod minhash;
@@ -22,6 +23,7 @@ mod tokenizer;
 mod words;
 
 pub use clean::{CleanOptions, Rule};
+pub use content::Content;
 pub use dedup::{DedupOptions, near_clusters, unique};
 pub use error::DataError;
 pub use ngram::Ngram;

@@ -20,7 +20,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DataError, Tokenizer};
+use crate::{Content, DataError, Tokenizer};
 
 const HEADER_BYTES: usize = 64;
 const MAGIC: &[u8; 8] = b"HAIRPIN1";
@@ -162,6 +162,7 @@ pub struct Dataset {
     train: Split,
     held_out: Split,
     tokenizer: Tokenizer,
+    content: Content,
     folder: PathBuf,
 }
 
@@ -175,7 +176,7 @@ impl Dataset {
         let tokenizer = Tokenizer::load(&folder.join("tokenizer.json"))?;
         let split = |name, m: &SplitManifest| Split::open(folder, name, m, manifest.vocab);
         let (train, held_out) = (split("train", &manifest.train)?, split("held_out", &manifest.held_out)?);
-        Ok(Self { train, held_out, tokenizer, folder: folder.to_owned() })
+        Ok(Self { train, held_out, tokenizer, content: Content::of(&manifest), folder: folder.to_owned() })
     }
 
     #[must_use]
@@ -188,10 +189,32 @@ impl Dataset {
         &self.tokenizer
     }
 
+    /// What it is, wherever it lies.
+    #[must_use]
+    pub fn content(&self) -> &Content {
+        &self.content
+    }
+
     /// Where its `tokenizer.json` is.
     #[must_use]
     pub fn tokenizer_path(&self) -> PathBuf {
         self.folder.join("tokenizer.json")
+    }
+
+    /// The files that its tokenizer is read from, `tokenizer.json` and what lies beside it, by name.
+    /// # Errors
+    /// When one cannot be read.
+    pub fn tokenizer_files(&self) -> Result<Vec<(String, Vec<u8>)>, DataError> {
+        let entries = std::fs::read_dir(&self.folder).map_err(DataError::io("list", &self.folder))?;
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let mut names: Vec<String> = names.filter(|name| name.starts_with("tokenizer") && name.ends_with(".json")).collect();
+        names.sort();
+        let read = |name: String| {
+            let path = self.folder.join(&name);
+            let bytes = disk::read(&path, 1 << 30).map_err(DataError::io("read", &path))?;
+            Ok((name, bytes))
+        };
+        names.into_iter().map(read).collect()
     }
 
     #[must_use]

@@ -67,7 +67,7 @@ pub fn climb(
         let recipe = project.recipe(index, folder)?;
         let before = ledger::read(&path).0.into_iter().rfind(|e| e.phase == index + 1);
         let (resolved, _) = run::resolve(&recipe, Some(data.vocab()))?;
-        if let Some(entry) = before.filter(|entry| entry.passed && is_of(&entry.folder, &resolved) == Some(true)) {
+        if let Some(entry) = before.filter(|entry| entry.passed && is_of(&project.phase_folder(index, folder), &resolved, Some(data.content())) == Some(true)) {
             observer.note(&format!("phase {} `{}` has passed before", entry.phase, entry.name));
             entries.push(entry);
             continue;
@@ -110,10 +110,16 @@ struct Rung<'a> {
     resolved: Recipe,
 }
 
-/// Whether the run in `folder` is one of `recipe`; `None` when there is no run.
-pub(crate) fn is_of(folder: &Path, recipe: &Recipe) -> Option<bool> {
-    let text = disk::read_text(&folder.join("recipe.toml"), 1 << 20).ok()?;
-    Some(run::decisive(&text) == run::decisive(&recipe.to_toml()))
+/// Whether the run in `folder` is one of `recipe`, over `data` where they are here; `None` when there is no run. How paths are
+/// spelt is no part of it.
+pub(crate) fn is_of(folder: &Path, recipe: &Recipe, data: Option<&data::Content>) -> Option<bool> {
+    match run::standing(folder, recipe, data) {
+        Ok(standing) if standing.checkpoints.is_empty() => None,
+        Ok(standing) => Some(standing.has_same_steps),
+        // What cannot be read is no other run: nothing of it is set aside.
+        Err(train::TrainError::OtherRecipe { .. } | train::TrainError::OtherData { .. }) => Some(false),
+        Err(_) => None,
+    }
 }
 
 impl Rung<'_> {
@@ -147,9 +153,11 @@ impl Rung<'_> {
 
         let out = self.project.phase_folder(index, self.folder);
         let sample_before = self.sample_untrained()?;
-        // A phase that was begun under another recipe begins anew.
-        if is_of(&out, &self.resolved) == Some(false) {
-            observer.note(&format!("phase {} was begun with another recipe, and begins anew", index + 1));
+        // A phase that was begun under another recipe begins anew; of other steps it may go on.
+        if let Err(error @ (train::TrainError::OtherRecipe { .. } | train::TrainError::OtherData { .. })) =
+            run::standing(&out, &self.resolved, Some(self.data.content()))
+        {
+            observer.note(&format!("{error}; phase {} begins anew, and that run is set aside", index + 1));
             let aside = out.with_extension(format!("{:.0}.old", unix_secs()));
             std::fs::rename(&out, &aside).map_err(|source| train::TrainError::Io { action: "set aside", path: out.clone(), source })?;
         }
@@ -221,7 +229,7 @@ impl Rung<'_> {
         let (recipe, model) = run::resolve(&self.recipe, Some(self.data.vocab()))?;
         let store = parallel::Replicated::solo(model.params(), |id| model.params().initial(id, recipe.seed));
         let precision = recipe.train.precision.resolve();
-        self.sample(&mut Loaded { recipe, model, store, precision, step: 0 })
+        self.sample(&mut Loaded { recipe, model, store, precision, step: 0, tokenizer_path: self.data.tokenizer_path(), passed_over: Vec::new() })
     }
 
     /// What the model writes after the beginning of a held-out document.

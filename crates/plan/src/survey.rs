@@ -212,7 +212,7 @@ impl Cost {
     /// is another by now.
     fn known(entry: &Entry, recipe: &Recipe, place: Place<'_>) -> Option<Self> {
         let said = &entry.predicted;
-        let is_here = matches!(place, Place::Here) && said.secs > 0.0 && climb::is_of(&entry.folder, recipe) == Some(true);
+        let is_here = matches!(place, Place::Here) && said.secs > 0.0 && climb::is_of(&entry.folder, recipe, None) == Some(true);
         is_here.then_some(Self { cut: None, memory_bytes: said.memory_bytes as f64, secs: said.secs, usd_per_sec: None })
     }
 

@@ -35,6 +35,6 @@ pub enum ReportError {
 pub fn write(folder: &Path) -> Result<PathBuf, ReportError> {
     let html = page::page(folder)?;
     let path = folder.join("report.html");
-    std::fs::write(&path, html).map_err(|source| ReportError::Io { path: path.clone(), source })?;
+    disk::write(&path, html).map_err(|source| ReportError::Io { path: path.clone(), source })?;
     Ok(path.canonicalize().unwrap_or(path))
 }

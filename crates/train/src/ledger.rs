@@ -1,10 +1,6 @@
 //! The ledger: per phase what was predicted and what came, in one append-only file of JSON lines.
 
-use std::{
-    fs::OpenOptions,
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -47,14 +43,8 @@ pub struct Entry {
 /// # Errors
 /// When the file cannot be written.
 pub fn append(path: &Path, entry: &Entry) -> Result<(), TrainError> {
-    let mut line = serde_json::to_vec(entry).map_err(|e| TrainError::io("write", path)(e.into()))?;
-    line.push(b'\n');
-    let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(TrainError::io("open", path))?;
-    // A line torn by a crash is ended first, so that this one stands alone.
-    if std::fs::read(path).is_ok_and(|text| text.last().is_some_and(|b| *b != b'\n')) {
-        line.insert(0, b'\n');
-    }
-    file.write_all(&line).and_then(|()| file.sync_all()).map_err(TrainError::io("write", path))
+    let line = serde_json::to_string(entry).map_err(|e| TrainError::io("write", path)(e.into()))?;
+    disk::append_line(path, &line).map_err(TrainError::io("write", path))
 }
 
 /// All whole entries, and how many lines were torn.
@@ -73,6 +63,8 @@ pub fn read(path: &Path) -> (Vec<Entry>, usize) {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs::OpenOptions, io::Write};
+
     use super::*;
 
     #[test]

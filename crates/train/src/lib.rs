@@ -78,6 +78,13 @@ pub enum TrainError {
     )]
     Memory { need_bytes: u64, free_bytes: u64 },
 
+    #[error("the data in `{}` are not those of the run in `{}`: {difference}", path.display(), folder.display())]
+    #[diagnostic(
+        code(train::other_data),
+        help("point `data.path` at the data that it was trained on, or prepare the same text with the same options again")
+    )]
+    OtherData { folder: PathBuf, path: PathBuf, difference: &'static str },
+
     #[error("loss at step {step} is {loss}; the batch holds {}", documents.join(", "))]
     #[diagnostic(code(train::diverged), help("lower `optim.lr`, lengthen `schedule.warmup_steps`, or look at those documents"))]
     Diverged { step: u64, loss: f32, documents: Vec<String> },

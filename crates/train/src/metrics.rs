@@ -45,7 +45,7 @@ impl Metrics {
             serde_json::to_writer(&mut text, metrics).map_err(|e| TrainError::io("write", &path)(e.into()))?;
             text.push(b'\n');
         }
-        std::fs::write(&path, text).map_err(TrainError::io("write", &path))?;
+        disk::write(&path, text).map_err(TrainError::io("write", &path))?;
         let lines = OpenOptions::new().append(true).open(&path).map_err(TrainError::io("open", &path))?;
         Ok(Self { lines, events: EventFile::create(folder).map_err(TrainError::io("create events in", folder))? })
     }

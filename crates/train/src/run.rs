@@ -1,30 +1,37 @@
 //! The loop: windows to batches, step after step, with metrics, held-out loss, checkpoints and the spike guard; stopped
 //! and resumed without a trace in the bits.
 
+mod loaded;
+mod resolve;
+mod resume;
+
 use std::{
-    path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use comm::Communicator;
 use data::{Dataset, Sampler};
-use engine::{Inputs, Precision};
+use engine::Inputs;
 use models::Model;
-use parallel::{
-    Replicated,
-    param_server::{Report, Turn},
-};
+pub use loaded::{Loaded, load};
+use parallel::param_server::{Report, Turn};
+pub use resolve::resolve;
+pub use resume::{Standing, decisive, standing};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     TrainError,
-    checkpoint::{self, NamedTensor, RunLock, Snapshot, Writer},
+    checkpoint::{self, CheckpointError, Keep, KernelSpan, NamedTensor, RunLock, Snapshot, TokenizerFiles, Writer},
     clock::Clock,
     eval::{self, Evaluator},
     guard::Guard,
     metrics::{Metrics, StepMetrics},
     ranks::{self, Comm},
-    recipe::{GuardAction, Parallel, PrecisionChoice, Recipe},
+    recipe::{GuardAction, Recipe},
     schedule,
     step::{StepCost, StepOptions, Trainer},
     timeline,
@@ -72,50 +79,12 @@ struct State {
     loss: f32,
 }
 
-/// Complete a recipe with what follows from the data (`vocab` tokens; without data the model's own number) and the
-/// machine, so that it means the same elsewhere. A preset keeps its context; of images each is one sample.
-/// # Errors
-/// When the model cannot be.
-pub fn resolve(recipe: &Recipe, vocab: Option<usize>) -> Result<(Recipe, Box<dyn Model>), TrainError> {
-    let mut recipe = recipe.clone();
-    if models::unit(&recipe.model) == "tokens" {
-        if let Some(vocab) = vocab {
-            recipe.model.entry("vocab").or_insert_with(|| toml::Value::Integer(vocab as i64));
-        }
-        if !recipe.model.contains_key("preset") {
-            let context = recipe.batch.context as i64;
-            recipe.model.entry("context").or_insert_with(|| toml::Value::Integer(context));
-        }
-    } else {
-        recipe.batch.context = 1;
-    }
-    let context = recipe.batch.context;
-    let model = models::build(&recipe.model)?;
-    let wrong = |key, problem: String, help: &str| TrainError::Value { key, problem, help: help.into() };
-    if let Some(language) = model.language() {
-        if let Some(vocab) = vocab.filter(|vocab| language.vocab() < *vocab) {
-            let problem = format!("{} is less than the {vocab} tokens of the data", language.vocab());
-            return Err(wrong("model.vocab", problem, "leave `model.vocab` out"));
-        }
-        if language.context() < context {
-            let problem = format!("{context} is more than the model's {}", language.context());
-            return Err(wrong("batch.context", problem, "lower `batch.context`, or leave `model.context` out"));
-        }
-    }
-    recipe.model = model.config();
-    recipe.train.precision = match recipe.train.precision.resolve() {
-        Precision::F32 => PrecisionChoice::F32,
-        Precision::Bf16 => PrecisionChoice::Bf16,
-    };
-    Ok((recipe, model))
-}
-
 /// Train `recipe` into `out`: checkpoints, `recipe.toml`, `metrics.jsonl`, event files. With `resume`, go on from the
 /// newest whole checkpoint, or start if there is none.
 /// # Errors
 /// A recipe that cannot be, too little data, a full disk, a folder in use, a loss that is lost.
 pub fn train(recipe: &Recipe, out: &Path, resume: bool, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
-    reads_text(recipe)?;
+    resolve::reads_text(recipe)?;
     let on_rank = |comm: Comm, observer: &mut dyn Observer| {
         let data = Dataset::open(&recipe.data.path)?;
         let (recipe, model) = resolve(recipe, Some(data.vocab()))?;
@@ -128,14 +97,6 @@ pub fn train(recipe: &Recipe, out: &Path, resume: bool, stop: &AtomicBool, obser
         on_rank(comm, observer)
     };
     ranks::run(recipe, first, |comm| on_rank(comm, &mut Quiet))
-}
-
-/// Refuse a recipe whose samples no reader here gives.
-fn reads_text(recipe: &Recipe) -> Result<(), TrainError> {
-    match models::unit(&recipe.model) {
-        "tokens" => Ok(()),
-        unit => Err(TrainError::NoReader { unit }),
-    }
 }
 
 struct Run<'a> {
@@ -151,7 +112,12 @@ struct Run<'a> {
     state: State,
     step: u64,
     saved_step: Option<u64>,
+    /// Of these weights, if it was measured on them.
     bits_per_byte: Option<f64>,
+    tokenizer: Arc<TokenizerFiles>,
+    kernels: Vec<KernelSpan>,
+    /// The last step before the learning rate comes down.
+    stable_step: Option<u64>,
 }
 
 /// What this process has done of the run.
@@ -223,7 +189,10 @@ impl<'a> Run<'a> {
         }
         let options = StepOptions::of(recipe);
         let evaluator = Evaluator::new(&*model, options.micro_batch.min(8), context, options.precision)?;
-        let writer = (comm.rank() == 0).then(|| Writer::new(out, recipe.checkpoint.keep_last));
+        let stable_step = resume::stable_step(recipe);
+        let is_first = comm.rank() == 0;
+        let writer = is_first.then(|| Writer::new(out, Keep { last: recipe.checkpoint.keep_last, stable_step }));
+        let tokenizer = if is_first { data.tokenizer_files()? } else { Vec::new() };
         let trainer = Trainer::on_rank(model, options, comm)?;
         Ok(Self {
             recipe,
@@ -238,44 +207,97 @@ impl<'a> Run<'a> {
             step: 0,
             saved_step: None,
             bits_per_byte: None,
+            tokenizer: Arc::new(tokenizer),
+            kernels: Vec::new(),
+            stable_step,
         })
     }
 
     /// Take up the newest whole checkpoint, or make sure that there is none.
     fn begin(&mut self, resume: bool, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        match checkpoint::latest_whole(self.out) {
-            Ok(Some((path, snapshot, damaged))) if resume => {
-                for error in damaged {
-                    observer.note(&format!("{error}; going back to `{}`", path.display()));
-                }
-                let (theirs, ours) = (decisive(&snapshot.recipe), decisive(&self.recipe.to_toml()));
-                if theirs != ours {
-                    let differs = theirs.lines().zip(ours.lines()).find(|(a, b)| a != b);
-                    let difference = differs.map_or("other keys".into(), |(a, b)| format!("it has `{a}`, this recipe `{b}`"));
-                    return Err(TrainError::OtherRecipe { folder: self.out.to_owned(), difference });
-                }
-                observer.note(&format!("resuming from step {}", snapshot.step));
-                self.restore(&path, snapshot)?;
-            }
-            Ok(Some((_, snapshot, _))) => return Err(TrainError::Exists { folder: self.out.to_owned(), step: snapshot.step }),
-            Ok(None) => {}
-            Err(error) => return Err(error.into()),
+        if !resume && let Some((step, _)) = checkpoint::list(self.out).pop() {
+            return Err(TrainError::Exists { folder: self.out.to_owned(), step });
         }
+        let standing = standing(self.out, self.recipe, Some(self.data.content()))?;
+        standing.notes.iter().for_each(|note| observer.note(note));
+        let mut damaged = Vec::new();
+        for path in &standing.checkpoints {
+            match checkpoint::read(path) {
+                Ok(snapshot) => {
+                    let step = snapshot.step;
+                    observer.note(&format!("resuming from step {step}"));
+                    self.restore(path, snapshot)?;
+                    if !standing.is_newest {
+                        self.set_aside(step, observer)?;
+                    }
+                    break;
+                }
+                Err(error) => {
+                    observer.note(&format!("{}; going back to an earlier one", error.with_cause()));
+                    damaged.push(error);
+                }
+            }
+        }
+        if !damaged.is_empty() && damaged.len() == standing.checkpoints.len() {
+            return Err(checkpoint::all_damaged(self.out, &damaged).into());
+        }
+        self.note_kernels(observer);
         if self.writer.is_none() {
             return Ok(());
         }
         let path = self.out.join("recipe.toml");
-        std::fs::write(&path, self.recipe.to_toml()).map_err(TrainError::io("write", &path))
+        disk::write(&path, self.recipe.to_toml()).map_err(TrainError::io("write", &path))
+    }
+
+    /// What was made after `step` under another number of steps moves into a folder of its own, where it can be used.
+    fn set_aside(&mut self, step: u64, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        // All ranks have read what they need by now.
+        self.trainer.sum(&mut [0.0])?;
+        if self.writer.is_none() {
+            return Ok(());
+        }
+        let later: Vec<(u64, PathBuf)> = checkpoint::list(self.out).into_iter().filter(|(other, _)| *other > step).collect();
+        let Some((last, _)) = later.last() else { return Ok(()) };
+        let aside = self.out.join(format!("ended-at-{last}"));
+        std::fs::create_dir_all(&aside).map_err(TrainError::io("create", &aside))?;
+        for (other, path) in &later {
+            let to = aside.join(checkpoint::folder_name(*other));
+            std::fs::rename(path, &to).map_err(TrainError::io("set aside", path))?;
+        }
+        observer.note(&format!("the learning rate had come down after step {step}: later checkpoints are kept in `{}`", aside.display()));
+        Ok(())
+    }
+
+    /// Kernels of another level may give other bits.
+    fn note_kernels(&mut self, observer: &mut dyn Observer) {
+        let level = kernels::level().to_string();
+        match self.kernels.last() {
+            Some(last) if last.level == level => return,
+            Some(last) => observer.note(&format!(
+                "this CPU takes the kernels `{level}`, and the steps before took `{}`: from here on the bits may not be those of a run \
+                 that stayed; `HAIRPIN_KERNELS={}` keeps them, where the CPU has it",
+                last.level, last.level
+            )),
+            None => {}
+        }
+        self.kernels.push(KernelSpan { from_step: self.step + 1, level });
     }
 
     fn restore(&mut self, path: &Path, snapshot: Snapshot) -> Result<(), TrainError> {
-        let other = |problem: String| checkpoint::CheckpointError::OtherModel { path: path.to_owned(), problem };
+        let other = |problem: String| CheckpointError::OtherModel { path: path.to_owned(), problem };
+        let is_only_weights = snapshot.step == 0 && snapshot.state.as_object().is_none_or(serde_json::Map::is_empty);
         let mut tensors: std::collections::HashMap<String, Vec<f32>> = snapshot.tensors.into_iter().map(|t| (t.name, t.values)).collect();
+        if is_only_weights {
+            return self.trainer.restore_values(|name| tensors.remove(name)).map_err(|name| {
+                TrainError::from(other(format!("`{name}` is missing or of another size")))
+            });
+        }
         self.trainer
             .restore(snapshot.step, |name| tensors.remove(name))
             .map_err(|name| other(format!("`{name}` is missing or of another size")))?;
         self.state = serde_json::from_value(snapshot.state).map_err(|e| other(e.to_string()))?;
         (self.step, self.saved_step, self.bits_per_byte) = (snapshot.step, Some(snapshot.step), snapshot.bits_per_byte);
+        self.kernels = snapshot.kernels;
         Ok(())
     }
 
@@ -291,7 +313,7 @@ impl<'a> Run<'a> {
         let clock = Clock::start();
         let mut here = Here::begin(self)?;
         // All ranks are here together, and again whenever they meet: after every step, where they have a common one.
-        'meetings: while self.step < self.recipe.train.steps && !self.is_stopped(stop)? {
+        'meetings: while self.step < self.recipe.train.steps && !self.is_stopped(stop, observer)? {
             let (began, until) = (self.step, self.next_meeting());
             (here.round, here.line) = (Clock::start(), Clock::start());
             loop {
@@ -314,9 +336,13 @@ impl<'a> Run<'a> {
                 }
             }
             self.note_finished(&mut here);
+            self.bits_per_byte = None;
             here.secs += here.round.secs();
             here.tokens += (self.step - began) * self.recipe.step_tokens();
             self.meet(&mut here, observer)?;
+        }
+        if self.step == self.recipe.train.steps && self.bits_per_byte.is_none() {
+            self.bits_per_byte = Some(self.evaluate()?);
         }
         if self.saved_step != Some(self.step) {
             self.save()?;
@@ -357,16 +383,18 @@ impl<'a> Run<'a> {
             self.trainer.record();
         }
         let gradient = self.trainer.gradient(step, &lanes, self.recipe.step_tokens())?;
-        let is_skipped = self.state.guard.left_out.contains(&step) || self.state.guard.is_spike(&self.recipe.guard, gradient.loss);
+        // A loss can be a number where its gradient is none.
+        let judged = if gradient.norm.is_finite() { gradient.loss } else { f32::NAN };
+        let is_skipped = self.state.guard.left_out.contains(&step) || self.state.guard.is_spike(&self.recipe.guard, judged);
         if is_skipped {
             here.skipped_in_a_row += 1;
             let before = self.step;
-            self.spike(step, gradient.loss, here.skipped_in_a_row, observer)?;
+            self.spike(step, judged, here.skipped_in_a_row, observer)?;
             if self.step != before {
                 return Ok(());
             }
-        } else if !gradient.loss.is_finite() {
-            return Err(self.diverged(step, gradient.loss));
+        } else if !judged.is_finite() {
+            return Err(self.diverged(step, judged));
         } else {
             here.skipped_in_a_row = 0;
             self.trainer.update(step, self.lr_share(step), gradient.norm)?;
@@ -398,7 +426,7 @@ impl<'a> Run<'a> {
             }
         }
         here.tell(u64::MAX, observer)?;
-        if step.is_multiple_of(self.recipe.checkpoint.every_steps) || is_last {
+        if step.is_multiple_of(self.recipe.checkpoint.every_steps) || is_last || self.stable_step == Some(step) {
             self.save()?;
         }
         Ok(())
@@ -432,10 +460,24 @@ impl<'a> Run<'a> {
         self.writer.as_ref().map(|_| Metrics::open(self.out, self.step)).transpose()
     }
 
-    /// Whether any rank was asked to stop: all must end at the same step.
-    fn is_stopped(&mut self, stop: &AtomicBool) -> Result<bool, TrainError> {
-        let mut asked = [f32::from(stop.load(Ordering::Relaxed))];
+    /// Whether any rank was asked to stop: all must end at the same step. Where a checkpoint could not be written, all learn of it
+    /// here and try once more with what was learnt since.
+    fn is_stopped(&mut self, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<bool, TrainError> {
+        let failed = self.writer.as_mut().and_then(|writer| writer.look().err());
+        let mut asked = [f32::from(stop.load(Ordering::Relaxed)), f32::from(failed.is_some())];
         self.trainer.sum(&mut asked)?;
+        if asked[1] > 0.0 {
+            if let Some(error) = failed {
+                if let CheckpointError::NotFinite { .. } = error {
+                    return Err(error.into());
+                }
+                observer.note(&format!("{}; trying once more at step {}", error.with_cause(), self.step));
+            }
+            self.save()?;
+            if let Some(writer) = &mut self.writer {
+                writer.finish()?;
+            }
+        }
         Ok(asked[0] > 0.0)
     }
 
@@ -507,50 +549,17 @@ impl<'a> Run<'a> {
         let named = |(name, shape, values): (String, engine::Shape, Vec<f32>)| NamedTensor { name, shape: shape.dims().to_vec(), values };
         let tensors = tensors.into_iter().map(named).collect();
         let state = serde_json::to_value(&self.state).map_err(|e| TrainError::io("write the state of", self.out)(e.into()))?;
-        let snapshot = Snapshot { step: self.step, recipe: self.recipe.to_toml(), bits_per_byte: self.bits_per_byte, state, tensors };
+        let snapshot = Snapshot {
+            step: self.step,
+            recipe: self.recipe.to_toml(),
+            bits_per_byte: self.bits_per_byte,
+            state,
+            data: Some(self.data.content().clone()),
+            tokenizer: Arc::clone(&self.tokenizer),
+            kernels: self.kernels.clone(),
+            tensors,
+        };
         writer.submit(snapshot)?;
         Ok(())
     }
-}
-
-/// A recipe's text without what changes no bit of the result: of two runs with equal ones, each can go on from the other.
-#[must_use]
-pub fn decisive(text: &str) -> String {
-    let Ok(mut recipe) = Recipe::parse(text, "", &[]) else { return text.to_owned() };
-    (recipe.parallel, recipe.train.threads) = (Parallel::default(), None);
-    recipe.to_toml()
-}
-
-/// A trained model, read back from its folder.
-pub struct Loaded {
-    pub recipe: Recipe,
-    pub model: Box<dyn Model>,
-    pub store: Replicated,
-    pub precision: Precision,
-    pub step: u64,
-}
-
-/// Read the newest whole checkpoint of a run's folder, or a checkpoint itself.
-/// # Errors
-/// When there is none, or its parameters are not those of its recipe.
-pub fn load(folder: &Path) -> Result<Loaded, TrainError> {
-    let (path, snapshot) = if folder.join("manifest.json").is_file() {
-        (folder.to_owned(), checkpoint::read(folder)?)
-    } else {
-        let found = checkpoint::latest_whole(folder)?.ok_or_else(|| checkpoint::CheckpointError::None { folder: folder.to_owned() })?;
-        (found.0, found.1)
-    };
-    let recipe = Recipe::parse(&snapshot.recipe, &path.display().to_string(), &[])?;
-    let model = models::build(&recipe.model)?;
-    let mut tensors: std::collections::HashMap<String, NamedTensor> = snapshot.tensors.into_iter().map(|t| (t.name.clone(), t)).collect();
-    let table = model.params();
-    for spec in table.specs() {
-        if tensors.get(&spec.name).is_none_or(|t| t.values.len() != spec.shape.elements()) {
-            let problem = format!("`{}` is missing or of another size", spec.name);
-            return Err(checkpoint::CheckpointError::OtherModel { path, problem }.into());
-        }
-    }
-    let store = Replicated::solo(table, |id| tensors.remove(&table.spec(id).name).map_or_else(Vec::new, |t| t.values));
-    let precision = recipe.train.precision.resolve();
-    Ok(Loaded { precision, step: snapshot.step, model, store, recipe })
 }

@@ -127,7 +127,7 @@ pub(crate) fn write_timeline(path: &Path, ranks: &[String]) -> Result<(), TrainE
 
 pub(crate) fn write(path: &Path, value: &impl Serialize) -> Result<(), TrainError> {
     let text = serde_json::to_string(value).map_err(|e| TrainError::io("write", path)(e.into()))?;
-    std::fs::write(path, text).map_err(TrainError::io("write", path))
+    disk::write(path, text).map_err(TrainError::io("write", path))
 }
 
 /// What ranks of a run came to, if it left word.

@@ -19,8 +19,9 @@ fn exported(text: &str, folder: &std::path::Path) -> Loaded {
     let recipe = Recipe::parse(&format!("[model]\n{text}\n"), "test", &[]).unwrap();
     let model = models::build(&recipe.model).unwrap();
     let store = Replicated::solo(model.params(), |id| model.params().initial(id, 3));
-    let loaded = Loaded { recipe, model, store, precision: Precision::F32, step: 0 };
     let tokenizer = folder.join("any.json");
+    let (tokenizer_path, passed_over) = (tokenizer.clone(), Vec::new());
+    let loaded = Loaded { recipe, model, store, precision: Precision::F32, step: 0, tokenizer_path, passed_over };
     std::fs::write(&tokenizer, "{}").unwrap();
     hf::export(&loaded, &tokenizer, folder).unwrap();
     loaded

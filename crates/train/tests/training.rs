@@ -106,3 +106,52 @@ fn a_damaged_checkpoint_is_named_passed_over_and_written_anew() {
     assert_eq!((outcome.step, std::fs::read(&last).unwrap() == whole), (30, true), "the same bits again");
     assert_eq!(checkpoint::list(&out).len(), 3);
 }
+
+fn refused(recipe: &Recipe, out: &Path) -> String {
+    let error = run::train(recipe, out, true, &AtomicBool::new(false), &mut run::Quiet).unwrap_err();
+    error.to_string()
+}
+
+#[test]
+fn a_run_goes_on_over_its_own_data_by_any_path_and_over_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path());
+    let more = "[train]\nsteps = 10\n[checkpoint]\nevery_steps = 5\nkeep_last = 3\n";
+    let (here, out) = (recipe(folder.path(), more), folder.path().join("run"));
+    train(&here, &out, false);
+    std::fs::remove_dir_all(out.join("step-00000010")).unwrap();
+    let mut other_path = here.clone();
+    other_path.data.path = folder.path().join("corpus/../data/.");
+    assert_eq!(train(&other_path, &out, true).0.step, 10);
+
+    // The checkpoint alone is enough to use the model.
+    let loaded = run::load(&out).unwrap();
+    assert!(loaded.tokenizer_path.starts_with(&out) && loaded.tokenizer().is_ok());
+
+    std::fs::remove_dir_all(folder.path().join("data")).unwrap();
+    assert!(run::load(&out).unwrap().tokenizer().is_ok());
+    std::fs::write(folder.path().join("corpus/more.txt"), "the new road goes nowhere\n".repeat(40)).unwrap();
+    prepare(folder.path());
+    let error = refused(&here, &out);
+    assert!(error.contains("are not those of the run") && error.contains("the same tokenizer gave other tokens"), "{error}");
+}
+
+#[test]
+fn what_changes_no_bit_may_change_and_more_steps_follow_from_the_peak_rate() {
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path());
+    let of = |steps: u64, more: &str| {
+        recipe(
+            folder.path(),
+            &format!("every_steps = 9\n[train]\nsteps = {steps}\nrecompute = {}\n[schedule]\nwarmup_steps = 4\n[checkpoint]\n{more}", steps == 40),
+        )
+    };
+    let end = |run: &str, step: u64| std::fs::read(folder.path().join(run).join(format!("step-{step:08}/tensors-00000.safetensors"))).unwrap();
+    train(&of(40, ""), &folder.path().join("alone"), false);
+    let out = folder.path().join("run");
+    train(&of(20, "every_steps = 7\nkeep_last = 1\n"), &out, false);
+    let (outcome, notes) = train(&of(40, "every_steps = 11\nkeep_last = 2\n"), &out, true);
+    assert_eq!(outcome.step, 40, "{:?}", notes.notes);
+    assert!(end("alone", 40) == end("run", 40), "as if it had been planned so: {:?}", notes.notes);
+    assert!(out.join("ended-at-20/step-00000020").is_dir());
+}

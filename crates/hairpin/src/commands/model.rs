@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
 };
 
 use ::train::{
@@ -14,7 +15,7 @@ use ::train::{
     hf,
     run::{Loaded, load},
 };
-use data::{Dataset, Tokenizer};
+use data::Dataset;
 use miette::IntoDiagnostic;
 use serde_json::json;
 
@@ -35,7 +36,7 @@ pub(crate) struct EvalArgs {
 }
 
 pub(crate) fn eval(args: &EvalArgs, json: bool) -> miette::Result<ExitCode> {
-    let mut loaded = load(&args.run)?;
+    let mut loaded = newest(&args.run)?;
     let data = Dataset::open(args.data.as_ref().unwrap_or(&loaded.recipe.data.path))?;
     let context = loaded.recipe.batch.context;
     let windows = held_out_windows(&data, context, args.windows)?;
@@ -76,8 +77,8 @@ pub(crate) struct GenerateArgs {
 }
 
 pub(crate) fn generate(args: &GenerateArgs, json: bool) -> miette::Result<ExitCode> {
-    let mut loaded = load(&args.run)?;
-    let tokenizer = Tokenizer::load(&tokenizer_of(&loaded, &args.run))?;
+    let mut loaded = newest(&args.run)?;
+    let tokenizer = loaded.tokenizer()?;
     let mut prompt = vec![tokenizer.end_of_text()];
     prompt.extend(tokenizer.encode(&args.prompt)?);
     let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
@@ -113,10 +114,11 @@ pub(crate) fn generate(args: &GenerateArgs, json: bool) -> miette::Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
-/// The tokenizer beside the checkpoints, or that of the data.
-fn tokenizer_of(loaded: &Loaded, run: &Path) -> PathBuf {
-    let beside = run.join("tokenizer.json");
-    if beside.is_file() { beside } else { loaded.recipe.data.path.join("tokenizer.json") }
+/// The newest whole checkpoint of a run; what is wrong with newer ones is said.
+fn newest(run: &Path) -> miette::Result<Loaded> {
+    let loaded = load(run)?;
+    loaded.passed_over.iter().for_each(|text| print::talk(text));
+    Ok(loaded)
 }
 
 /// Write a trained model as a Hugging Face folder
@@ -130,8 +132,8 @@ pub(crate) struct ExportArgs {
 }
 
 pub(crate) fn export(args: &ExportArgs, json: bool) -> miette::Result<ExitCode> {
-    let loaded = load(&args.run)?;
-    hf::export(&loaded, &tokenizer_of(&loaded, &args.run), &args.out)?;
+    let loaded = newest(&args.run)?;
+    hf::export(&loaded, &loaded.tokenizer_path, &args.out)?;
     if json {
         print::json(&json!({"folder": args.out}))?
     } else {
@@ -169,12 +171,20 @@ pub(crate) fn import(args: &ImportArgs, json: bool) -> miette::Result<ExitCode> 
     };
     let tensors = table.specs().iter().map(named).collect();
     std::fs::create_dir_all(&args.out).into_diagnostic()?;
-    let snapshot = Snapshot { step: 0, recipe: recipe.to_toml(), bits_per_byte: None, state: json!({}), tensors };
-    checkpoint::write(&args.out, &snapshot)?;
-    let copied = disk::read(&imported.tokenizer, 512 << 20).and_then(|bytes| disk::write(&args.out.join("tokenizer.json"), bytes));
-    copied.map_err(|e| {
+    let tokenizer = disk::read(&imported.tokenizer, 512 << 20).map_err(|e| {
         miette::miette!(code = "import::io", help = "the folder needs a `tokenizer.json`", "`{}`: {e}", imported.tokenizer.display())
     })?;
+    let snapshot = Snapshot {
+        step: 0,
+        recipe: recipe.to_toml(),
+        bits_per_byte: None,
+        state: json!({}),
+        data: None,
+        tokenizer: Arc::new(vec![("tokenizer.json".into(), tokenizer)]),
+        kernels: Vec::new(),
+        tensors,
+    };
+    checkpoint::write(&args.out, &snapshot)?;
     if json {
         print::json(&json!({"run": args.out, "params": table.elements()}))?;
     } else {

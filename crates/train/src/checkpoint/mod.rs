@@ -1,20 +1,31 @@
-//! Checkpoints: a folder of logical tensors and a manifest, independent of ranks and strategy.
+//! Checkpoints: a folder of logical tensors and a manifest, independent of ranks and strategy, from which alone a model can be
+//! used: the tokenizer is in it.
 //!
 //! ```text
 //! step-00000500/  tensors-00000.safetensors ...   parameters, optimiser state
-//!                 manifest.json                   step, recipe, a hash of each shard; manifest.blake3 holds its own
+//!                 tokenizer.json ...              the tokenizer of its text
+//!                 manifest.json                   step, recipe, what the data were, a hash of each file; manifest.blake3 holds its own
 //! ```
 //! Written to a temporary name on a thread of its own, hashed, synced, then made visible by one rename. A reader checks
-//! every hash, and on damage falls back to the newest whole one, saying so.
+//! every hash, and on damage falls back to the newest whole one, saying so. Numbers that are not finite are damage too: they
+//! are neither written nor read.
 
 mod read;
 mod write;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-pub use read::{latest_whole, list, read};
+use data::Content;
+pub(crate) use read::all_damaged;
+pub use read::{latest_whole, list, manifest, read};
 use serde::{Deserialize, Serialize};
-pub use write::{Writer, write};
+pub use write::{Keep, Writer, write};
+
+/// What is written now; 1 knew nothing of data, tokenizer and kernels.
+pub const VERSION: u32 = 2;
 
 /// One named array.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +35,17 @@ pub struct NamedTensor {
     pub values: Vec<f32>,
 }
 
+/// From which step on which kernels computed: of other levels the bits may be others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KernelSpan {
+    pub from_step: u64,
+    pub level: String,
+}
+
+/// The files of a tokenizer, by name.
+pub type TokenizerFiles = Vec<(String, Vec<u8>)>;
+
 /// All that a run needs to go on as if it had never stopped.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
@@ -31,30 +53,50 @@ pub struct Snapshot {
     pub step: u64,
     /// The resolved recipe.
     pub recipe: String,
-    /// Held-out bits per byte when it was measured last.
+    /// Held-out bits per byte, if they were measured on these weights.
     pub bits_per_byte: Option<f64>,
     /// State of the loop that is no tensor.
     pub state: serde_json::Value,
+    /// What it was trained on; unknown of what was imported, and of checkpoints of version 1.
+    pub data: Option<Content>,
+    pub tokenizer: Arc<TokenizerFiles>,
+    pub kernels: Vec<KernelSpan>,
     pub tensors: Vec<NamedTensor>,
 }
 
+/// What a checkpoint says of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Manifest {
-    version: u32,
-    step: u64,
-    recipe: String,
-    bits_per_byte: Option<f64>,
-    state: serde_json::Value,
-    shards: Vec<ShardEntry>,
+pub struct Manifest {
+    pub version: u32,
+    pub step: u64,
+    pub recipe: String,
+    pub bits_per_byte: Option<f64>,
+    pub state: serde_json::Value,
+    #[serde(default)]
+    pub data: Option<Content>,
+    #[serde(default)]
+    pub kernels: Vec<KernelSpan>,
+    pub shards: Vec<FileEntry>,
+    #[serde(default)]
+    pub tokenizer: Vec<FileEntry>,
 }
 
+impl Manifest {
+    /// Whether it holds weights alone, as an import does: any recipe may begin with them.
+    #[must_use]
+    pub fn is_only_weights(&self) -> bool {
+        self.step == 0 && self.state.as_object().is_none_or(serde_json::Map::is_empty)
+    }
+}
+
+/// A file of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ShardEntry {
-    file: String,
-    bytes: u64,
-    blake3: String,
+pub struct FileEntry {
+    pub file: String,
+    pub bytes: u64,
+    pub blake3: String,
 }
 
 /// What can be wrong with a checkpoint.
@@ -71,16 +113,43 @@ pub enum CheckpointError {
     )]
     Damaged { path: PathBuf, problem: String },
 
-    #[error("there is no whole checkpoint in `{}`", folder.display())]
+    #[error("all checkpoints in `{}` are damaged:\n{}", folder.display(), problems.join("\n"))]
+    #[diagnostic(
+        code(checkpoint::all_damaged),
+        help("bring one back from a copy, or give another `--out` and train anew; nothing in this folder was changed")
+    )]
+    AllDamaged { folder: PathBuf, problems: Vec<String> },
+
+    #[error("there is no checkpoint in `{}`", folder.display())]
     #[diagnostic(code(checkpoint::none), help("train first: `hairpin train RECIPE --out {}`", folder.display()))]
     None { folder: PathBuf },
 
     #[error("checkpoint `{}` is of another model: {problem}", path.display())]
     #[diagnostic(code(checkpoint::other_model), help("use the recipe that is written in its manifest"))]
     OtherModel { path: PathBuf, problem: String },
+
+    #[error("checkpoint `{}` has version {version}, and this program reads up to {VERSION}", path.display())]
+    #[diagnostic(code(checkpoint::version), help("use the program that wrote it, or a newer one"))]
+    Version { path: PathBuf, version: u32 },
+
+    #[error("`{name}` at step {step} holds numbers that are not finite: no checkpoint is written of that")]
+    #[diagnostic(
+        code(checkpoint::not_finite),
+        help("the last checkpoint is whole and finite: start another run with a lower `optim.lr`")
+    )]
+    NotFinite { name: String, step: u64 },
 }
 
 impl CheckpointError {
+    /// The error and what caused it, in one line.
+    #[must_use]
+    pub fn with_cause(&self) -> String {
+        match self {
+            Self::Io { source, .. } => format!("{self}: {source}"),
+            _ => self.to_string(),
+        }
+    }
+
     fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| Self::Io { action, path, source }
@@ -88,7 +157,7 @@ impl CheckpointError {
 }
 
 /// `step-00000500`
-fn folder_name(step: u64) -> String {
+pub(crate) fn folder_name(step: u64) -> String {
     format!("step-{step:08}")
 }
 
@@ -106,7 +175,7 @@ impl RunLock {
     pub fn acquire(folder: &Path) -> Result<Self, crate::TrainError> {
         std::fs::create_dir_all(folder).map_err(crate::TrainError::io("create", folder))?;
         let path = folder.join("run.lock");
-        let file = std::fs::File::create(&path).map_err(crate::TrainError::io("create", &path))?;
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&path).map_err(crate::TrainError::io("create", &path))?;
         file.try_lock().map_err(|_| crate::TrainError::Locked { folder: folder.to_owned() })?;
         Ok(Self(file))
     }
@@ -128,6 +197,9 @@ mod tests {
             recipe: "seed = 1\n".into(),
             bits_per_byte: Some(2.5 / step as f64),
             state: serde_json::json!({"losses": [1.5, 2.0]}),
+            data: None,
+            tokenizer: Arc::new(vec![("tokenizer.json".into(), b"{}".to_vec())]),
+            kernels: vec![KernelSpan { from_step: 1, level: "portable".into() }],
             tensors,
         }
     }
@@ -135,7 +207,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_old_ones_go_but_the_best() {
         let folder = tempfile::tempdir().unwrap();
-        let mut writer = Writer::new(folder.path(), 2);
+        let mut writer = Writer::new(folder.path(), Keep { last: 2, stable_step: None });
         for step in [1, 2, 3, 4] {
             let mut snapshot = snapshot(step);
             snapshot.bits_per_byte = Some(if step == 1 { 1.0 } else { 2.0 });

@@ -3,9 +3,13 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use super::{CheckpointError, Manifest, NamedTensor, Snapshot, step_of};
+use super::{CheckpointError, FileEntry, Manifest, NamedTensor, Snapshot, VERSION, step_of};
+
+/// No manifest is larger.
+const MANIFEST_BYTES: u64 = 64 << 20;
 
 /// Checkpoints of a folder by step, oldest first, whole or not.
 #[must_use]
@@ -18,7 +22,7 @@ pub fn list(folder: &Path) -> Vec<(u64, PathBuf)> {
 
 /// The newest whole checkpoint of `folder`, and what is wrong with newer ones.
 /// # Errors
-/// [`CheckpointError::None`] when there are checkpoints and all are damaged; `None` when there are none.
+/// [`CheckpointError::AllDamaged`] when there are checkpoints and none is whole; `None` when there are none.
 pub fn latest_whole(folder: &Path) -> Result<Option<(PathBuf, Snapshot, Vec<CheckpointError>)>, CheckpointError> {
     let mut damaged = Vec::new();
     for (_, path) in list(folder).into_iter().rev() {
@@ -27,50 +31,80 @@ pub fn latest_whole(folder: &Path) -> Result<Option<(PathBuf, Snapshot, Vec<Chec
             Err(error) => damaged.push(error),
         }
     }
-    if damaged.is_empty() { Ok(None) } else { Err(CheckpointError::None { folder: folder.to_owned() }) }
+    if damaged.is_empty() { Ok(None) } else { Err(all_damaged(folder, &damaged)) }
+}
+
+pub(crate) fn all_damaged(folder: &Path, errors: &[CheckpointError]) -> CheckpointError {
+    CheckpointError::AllDamaged { folder: folder.to_owned(), problems: errors.iter().map(|e| format!("- {}", e.with_cause())).collect() }
 }
 
 /// Read one checkpoint.
 /// # Errors
-/// When a file is missing or any byte of it has changed.
+/// When a file is missing, any byte of it has changed, or a number is not finite.
 pub fn read(path: &Path) -> Result<Snapshot, CheckpointError> {
     let damaged = |problem: String| CheckpointError::Damaged { path: path.to_owned(), problem };
     let manifest = manifest(path)?;
     let mut tensors = Vec::new();
     for shard in &manifest.shards {
-        disk::plain_name(&shard.file).map_err(|e| damaged(format!("the name `{}` {e}", shard.file)))?;
-        let file = path.join(&shard.file);
-        let bytes = disk::read(&file, u64::MAX).map_err(|e| damaged(format!("`{}`: {e}", shard.file)))?;
-        let got = blake3::hash(&bytes).to_hex();
-        if got.as_str() != shard.blake3 {
-            return Err(damaged(format!("the hash of `{}` is {got}, the manifest says {}", shard.file, shard.blake3)));
-        }
+        let bytes = file(path, shard)?;
         let views = safetensors::SafeTensors::deserialize(&bytes).map_err(|e| damaged(format!("`{}`: {e}", shard.file)))?;
         for (name, view) in views.iter() {
-            let values = view.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+            let values: Vec<f32> = view.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+            if values.iter().any(|value| !value.is_finite()) {
+                return Err(damaged(format!("`{name}` holds numbers that are not finite")));
+            }
             tensors.push(NamedTensor { name: name.to_owned(), shape: view.shape().to_vec(), values });
         }
     }
-    let Manifest { step, recipe, bits_per_byte, state, .. } = manifest;
+    let tokenizer = manifest.tokenizer.iter().map(|entry| Ok((entry.file.clone(), file(path, entry)?)));
+    let tokenizer = Arc::new(tokenizer.collect::<Result<_, CheckpointError>>()?);
+    let Manifest { step, recipe, bits_per_byte, state, data, kernels, .. } = manifest;
     // The order of the files' own tables is not the order of writing.
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(Snapshot { step, recipe, bits_per_byte, state, tensors })
+    Ok(Snapshot { step, recipe, bits_per_byte, state, data, tokenizer, kernels, tensors })
 }
 
-/// Of a manifest.
-const LARGEST_BYTES: u64 = 64 << 20;
-
-fn manifest(path: &Path) -> Result<Manifest, CheckpointError> {
+/// One file of a checkpoint, as its manifest wants it.
+fn file(path: &Path, entry: &FileEntry) -> Result<Vec<u8>, CheckpointError> {
     let damaged = |problem: String| CheckpointError::Damaged { path: path.to_owned(), problem };
-    let text = disk::read(&path.join("manifest.json"), LARGEST_BYTES).map_err(|e| damaged(format!("`manifest.json`: {e}")))?;
-    let want = disk::read(&path.join("manifest.blake3"), LARGEST_BYTES).map_err(|e| damaged(format!("`manifest.blake3`: {e}")))?;
+    // A manifest from elsewhere opens nothing outside its folder.
+    disk::plain_name(&entry.file).map_err(|why| damaged(format!("the name of its file `{}` {why}", disk::printable_line(&entry.file))))?;
+    let bytes = disk::read(&path.join(&entry.file), entry.bytes).map_err(|e| damaged(format!("`{}`: {e}", entry.file)))?;
+    let got = blake3::hash(&bytes).to_hex();
+    if got.as_str() != entry.blake3 {
+        return Err(damaged(format!("the hash of `{}` is {got}, the manifest says {}", entry.file, entry.blake3)));
+    }
+    Ok(bytes)
+}
+
+/// What a checkpoint says of itself, without its tensors.
+/// # Errors
+/// When it is missing, has changed, or is of a later version.
+pub fn manifest(path: &Path) -> Result<Manifest, CheckpointError> {
+    let damaged = |problem: String| CheckpointError::Damaged { path: path.to_owned(), problem };
+    let part = |name: &str| disk::read(&path.join(name), MANIFEST_BYTES).map_err(|e| damaged(format!("`{name}`: {e}")));
+    let (text, want) = (part("manifest.json")?, part("manifest.blake3")?);
     if blake3::hash(&text).to_hex().as_bytes() != want {
         return Err(damaged("the hash of `manifest.json` is not that in `manifest.blake3`".into()));
     }
-    serde_json::from_slice(&text).map_err(|e| damaged(format!("`manifest.json`: {e}")))
+    #[derive(serde::Deserialize)]
+    struct Head {
+        version: u32,
+    }
+    match serde_json::from_slice::<Head>(&text) {
+        Ok(Head { version }) if version > VERSION => return Err(CheckpointError::Version { path: path.to_owned(), version }),
+        _ => {}
+    }
+    let mut manifest: Manifest = serde_json::from_slice(&text).map_err(|e| damaged(format!("`manifest.json`: {e}")))?;
+    if manifest.version < 2 {
+        // It may tell what was measured on the weights of an earlier step.
+        manifest.bits_per_byte = manifest.bits_per_byte.filter(|_| was_measured(&manifest));
+    }
+    Ok(manifest)
 }
 
-/// Held-out loss as the manifest tells it, without reading tensors.
-pub(super) fn bits_per_byte(path: &Path) -> Option<f64> {
-    manifest(path).ok()?.bits_per_byte
+/// Whether a run of version 1 measured its held-out loss at this checkpoint's step.
+fn was_measured(manifest: &Manifest) -> bool {
+    crate::recipe::Recipe::parse(&manifest.recipe, "", &[])
+        .is_ok_and(|recipe| manifest.step.is_multiple_of(recipe.eval.every_steps) || manifest.step == recipe.train.steps)
 }

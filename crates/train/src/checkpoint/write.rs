@@ -9,29 +9,39 @@ use std::{
 
 use safetensors::{Dtype, tensor::TensorView};
 
-use super::{CheckpointError, Manifest, NamedTensor, ShardEntry, Snapshot, folder_name, list};
+use super::{CheckpointError, FileEntry, Manifest, NamedTensor, Snapshot, VERSION, folder_name, list, read::manifest};
 
 /// No shard is larger than this, unless one tensor is.
 const SHARD_BYTES: usize = 1 << 30;
 
-/// Writes snapshots in the background, one at a time, and keeps the last few and the best.
+/// Which checkpoints stay.
+#[derive(Debug, Clone, Copy)]
+pub struct Keep {
+    /// So many of the newest.
+    pub last: usize,
+    /// The one of this step: the last before the learning rate comes down.
+    pub stable_step: Option<u64>,
+}
+
+/// Writes snapshots in the background, one at a time, and keeps the last few, the best, and the one from which more steps can
+/// be made.
 pub struct Writer {
     folder: PathBuf,
-    keep_last: usize,
+    keep: Keep,
     at_work: Option<JoinHandle<Result<PathBuf, CheckpointError>>>,
 }
 
 impl Writer {
     /// For checkpoints in `folder`; what an interrupted writer left there is removed.
     #[must_use]
-    pub fn new(folder: &Path, keep_last: usize) -> Self {
+    pub fn new(folder: &Path, keep: Keep) -> Self {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let name = entry.file_name();
             if name.to_string_lossy().starts_with("step-") && name.to_string_lossy().ends_with(".tmp") {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
-        Self { folder: folder.to_owned(), keep_last, at_work: None }
+        Self { folder: folder.to_owned(), keep, at_work: None }
     }
 
     /// Hand over a snapshot and go on; waits only if the one before is still being written.
@@ -39,13 +49,20 @@ impl Writer {
     /// What befell the one before.
     pub fn submit(&mut self, snapshot: Snapshot) -> Result<(), CheckpointError> {
         self.finish()?;
-        let (folder, keep_last) = (self.folder.clone(), self.keep_last);
+        let (folder, keep) = (self.folder.clone(), self.keep);
         self.at_work = Some(std::thread::spawn(move || {
             let path = write(&folder, &snapshot)?;
-            retain(&folder, keep_last);
+            retain(&folder, keep, snapshot.step);
             Ok(path)
         }));
         Ok(())
+    }
+
+    /// What befell the last one, if it is known by now; does not wait.
+    /// # Errors
+    /// That.
+    pub fn look(&mut self) -> Result<(), CheckpointError> {
+        if self.at_work.as_ref().is_some_and(JoinHandle::is_finished) { self.finish() } else { Ok(()) }
     }
 
     /// Wait for what was handed over.
@@ -74,16 +91,9 @@ pub fn write(folder: &Path, snapshot: &Snapshot) -> Result<PathBuf, CheckpointEr
     let (path, scratch) = (folder.join(&name), folder.join(format!("{name}.tmp")));
     let _ = fs::remove_dir_all(&scratch);
     fs::create_dir_all(&scratch).map_err(CheckpointError::io("create", &scratch))?;
-    let result = write_files(&scratch, snapshot).and_then(|()| {
-        // The same step again, after a resume: the new one takes the old one's place, which may be damaged.
-        let old = folder.join(format!("{name}.old.tmp"));
-        if path.exists() {
-            fs::rename(&path, &old).map_err(CheckpointError::io("replace", &path))?;
-        }
-        fs::rename(&scratch, &path).map_err(CheckpointError::io("create", &path))?;
-        let _ = fs::remove_dir_all(&old);
-        sync(folder)
-    });
+    // The same step again, after a resume: the new one takes the old one's place, which may be damaged.
+    let swap = || disk::swap_folder(&scratch, &path).map_err(CheckpointError::io("create", &path));
+    let result = write_files(&scratch, snapshot).and_then(|()| swap());
     if result.is_err() {
         let _ = fs::remove_dir_all(&scratch);
     }
@@ -91,20 +101,33 @@ pub fn write(folder: &Path, snapshot: &Snapshot) -> Result<PathBuf, CheckpointEr
 }
 
 fn write_files(scratch: &Path, snapshot: &Snapshot) -> Result<(), CheckpointError> {
+    let is_finite = |tensor: &&NamedTensor| tensor.values.iter().all(|value| value.is_finite());
+    if let Some(tensor) = snapshot.tensors.iter().find(|tensor| !is_finite(tensor)) {
+        return Err(CheckpointError::NotFinite { name: tensor.name.clone(), step: snapshot.step });
+    }
     let mut shards = Vec::new();
     for tensors in cut(&snapshot.tensors) {
         let views = tensors.iter().map(|t| view(t, scratch)).collect::<Result<Vec<_>, _>>()?;
         let bytes = safetensors::serialize(views, None::<HashMap<String, String>>);
         let bytes = bytes.map_err(|e| CheckpointError::Damaged { path: scratch.to_owned(), problem: e.to_string() })?;
-        let file = format!("tensors-{:05}.safetensors", shards.len());
-        let blake3 = write_file(&scratch.join(&file), &bytes)?;
-        shards.push(ShardEntry { file, bytes: bytes.len() as u64, blake3 });
+        shards.push(write_file(scratch, format!("tensors-{:05}.safetensors", shards.len()), &bytes)?);
     }
-    let Snapshot { step, recipe, bits_per_byte, state, .. } = snapshot.clone();
-    let manifest = Manifest { version: 1, step, recipe, bits_per_byte, state, shards };
+    let tokenizer = snapshot.tokenizer.iter().map(|(name, bytes)| write_file(scratch, name.clone(), bytes)).collect::<Result<_, _>>()?;
+    let Snapshot { step, recipe, bits_per_byte, state, data, kernels, .. } = snapshot;
+    let manifest = Manifest {
+        version: VERSION,
+        step: *step,
+        recipe: recipe.clone(),
+        bits_per_byte: *bits_per_byte,
+        state: state.clone(),
+        data: data.clone(),
+        kernels: kernels.clone(),
+        shards,
+        tokenizer,
+    };
     let text = serde_json::to_vec_pretty(&manifest).map_err(|e| CheckpointError::io("write", scratch)(e.into()))?;
-    let hash = write_file(&scratch.join("manifest.json"), &text)?;
-    write_file(&scratch.join("manifest.blake3"), hash.as_bytes())?;
+    let entry = write_file(scratch, "manifest.json".into(), &text)?;
+    write_file(scratch, "manifest.blake3".into(), entry.blake3.as_bytes())?;
     sync(scratch)
 }
 
@@ -129,25 +152,40 @@ fn cut(tensors: &[NamedTensor]) -> Vec<&[NamedTensor]> {
     runs
 }
 
-fn write_file(path: &Path, bytes: &[u8]) -> Result<String, CheckpointError> {
-    fs::write(path, bytes).map_err(CheckpointError::io("write", path))?;
-    sync(path)?;
-    Ok(blake3::hash(bytes).to_hex().to_string())
+fn write_file(folder: &Path, file: String, bytes: &[u8]) -> Result<FileEntry, CheckpointError> {
+    let path = folder.join(&file);
+    fs::write(&path, bytes).map_err(CheckpointError::io("write", &path))?;
+    sync(&path)?;
+    Ok(FileEntry { file, bytes: bytes.len() as u64, blake3: blake3::hash(bytes).to_hex().to_string() })
 }
 
 fn sync(path: &Path) -> Result<(), CheckpointError> {
     File::open(path).and_then(|file| file.sync_all()).map_err(CheckpointError::io("sync", path))
 }
 
-/// Remove all but the last `keep_last` and the best by held-out loss.
-fn retain(folder: &Path, keep_last: usize) {
-    let all = list(folder);
-    let loss = |path: &Path| super::read::bits_per_byte(path).unwrap_or(f64::INFINITY);
-    let best = all.iter().map(|(step, path)| (loss(path), *step)).min_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
-    let old = all.len().saturating_sub(keep_last.max(1));
+/// Of the checkpoints up to the one of `step`, which is whole, remove all but those that `keep` names and the best by held-out
+/// loss. Later ones are damaged or of another future: nothing is known of them.
+fn retain(folder: &Path, keep: Keep, step: u64) {
+    let all: Vec<_> = list(folder).into_iter().filter(|(other, _)| *other <= step).collect();
+    let best = best(&all);
+    let old = all.len().saturating_sub(keep.last.max(1));
     for (step, path) in all.iter().take(old) {
-        if best.is_none_or(|(_, best)| best != *step) {
+        if best != Some(*step) && keep.stable_step != Some(*step) {
             let _ = fs::remove_dir_all(path);
         }
     }
+}
+
+/// The step of the checkpoint with the least held-out loss, of those measured on as many windows as the newest; of equal ones
+/// the later.
+fn best(all: &[(u64, PathBuf)]) -> Option<u64> {
+    let measured = |(step, path): &(u64, PathBuf)| {
+        let manifest = manifest(path).ok()?;
+        let windows = crate::recipe::Recipe::parse(&manifest.recipe, "", &[]).ok().map(|recipe| recipe.eval.windows);
+        Some((*step, manifest.bits_per_byte.filter(|bits| bits.is_finite())?, windows))
+    };
+    let measured: Vec<_> = all.iter().filter_map(measured).collect();
+    let windows = measured.last()?.2;
+    let comparable = measured.into_iter().filter(|(.., other)| *other == windows);
+    comparable.min_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0))).map(|(step, ..)| step)
 }

@@ -2,7 +2,7 @@
 //! whichever ranks have them, and put back on as many others.
 
 use comm::{Group, Job};
-use engine::{BlockId, Device, EngineError, ParamId, Shape};
+use engine::{BlockId, Device, EngineError, ParamId, ParamTable, Shape};
 use parallel::flat::Layout;
 
 use super::{Trainer, lock};
@@ -43,23 +43,38 @@ impl Trainer {
 
     /// Put back values and state after `step` steps by name, each whole; the first name that is missing or of another length.
     pub fn restore(&mut self, step: u64, mut find: impl FnMut(&str) -> Option<Vec<f32>>) -> Result<(), String> {
+        self.restore_values(&mut find)?;
+        if let Some(servers) = &mut self.servers {
+            servers.go_on_from(step);
+        }
         let (full, at) = (self.model.params(), (self.place.tensor, self.options.mesh.tensor));
-        let mut local = |name: &str, id: ParamId| {
-            let whole = find(name).filter(|values| values.len() == full.spec(id).shape.elements());
-            whole.map(|whole| full.slice(id, at, &whole)).ok_or_else(|| name.to_owned())
-        };
+        lock(&self.optimiser).restore(&self.table, |name, id| whole(full, at, &mut find, name, id))
+    }
+
+    /// Put values alone in place, under an optimiser that begins.
+    pub fn restore_values(&mut self, mut find: impl FnMut(&str) -> Option<Vec<f32>>) -> Result<(), String> {
+        let (full, at) = (self.model.params(), (self.place.tensor, self.options.mesh.tensor));
         for id in full.ids().filter(|id| self.table.spec(*id).shape.elements() > 0) {
-            let values = local(&full.spec(id).name, id)?;
+            let values = whole(full, at, &mut find, &full.spec(id).name, id)?;
             self.store.borrow_mut().restore(id, &values);
             if let Some(servers) = &mut self.servers {
                 servers.restore(id, &values);
             }
         }
-        if let Some(servers) = &mut self.servers {
-            servers.go_on_from(step);
-        }
-        lock(&self.optimiser).restore(&self.table, local)
+        Ok(())
     }
+}
+
+/// This rank's part of the array `name` of parameter `id`, if `find` has it whole.
+fn whole(
+    full: &ParamTable,
+    at: (usize, usize),
+    find: &mut impl FnMut(&str) -> Option<Vec<f32>>,
+    name: &str,
+    id: ParamId,
+) -> Result<Vec<f32>, String> {
+    let whole = find(name).filter(|values| values.len() == full.spec(id).shape.elements());
+    whole.map(|whole| full.slice(id, at, &whole)).ok_or_else(|| name.to_owned())
 }
 
 /// The named arrays of all stages, on the first one. A name goes as its bytes, a shape as its axes.

@@ -1,0 +1,62 @@
+//! A trained model, from its run's folder alone.
+
+use std::path::{Path, PathBuf};
+
+use data::Tokenizer;
+use engine::Precision;
+use models::Model;
+use parallel::Replicated;
+
+use crate::{
+    TrainError,
+    checkpoint::{self, CheckpointError, NamedTensor},
+    recipe::Recipe,
+};
+
+/// A trained model, read back from its folder.
+pub struct Loaded {
+    pub recipe: Recipe,
+    pub model: Box<dyn Model>,
+    pub store: Replicated,
+    pub precision: Precision,
+    pub step: u64,
+    /// The `tokenizer.json` that it learnt with: the checkpoint's own, or of older ones that beside it or of its data.
+    pub tokenizer_path: PathBuf,
+    /// What was wrong with newer checkpoints, in whose place this one was taken.
+    pub passed_over: Vec<String>,
+}
+
+impl Loaded {
+    /// # Errors
+    /// When there is none that can be read.
+    pub fn tokenizer(&self) -> Result<Tokenizer, TrainError> {
+        Ok(Tokenizer::load(&self.tokenizer_path)?)
+    }
+}
+
+/// Read the newest whole checkpoint of a run's folder, or a checkpoint itself.
+/// # Errors
+/// When there is none, or its parameters are not those of its recipe.
+pub fn load(folder: &Path) -> Result<Loaded, TrainError> {
+    let (path, snapshot, damaged) = if folder.join("manifest.json").is_file() {
+        (folder.to_owned(), checkpoint::read(folder)?, Vec::new())
+    } else {
+        checkpoint::latest_whole(folder)?.ok_or_else(|| CheckpointError::None { folder: folder.to_owned() })?
+    };
+    let recipe = Recipe::parse(&snapshot.recipe, &path.display().to_string(), &[])?;
+    let model = models::build(&recipe.model)?;
+    let mut tensors: std::collections::HashMap<String, NamedTensor> = snapshot.tensors.into_iter().map(|t| (t.name.clone(), t)).collect();
+    let table = model.params();
+    for spec in table.specs() {
+        if tensors.get(&spec.name).is_none_or(|t| t.values.len() != spec.shape.elements()) {
+            let problem = format!("`{}` is missing or of another size", spec.name);
+            return Err(CheckpointError::OtherModel { path, problem }.into());
+        }
+    }
+    let store = Replicated::solo(table, |id| tensors.remove(&table.spec(id).name).map_or_else(Vec::new, |t| t.values));
+    let precision = recipe.train.precision.resolve();
+    let beside = [path.join("tokenizer.json"), folder.join("tokenizer.json")].into_iter().find(|path| path.is_file());
+    let tokenizer_path = beside.unwrap_or_else(|| recipe.data.path.join("tokenizer.json"));
+    let passed_over = damaged.iter().map(|error| format!("{}; taking `{}`", error.with_cause(), path.display())).collect();
+    Ok(Loaded { precision, step: snapshot.step, model, store, recipe, tokenizer_path, passed_over })
+}
