@@ -48,6 +48,15 @@ pub struct Job {
     pub accelerators: usize,
 }
 
+impl Job {
+    /// Of a batch as near to `batch_tokens` as every accelerator can have as many of as the others.
+    #[must_use]
+    pub fn sequences(&self) -> usize {
+        let each = self.batch_tokens / self.context as f64 / self.accelerators.max(1) as f64;
+        (each.round() as usize).max(1) * self.accelerators.max(1)
+    }
+}
+
 /// What published runs reached on an accelerator: `6 N D` over the hours that were paid, stops inside.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Reached {
@@ -97,10 +106,10 @@ pub fn mfu(catalogue: &Catalogue, instance: &Instance, job: &Job, stated: Option
         }
         Ok(models::build(&table)?)
     };
-    let sequences = ((job.batch_tokens / job.context as f64).round() as usize).max(job.accelerators);
+    let sequences = job.sequences();
     let found = search::quick(&build, &StepOptions::of(&recipe), sequences, &cluster, Constants::default())?;
     let Some(choice) = found.choices.into_iter().next() else {
-        return Err(rent::nothing_fits(&found.misses, instance, &cluster, sequences));
+        return Err(rent::nothing_fits(&found.misses, found.refusal.as_deref(), instance, &cluster, sequences));
     };
     let flops = train_flops(model.params as f64, choice.time.tokens_per_sec);
     let of_steps = flops / (job.accelerators as f64 * cluster.hardware.peak_flops);

@@ -249,7 +249,7 @@ fn cut(table: &mut toml::Table, rented: &Rented) {
     set(table, "batch", "micro_batch", micro_batch as i64);
     set(table, "batch", "lanes", data as i64);
     set(table, "train", "recompute", recompute);
-    set(table, "train", "precision", "bf16");
+    set(table, "train", "precision", rented.precision);
     let steps = (rented.reliability.interval_secs / rented.choice.time.step_secs).round().clamp(1.0, rented.steps as f64);
     set(table, "checkpoint", "every_steps", steps as i64);
     if rented.accelerators == 1 {

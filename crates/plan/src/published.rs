@@ -13,7 +13,6 @@ use crate::{
     hardware::{Cluster, Constants, Numbers},
     reliability,
     search::{self, Choice, Miss, Settled},
-    simulate,
 };
 
 /// One row of `catalogue/trained.toml`, see its head.
@@ -144,7 +143,7 @@ pub fn outcome(trained: &Trained, catalogue: &Catalogue, constants: Constants) -
             (Some(choice), _) => choice,
             // It ran as it is stated, whatever is said of its memory.
             (None, Some(Miss { cut, .. })) => {
-                let time = simulate::step(&build, &search::options(&base, cut), &cluster, constants)?;
+                let time = search::step(&build, &base, cut, &cluster, constants)?;
                 Choice { cut, limit: "memory", time }
             }
             (None, None) => return Err(lacking("cannot be cut so")),

@@ -5,14 +5,20 @@
 //! Recipe + instance x nodes -> search (or the recipe's own mesh) -> simulate -> days, dollars, energy, storage
 //! ```
 
+use engine::Precision;
 use serde::Serialize;
-use train::{TrainError, recipe::Recipe, run, step::StepOptions};
+use train::{
+    TrainError,
+    recipe::{PrecisionChoice, Recipe},
+    run,
+    step::StepOptions,
+};
 
 use crate::{
     PlanError,
     catalogue::{Catalogue, Instance, Price},
     efficiency,
-    hardware::{Cluster, Constants},
+    hardware::{Cluster, Constants, Numbers},
     reliability::{self, CHECKPOINT_BYTES_PER_PARAM, Reliability},
     search::{self, Choice, Found, Settled},
 };
@@ -33,6 +39,8 @@ pub struct Rented {
     pub tokens: f64,
     /// What the recipe's own mesh gives, or else the best that was found.
     pub choice: Choice,
+    /// Of weights at work, gradients and activations: `bf16`, also where the recipe leaves it to the machine, or `f32`.
+    pub precision: &'static str,
     /// Whether the cut is the recipe's own.
     pub is_recipes: bool,
     pub runners_up: Vec<Choice>,
@@ -74,7 +82,9 @@ pub fn rent(
 ) -> Result<Rented, PlanError> {
     let (resolved, model) = run::resolve(recipe, None)?;
     let params = model.params().elements();
-    let options = StepOptions::of(&resolved);
+    let (precision, numbers) = numbers(&resolved);
+    let options = StepOptions { precision, ..StepOptions::of(&resolved) };
+    let constants = Constants { numbers, ..Constants::default() };
     let cluster = Cluster::part(catalogue, instance, accelerators)?;
     let (nodes, ranks) = (cluster.topology.nodes, cluster.topology.ranks());
     let build = || -> Result<_, TrainError> { Ok(models::build(&resolved.model)?) };
@@ -82,18 +92,18 @@ pub fn rent(
     let found = if is_recipes {
         // All micro-batches of a rank, of however many lanes.
         let lanes = options.lanes * options.passes;
-        search::only(&build, &StepOptions { lanes, passes: 1, ..options }, &cluster, Constants::default())?
+        search::only(&build, &StepOptions { lanes, passes: 1, ..options }, resolved.batch.sequences, &cluster, constants)?
     } else {
         let settled = settled.cloned().unwrap_or_default();
-        search::search(&build, &options, resolved.batch.sequences, &cluster, Constants::default(), &settled)?
+        search::search(&build, &options, resolved.batch.sequences, &cluster, constants, &settled)?
     };
-    let Found { mut choices, misses } = found;
+    let Found { mut choices, misses, refusal } = found;
     if choices.is_empty() {
-        return Err(nothing_fits(&misses, instance, &cluster, resolved.batch.sequences));
+        return Err(nothing_fits(&misses, refusal.as_deref(), instance, &cluster, resolved.batch.sequences));
     }
     let choice = choices.remove(0);
     let tokens = (resolved.batch.sequences * resolved.batch.context) as f64 * resolved.train.steps as f64;
-    let training_secs = tokens / choice.time.tokens_per_sec;
+    let training_secs = resolved.train.steps as f64 * choice.time.step_secs;
     let reliability = reliability::usual(params as f64, ranks as f64, nodes as f64)?;
     let secs = training_secs / reliability.goodput_ratio;
     let expected_secs = efficiency::errors().taken_over_said.map(|times| times * secs);
@@ -116,6 +126,7 @@ pub fn rent(
         unit,
         tokens,
         choice,
+        precision: if precision == Precision::Bf16 { "bf16" } else { "f32" },
         is_recipes,
         runners_up: choices,
         misses,
@@ -131,6 +142,14 @@ pub fn rent(
         storage_bytes,
         storage_usd: storage_bytes / 1e9 * usd_per_gb_month * paid_secs / (30.44 * 86_400.0),
     })
+}
+
+/// What an accelerator computes a recipe in. Left to the machine it is 16 bits, whatever this one here would take.
+fn numbers(recipe: &Recipe) -> (Precision, Numbers) {
+    match recipe.train.precision {
+        PrecisionChoice::F32 => (Precision::F32, Numbers::Single),
+        PrecisionChoice::Auto | PrecisionChoice::Bf16 => (Precision::Bf16, Numbers::Half),
+    }
 }
 
 /// The cheapest number of nodes that ends within `deadline_secs`.
@@ -189,12 +208,27 @@ pub fn cheapest(
     }
 }
 
-pub(crate) fn nothing_fits(misses: &[search::Miss], instance: &Instance, cluster: &Cluster, sequences: usize) -> PlanError {
-    let (nodes, ranks) = (cluster.topology.nodes, cluster.topology.ranks());
+/// Why there is no cut, and what would mend it; `refusal` is what the model says of cuts that leave each rank a sequence.
+pub(crate) fn nothing_fits(
+    misses: &[search::Miss],
+    refusal: Option<&str>,
+    instance: &Instance,
+    cluster: &Cluster,
+    sequences: usize,
+) -> PlanError {
+    let (nodes, ranks, devices) = (cluster.topology.nodes, cluster.topology.ranks(), cluster.topology.devices);
     let Some(miss) = misses.first() else {
+        let most = sequences / devices;
+        let fewer = match most {
+            0 => "an instance with fewer accelerators".to_owned(),
+            most => format!("`--on {}:{most}`", instance.name),
+        };
+        let why = refusal.map_or_else(|| "it runs whole on each".to_owned(), |why| format!("none of its cuts reaches so far: {why}"));
         return PlanError::Impossible {
-            problem: format!("{ranks} accelerators cannot share {sequences} samples and what of this model can be cut"),
-            relax: format!("raise `batch.sequences` to {ranks}, or take fewer nodes than {nodes}"),
+            problem: format!(
+                "{ranks} accelerators cannot share out a batch of {sequences}: the model would have to be cut among them, and {why}"
+            ),
+            relax: format!("set `batch.sequences={ranks}` or a multiple of it, or take {fewer}"),
         };
     };
     let gb = miss.over_bytes / 1e9;

@@ -4,7 +4,9 @@
 //! ```text
 //! tensor x pipeline x data x strategy -> the largest micro-batch that fits, with and without recomputing -> simulate -> sort
 //! ```
-//! Steps of many micro-batches are looked at over a few first, since each more costs the same; the best is then run whole.
+//! Steps of many micro-batches are looked at over a few first, since each more costs the same; what is told is then run whole, for
+//! where memory lies in a pipeline depends on all micro-batches before. A batch that the ranks do not divide leaves places of a step
+//! idle: they take their time and count for nothing ([`Cut::idle_sequences`]).
 //! Where an answer needs many searches ([`quick`]) pipelines are left out, and of many blocks, which are all alike, a few tell.
 
 use std::sync::Mutex;
@@ -23,6 +25,8 @@ use crate::{
 /// What is settled before the search; the rest is its choice.
 #[derive(Debug, Clone, Default)]
 pub struct Settled {
+    /// How many choices are told: the best alone, or its runners-up too. Each costs a whole step.
+    pub told: usize,
     pub tensor: Option<usize>,
     pub pipeline: Option<usize>,
     pub strategy: Option<&'static str>,
@@ -48,7 +52,24 @@ pub struct Cut {
     pub micro_batch: usize,
     /// Micro-batches of each rank in a step.
     pub lanes: usize,
+    /// Of the places that all ranks' micro-batches have in a step, those that no sequence fills.
+    pub idle_sequences: usize,
     pub recompute: bool,
+}
+
+impl Cut {
+    /// Of the places in a step, the share that sequences fill.
+    #[must_use]
+    pub fn filled_ratio(&self) -> f64 {
+        let places = self.data * self.lanes * self.micro_batch;
+        (places - self.idle_sequences) as f64 / places as f64
+    }
+
+    /// With so many micro-batches on each rank that `sequences` find a place.
+    fn of_batch(self, micro_batch: usize, sequences: usize) -> Self {
+        let lanes = sequences.div_ceil(self.data).div_ceil(micro_batch);
+        Self { micro_batch, lanes, idle_sequences: self.data * lanes * micro_batch - sequences, ..self }
+    }
 }
 
 /// A cut that fits, and its step.
@@ -74,10 +95,12 @@ pub struct Miss {
 pub struct Found {
     pub choices: Vec<Choice>,
     pub misses: Vec<Miss>,
+    /// Why the model allows one of the other cuts not.
+    pub refusal: Option<String>,
 }
 
 /// The best and its runners-up, and as many misses.
-const TOLD: usize = 9;
+pub const TOLD: usize = 9;
 const MOST_SEQUENCES: usize = 16;
 const MOST_STAGES: usize = 16;
 const FEW_ROUNDS: usize = 16;
@@ -101,11 +124,24 @@ pub fn search(
     let look = Look { build, base, cluster, constants, sketch: None };
     let mut found = look.all(cuts(&*build()?, sequences, cluster, settled), sequences, settled)?;
     let mut wholes: Vec<Cut> = Vec::new();
-    while let Some(first) = found.choices.first_mut().filter(|first| !wholes.contains(&first.cut)) {
-        first.time = look.step(first.cut)?;
-        wholes.push(first.cut);
+    loop {
+        let is_glanced = |choice: &Choice| !wholes.contains(&choice.cut);
+        let glanced: Vec<Choice> = found.choices.iter().take(settled.told.max(1)).filter(|choice| is_glanced(choice)).cloned().collect();
+        if glanced.is_empty() {
+            break;
+        }
+        wholes.extend(glanced.iter().map(|choice| choice.cut));
+        found.choices.retain(|choice| !glanced.contains(choice));
+        for choice in look.wholes(glanced)? {
+            match look.miss(choice.cut, &choice.time) {
+                Some(miss) => found.misses.push(miss),
+                None => found.choices.push(choice),
+            }
+        }
         sort(&mut found);
     }
+    found.choices.truncate(settled.told.max(1));
+    found.misses.truncate(TOLD);
     Ok(found)
 }
 
@@ -164,13 +200,14 @@ fn cuts(model: &dyn Model, sequences: usize, cluster: &Cluster, settled: &Settle
             continue;
         }
         let near = (cluster.topology.devices / tensor).max(1);
-        let groups = settled.shards.map_or_else(|| powers(data / near / 2).map(|n| n * near).collect::<Vec<_>>(), |n| vec![n]);
+        let groups = settled.shards.map_or_else(|| (1..=data / near / 2).map(|n| n * near).collect::<Vec<_>>(), |n| vec![n]);
         let mut ways: Vec<(&str, usize)> = if pipeline > 1 { vec![("zero1", data)] } else { vec![("zero1", data), ("zero3", data)] };
         if data == 1 {
             ways.truncate(1); // one rank shares with nobody
         }
         if pipeline == 1 {
-            ways.extend(groups.into_iter().filter(|n| *n > 1 && data.is_multiple_of(*n)).map(|n| ("mics", n)));
+            let is_group = |n: &usize| *n > 1 && data.is_multiple_of(*n) && (n.is_power_of_two() || !settled.is_for_recipe);
+            ways.extend(groups.into_iter().filter(is_group).map(|n| ("mics", n)));
         }
         if let Some(strategy) = settled.strategy {
             ways.retain(|(name, _)| *name == strategy);
@@ -179,16 +216,33 @@ fn cuts(model: &dyn Model, sequences: usize, cluster: &Cluster, settled: &Settle
             }
         }
         for (strategy, shards) in ways {
-            cuts.push(Cut { tensor, pipeline, data, strategy, shards, chunks: 1, micro_batch: 1, lanes: 1, recompute: false });
+            cuts.push(Cut {
+                tensor,
+                pipeline,
+                data,
+                strategy,
+                shards,
+                chunks: 1,
+                micro_batch: 1,
+                lanes: 1,
+                idle_sequences: 0,
+                recompute: false,
+            });
         }
     }
     cuts
 }
 
-/// The one cut that `options` names.
+/// The one cut that `options` names, for steps of `sequences`.
 /// # Errors
 /// When the model cannot be cut so.
-pub fn only(build: &Build<'_>, options: &StepOptions, cluster: &Cluster, constants: Constants) -> Result<Found, TrainError> {
+pub fn only(
+    build: &Build<'_>,
+    options: &StepOptions,
+    sequences: usize,
+    cluster: &Cluster,
+    constants: Constants,
+) -> Result<Found, TrainError> {
     let mesh = options.mesh;
     let cut = Cut {
         tensor: mesh.tensor,
@@ -199,9 +253,10 @@ pub fn only(build: &Build<'_>, options: &StepOptions, cluster: &Cluster, constan
         chunks: options.chunks,
         micro_batch: options.micro_batch,
         lanes: options.lanes,
+        idle_sequences: (mesh.data * options.lanes * options.micro_batch).saturating_sub(sequences),
         recompute: options.recompute,
     };
-    let time = simulate::step(build, &StepOptions { order: Order::Any, ..options.clone() }, cluster, constants)?;
+    let time = simulate::step(build, &StepOptions { order: Order::Any, ..options.clone() }, cluster, constants)?.filled(cut.filled_ratio());
     let over_bytes = time.bytes.total() - cluster.hardware.usable_bytes();
     Ok(if over_bytes > 0.0 {
         Found { misses: vec![Miss { cut, over_bytes, largest: largest_kind(&time) }], ..Found::default() }
@@ -212,9 +267,12 @@ pub fn only(build: &Build<'_>, options: &StepOptions, cluster: &Cluster, constan
 
 /// Fastest first; where two are alike, in the order of their cuts, whichever thread was first.
 fn sort(found: &mut Found) {
-    let order = |cut: &Cut| (cut.tensor, cut.pipeline, cut.strategy, cut.shards, cut.micro_batch, cut.chunks, cut.recompute);
     found.choices.sort_by(|a, b| b.time.tokens_per_sec.total_cmp(&a.time.tokens_per_sec).then_with(|| order(&a.cut).cmp(&order(&b.cut))));
     found.misses.sort_by(|a, b| a.over_bytes.total_cmp(&b.over_bytes).then_with(|| order(&a.cut).cmp(&order(&b.cut))));
+}
+
+fn order(cut: &Cut) -> (usize, usize, &'static str, usize, usize, usize, bool) {
+    (cut.tensor, cut.pipeline, cut.strategy, cut.shards, cut.micro_batch, cut.chunks, cut.recompute)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -252,31 +310,52 @@ impl Look<'_> {
                                 found.choices.extend(choices);
                                 found.misses.extend(miss);
                             }
-                            Err(e) => *lock(&refusal) = Some(e),
+                            Err(e) => {
+                                let mut refusal = lock(&refusal);
+                                if refusal.as_ref().is_none_or(|(other, _)| order(&cut) < order(other)) {
+                                    *refusal = Some((cut, e));
+                                }
+                            }
                         }
                     }
                 });
             }
         });
         let mut found = found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if found == Found::default()
-            && let Some(e) = lock(&refusal).take()
-        {
-            return Err(e);
+        match refusal.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+            // What is not even possible on ranks that see other data is wrong with the model.
+            Some((cut, e)) if found == Found::default() && cut.tensor * cut.pipeline == 1 => return Err(e),
+            refusal => found.refusal = refusal.map(|(_, e)| e.to_string()),
         }
         sort(&mut found);
-        found.choices.truncate(TOLD);
-        found.misses.truncate(TOLD);
         Ok(found)
     }
 
-    /// The micro-batches worth a look for one cut: the largest that fits, and in a pipeline each of the smallest with each
-    /// number of chunks, for there the bubble decides. Recomputing is tried where it allows a larger one, or any.
+    /// Each with its whole step, over all threads of the machine.
+    fn wholes(&self, choices: Vec<Choice>) -> Result<Vec<Choice>, TrainError> {
+        let (next, wholes) = (Mutex::new(choices.into_iter()), Mutex::new(Vec::new()));
+        std::thread::scope(|scope| {
+            for _ in 0..std::thread::available_parallelism().map_or(1, std::num::NonZero::get) {
+                scope.spawn(|| {
+                    loop {
+                        let Some(choice) = lock(&next).next() else { break };
+                        let whole = self.step(choice.cut).map(|time| Choice { limit: limit(&time), time, ..choice });
+                        lock(&wholes).push(whole);
+                    }
+                });
+            }
+        });
+        wholes.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).into_iter().collect()
+    }
+
+    /// The micro-batches worth a look for one cut: the largest that fits, and the smaller ones down to one that leaves no place of
+    /// a rank idle; in a pipeline each of the smallest with each number of chunks, for there the bubble decides. Recomputing is tried
+    /// where it allows a larger one, or any.
     fn at(&self, cut: Cut, sequences: usize, settled: &Settled) -> Result<(Vec<Choice>, Option<Miss>), TrainError> {
         let (mut choices, mut miss, mut largest) = (Vec::new(), None, 0);
         let each = sequences.div_ceil(cut.data);
         let is_pipeline = cut.pipeline > 1;
-        let sizes = (0..5).map(|i| 1 << i).filter(|n| *n <= each.min(MOST_SEQUENCES));
+        let sizes = (1..=each.min(MOST_SEQUENCES)).filter(|n| n.is_power_of_two() || each.is_multiple_of(*n));
         let sizes: Vec<usize> = match settled.micro_batch {
             Some(micro_batch) => vec![micro_batch],
             None if is_pipeline => sizes.take(2).collect(),
@@ -284,13 +363,14 @@ impl Look<'_> {
         };
         for recompute in [false, true].into_iter().filter(|r| settled.recompute.is_none_or(|settled| settled == *r)) {
             for micro_batch in sizes.iter().copied().filter(|n| *n > largest).collect::<Vec<_>>() {
-                let lanes = each.div_ceil(micro_batch);
+                let cut = cut.of_batch(micro_batch, sequences);
+                let lanes = cut.lanes;
                 // Where micro-batches are many, the bubble is small without chunks.
                 let is_short = settled.chunks.is_some() || lanes < FEW_ROUNDS * cut.pipeline;
                 let is_whole = |chunks: &usize| *chunks == 1 || is_pipeline && lanes.is_multiple_of(cut.pipeline) && is_short;
                 let mut fits = false;
                 for chunks in settled.chunks.map_or(vec![1, 2, 4], |n| vec![n]).into_iter().filter(is_whole) {
-                    let cut = Cut { micro_batch, lanes, chunks, recompute, ..cut };
+                    let cut = Cut { chunks, recompute, ..cut };
                     let time = match self.glance(cut) {
                         Ok(time) => time,
                         // So many chunks cannot be cut from so few layers.
@@ -307,7 +387,7 @@ impl Look<'_> {
                     largest = largest.max(micro_batch);
                     choices.push(Choice { cut, limit: limit(&time), time });
                 }
-                if fits != is_pipeline {
+                if !is_pipeline && fits && (each.is_multiple_of(micro_batch)) || is_pipeline && !fits {
                     break;
                 }
             }
@@ -322,16 +402,17 @@ impl Look<'_> {
         if cut.lanes <= more {
             return self.step(cut);
         }
-        let a = self.step(Cut { lanes: few, ..cut })?;
+        let full = |lanes| self.step(Cut { lanes, idle_sequences: 0, ..cut });
+        let a = full(few)?;
         if a.bytes.total() > self.cluster.hardware.usable_bytes() {
             return Ok(a);
         }
-        let b = self.step(Cut { lanes: more, ..cut })?;
-        Ok(beyond(&a, b, (cut.lanes - more) as f64 / (more - few) as f64))
+        let b = full(more)?;
+        Ok(beyond(&a, b, (cut.lanes - more) as f64 / (more - few) as f64).filled(cut.filled_ratio()))
     }
 
     fn step(&self, cut: Cut) -> Result<StepTime, TrainError> {
-        let step = |build| simulate::step(build, &options(self.base, cut), self.cluster, self.constants);
+        let step = |build| step(build, self.base, cut, self.cluster, self.constants);
         let Some(Sketch { layers, few }) = self.sketch else { return step(self.build) };
         let ([a, b], [least, most]) = ([step(few[0])?, step(few[1])?], FEW_LAYERS);
         let times = (layers - most) as f64 / (most - least) as f64;
@@ -345,6 +426,13 @@ impl Look<'_> {
     }
 }
 
+/// A whole step that is cut so.
+/// # Errors
+/// When the model cannot be cut so.
+pub fn step(build: &Build<'_>, base: &StepOptions, cut: Cut, cluster: &Cluster, constants: Constants) -> Result<StepTime, TrainError> {
+    Ok(simulate::step(build, &options(base, cut), cluster, constants)?.filled(cut.filled_ratio()))
+}
+
 /// What lies beyond `b` on the line from `a`, `times` as far again; memory is `b`'s.
 fn beyond(a: &StepTime, b: StepTime, times: f64) -> StepTime {
     let on = |a: f64, b: f64| b + (b - a) * times;
@@ -355,8 +443,7 @@ fn beyond(a: &StepTime, b: StepTime, times: f64) -> StepTime {
 }
 
 /// The options of a step that is cut so.
-#[must_use]
-pub fn options(base: &StepOptions, cut: Cut) -> StepOptions {
+fn options(base: &StepOptions, cut: Cut) -> StepOptions {
     StepOptions {
         mesh: Mesh { pipeline: cut.pipeline, data: cut.data, context: 1, tensor: cut.tensor },
         schedule: if cut.chunks > 1 { Schedule::Interleaved } else { Schedule::OneFOneB },
@@ -409,7 +496,8 @@ mod tests {
         let catalogue = Catalogue::load(None).unwrap();
         let cluster = Cluster::of(&catalogue, catalogue.instance(instance).unwrap(), nodes).unwrap();
         let build = || Ok(models::build(&recipe.model)?);
-        search(&build, &StepOptions::of(&recipe), sequences, &cluster, Constants::default(), &Settled::default()).unwrap()
+        search(&build, &StepOptions::of(&recipe), sequences, &cluster, Constants::default(), &Settled { told: TOLD, ..Settled::default() })
+            .unwrap()
     }
 
     #[test]
@@ -421,7 +509,8 @@ mod tests {
         assert_eq!(found.choices[0].cut.tensor, 1, "what fits one device needs no tensor ranks");
         for choice in &found.choices {
             assert_eq!(choice.cut.tensor * choice.cut.pipeline * choice.cut.data, 16);
-            assert!(choice.cut.lanes * choice.cut.micro_batch * choice.cut.data >= 256);
+            assert_eq!(choice.cut.lanes * choice.cut.micro_batch * choice.cut.data - choice.cut.idle_sequences, 256);
+            assert_eq!(choice.time.tokens, 256 * 1024);
         }
     }
 

@@ -79,6 +79,20 @@ impl MemoryUse {
     }
 }
 
+impl StepTime {
+    /// Where sequences fill only this share of the step's places: the time stays, and what the others do is no work.
+    #[must_use]
+    pub fn filled(self, ratio: f64) -> Self {
+        Self {
+            tokens: (self.tokens as f64 * ratio).round() as u64,
+            tokens_per_sec: self.tokens_per_sec * ratio,
+            flops: self.flops * ratio,
+            mfu: self.mfu * ratio,
+            ..self
+        }
+    }
+}
+
 /// Where the step of one role goes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RoleTime {

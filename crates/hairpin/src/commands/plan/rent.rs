@@ -6,7 +6,7 @@ use ::plan::{
     catalogue::Price,
     efficiency,
     rent::{self, Rented},
-    search::{Choice, Cut, Settled},
+    search::{self, Choice, Cut, Settled},
 };
 use report::{
     Answer, Bars, Table,
@@ -27,7 +27,7 @@ pub(super) fn run(here: &HereArgs, args: &BudgetArgs, json: bool) -> miette::Res
         (None, Some(deadline)) => (rent::cheapest(&recipe, &catalogue, instance, price, deadline)?, true),
         (nodes, _) => {
             let accelerators = nodes.unwrap_or(1) * instance.count.max(1) as usize;
-            let settled = here.search.then(Settled::default);
+            let settled = here.search.then(|| Settled { told: search::TOLD, ..Settled::default() });
             (rent::rent(&recipe, &catalogue, instance, accelerators, price, settled.as_ref())?, here.search)
         }
     };
@@ -57,6 +57,27 @@ pub(super) fn cut(c: &Cut) -> String {
     format!("{}{}{}{shards}", axes.join(", "), if axes.is_empty() { "" } else { ", " }, c.strategy)
 }
 
+/// ` (9.9% idle)`, where a batch leaves places of a step empty.
+fn idle(c: &Cut) -> String {
+    if c.idle_sequences == 0 { String::new() } else { format!(" ({:.1}% idle)", 100.0 * (1.0 - c.filled_ratio())) }
+}
+
+/// What to say of a batch that the mesh does not divide.
+fn uneven(r: &Rented) -> Option<String> {
+    let c = r.choice.cut;
+    let places = c.data * c.lanes * c.micro_batch;
+    (c.idle_sequences > 0).then(|| {
+        format!(
+            "{} sequences leave {} of {places} places in a step idle ({:.1}%), which is priced in: {} data ranks share a batch of {} or {places} evenly",
+            places - c.idle_sequences,
+            c.idle_sequences,
+            100.0 * (1.0 - c.filled_ratio()),
+            c.data,
+            (places - c.idle_sequences) / c.data * c.data,
+        )
+    })
+}
+
 fn answer(r: &Rented, searched: bool) -> Answer {
     let time = &r.choice.time;
     let rate = per_sec(r.unit);
@@ -64,7 +85,7 @@ fn answer(r: &Rented, searched: bool) -> Answer {
         let t = &c.time;
         vec![
             cut(&c.cut),
-            format!("{} x {}", c.cut.lanes, c.cut.micro_batch),
+            format!("{} x {}{}", c.cut.lanes, c.cut.micro_batch, idle(&c.cut)),
             if c.cut.recompute { "yes" } else { "no" }.into(),
             secs(t.step_secs),
             count(t.tokens_per_sec),
@@ -150,6 +171,7 @@ fn answer(r: &Rented, searched: bool) -> Answer {
             ("parameters", format!("{}{active}", count(r.params as f64))),
             (r.unit, count(r.tokens)),
             ("steps", r.steps.to_string()),
+            ("precision", r.precision.into()),
             ("accelerators", r.accelerators.to_string()),
         ],
         figures: vec![
@@ -173,6 +195,7 @@ fn answer(r: &Rented, searched: bool) -> Answer {
         ],
         tables,
         notes,
+        warnings: uneven(r).into_iter().collect(),
         ..Answer::default()
     }
 }
