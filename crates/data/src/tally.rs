@@ -148,7 +148,6 @@ impl Tally {
         }
     }
 
-    #[expect(dead_code, reason = "readers")]
     /// A row without the column that was asked for has a text in this one.
     pub(crate) fn column(&mut self, name: &str) {
         let is_full = self.columns.len() >= Self::COLUMNS;

@@ -61,8 +61,9 @@ fn hostile_and_torn_input_is_named_counted_and_skipped_or_refused() {
     let mut options = options(&corpus);
     let stats = prepare(&options, &folder.path().join("a"), &Quiet).unwrap();
     let count = |kind: &str| stats.tally.count(Stage::BadInput, kind);
-    assert_eq!(["binary", "invalid_utf8", "torn", "not_json", "no_column"].map(count), [1, 1, 1, 1, 2]);
-    assert_eq!(stats.tally.documents_read, 42);
+    assert_eq!(["binary", "torn", "not_json", "no_column", "empty"].map(count), [1, 1, 1, 1, 1]);
+    assert_eq!(stats.tally.count(Stage::Mended, "decoded from windows-1252"), 1);
+    assert_eq!(stats.tally.documents_read, 43);
     options.corpus.on_bad = OnBad::Refuse;
     assert!(matches!(prepare(&options, &folder.path().join("b"), &Quiet), Err(DataError::Refused { .. })));
     assert!(!folder.path().join("b").exists(), "what failed leaves nothing");

@@ -2,17 +2,27 @@
 //!
 //! Bad input is a [`Fault`]: named, counted, and skipped or refused as the options say. No input makes a reader panic.
 
-mod jsonl;
+mod archive;
+mod csv;
+mod encoding;
+mod json;
 mod list;
 mod parquet;
+mod pieces;
+mod record;
 mod remote;
 mod text;
+mod unpack;
 
-use std::path::PathBuf;
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
 pub(crate) use list::sources;
+use unpack::Stream;
 
 use crate::{
     DataError,
@@ -35,12 +45,12 @@ pub struct CorpusOptions {
     pub format: Format,
     /// Endings of the files taken from folders; empty: all that a reader knows.
     pub extensions: Vec<String>,
-    /// Where jsonl and parquet keep the text.
+    /// Where JSON, tables and parquet keep the text: a key, or keys with dots between them (`data.text`).
     pub text_column: String,
     pub on_bad: OnBad,
-    /// A longer line of jsonl is a fault.
+    /// A longer record of JSON or row of a table is a fault.
     pub max_line_bytes: u64,
-    /// A longer document is a fault.
+    /// A longer document is cut into several, at paragraphs.
     pub max_document_bytes: u64,
     /// Take no more files once this much is read; which ones is a matter of their names alone.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,7 +76,7 @@ impl Default for CorpusOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
-    /// By the ending of the name.
+    /// By the first bytes and the ending of the name.
     Auto,
     Text,
     Jsonl,
@@ -84,22 +94,26 @@ pub enum OnBad {
 /// Something wrong with one piece of input.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    #[error("invalid UTF-8")]
+    #[error("neither UTF-8 nor marked as another encoding")]
     InvalidUtf8,
-    #[error("not text: it holds NUL bytes")]
+    #[error("not text: it holds NUL bytes or many control characters")]
     Binary,
     #[error("unreadable: {0}")]
     Unreadable(String),
     #[error("torn: {0}")]
     Torn(String),
-    #[error("line {line} is longer than `max_line_bytes`")]
-    LongLine { line: u64 },
-    #[error("longer than `max_document_bytes`")]
-    LongDocument,
-    #[error("line {line} is not JSON")]
-    NotJson { line: u64 },
-    #[error("no text in column `{column}`")]
-    NoColumn { column: String },
+    #[error("longer than `max_line_bytes`")]
+    LongLine,
+    #[error("not JSON: {why}")]
+    NotJson { why: String },
+    #[error("no column `{column}`{others}")]
+    NoColumn { column: String, others: String },
+    #[error("column `{column}` holds no text")]
+    NotText { column: String },
+    #[error("no text in it")]
+    Empty,
+    #[error("it is {0}, which is not read")]
+    Unsupported(String),
 }
 
 impl Fault {
@@ -111,10 +125,22 @@ impl Fault {
             Self::Binary => "binary",
             Self::Unreadable(_) => "unreadable",
             Self::Torn(_) => "torn",
-            Self::LongLine { .. } => "long_line",
-            Self::LongDocument => "long_document",
+            Self::LongLine => "long_line",
             Self::NotJson { .. } => "not_json",
             Self::NoColumn { .. } => "no_column",
+            Self::NotText { .. } => "not_text",
+            Self::Empty => "empty",
+            Self::Unsupported(_) => "unsupported",
+        }
+    }
+
+    fn of(e: &std::io::Error) -> Self {
+        use std::io::ErrorKind::{Interrupted, InvalidInput, NotFound, PermissionDenied};
+        // What `disk::open` refuses has no number of the system's.
+        match e.kind() {
+            NotFound | PermissionDenied | Interrupted => Self::Unreadable(e.to_string()),
+            InvalidInput if e.to_string().ends_with("not a file") => Self::Unreadable(e.to_string()),
+            _ => Self::Torn(e.to_string()),
         }
     }
 }
@@ -127,36 +153,120 @@ pub(crate) struct Sink<'a> {
 }
 
 impl Sink<'_> {
-    fn document(&mut self, name: String, text: String) -> Result<(), DataError> {
-        if text.len() as u64 > self.options.max_document_bytes {
-            return self.fault(&name, Fault::LongDocument);
+    /// Hand on a document, in pieces if it is longer than one may be.
+    fn document(&mut self, name: String, mut text: String) -> Result<(), DataError> {
+        if text.starts_with('\u{feff}') {
+            text.drain(..'\u{feff}'.len_utf8());
         }
-        self.tally.read(&name, text.len() as u64);
-        (self.take)(Document { name, text })
+        if text.trim().is_empty() {
+            return self.fault(&name, text.len() as u64, Fault::Empty);
+        }
+        if text.len() as u64 <= self.options.max_document_bytes {
+            self.tally.read(&name, text.len() as u64);
+            return (self.take)(Document { name, text });
+        }
+        self.mended(&name, text.len() as u64, "longer than max_document_bytes: cut at paragraphs")?;
+        let most = pieces::most(self.options.max_document_bytes);
+        let mut rest = text.as_str();
+        for part in 1_u64.. {
+            let end = if rest.len() > most { pieces::cut(rest.as_bytes(), most) } else { rest.len() };
+            // Cut between characters; a limit below one character's bytes leaves it whole.
+            let end = (end..=rest.len()).find(|at| rest.is_char_boundary(*at)).unwrap_or(rest.len());
+            let (piece, after) = rest.split_at(end);
+            if !piece.trim().is_empty() {
+                self.tally.read(&name, piece.len() as u64);
+                (self.take)(Document { name: format!("{name}#{part}"), text: piece.to_owned() })?;
+            }
+            if after.is_empty() {
+                break;
+            }
+            rest = after;
+        }
+        Ok(())
     }
 
-    /// Count a fault, or refuse.
-    fn fault(&mut self, name: &str, fault: Fault) -> Result<(), DataError> {
+    /// Count a fault that cost so many bytes, or refuse.
+    fn fault(&mut self, name: &str, bytes: u64, fault: Fault) -> Result<(), DataError> {
         if self.options.on_bad == OnBad::Refuse {
             return Err(DataError::Refused { name: name.to_owned(), fault: fault.to_string() });
         }
-        self.tally.lose(Stage::BadInput, fault.kind(), name, 0, &fault.to_string());
+        self.tally.lose(Stage::BadInput, fault.kind(), name, bytes, &fault.to_string());
+        Ok(())
+    }
+
+    /// A record without the column, and those that it has.
+    fn no_column(&mut self, name: &str, bytes: u64, found: &BTreeSet<String>) -> Result<(), DataError> {
+        found.iter().for_each(|column| self.tally.column(column));
+        let names = found.iter().take(8).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let others = if names.is_empty() { String::new() } else { format!("; there are {names}") };
+        self.fault(name, bytes, Fault::NoColumn { column: self.options.text_column.clone(), others })
+    }
+
+    /// Read, but not as it stands. What is a matter of guessing is refused where bad input is.
+    fn mended(&mut self, name: &str, bytes: u64, how: &str) -> Result<(), DataError> {
+        if self.options.on_bad == OnBad::Refuse && !how.contains("cut") && !how.contains("UTF-16") && !how.contains("UTF-32") {
+            return self.fault(name, bytes, Fault::InvalidUtf8);
+        }
+        self.tally.lose(Stage::Mended, how, name, bytes, "");
         Ok(())
     }
 }
 
-type Read = fn(&Source, &mut Sink<'_>) -> Result<(), DataError>;
+/// A file, or a member of an archive, to read.
+pub(crate) struct Input<'a> {
+    name: String,
+    /// The last ending in small letters, without that of a packing.
+    ending: String,
+    /// Of a file that is not within another, packed or not.
+    path: Option<&'a Path>,
+    bytes: u64,
+    stream: Stream<'a>,
+    /// Archives around it.
+    depth: usize,
+}
+
+impl<'a> Input<'a> {
+    fn new(name: &str, path: Option<&'a Path>, bytes: u64, stream: Stream<'a>, depth: usize) -> Self {
+        Self { name: name.to_owned(), ending: ending(name), path, bytes, stream, depth }
+    }
+}
+
+type Read = fn(Input<'_>, &mut Sink<'_>) -> Result<(), DataError>;
 
 /// Every reader: its format, the endings that it knows, and itself.
 const READERS: &[(Format, &[&str], Read)] = &[
-    (Format::Jsonl, &["jsonl", "ndjson", "jsonl.gz", "jsonl.zst", "ndjson.gz", "ndjson.zst"], jsonl::read),
-    (Format::Parquet, &["parquet"], parquet::read),
+    (Format::Jsonl, &["jsonl", "ndjson", "jsonlines"], json::read),
+    (Format::Auto, &["json"], json::read_file),
+    (Format::Auto, &["csv", "tsv"], csv::read),
+    (Format::Parquet, &["parquet", "pq"], parquet::read),
+    (Format::Auto, &["tar", "tgz"], archive::tar),
+    (Format::Auto, &["zip"], archive::zip),
     (Format::Text, TEXT_ENDINGS, text::read),
 ];
 
 const TEXT_ENDINGS: &[&str] = &[
-    "txt", "md", "markdown", "rst", "org", "tex", "html", "rs", "py", "c", "h", "cc", "cpp", "hpp", "go", "java", "js", "ts", "jsx", "tsx",
-    "rb", "sh", "toml", "yaml", "yml", "json", "sql", "swift", "kt", "scala", "hs", "ml", "lua", "pl", "r", "txt.gz", "md.gz", "txt.zst",
+    "txt", "text", "md", "markdown", "mdx", "rst", "adoc", "asciidoc", "org", "tex", "html", "htm", "dict", "rs", "py", "c", "h", "cc",
+    "cpp", "hpp", "go", "java", "js", "ts", "jsx", "tsx", "rb", "sh", "toml", "yaml", "yml", "sql", "swift", "kt", "scala", "hs", "ml",
+    "lua", "pl", "r",
+];
+
+/// Endings of packed files; what they are packed with is told by their bytes.
+const PACKED: &[&str] = &["gz", "dz", "bgz", "bz2", "zst", "zstd", "xz", "lz4"];
+
+/// What is known by its first bytes and not read.
+const FOREIGN: &[(&[u8], &str)] = &[
+    (b"ARROW1", "an Arrow file (write it as parquet: `Dataset.to_parquet`)"),
+    (&[0xff, 0xff, 0xff, 0xff], "an Arrow stream (write it as parquet: `Dataset.to_parquet`)"),
+    (b"WARC/", "a WARC archive (take its text out first, with trafilatura or warcio)"),
+    (b"version https://git-lfs.github.com", "a pointer of Git LFS (fetch the file: `git lfs pull`)"),
+    (b"%PDF", "a PDF"),
+    (b"Obj\x01", "an Avro file"),
+    (b"ORC", "an ORC file"),
+    (b"SQLite format 3", "an SQLite database"),
+    (&[0x89, b'H', b'D', b'F'], "an HDF5 file"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (&[b'7', b'z', 0xbc, 0xaf], "a 7z archive"),
+    (b"Rar!", "a RAR archive"),
 ];
 
 #[cfg(test)]
@@ -185,24 +295,69 @@ pub(crate) fn read(
     take: &mut dyn FnMut(Document) -> Result<(), DataError>,
 ) -> Result<Tally, DataError> {
     let mut sink = Sink { options, take, tally: Tally::default() };
-    let reader = READERS.iter().find(|(format, endings, _)| match options.format {
-        Format::Auto => has_ending(&source.name, endings),
+    sink.tally.file(&source.name, source.bytes);
+    match unpack::open(&source.path) {
+        Ok(stream) => read_stream(Input::new(&source.name, Some(&source.path), source.bytes, stream, 0), &mut sink)?,
+        Err(e) => sink.fault(&source.name, source.bytes, Fault::of(&e))?,
+    }
+    Ok(sink.tally)
+}
+
+/// Read what was opened and unpacked, by what its first bytes are and its name says.
+fn read_stream(mut input: Input<'_>, sink: &mut Sink<'_>) -> Result<(), DataError> {
+    let (head, stream) = match unpack::peek(input.stream) {
+        Ok(peeked) => peeked,
+        Err(e) => return sink.fault(&input.name, input.bytes, Fault::of(&e)),
+    };
+    input.stream = stream;
+    let wanted = sink.options.format;
+    if let Some((_, what)) = FOREIGN.iter().find(|(magic, _)| head.starts_with(magic)) {
+        return sink.fault(&input.name, input.bytes, Fault::Unsupported((*what).to_owned()));
+    }
+    if head.starts_with(b"PAR1") && matches!(wanted, Format::Auto | Format::Parquet) {
+        return parquet::read(input, sink);
+    }
+    let is_tar = head.get(257..262) == Some(b"ustar");
+    if is_tar || head.starts_with(b"PK\x03\x04") {
+        if input.depth > 0 {
+            return sink.fault(&input.name, input.bytes, Fault::Unsupported("an archive within another".into()));
+        }
+        return if is_tar { archive::tar(input, sink) } else { archive::zip(input, sink) };
+    }
+    let reader = READERS.iter().find(|(format, endings, _)| match wanted {
+        Format::Auto => endings.contains(&input.ending.as_str()),
         wanted => wanted == *format,
     });
-    let read = reader.map_or(text::read as Read, |(.., read)| *read);
-    sink.tally.file(&source.name, source.bytes);
-    read(source, &mut sink)?;
-    Ok(sink.tally)
+    let (format, read) = reader.map_or((Format::Text, text::read as Read), |(format, _, read)| (*format, *read));
+    if format == Format::Parquet {
+        return read(input, sink);
+    }
+    match encoding::to_utf8(input.stream) {
+        Ok((stream, was)) => {
+            input.stream = stream;
+            if let Some(was) = was {
+                sink.mended(&input.name, input.bytes, &format!("decoded from {was}"))?;
+            }
+            read(input, sink)
+        }
+        Err(e) => sink.fault(&input.name, input.bytes, Fault::of(&e)),
+    }
 }
 
 /// Whether a reader knows the ending of a file.
 fn is_known(name: &str) -> bool {
-    let name = name.to_lowercase();
-    READERS.iter().any(|(_, endings, _)| has_ending(&name, endings))
+    let ending = ending(name);
+    READERS.iter().any(|(_, endings, _)| endings.contains(&ending.as_str()))
 }
 
-fn has_ending(name: &str, endings: &[&str]) -> bool {
-    endings.iter().any(|e| name.len() > e.len() && name.ends_with(e) && name[..name.len() - e.len()].ends_with('.'))
+/// The ending in small letters, without that of a packing: `jsonl` of `a.JSONL.gz`; empty where there is none.
+fn ending(name: &str) -> String {
+    let name = name.rsplit('/').next().unwrap_or(name).to_lowercase();
+    let mut parts: Vec<&str> = name.split('.').skip(1).collect();
+    if parts.last().is_some_and(|last| PACKED.contains(last)) {
+        parts.pop();
+    }
+    parts.last().map_or(String::new(), |last| (*last).to_owned())
 }
 
 /// The sources of the crates that cargo fetched: real text that every machine with Rust has.
@@ -215,62 +370,4 @@ pub fn cargo_sources() -> Option<PathBuf> {
 }
 
 #[cfg(test)]
-mod fuzz {
-    use std::io::Write;
-
-    use super::*;
-
-    /// Every reader, given `bytes` as a file of each ending that it knows.
-    fn survives(bytes: &[u8], endings: &[&str]) {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(bytes).unwrap();
-        let options = CorpusOptions { max_line_bytes: 64, max_document_bytes: 256, ..CorpusOptions::default() };
-        for ending in endings {
-            let source = Source { name: format!("fuzz.{ending}"), path: file.path().to_owned(), bytes: bytes.len() as u64 };
-            // A build without parquet says so; nothing else is an error where faults are skipped.
-            if let Ok((documents, _)) = read_all(&source, &options) {
-                assert!(documents.iter().all(|d| d.text.len() <= 256), "{ending}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_file_that_is_gone_is_counted_as_unreadable() {
-        for ending in ["txt", "md.gz", "jsonl", "jsonl.zst"] {
-            let source = Source { name: format!("gone.{ending}"), path: "/no/such/file".into(), bytes: 0 };
-            let (documents, faults) = read_all(&source, &CorpusOptions::default()).unwrap();
-            assert_eq!((documents.len(), faults.count(Stage::BadInput, "unreadable")), (0, 1), "{ending}");
-            let refuse = CorpusOptions { on_bad: OnBad::Refuse, ..CorpusOptions::default() };
-            assert!(matches!(read_all(&source, &refuse), Err(DataError::Refused { name, .. }) if name == source.name));
-        }
-    }
-
-    #[test]
-    fn no_bytes_make_a_reader_panic() {
-        let endings = ["txt", "txt.gz", "txt.zst", "jsonl", "jsonl.gz", "jsonl.zst", "parquet"];
-        bolero::check!().with_type::<Vec<u8>>().for_each(|bytes| survives(bytes, &endings));
-    }
-
-    /// Whole files with some bytes changed come further into a reader than noise does.
-    #[test]
-    fn no_change_to_a_whole_file_makes_a_reader_panic() {
-        let line = b"{\"text\": \"some words\"}\n".repeat(8);
-        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-        gz.write_all(&line).unwrap();
-        #[allow(unused_mut, reason = "more where parquet is built")]
-        let mut files =
-            vec![("jsonl", line.clone()), ("jsonl.gz", gz.finish().unwrap()), ("jsonl.zst", zstd::encode_all(line.as_slice(), 1).unwrap())];
-        #[cfg(feature = "parquet")]
-        files.push(("parquet", parquet::tests::file("text", &["one text", "another text", "a third"])));
-        bolero::check!().with_type::<Vec<(u16, u8)>>().for_each(|changes| {
-            for (ending, whole) in &files {
-                let mut bytes = whole.clone();
-                for (at, value) in changes {
-                    let at = usize::from(*at) % bytes.len();
-                    bytes[at] = *value;
-                }
-                survives(&bytes, &[ending]);
-            }
-        });
-    }
-}
+mod tests;

@@ -1,67 +1,88 @@
 //! Parquet, one row a document; in builds with the feature `parquet`.
 
-use super::{Sink, Source};
+use super::{Input, Sink};
 use crate::DataError;
 
 #[cfg(not(feature = "parquet"))]
-pub(super) fn read(source: &Source, _sink: &mut Sink<'_>) -> Result<(), DataError> {
-    Err(DataError::Feature { url: source.name.clone(), feature: "parquet" })
+pub(super) fn read(input: Input<'_>, _sink: &mut Sink<'_>) -> Result<(), DataError> {
+    Err(DataError::Feature { url: input.name, feature: "parquet" })
 }
 
 #[cfg(feature = "parquet")]
-pub(super) fn read(source: &Source, sink: &mut Sink<'_>) -> Result<(), DataError> {
+pub(super) fn read(input: Input<'_>, sink: &mut Sink<'_>) -> Result<(), DataError> {
     // On some damaged footers the parquet crate panics (a negative offset of a column, say): that too is a torn file.
-    let rows = std::panic::AssertUnwindSafe(|| read_rows(source, sink));
+    let (name, bytes) = (input.name.clone(), input.bytes);
+    let rows = std::panic::AssertUnwindSafe(|| read_rows(&input, sink));
     std::panic::catch_unwind(rows)
-        .unwrap_or_else(|_| sink.fault(&source.name, super::Fault::Torn("its metadata contradict themselves".into())))
+        .unwrap_or_else(|_| sink.fault(&name, bytes, super::Fault::Torn("its metadata contradict themselves".into())))
 }
 
 #[cfg(feature = "parquet")]
-fn read_rows(source: &Source, sink: &mut Sink<'_>) -> Result<(), DataError> {
+fn read_rows(input: &Input<'_>, sink: &mut Sink<'_>) -> Result<(), DataError> {
     use ::parquet::{
         file::reader::{FileReader, SerializedFileReader},
-        record::Field,
         schema::types::Type,
     };
 
-    use super::Fault;
+    use super::{Fault, json, record::Node};
 
     let torn = |e: ::parquet::errors::ParquetError| Fault::Torn(e.to_string());
-    let file = match disk::open(&source.path) {
+    let Some(path) = input.path else {
+        return sink.fault(&input.name, input.bytes, Fault::Unsupported("parquet within an archive: unpack it".into()));
+    };
+    let file = match disk::open(path) {
         Ok(file) => file,
-        Err(e) => return sink.fault(&source.name, Fault::Unreadable(e.to_string())),
+        Err(e) => return sink.fault(&input.name, input.bytes, Fault::of(&e)),
     };
     let reader = match SerializedFileReader::new(file) {
         Ok(reader) => reader,
-        Err(e) => return sink.fault(&source.name, torn(e)),
+        Err(e) => return sink.fault(&input.name, input.bytes, torn(e)),
     };
     let column = sink.options.text_column.clone();
     let schema = reader.metadata().file_metadata().schema();
-    let Some(field) = schema.get_fields().iter().find(|field| field.name() == column) else {
-        return sink.fault(&source.name, Fault::NoColumn { column });
+    let is_wanted = |name: &str| column == name || column.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
+    let Some(field) = schema.get_fields().iter().find(|field| is_wanted(field.name())) else {
+        let mut found = std::collections::BTreeSet::new();
+        for leaf in reader.metadata().file_metadata().schema_descr().columns() {
+            if leaf.physical_type() == ::parquet::basic::Type::BYTE_ARRAY {
+                let path = leaf.path().parts().iter().filter(|part| !matches!(part.as_str(), "list" | "element" | "item" | "array"));
+                found.insert(path.cloned().collect::<Vec<_>>().join("."));
+            }
+        }
+        return sink.no_column(&input.name, input.bytes, &found);
     };
     // Only the column of text is read.
     let only = Type::group_type_builder(schema.name()).with_fields(vec![field.clone()]).build();
     let rows = match only.and_then(|only| reader.get_row_iter(Some(only))) {
         Ok(rows) => rows,
-        Err(e) => return sink.fault(&source.name, torn(e)),
+        Err(e) => return sink.fault(&input.name, input.bytes, torn(e)),
     };
     for (i, row) in rows.enumerate() {
-        let name = format!("{}:{}", source.name, i + 1);
+        let name = format!("{}:{}", input.name, i + 1);
         let row = match row {
             Ok(row) => row,
-            Err(e) => return sink.fault(&name, torn(e)),
+            Err(e) => return sink.fault(&name, 0, torn(e)),
         };
-        match row.get_column_iter().next() {
-            Some((_, Field::Str(text))) => sink.document(name, text.clone())?,
-            Some((_, Field::Bytes(bytes))) => match std::str::from_utf8(bytes.data()) {
-                Ok(text) => sink.document(name, text.to_owned())?,
-                Err(_) => sink.fault(&name, Fault::InvalidUtf8)?,
-            },
-            _ => sink.fault(&name, Fault::NoColumn { column: column.clone() })?,
-        }
+        let node = Node::Object(row.get_column_iter().map(|(name, field)| (name.clone(), node(field))).collect());
+        json::row(&name, &node, 0, &|| node.clone(), sink)?;
     }
     Ok(())
+}
+
+#[cfg(feature = "parquet")]
+fn node(field: &::parquet::record::Field) -> super::record::Node {
+    use ::parquet::record::Field;
+
+    use super::record::Node;
+
+    match field {
+        Field::Str(text) => Node::Text(text.clone()),
+        Field::Bytes(bytes) => Node::Text(super::encoding::decode(bytes.data().to_vec()).0),
+        Field::Null => Node::Null,
+        Field::Group(row) => Node::Object(row.get_column_iter().map(|(name, field)| (name.clone(), node(field))).collect()),
+        Field::ListInternal(list) => Node::List(list.elements().iter().map(node).collect()),
+        _ => Node::Other,
+    }
 }
 
 #[cfg(all(test, feature = "parquet"))]
@@ -74,7 +95,7 @@ pub(super) mod tests {
         schema::parser::parse_message_type,
     };
 
-    use super::super::{CorpusOptions, Source, read_all};
+    use super::super::tests::texts;
 
     /// A file of one column of texts, two rows a group.
     pub(in super::super) fn file(column: &str, texts: &[&str]) -> Vec<u8> {
@@ -92,11 +113,7 @@ pub(super) mod tests {
     }
 
     fn read_file(bytes: &[u8]) -> (Vec<String>, Vec<(String, u64)>) {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), bytes).unwrap();
-        let source = Source { name: "a.parquet".into(), path: file.path().to_owned(), bytes: bytes.len() as u64 };
-        let (documents, faults) = read_all(&source, &CorpusOptions::default()).unwrap();
-        (documents.into_iter().map(|d| d.text).collect(), faults.faults.into_iter().map(|(kind, loss)| (kind, loss.count)).collect())
+        texts("a.parquet", bytes)
     }
 
     #[test]
