@@ -351,7 +351,7 @@ fn is_known(name: &str) -> bool {
 }
 
 /// The ending in small letters, without that of a packing: `jsonl` of `a.JSONL.gz`; empty where there is none.
-fn ending(name: &str) -> String {
+pub(crate) fn ending(name: &str) -> String {
     let name = name.rsplit('/').next().unwrap_or(name).to_lowercase();
     let mut parts: Vec<&str> = name.split('.').skip(1).collect();
     if parts.last().is_some_and(|last| PACKED.contains(last)) {
