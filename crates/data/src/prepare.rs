@@ -78,6 +78,9 @@ pub struct Stats {
     pub held_out_tokens: u64,
     pub vocab: u64,
     pub bytes_per_token: f64,
+    /// What was done otherwise than the tokenizer's file says.
+    #[serde(default)]
+    pub notes: Vec<String>,
     pub secs: BTreeMap<String, f64>,
     /// Whether the data was there already.
     #[serde(default)]
@@ -144,6 +147,7 @@ impl Pipeline<'_> {
         self.stats.tally.write_examples(&self.examples)?;
         let (train, held_out) = self.split(documents)?;
         let tokenizer = self.timed("train tokenizer", |s| s.tokenizer(&train))?;
+        self.stats.notes = tokenizer.notes().to_vec();
         let train = self.timed("tokenise", |s| s.tokenise(&tokenizer, train))?;
         let held_out = self.timed("tokenise held-out", |s| s.tokenise(&tokenizer, held_out))?;
         let data = self.scratch.join("data");

@@ -59,6 +59,7 @@ pub struct Tokenizer {
     end_of_text: u32,
     /// Bytes of text that each token stands for.
     byte_lengths: Vec<u32>,
+    notes: Vec<String>,
 }
 
 impl Tokenizer {
@@ -102,6 +103,7 @@ impl Tokenizer {
     fn parse(text: &str, what: &str) -> Result<Self, DataError> {
         let failed = |problem: String| DataError::Tokenizer { what: what.to_owned(), problem };
         let mut inner: tokenizers::Tokenizer = text.parse().map_err(|e: tokenizers::Error| failed(e.to_string()))?;
+        let notes = switch_off(&mut inner).map_err(|e| failed(e.to_string()))?;
         // A document that spells out a special token holds its letters, not the token.
         inner.set_encode_special_tokens(true);
         let end = ENDS.iter().find_map(|end| inner.token_to_id(end));
@@ -124,7 +126,7 @@ impl Tokenizer {
             })
             .collect();
         let words = cuts_as_gpt2(&inner).then(Words::new);
-        Ok(Self { inner, words, end_of_text, byte_lengths })
+        Ok(Self { inner, words, end_of_text, byte_lengths, notes })
     }
 
     /// One more than the largest token.
@@ -136,6 +138,12 @@ impl Tokenizer {
     #[must_use]
     pub fn end_of_text(&self) -> u32 {
         self.end_of_text
+    }
+
+    /// What of its file is not done, in words.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Bytes of text that `token` stands for; 0 for special ones.
@@ -186,12 +194,33 @@ impl Tokenizer {
     }
 }
 
+/// Switch off what rides along in a file and would cut a document short, fill it up, or draw its tokens by chance; tells what.
+fn switch_off(inner: &mut tokenizers::Tokenizer) -> tokenizers::Result<Vec<String>> {
+    let mut notes = Vec::new();
+    if let Some(truncation) = inner.get_truncation() {
+        notes.push(format!("the tokenizer's own truncation to {} tokens is switched off", truncation.max_length));
+        inner.with_truncation(None)?;
+    }
+    if inner.get_padding().is_some() {
+        notes.push("the tokenizer's own padding is switched off".to_owned());
+        inner.with_padding(None);
+    }
+    if let ModelWrapper::BPE(bpe) = inner.get_model()
+        && bpe.dropout.is_some()
+    {
+        let mut bpe = bpe.clone();
+        bpe.dropout = None;
+        notes.push("the tokenizer's own dropout, which draws tokens by chance, is switched off".to_owned());
+        inner.with_model(bpe);
+    }
+    Ok(notes)
+}
+
 /// Whether nothing but GPT-2's expression and BPE stands between a text and its tokens.
 fn cuts_as_gpt2(inner: &tokenizers::Tokenizer) -> bool {
     let cuts = matches!(inner.get_pre_tokenizer(), Some(PreTokenizerWrapper::ByteLevel(b)) if b.use_regex && !b.add_prefix_space);
-    let is_bpe = matches!(inner.get_model(), ModelWrapper::BPE(bpe) if bpe.dropout.is_none());
-    let is_plain = inner.get_normalizer().is_none() && inner.get_truncation().is_none() && inner.get_padding().is_none();
-    cuts && is_bpe && is_plain && inner.get_added_tokens_decoder().values().all(|token| token.special)
+    let is_plain = matches!(inner.get_model(), ModelWrapper::BPE(_)) && inner.get_normalizer().is_none();
+    cuts && is_plain && inner.get_added_tokens_decoder().values().all(|token| token.special)
 }
 
 #[cfg(test)]
@@ -218,6 +247,23 @@ mod tests {
         let tokens = tokenizer.encode("a<|endoftext|>b").unwrap();
         assert!(!tokens.contains(&tokenizer.end_of_text()));
         assert_eq!(tokenizer.decode(&tokens), "a<|endoftext|>b");
+    }
+
+    #[test]
+    fn truncation_padding_and_dropout_of_a_file_are_switched_off_and_told() {
+        let plain = Tokenizer::train(300, ["a longer text, a longer text"].into_iter()).unwrap();
+        let mut file: serde_json::Value = serde_json::from_str(&plain.inner.to_string(false).unwrap()).unwrap();
+        file["truncation"] = serde_json::json!({"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0});
+        file["padding"] = serde_json::json!({"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "!"});
+        file["model"]["dropout"] = serde_json::json!(0.5);
+        let read = Tokenizer::parse(&file.to_string(), "test").unwrap();
+        for text in ["a longer text", "a"] {
+            assert_eq!(read.encode(text).unwrap(), plain.encode(text).unwrap());
+        }
+        for (note, what) in read.notes().iter().zip(["truncation to 4 tokens", "padding", "dropout"]) {
+            assert!(note.contains(what), "{note}");
+        }
+        assert_eq!((read.notes().len(), plain.notes().len()), (3, 0));
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub(crate) fn tables(stats: &Stats) -> Vec<Table> {
     tables
 }
 
-/// What the user should not miss: limits that took something away, rows without the column.
+/// What the user should not miss: limits that took something away, rows without the column, settings of a tokenizer.
 pub(crate) fn warnings(stats: &Stats) -> Vec<String> {
     let tally = &stats.tally;
     let mut warnings = Vec::new();
@@ -56,6 +56,7 @@ pub(crate) fn warnings(stats: &Stats) -> Vec<String> {
         let others = if others.is_empty() { String::new() } else { format!("; there are {others}: try `corpus.text_column`") };
         warnings.push(format!("{} rows lack the column of text{others}", loss.count));
     }
+    warnings.extend(stats.notes.iter().cloned());
     warnings
 }
 

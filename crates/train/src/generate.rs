@@ -24,6 +24,21 @@ impl Default for Sampling {
     }
 }
 
+impl Sampling {
+    /// # Errors
+    /// When a value means nothing, naming what is allowed.
+    pub fn check(&self) -> Result<(), TrainError> {
+        let wrong = |key, problem, help: &str| Err(TrainError::Value { key, problem, help: help.into() });
+        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
+            return wrong("temperature", format!("{} is no temperature", self.temperature), "0 takes the likeliest token; 0.8 is usual");
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return wrong("top_p", format!("{} is no share", self.top_p), "above 0 and at most 1; 1 leaves out no token");
+        }
+        Ok(())
+    }
+}
+
 /// A token and its natural log-probability under the model itself, before temperature and cuts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Drawn {
@@ -45,6 +60,7 @@ pub fn generate(
     sampling: &Sampling,
     mut each: impl FnMut(Drawn),
 ) -> Result<Vec<Drawn>, TrainError> {
+    sampling.check()?;
     let wrong = |problem: String, help: &str| TrainError::Value { key: "prompt", problem, help: help.into() };
     if prompt.is_empty() || prompt.len() > language.context() {
         return Err(wrong(format!("{} tokens, not 1..={}", prompt.len(), language.context()), "give a shorter prompt"));
@@ -130,6 +146,18 @@ fn draw(logits: &[f32], sampling: &Sampling, index: u64) -> Drawn {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_that_mean_nothing_are_refused() {
+        let base = Sampling::default();
+        for top_p in [0.0, -1.0, 1.5, f32::NAN, f32::INFINITY] {
+            assert!(Sampling { top_p, ..base }.check().is_err(), "{top_p}");
+        }
+        for temperature in [-1.0, f32::NAN, f32::INFINITY] {
+            assert!(Sampling { temperature, ..base }.check().is_err(), "{temperature}");
+        }
+        assert!(Sampling { temperature: 0.0, top_p: 1.0, ..base }.check().is_ok());
+    }
 
     #[test]
     fn cuts_and_temperature_do_what_they_say() {
