@@ -4,12 +4,16 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tokenizers::{
-    AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerBuilder,
+    AddedToken, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerBuilder,
     models::bpe::{BPE, BpeTrainerBuilder},
     pre_tokenizers::byte_level::ByteLevel,
 };
 
-use crate::{DataError, words::Words};
+use crate::{
+    DataError,
+    pieces::{Pieces, TextStream},
+    words::Words,
+};
 
 /// Which tokenizer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,8 +61,7 @@ pub struct Tokenizer {
     /// Where the text is cut as GPT-2 cuts it.
     words: Option<Words>,
     end_of_text: u32,
-    /// Bytes of text that each token stands for.
-    byte_lengths: Vec<u32>,
+    pieces: Pieces,
     notes: Vec<String>,
 }
 
@@ -112,27 +115,15 @@ impl Tokenizer {
         if vocab > LARGEST_VOCAB {
             return Err(failed(format!("its largest token is {}, and {LARGEST_VOCAB} tokens are the most that hairpin takes", vocab - 1)));
         }
-        let is_byte_level = matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_)))
-            || matches!(inner.get_pre_tokenizer(), Some(PreTokenizerWrapper::ByteLevel(_)))
-            || text.contains("\"ByteLevel\"");
-        let special = inner.get_added_tokens_decoder();
-        let byte_lengths = (0..vocab as u32)
-            .map(|id| match inner.id_to_token(id) {
-                None => 0,
-                Some(_) if special.get(&id).is_some_and(|t| t.special) => 0,
-                // One character stands for one byte.
-                Some(token) if is_byte_level => token.chars().count() as u32,
-                Some(_) => inner.decode(&[id], false).map_or(1, |text| text.len() as u32),
-            })
-            .collect();
+        let pieces = Pieces::new(&inner, vocab);
         let words = cuts_as_gpt2(&inner).then(Words::new);
-        Ok(Self { inner, words, end_of_text, byte_lengths, notes })
+        Ok(Self { inner, words, end_of_text, pieces, notes })
     }
 
     /// One more than the largest token.
     #[must_use]
     pub fn vocab(&self) -> usize {
-        self.byte_lengths.len()
+        self.pieces.len()
     }
 
     #[must_use]
@@ -149,7 +140,7 @@ impl Tokenizer {
     /// Bytes of text that `token` stands for; 0 for special ones.
     #[must_use]
     pub fn byte_length(&self, token: u32) -> u32 {
-        self.byte_lengths.get(token as usize).copied().unwrap_or(0)
+        self.pieces.get(token).len() as u32
     }
 
     /// # Errors
@@ -172,7 +163,15 @@ impl Tokenizer {
     /// Text of `tokens`, special ones left out; bytes that are no UTF-8 become replacement characters.
     #[must_use]
     pub fn decode(&self, tokens: &[u32]) -> String {
-        self.inner.decode(tokens, true).unwrap_or_default()
+        let mut stream = self.text_after(&[]);
+        let text: String = tokens.iter().map(|token| stream.push(*token)).collect();
+        text + &stream.finish()
+    }
+
+    /// Text of tokens that follow those of `before`, one by one: the text of both without that of `before`.
+    #[must_use]
+    pub fn text_after(&self, before: &[u32]) -> TextStream<'_> {
+        self.pieces.text(before)
     }
 
     /// # Errors

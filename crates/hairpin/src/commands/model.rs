@@ -43,8 +43,10 @@ pub(crate) fn eval(args: &EvalArgs, json: bool) -> miette::Result<ExitCode> {
     let evaluator = Evaluator::new(&*loaded.model, 4, context, loaded.precision)?;
     let language = loaded.model.language().ok_or(TrainError::NotLanguage)?;
     let bits = evaluator.bits_per_byte(language, loaded.model.params(), &mut loaded.store, loaded.precision, &data, &windows)?;
+    // What is divided by, and how many tokens' losses are divided.
+    let (bytes, tokens) = (windows.iter().map(|w| data.target_bytes(w)).sum::<u64>(), windows.len() * context);
     if json {
-        print::json(&json!({"step": loaded.step, "bits_per_byte": bits, "windows": windows.len()}))?;
+        print::json(&json!({"step": loaded.step, "bits_per_byte": bits, "windows": windows.len(), "bytes": bytes, "tokens": tokens}))?;
     } else {
         print::result(&format!("step {}: {bits:.4} bits per byte over {} windows of {context} tokens", loaded.step, windows.len()));
     }
@@ -86,30 +88,45 @@ pub(crate) fn generate(args: &GenerateArgs, json: bool) -> miette::Result<ExitCo
     if !json {
         print::piece(&args.prompt);
     }
-    let (mut tokens, mut shown) = (Vec::new(), 0);
+    let (mut stream, mut text, mut count) = (tokenizer.text_after(&prompt), String::new(), 0_usize);
     // From the first token on: reading the prompt is another kind of work.
     let mut clock = Clock::start();
     let mut secs = 0.0;
+    let mut show = |piece: String| {
+        if !json {
+            print::piece(&piece);
+        }
+        text += &piece;
+    };
     let end = Some(tokenizer.end_of_text());
     let drawn = draw(language, loaded.model.params(), &mut loaded.store, loaded.precision, &prompt, args.tokens, end, &sampling, |one| {
-        tokens.push(one.token);
-        if tokens.len() == 1 {
+        count += 1;
+        if count == 1 {
             clock = Clock::start();
         }
         secs = clock.secs();
-        let text = tokenizer.decode(&tokens);
-        // A character may take several tokens: show what is whole.
-        if !json && !text.ends_with('\u{fffd}') {
-            print::piece(&text[shown.min(text.len())..]);
-            shown = text.len();
-        }
+        show(stream.push(one.token));
     })?;
+    show(stream.finish());
+    let stopped_by = match drawn.last() {
+        Some(last) if end == Some(last.token) => "end_of_text",
+        _ if drawn.len() < args.tokens => "context",
+        _ => "tokens",
+    };
     if json {
-        print::json(
-            &json!({"text": tokenizer.decode(&tokens), "tokens": drawn, "tokens_per_sec": (tokens.len().max(1) - 1) as f64 / secs.max(1e-9)}),
-        )?;
+        print::json(&json!({
+            "prompt_tokens": prompt,
+            "text": text,
+            "tokens": drawn,
+            "stopped_by": stopped_by,
+            "tokens_per_sec": (count.max(1) - 1) as f64 / secs.max(1e-9),
+        }))?;
     } else {
         print::result("");
+    }
+    if stopped_by == "context" {
+        let (context, given) = (language.context(), prompt.len());
+        print::talk(&format!("the text stops after {count} of {} tokens: the model's context of {context} tokens is full ({given} are the prompt's)", args.tokens));
     }
     Ok(ExitCode::SUCCESS)
 }
