@@ -31,7 +31,7 @@ pub(crate) struct EvalArgs {
     #[arg(long)]
     data: Option<PathBuf>,
     /// Windows of held-out text
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..))]
     windows: u64,
 }
 
@@ -40,6 +40,10 @@ pub(crate) fn eval(args: &EvalArgs, json: bool) -> miette::Result<ExitCode> {
     let data = Dataset::open(args.data.as_ref().unwrap_or(&loaded.recipe.data.path))?;
     let context = loaded.recipe.batch.context;
     let windows = held_out_windows(&data, context, args.windows)?;
+    if windows.is_empty() {
+        let problem = format!("{} held-out tokens are no window of {context}", data.held_out().tokens());
+        return Err(TrainError::Value { key: "data", problem, help: "give data with more held-out text".into() }.into());
+    }
     let evaluator = Evaluator::new(&*loaded.model, 4, context, loaded.precision)?;
     let language = loaded.model.language().ok_or(TrainError::NotLanguage)?;
     let bits = evaluator.bits_per_byte(language, loaded.model.params(), &mut loaded.store, loaded.precision, &data, &windows)?;
