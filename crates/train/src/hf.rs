@@ -2,6 +2,8 @@
 //! Qwen3 (which is Llama's with norms on queries and keys), and of those with experts: Mixtral, OLMoE and Qwen3-MoE. An RMSNorm
 //! of the embedding goes into the embedding's table. Weights go as f32.
 
+mod keys;
+
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
@@ -109,6 +111,14 @@ pub fn import(folder: &Path) -> Result<Imported, TrainError> {
             // Experts come one after the other.
             tensors.entry(name.clone()).or_insert_with(Vec::new).extend_from_slice(values);
         }
+    }
+    // Masks and angles follow from the config, and a tied head is the embedding.
+    let follows = |name: &str| {
+        let ends = [".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"];
+        ends.iter().any(|end| name.ends_with(end)) || config.tied && name == "lm_head.weight"
+    };
+    if let Some(name) = theirs.keys().filter(|name| !follows(name)).min() {
+        return Err(refuse("model.safetensors", format!("`{name}` is no part of this layout")));
     }
     let mut model = toml::Table::try_from(&config).map_err(|e| refuse("config.json", e.to_string()))?;
     model.insert("kind".into(), "decoder".into());
@@ -314,7 +324,10 @@ impl Layout {
             let value = json.get(key).and_then(Value::as_u64).and_then(|v| usize::try_from(v).ok());
             value.ok_or_else(|| refuse("config.json", format!("`{key}` is missing or no whole number")))
         };
-        let real = |key: &str, default: f64| json.get(key).and_then(Value::as_f64).unwrap_or(default) as f32;
+        let real = |key: &str, default: f64| match json.get(key) {
+            None | Some(Value::Null) => Ok(default as f32),
+            Some(value) => value.as_f64().map(|v| v as f32).ok_or_else(|| refuse("config.json", format!("`{key}` is {value}, no number"))),
+        };
         let given = |key: &str| json.get(key).is_some_and(|v| !v.is_null() && v != &Value::Bool(false));
         let base = |model: usize, layers: usize, heads: usize| -> Result<DecoderConfig, TrainError> {
             // Head size and width of the feed-forward part are set by the caller; any that can be will do here.
@@ -331,6 +344,9 @@ impl Layout {
             };
             Ok(options.resolve()?)
         };
+        if ["gpt2", "llama", "qwen3", "mixtral", "olmoe", "qwen3_moe"].contains(&kind) {
+            keys::check(kind, json)?;
+        }
         match kind {
             "gpt2" => {
                 let activation = json.get("activation_function").and_then(Value::as_str).unwrap_or("gelu_new");
@@ -349,35 +365,29 @@ impl Layout {
                     ffn: if given("n_inner") { whole("n_inner")? } else { 4 * model },
                     norm: Norm::LayerNorm,
                     norm_bias: true,
-                    eps: real("layer_norm_epsilon", 1e-5),
+                    eps: real("layer_norm_epsilon", 1e-5)?,
                     position: Position::Learned,
                     mlp: Mlp::GeluTanh,
                     bias: true,
                     tied: true,
-                    init_std: real("initializer_range", 0.02),
+                    init_std: real("initializer_range", 0.02)?,
                     ..base(model, layers, heads)?
                 };
                 Ok((Self::Gpt2, config))
             }
             "llama" | "qwen3" | "mixtral" | "olmoe" | "qwen3_moe" => {
-                for key in ["attention_bias", "mlp_bias", "use_sliding_window", "clip_qkv"] {
-                    if given(key) {
-                        return Err(refuse("config.json", format!("`{key}` is set, which this layout is read without")));
-                    }
-                }
                 // Newer folders keep the base of the angles in a table of its own.
-                let rope = json.get("rope_parameters").or(json.get("rope_scaling")).filter(|v| !v.is_null());
-                let scaling = rope.and_then(|r| r.get("rope_type").or(r.get("type"))).and_then(Value::as_str).unwrap_or("default");
-                if scaling != "default" {
-                    return Err(refuse("config.json", format!("rotary positions are scaled by `{scaling}`, which is not known here")));
-                }
-                let theta =
-                    rope.and_then(|r| r.get("rope_theta")).and_then(Value::as_f64).map_or(real("rope_theta", 10_000.0), |t| t as f32);
+                let rope = ["rope_parameters", "rope_scaling"].iter().find_map(|key| json.get(key).filter(|v| !v.is_null()));
+                let theta = match rope.and_then(|r| r.get("rope_theta")).and_then(Value::as_f64) {
+                    Some(theta) => theta as f32,
+                    None => real("rope_theta", if kind == "mixtral" { 1e6 } else { 1e4 })?,
+                };
                 let activation = json.get("hidden_act").and_then(Value::as_str).unwrap_or("silu");
                 if activation != "silu" {
                     return Err(refuse("config.json", format!("`hidden_act` is `{activation}`, not `silu`")));
                 }
                 let (model, layers, heads) = (whole("hidden_size")?, whole("num_hidden_layers")?, whole("num_attention_heads")?);
+                let has_rough_eps = ["mixtral", "olmoe"].contains(&kind);
                 let head_dim = if given("head_dim") { whole("head_dim")? } else { model / heads.max(1) };
                 let layout = match kind {
                     "llama" => Self::Llama,
@@ -392,21 +402,16 @@ impl Layout {
                     head_dim,
                     kv_heads: if given("num_key_value_heads") { whole("num_key_value_heads")? } else { heads },
                     ffn: whole("intermediate_size")?,
-                    eps: real("rms_norm_eps", 1e-6),
+                    eps: real("rms_norm_eps", if has_rough_eps { 1e-5 } else { 1e-6 })?,
                     theta,
                     tied: given("tie_word_embeddings"),
                     qk_norm: [Self::Qwen3, Self::Olmoe, Self::Qwen3Moe].contains(&layout),
                     qk_norm_joint: layout == Self::Olmoe,
-                    init_std: real("initializer_range", 0.02),
+                    init_std: real("initializer_range", 0.02)?,
                     ..base(model, layers, heads)?
                 };
                 if matches!(layout, Self::Llama | Self::Qwen3) {
                     return Ok((layout, config));
-                }
-                let dense = json.get("mlp_only_layers").and_then(Value::as_array).is_some_and(|layers| !layers.is_empty());
-                if dense || json.get("decoder_sparse_step").is_some_and(|v| v != 1) || layout == Self::Mixtral && given("sliding_window") {
-                    let problem = "layers without experts (`mlp_only_layers`, `decoder_sparse_step`), or a `sliding_window`";
-                    return Err(refuse("config.json", problem.into()));
                 }
                 // Newer folders call the experts of all three by Mixtral's name.
                 let count = if given("num_local_experts") { whole("num_local_experts")? } else { whole("num_experts")? };
@@ -419,7 +424,7 @@ impl Layout {
                     dense_layers: Some(0),
                     router: Some(if is_normalised { Router::SoftmaxNormalised } else { Router::Softmax }),
                     router_scale: Some(1.0),
-                    balance: Some(real("router_aux_loss_coef", 0.001)),
+                    balance: Some(real("router_aux_loss_coef", 0.001)?),
                     ..config
                 };
                 Ok((layout, mixed))

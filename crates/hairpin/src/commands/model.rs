@@ -174,6 +174,9 @@ pub(crate) struct ImportArgs {
 }
 
 pub(crate) fn import(args: &ImportArgs, json: bool) -> miette::Result<ExitCode> {
+    if let Some((step, _)) = checkpoint::list(&args.out).pop() {
+        return Err(TrainError::Exists { folder: args.out.clone(), step }.into());
+    }
     let imported = hf::import(&args.folder)?;
     let model = models::build(&imported.model)?;
     let context = model.language().map_or(1, |l| l.context());
@@ -191,7 +194,6 @@ pub(crate) fn import(args: &ImportArgs, json: bool) -> miette::Result<ExitCode> 
         values: tensors.remove(&spec.name).unwrap_or_default(),
     };
     let tensors = table.specs().iter().map(named).collect();
-    std::fs::create_dir_all(&args.out).into_diagnostic()?;
     let tokenizer = disk::read(&imported.tokenizer, 512 << 20).map_err(|e| {
         miette::miette!(code = "import::io", help = "the folder needs a `tokenizer.json`", "`{}`: {e}", imported.tokenizer.display())
     })?;
@@ -205,6 +207,7 @@ pub(crate) fn import(args: &ImportArgs, json: bool) -> miette::Result<ExitCode> 
         kernels: Vec::new(),
         tensors,
     };
+    std::fs::create_dir_all(&args.out).into_diagnostic()?;
     checkpoint::write(&args.out, &snapshot)?;
     if json {
         print::json(&json!({"run": args.out, "params": table.elements()}))?;
