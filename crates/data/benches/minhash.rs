@@ -26,7 +26,7 @@ fn main() {
     let one_core = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
     let texts: Vec<&str> = documents.iter().map(String::as_str).collect();
     let start = Instant::now();
-    let clusters = one_core.install(|| near_clusters(&texts));
+    let clusters = one_core.install(|| near_clusters(&texts)).expect("fewer than `u32` counts");
     let secs = start.elapsed().as_secs_f64();
     let line = serde_json::json!({"secs": secs, "clusters": clusters});
     std::fs::write(folder.join("hairpin.json"), line.to_string()).expect("written");

@@ -34,7 +34,7 @@ pub enum DataError {
     #[diagnostic(code(data::refused), help("mend or remove the file, or set `on_bad = \"skip\"` to leave such input out"))]
     Refused { name: String, fault: String },
 
-    #[error("nothing is left to train on: of {read} documents {kept} were kept, and two are needed, of which one is held out{lost}")]
+    #[error("nothing is left to train on: of {read} documents {kept} were kept{lost}")]
     #[diagnostic(code(data::empty))]
     Empty {
         read: u64,
@@ -70,7 +70,7 @@ pub enum DataError {
     Option { key: &'static str, problem: String },
 
     #[error("stopped before the data was ready; nothing was changed")]
-    #[diagnostic(code(data::cancelled), help("run the same command again"))]
+    #[diagnostic(code(data::cancelled), help("run the same command again: it goes on from what was done"))]
     Cancelled,
 }
 

@@ -144,14 +144,11 @@ fn steps(inner: &tokenizers::Tokenizer) -> Vec<Step> {
     }
     of_decoder(inner.get_decoder(), &mut steps);
     let has = |wanted: fn(&Step) -> bool, steps: &[Step]| steps.iter().any(wanted);
-    let before: Vec<Value> = [
-        inner.get_pre_tokenizer().map(serde_json::to_value),
-        inner.get_normalizer().map(serde_json::to_value),
-    ]
-    .into_iter()
-    .flatten()
-    .flatten()
-    .collect();
+    let before: Vec<Value> = [inner.get_pre_tokenizer().map(serde_json::to_value), inner.get_normalizer().map(serde_json::to_value)]
+        .into_iter()
+        .flatten()
+        .flatten()
+        .collect();
     let before: Vec<&Value> = before.iter().flat_map(parts).collect();
     if before.iter().any(|part| part["type"] == "ByteLevel") && !has(|s| matches!(s, Step::ByteLevel), &steps) {
         steps.push(Step::ByteLevel);
@@ -272,7 +269,8 @@ mod tests {
             let (_, pieces) = plain(wordpiece.clone(), json!({"type": "Whitespace"}), decoder);
             assert_eq!([pieces.get(0), pieces.get(1), pieces.get(2)], [&b""[..], b" play", b"ing"]);
         }
-        let unigram = json!({"type": "Unigram", "unk_id": 0, "byte_fallback": false, "vocab": [["[UNK]", 0.0], ["▁play", -1.0], ["ing", -2.0]]});
+        let unigram =
+            json!({"type": "Unigram", "unk_id": 0, "byte_fallback": false, "vocab": [["[UNK]", 0.0], ["▁play", -1.0], ["ing", -2.0]]});
         let meta = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
         for decoder in [meta.clone(), Value::Null] {
             let (_, pieces) = plain(unigram.clone(), meta.clone(), decoder);
@@ -313,7 +311,8 @@ mod tests {
     fn a_character_is_given_out_when_it_is_whole() {
         let (_, pieces) = sentencepiece();
         let mut stream = pieces.text(&[1]);
-        let given: Vec<String> = [261, 2 + 0xe6, 2 + 0xbc, 261, 2 + 0xe6, 2 + 0xbc, 2 + 0xa2, 2 + 0xff, 2 + 0xf0].iter().map(|t| stream.push(*t)).collect();
+        let given: Vec<String> =
+            [261, 2 + 0xe6, 2 + 0xbc, 261, 2 + 0xe6, 2 + 0xbc, 2 + 0xa2, 2 + 0xff, 2 + 0xf0].iter().map(|t| stream.push(*t)).collect();
         assert_eq!(given, ["a", "", "", "\u{fffd} a", "", "", "漢", "\u{fffd}", ""]);
         assert_eq!(stream.finish(), "\u{fffd}");
     }

@@ -1,5 +1,10 @@
-//! Preparing a corpus: read, clean, deduplicate, split, tokenise, write; in a temporary folder that takes the final
-//! name when all is whole. Data made before from the same input and options is used again.
+//! Preparing a corpus: read, clean, deduplicate, split, tokenise, write; beside its place, which it takes in one step when all is
+//! whole. Data made before from the same input and options is used again, and so is what a process left that was stopped or killed.
+//!
+//! ```text
+//! files -> gather: runs sorted by a keyed hash -> merge -> duplicates, split -> merge -> tokens -> shards
+//! ```
+//! No stage holds more than its share of memory, whatever the corpus; some bytes a document are held besides.
 
 use std::{
     collections::BTreeMap,
@@ -8,15 +13,23 @@ use std::{
 };
 
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    CleanOptions, CorpusOptions, DataError, DedupOptions, Document, Tokenizer, TokenizerOptions, clean, dedup,
+    CleanOptions, CorpusOptions, DataError, DedupOptions, TokenizerOptions,
+    dedup::Finder,
+    gather::{Gather, Gathered, rank},
+    identity,
     readers::{self, Source},
     shards::{self, Manifest},
+    spill::{self, Merge, Run},
+    split::{Choice, Take},
     tally::{Stage, Tally},
+    tokenise::Tokenise,
 };
+
+/// Of what this version makes from the same options and files: one more whenever that changes.
+const MADE_BY: u32 = 2;
 
 /// All that decides what comes out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -81,16 +94,43 @@ pub struct Stats {
     /// What was done otherwise than the tokenizer's file says.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// Seconds that each stage took.
     pub secs: BTreeMap<String, f64>,
+    /// Bytes of text that each stage went through.
+    #[serde(default)]
+    pub stage_bytes: BTreeMap<String, u64>,
+    /// Threads that shared the work.
+    #[serde(default)]
+    pub threads: u64,
+    /// Documents whose end is held out, as too few were most of the text.
+    #[serde(default)]
+    pub cut_documents: u64,
     /// Whether the data was there already.
     #[serde(default)]
     pub is_reused: bool,
 }
 
-/// Turn a corpus into shards in `out`.
+impl Stats {
+    /// Each stage that text goes through, in MB of it a second.
+    pub fn rates(&self) -> impl Iterator<Item = (&str, f64)> {
+        ["read", "dedup", "tokenise"].into_iter().filter_map(|stage| {
+            let (bytes, secs) = (self.stage_bytes.get(stage)?, self.secs.get(stage)?);
+            Some((stage, *bytes as f64 / 1e6 / secs.max(1e-9)))
+        })
+    }
+}
+
+/// Turn a corpus into shards in `out`, in a share of the memory that is free.
+/// # Errors
+/// Those of [`prepare_within`].
+pub fn prepare(options: &PrepareOptions, out: &Path, progress: &dyn Progress) -> Result<Stats, DataError> {
+    prepare_within(default_memory_bytes(), options, out, progress)
+}
+
+/// Turn a corpus into shards in `out`, holding no more than about `memory_bytes` at a time; what comes out does not depend on it.
 /// # Errors
 /// No files, nothing left of them, a full disk, another process at work on `out`, or a wish to stop; `out` is then as before.
-pub fn prepare(options: &PrepareOptions, out: &Path, progress: &dyn Progress) -> Result<Stats, DataError> {
+pub fn prepare_within(memory_bytes: u64, options: &PrepareOptions, out: &Path, progress: &dyn Progress) -> Result<Stats, DataError> {
     if !(0.0..=0.5).contains(&options.held_out_ratio) || options.held_out_ratio == 0.0 {
         let problem = format!("{} is not above 0 and at most 0.5", options.held_out_ratio);
         return Err(DataError::Option { key: "held_out_ratio", problem });
@@ -98,30 +138,54 @@ pub fn prepare(options: &PrepareOptions, out: &Path, progress: &dyn Progress) ->
     if options.shard_tokens == 0 {
         return Err(DataError::Option { key: "shard_tokens", problem: "0 tokens are no shard".into() });
     }
-    let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let (scratch, old) = (disk::beside(out, ".tmp"), disk::beside(out, ".old"));
+    let parent = scratch.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).map_err(DataError::io("create", parent))?;
     let _lock = lock(out)?;
-    let scratch = with_suffix(out, ".tmp");
-    let _ = std::fs::remove_dir_all(&scratch);
+    // Where a file system cannot exchange folders, a kill may have left the old data aside.
+    if !out.exists() && old.is_dir() {
+        std::fs::rename(&old, disk::beside(out, "")).map_err(DataError::io("restore", out))?;
+    }
     std::fs::create_dir_all(&scratch).map_err(DataError::io("create", &scratch))?;
-    let examples = with_suffix(out, ".dropped.jsonl");
-    let result = Pipeline { options, scratch: &scratch, examples, progress, stats: Stats::default() }.run(out);
-    let _ = std::fs::remove_dir_all(&scratch);
+    let stats = Stats { threads: rayon::current_num_threads() as u64, ..Stats::default() };
+    let examples = out.with_file_name(format!("{}.dropped.jsonl", out.file_name().unwrap_or_default().display()));
+    let result = Pipeline { options, scratch: &scratch, examples, memory_bytes, progress, stats }.run(out);
+    // What was done so far is of use to whoever is stopped and comes again; on a full disk room is.
+    let is_kept = match &result {
+        Err(DataError::Cancelled) => true,
+        Err(DataError::Io { source, .. }) => source.kind() != std::io::ErrorKind::StorageFull,
+        _ => false,
+    };
+    if !is_kept {
+        let _ = std::fs::remove_dir_all(&scratch);
+    }
     result
+}
+
+/// A quarter of what is free.
+fn default_memory_bytes() -> u64 {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let free = info.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    free.map_or(1 << 30, |kib| kib * 1024 / 4)
 }
 
 /// Held while the file lives.
 fn lock(out: &Path) -> Result<std::fs::File, DataError> {
-    let path = with_suffix(out, ".lock");
+    let path = disk::beside(out, ".lock");
     let file = std::fs::File::create(&path).map_err(DataError::io("create", &path))?;
     file.try_lock().map_err(|_| DataError::Locked { path: out.to_owned() })?;
     Ok(file)
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(suffix);
-    path.with_file_name(name)
+/// Note that something is done.
+pub(crate) fn seal(path: &Path, what: &impl Serialize) -> Result<(), DataError> {
+    let text = serde_json::to_vec(what).map_err(|e| DataError::io("write", path)(e.into()))?;
+    disk::write(path, text).map_err(DataError::io("write", path))
+}
+
+/// What was noted before, by this process or another.
+pub(crate) fn sealed<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
 struct Pipeline<'a> {
@@ -129,6 +193,7 @@ struct Pipeline<'a> {
     scratch: &'a Path,
     /// Where examples of what was dropped go, also when nothing is left.
     examples: PathBuf,
+    memory_bytes: u64,
     progress: &'a dyn Progress,
     stats: Stats,
 }
@@ -138,36 +203,52 @@ impl Pipeline<'_> {
         let objects = self.scratch.join("objects");
         std::fs::create_dir_all(&objects).map_err(DataError::io("create", &objects))?;
         let sources = self.timed("list", |s| s.sources(&objects))?;
-        let fingerprint = fingerprint(self.options, &sources);
-        if let Some(stats) = reusable(out, &fingerprint) {
+        let options_blake3 = options_blake3(self.options)?;
+        if let Some(stats) = self.timed("check", |s| s.reusable(out, &options_blake3, &sources))? {
             return Ok(stats);
         }
-        let documents = self.timed("read", |s| s.read(&sources))?;
-        let documents = self.timed("dedup", |s| s.dedup(documents))?;
+        self.clear_unless_of(&options_blake3, &sources, &objects)?;
+        let gathered = self.timed("read", |s| s.gather(&sources))?;
+        let fingerprint = identity::fingerprint(&options_blake3, sources.iter().zip(&gathered.known));
+        let (runs, choice) = self.timed("dedup", |s| s.choose(gathered.runs, &fingerprint))?;
+        self.stats.tally.merge(gathered.tally);
+        self.stats.tally.merge(choice.tally.clone());
+        (self.stats.exact_duplicates, self.stats.near_duplicates) = (choice.exact_duplicates, choice.near_duplicates);
         self.stats.tally.write_examples(&self.examples)?;
-        let (train, held_out) = self.split(documents)?;
-        let tokenizer = self.timed("train tokenizer", |s| s.tokenizer(&train))?;
-        self.stats.notes = tokenizer.notes().to_vec();
-        let train = self.timed("tokenise", |s| s.tokenise(&tokenizer, train))?;
-        let held_out = self.timed("tokenise held-out", |s| s.tokenise(&tokenizer, held_out))?;
-        let data = self.scratch.join("data");
-        std::fs::create_dir_all(&data).map_err(DataError::io("create", &data))?;
-        self.timed("write", |s| s.write(&data, &tokenizer, fingerprint, train, held_out))?;
-        // The old data goes only when the new is whole.
-        let old = with_suffix(out, ".old");
-        let _ = std::fs::remove_dir_all(&old);
-        if out.exists() {
-            std::fs::rename(out, &old).map_err(DataError::io("replace", out))?;
+        let (documents, bytes) = (choice.tally.documents_kept, choice.tally.bytes_kept);
+        if documents == 0 || documents == 1 && bytes < 2 {
+            return Err(DataError::empty(&self.stats.tally, &self.examples));
         }
-        std::fs::rename(&data, out).map_err(DataError::io("create", out))?;
-        let _ = std::fs::remove_dir_all(&old);
+        let folder = self.scratch.join("data");
+        std::fs::create_dir_all(&folder).map_err(DataError::io("create", &folder))?;
+        let (options, scratch, memory_bytes, progress) = (self.options, self.scratch, self.memory_bytes, self.progress);
+        let tokenise = Tokenise { options, scratch, folder: &folder, memory_bytes, progress, runs: &runs, choice: &choice };
+        let tokenizer = self.timed("train tokenizer", |_| tokenise.tokenizer())?;
+        self.stats.notes = tokenizer.notes().to_vec();
+        let (train, held_out) = self.timed("tokenise", |_| tokenise.write(&tokenizer))?;
+        let path = folder.join("tokenizer.json");
+        let tokenizer_blake3 = identity::hash_file(&path).map_err(DataError::io("read", &path))?;
+        let vocab = tokenizer.vocab();
+        let manifest = Manifest { version: 1, options_blake3: fingerprint, vocab, tokenizer_blake3, train, held_out };
+        self.timed("publish", |s| {
+            s.finish(&manifest, &choice);
+            identity::remember(&folder, &options_blake3, gathered.known.iter())?;
+            let path = folder.join("stats.json");
+            let text = serde_json::to_string_pretty(&s.stats).map_err(|e| DataError::io("write", &path)(e.into()))?;
+            disk::write(&path, text).map_err(DataError::io("write", &path))?;
+            shards::write_manifest(&folder, &manifest)?;
+            // The old data goes only when the new is whole.
+            disk::swap_folder(&folder, out).map_err(DataError::io("replace", out))
+        })?;
         Ok(self.stats)
     }
 
+    fn check(&self) -> Result<(), DataError> {
+        if self.progress.cancelled() { Err(DataError::Cancelled) } else { Ok(()) }
+    }
+
     fn timed<T>(&mut self, stage: &'static str, run: impl FnOnce(&mut Self) -> Result<T, DataError>) -> Result<T, DataError> {
-        if self.progress.cancelled() {
-            return Err(DataError::Cancelled);
-        }
+        self.check()?;
         let start = Instant::now();
         let result = run(self);
         self.stats.secs.insert(stage.to_owned(), start.elapsed().as_secs_f64());
@@ -177,7 +258,7 @@ impl Pipeline<'_> {
     /// The files to read, in the order of a keyed hash of their names, up to `max_total_bytes`.
     fn sources(&mut self, objects: &Path) -> Result<Vec<Source>, DataError> {
         let mut sources = readers::sources(&self.options.corpus, objects, &mut self.stats.tally)?;
-        sources.sort_by_key(|source| (self.rank(&source.name), source.name.clone()));
+        sources.sort_by_cached_key(|source| (rank(&source.name, self.options.seed), source.name.clone()));
         if let Some(most) = self.options.corpus.max_total_bytes {
             let mut total = 0;
             let taken = sources.iter().take_while(|source| {
@@ -192,158 +273,114 @@ impl Pipeline<'_> {
         Ok(sources)
     }
 
-    fn rank(&self, name: &str) -> u64 {
-        xxh3_64_with_seed(name.as_bytes(), self.options.seed)
-    }
-
-    /// Read and clean all files, in parallel, in their order.
-    fn read(&mut self, sources: &[Source]) -> Result<Vec<Document>, DataError> {
-        self.progress.stage("reading", sources.iter().map(|s| s.bytes).sum());
-        let one = |source: &Source| {
-            if self.progress.cancelled() {
-                return Err(DataError::Cancelled);
-            }
-            let (mut kept, mut cleaned) = (Vec::new(), Tally::default());
-            let mut tally = readers::read(source, &self.options.corpus, &mut |document| {
-                match clean::broken_rule(&document.name, &document.text, &self.options.clean) {
-                    Some(rule) => cleaned.lose(Stage::Cleaning, rule.name(), &document.name, document.text.len() as u64, &document.text),
-                    None => kept.push(document),
-                }
-                Ok(())
-            })?;
-            tally.merge(cleaned);
+    /// The stats of data made before from the same files with the same options, if it is whole.
+    fn reusable(&self, out: &Path, options_blake3: &str, sources: &[Source]) -> Result<Option<Stats>, DataError> {
+        let Some(before) = identity::remembered(out, options_blake3).filter(|before| before.len() == sources.len()) else {
+            return Ok(None);
+        };
+        let Ok(manifest) = shards::read_manifest(out) else { return Ok(None) };
+        self.progress.stage("looking for changes", sources.iter().map(|s| s.bytes).sum());
+        let look = |source: &Source| {
+            self.check()?;
+            let known = identity::of(source, before.get(&source.path));
             self.progress.advance(source.bytes);
-            Ok((kept, tally))
+            Ok(known)
         };
-        let read = sources.par_iter().map(one).collect::<Result<Vec<(Vec<Document>, Tally)>, DataError>>()?;
-        let mut documents = Vec::new();
-        for (kept, tally) in read {
-            documents.extend(kept);
-            self.stats.tally.merge(tally);
+        let known = sources.par_iter().map(look).collect::<Result<Vec<_>, DataError>>()?;
+        let is_same = manifest.options_blake3 == identity::fingerprint(options_blake3, sources.iter().zip(&known));
+        if !is_same || shards::Dataset::open(out).is_err() {
+            return Ok(None);
         }
-        Ok(documents)
+        if sources.iter().zip(&known).any(|(source, known)| before.get(&source.path) != Some(known)) {
+            identity::remember(out, options_blake3, known.iter())?;
+        }
+        Ok(sealed::<Stats>(&out.join("stats.json")).map(|stats| Stats { is_reused: true, ..stats }))
     }
 
-    /// Drop duplicates, keeping the first of each in the order of the keyed hash.
-    fn dedup(&mut self, mut documents: Vec<Document>) -> Result<Vec<Document>, DataError> {
-        documents.sort_by_cached_key(|d| (self.rank(&d.name), d.name.clone()));
-        self.progress.stage("deduplicating", documents.len() as u64);
-        let (stays, exact, near) = dedup::unique(&documents, &self.options.dedup);
-        self.progress.advance(documents.len() as u64);
-        let reason = if near == 0 { "exact" } else { "exact or near" };
-        (self.stats.exact_duplicates, self.stats.near_duplicates) = (exact, near);
-        let mut kept = Vec::new();
-        for (document, stays) in documents.into_iter().zip(stays) {
-            let bytes = document.text.len() as u64;
-            if stays {
-                self.stats.tally.keep(&document.name, bytes);
-                kept.push(document);
-            } else {
-                self.stats.tally.lose(Stage::Duplicate, reason, &document.name, bytes, &document.text);
-            }
+    /// Throw away what another process left here that was at work on something else.
+    fn clear_unless_of(&self, options_blake3: &str, sources: &[Source], objects: &Path) -> Result<(), DataError> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(options_blake3.as_bytes());
+        for source in sources {
+            hasher.update(format!("{}\0{}\n", source.name, source.bytes).as_bytes());
         }
-        Ok(kept)
+        let (path, work) = (self.scratch.join("work.json"), hasher.finalize().to_hex().to_string());
+        if sealed::<String>(&path).as_ref() == Some(&work) {
+            return Ok(());
+        }
+        for entry in std::fs::read_dir(self.scratch).map_err(DataError::io("read", self.scratch))?.flatten() {
+            let path = entry.path();
+            let removed = match path.is_dir() {
+                true if path == objects => Ok(()),
+                true => std::fs::remove_dir_all(&path),
+                false => std::fs::remove_file(&path),
+            };
+            removed.map_err(DataError::io("remove", &path))?;
+        }
+        seal(&path, &work)
     }
 
-    /// The held-out split: the documents with the least of a second keyed hash. Duplicates are gone by now, so the
-    /// splits share none.
-    fn split(&mut self, documents: Vec<Document>) -> Result<(Vec<Document>, Vec<Document>), DataError> {
-        if documents.len() < 2 {
-            return Err(DataError::empty(&self.stats.tally, &self.examples));
-        }
-        let key = |d: &Document| xxh3_64_with_seed(d.name.as_bytes(), !self.options.seed);
-        let count = ((documents.len() as f64 * self.options.held_out_ratio).round() as usize).clamp(1, documents.len() - 1);
-        let mut keys: Vec<u64> = documents.iter().map(key).collect();
-        let (_, last, _) = keys.select_nth_unstable(count - 1);
-        let last = *last;
-        Ok(documents.into_iter().partition(|d| key(d) > last))
+    fn gather(&mut self, sources: &[Source]) -> Result<Gathered, DataError> {
+        let (options, scratch, memory_bytes, progress) = (self.options, self.scratch, self.memory_bytes, self.progress);
+        let gathered = Gather { options, scratch, memory_bytes, progress }.run(sources)?;
+        self.stats.stage_bytes.insert("read".into(), gathered.tally.bytes_read);
+        Ok(gathered)
     }
 
-    fn tokenizer(&mut self, train: &[Document]) -> Result<Tokenizer, DataError> {
-        match &self.options.tokenizer {
-            TokenizerOptions::Load { path } => Tokenizer::load(path),
-            TokenizerOptions::Bytes => Tokenizer::train(257, std::iter::empty()),
-            TokenizerOptions::Train { vocab, sample_bytes } => {
-                self.progress.stage("training the tokenizer", 1);
-                let mut bytes = 0;
-                let sample = train.iter().take_while(|d| {
-                    bytes += d.text.len() as u64;
-                    bytes <= *sample_bytes
-                });
-                let mut sample: Vec<&str> = sample.map(|d| d.text.as_str()).collect();
-                if sample.is_empty() {
-                    sample.extend(train.first().map(|d| d.text.as_str()));
-                }
-                let tokenizer = Tokenizer::train(*vocab, sample.into_iter());
+    /// Decide what becomes of every document, unless a process that was killed did; and leave as many runs as can be open.
+    fn choose(&mut self, runs: Vec<Run>, fingerprint: &str) -> Result<(Vec<Run>, Choice), DataError> {
+        let documents: u64 = runs.iter().map(|run| run.documents).sum();
+        // Twice through the merge, and once through duplicates.
+        self.progress.stage("deduplicating", 2 * documents);
+        let most = (self.memory_bytes >> 22).clamp(4, 256) as usize;
+        let runs = spill::compact(self.scratch, runs, most, self.memory_bytes / 4, &|| self.check())?;
+        let (path, stays) = (self.scratch.join("choice.json"), self.scratch.join("stays"));
+        if let Some((of, hash, mut choice)) = sealed::<(String, String, Choice)>(&path)
+            && of == fingerprint
+            && let Ok(bytes) = std::fs::read(&stays)
+            && blake3::hash(&bytes).to_hex().as_str() == hash
+        {
+            self.progress.advance(2 * documents);
+            choice.stays = bytes.into_iter().map(|stays| stays == 1).collect();
+            return Ok((runs, choice));
+        }
+        let entries = |take: &mut Take<'_>| {
+            let mut merge = Merge::new(self.scratch, &runs, self.memory_bytes / 8)?;
+            let mut starts = vec![0; runs.len()];
+            while let Some((entry, run)) = merge.next()? {
+                self.check()?;
                 self.progress.advance(1);
-                tokenizer
+                take(&entry, &|| runs[run].beginning(self.scratch, starts[run], entry.bytes))?;
+                starts[run] += entry.bytes;
             }
-        }
-    }
-
-    fn tokenise(&mut self, tokenizer: &Tokenizer, documents: Vec<Document>) -> Result<Vec<(String, Vec<u32>, u64)>, DataError> {
-        self.progress.stage("tokenising", documents.iter().map(|d| d.text.len() as u64).sum());
-        let one = |document: Document| {
-            if self.progress.cancelled() {
-                return Err(DataError::Cancelled);
-            }
-            let mut tokens = tokenizer.encode(&document.text)?;
-            tokens.push(tokenizer.end_of_text());
-            self.progress.advance(document.text.len() as u64);
-            Ok((document.name, tokens, document.text.len() as u64))
+            Ok(())
         };
-        documents.into_par_iter().map(one).collect()
+        let choice = Choice::make(self.options, Finder::new(self.scratch, self.memory_bytes / 2), &entries, &mut || self.check())?;
+        let bytes: Vec<u8> = choice.stays.iter().map(|stays| u8::from(*stays)).collect();
+        disk::write(&stays, &bytes).map_err(DataError::io("write", &stays))?;
+        seal(&path, &(fingerprint, blake3::hash(&bytes).to_hex().as_str(), &choice))?;
+        Ok((runs, choice))
     }
 
-    fn write(
-        &mut self,
-        folder: &Path,
-        tokenizer: &Tokenizer,
-        options_blake3: String,
-        train: Vec<(String, Vec<u32>, u64)>,
-        held_out: Vec<(String, Vec<u32>, u64)>,
-    ) -> Result<(), DataError> {
-        self.progress.stage("writing", 1);
-        let (vocab, path) = (tokenizer.vocab(), folder.join("tokenizer.json"));
-        tokenizer.save(&path)?;
-        let bytes = std::fs::read(&path).map_err(DataError::io("read", &path))?;
-        let tokenizer_blake3 = blake3::hash(&bytes).to_hex().to_string();
-        let split = |name, documents: Vec<_>| shards::write_split(folder, name, vocab, self.options.shard_tokens, documents.into_iter());
-        let (train, held_out) = (split("train", train)?, split("held_out", held_out)?);
-        let stats = &mut self.stats;
+    /// What came out.
+    fn finish(&mut self, manifest: &Manifest, choice: &Choice) {
+        let (train, held_out, stats) = (&manifest.train, &manifest.held_out, &mut self.stats);
         (stats.train_documents, stats.train_tokens) = (train.documents, train.tokens);
         (stats.held_out_documents, stats.held_out_tokens) = (held_out.documents, held_out.tokens);
-        stats.vocab = vocab as u64;
+        stats.cut_documents = train.documents + held_out.documents - choice.tally.documents_kept;
+        stats.vocab = manifest.vocab as u64;
         stats.bytes_per_token = (train.bytes + held_out.bytes) as f64 / (train.tokens + held_out.tokens).max(1) as f64;
-        let path = folder.join("stats.json");
-        let text = serde_json::to_string_pretty(stats).map_err(|e| DataError::io("write", &path)(e.into()))?;
-        std::fs::write(&path, text).map_err(DataError::io("write", &path))?;
-        shards::write_manifest(folder, &Manifest { version: 1, options_blake3, vocab, tokenizer_blake3, train, held_out })?;
-        self.progress.advance(1);
-        Ok(())
+        stats.stage_bytes.insert("tokenise".into(), choice.tally.bytes_kept);
+        stats.stage_bytes.insert("dedup".into(), stats.tally.bytes_read);
     }
 }
 
-/// Of everything that decides the outcome: options, and the names and sizes of the files.
-fn fingerprint(options: &PrepareOptions, sources: &[Source]) -> String {
-    let mut hasher = blake3::Hasher::new();
-    let options = PrepareOptions { corpus: CorpusOptions { paths: Vec::new(), ..options.corpus.clone() }, ..options.clone() };
-    hasher.update(serde_json::to_string(&options).unwrap_or_default().as_bytes());
-    for source in sources {
-        let modified = source.path.metadata().and_then(|m| m.modified()).ok();
-        let modified = modified.and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok()).map_or(0, |d| d.as_nanos());
-        hasher.update(format!("{}\0{}\0{modified}\n", source.name, source.bytes).as_bytes());
+/// Of everything but files that decides the outcome: options, the tokenizer's content, and how data are made.
+fn options_blake3(options: &PrepareOptions) -> Result<String, DataError> {
+    let mut options = PrepareOptions { corpus: CorpusOptions { paths: Vec::new(), ..options.corpus.clone() }, ..options.clone() };
+    if let TokenizerOptions::Load { path } = &mut options.tokenizer {
+        *path = PathBuf::from(identity::hash_file(path).map_err(DataError::io("read", path))?);
     }
-    hasher.finalize().to_hex().to_string()
-}
-
-/// The stats of data made before from the same, if it is whole.
-fn reusable(out: &Path, fingerprint: &str) -> Option<Stats> {
-    let manifest = shards::read_manifest(out).ok()?;
-    if manifest.options_blake3 != fingerprint || shards::Dataset::open(out).is_err() {
-        return None;
-    }
-    let stats = disk::read_text(&out.join("stats.json"), 64 << 20).ok()?;
-    let stats: Stats = serde_json::from_str(&stats).ok()?;
-    Some(Stats { is_reused: true, ..stats })
+    let text = serde_json::to_string(&options).map_err(|e| DataError::Option { key: "data", problem: e.to_string() })?;
+    Ok(blake3::hash(format!("{MADE_BY}\0{text}").as_bytes()).to_hex().to_string())
 }

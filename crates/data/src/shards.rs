@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Content, DataError, Tokenizer};
 
-const HEADER_BYTES: usize = 64;
-const MAGIC: &[u8; 8] = b"HAIRPIN1";
+pub(crate) const HEADER_BYTES: usize = 64;
+pub(crate) const MAGIC: &[u8; 8] = b"HAIRPIN1";
 
 /// One document's place in its split.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,54 +63,8 @@ pub(crate) struct ShardManifest {
     pub blake3: String,
 }
 
-/// Write one split: `documents` as (name, tokens, bytes of text), in order.
-pub(crate) fn write_split(
-    folder: &Path,
-    split: &str,
-    vocab: usize,
-    shard_tokens: u64,
-    documents: impl Iterator<Item = (String, Vec<u32>, u64)>,
-) -> Result<SplitManifest, DataError> {
-    let mut manifest = SplitManifest { tokens: 0, bytes: 0, documents: 0, documents_blake3: String::new(), shards: Vec::new() };
-    let width = if vocab <= 1 << 16 { 2 } else { 4 };
-    let mut shard: Vec<u8> = Vec::new();
-    let mut index = Vec::new();
-    let flush = |shard: &mut Vec<u8>, manifest: &mut SplitManifest| -> Result<(), DataError> {
-        let tokens = (shard.len() / width) as u64;
-        let file = format!("{split}-{:05}.tok", manifest.shards.len());
-        let mut header = [0; HEADER_BYTES];
-        header[..8].copy_from_slice(MAGIC);
-        header[8..12].copy_from_slice(&(width as u32).to_le_bytes());
-        header[16..24].copy_from_slice(&tokens.to_le_bytes());
-        let blake3 = write(&folder.join(&file), &[&header, shard])?;
-        manifest.shards.push(ShardManifest { file, tokens, blake3 });
-        shard.clear();
-        Ok(())
-    };
-    for (name, tokens, bytes) in documents {
-        let entry = DocumentEntry { name, start: manifest.tokens };
-        serde_json::to_writer(&mut index, &entry).map_err(|e| DataError::io("write", folder)(e.into()))?;
-        index.push(b'\n');
-        manifest.documents += 1;
-        manifest.tokens += tokens.len() as u64;
-        manifest.bytes += bytes;
-        for token in tokens {
-            let bytes = token.to_le_bytes();
-            shard.extend_from_slice(&bytes[..width]);
-            if (shard.len() / width) as u64 == shard_tokens {
-                flush(&mut shard, &mut manifest)?;
-            }
-        }
-    }
-    if !shard.is_empty() || manifest.shards.is_empty() {
-        flush(&mut shard, &mut manifest)?;
-    }
-    manifest.documents_blake3 = write(&folder.join(format!("{split}.documents.jsonl")), &[&index])?;
-    Ok(manifest)
-}
-
 /// Write a file, read it back, and give its hash.
-pub(crate) fn write(path: &Path, parts: &[&[u8]]) -> Result<String, DataError> {
+fn write(path: &Path, parts: &[&[u8]]) -> Result<String, DataError> {
     let error = || DataError::io("write", path);
     let mut hasher = blake3::Hasher::new();
     let mut file = BufWriter::new(File::create(path).map_err(error())?);

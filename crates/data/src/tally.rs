@@ -105,7 +105,7 @@ impl Stage {
 
 impl Tally {
     const EXAMPLES: usize = 8;
-    const EXAMPLE_CHARS: usize = 300;
+    pub(crate) const EXAMPLE_CHARS: usize = 300;
     const COLUMNS: usize = 64;
 
     /// A file was opened.
@@ -146,6 +146,11 @@ impl Tally {
         if loss.examples.len() < Self::EXAMPLES {
             loss.examples.push(Example { name: name.to_owned(), text: text.chars().take(Self::EXAMPLE_CHARS).collect() });
         }
+    }
+
+    /// Whether a loss for this reason would become one of the first few.
+    pub(crate) fn wants_example(&self, stage: Stage, reason: &str) -> bool {
+        self.losses(stage).get(reason).is_none_or(|loss| loss.examples.len() < Self::EXAMPLES)
     }
 
     /// A row without the column that was asked for has a text in this one.

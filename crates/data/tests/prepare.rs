@@ -74,7 +74,7 @@ fn every_flipped_byte_of_prepared_data_is_caught() {
     let folder = tempfile::tempdir().unwrap();
     let (corpus, out) = (corpus(folder.path()), folder.path().join("data"));
     prepare(&options(&corpus), &out, &Quiet).unwrap();
-    for entry in fs::read_dir(&out).unwrap().flatten().filter(|e| e.file_name() != "stats.json") {
+    for entry in fs::read_dir(&out).unwrap().flatten().filter(|e| e.file_name() != "stats.json" && e.file_name() != "sources.jsonl") {
         let whole = fs::read(entry.path()).unwrap();
         for at in (0..whole.len()).step_by(whole.len() / 40 + 1) {
             let mut flipped = whole.clone();
@@ -94,6 +94,9 @@ fn nothing_to_read_or_nothing_left_is_said() {
     assert!(matches!(prepare(&at("nowhere"), &folder.path().join("o"), &Quiet), Err(DataError::NoFiles { .. })));
     fs::create_dir(folder.path().join("short")).unwrap();
     fs::write(folder.path().join("short/a.txt"), "too short").unwrap();
+    let cleaned = PrepareOptions { clean: data::CleanOptions::default(), ..at("short") };
+    assert!(matches!(prepare(&cleaned, &folder.path().join("o"), &Quiet), Err(DataError::Empty { .. })));
+    fs::write(folder.path().join("short/a.txt"), "").unwrap();
     assert!(matches!(prepare(&at("short"), &folder.path().join("o"), &Quiet), Err(DataError::Empty { .. })));
 }
 

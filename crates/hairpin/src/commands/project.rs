@@ -68,23 +68,40 @@ pub(crate) fn corpus(given: &[String]) -> miette::Result<Vec<String>> {
 
 /// Prepare a project's data: read, clean, deduplicate, tokenise, shard
 #[derive(clap::Args)]
-#[command(after_help = "Example: hairpin data my-model")]
+#[command(
+    after_help = "Example: hairpin data my-model --memory 4GB\n\nA corpus may be larger than memory: it is sorted through `my-model/data.tmp`, which takes as much room as the text. Stopped or\nkilled, the same command goes on from there."
+)]
 pub(crate) struct DataArgs {
     /// Folder of the project
     #[arg(default_value = ".")]
     folder: PathBuf,
+    /// Memory to work in, such as `1GB`; what comes out does not depend on it. Default: a quarter of what is free
+    #[arg(long, value_parser = memory)]
+    memory: Option<u64>,
+}
+
+fn memory(text: &str) -> Result<u64, String> {
+    plan::units::bytes(text).map(|bytes| bytes as u64).map_err(|e| e.to_string())
 }
 
 pub(crate) fn data(args: &DataArgs, json: bool) -> miette::Result<ExitCode> {
     let project = Project::read(&args.folder)?;
     let follow = Follow::new();
-    let stats = data::prepare(&project.data, &args.folder.join("data"), &follow)?;
+    let (options, out) = (&project.data, args.folder.join("data"));
+    let stats = match args.memory {
+        Some(bytes) => data::prepare_within(bytes, options, &out, &follow),
+        None => data::prepare(options, &out, &follow),
+    }?;
     follow.end();
     if json {
         print::json(&stats)?;
         return Ok(ExitCode::SUCCESS);
     }
     print::result(&report::corpus::text(&stats));
+    let rates: Vec<String> = stats.rates().map(|(stage, rate)| format!("{stage} {rate:.1}")).collect();
+    if !stats.is_reused {
+        print::talk(&format!("MB/s on {} threads: {}", stats.threads, rates.join(", ")));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
