@@ -11,6 +11,7 @@ use std::process::{Command, ExitCode};
 
 const USAGE: &str = "\
 cargo xtask test [--peers]   everything that is checked: tidy, clippy, tests; with --peers against transformers too
+cargo xtask cases            public reports of faults in other programs, re-enacted: wanted and got
 cargo xtask test-mpi         the promises of a communicator kept by processes, under mpirun (needs libopenmpi-dev, libclang-dev)
 cargo xtask tidy             the house rules that no compiler checks
 cargo xtask fixtures         make the fixtures anew with PyTorch, transformers and diffusers (installs them under target/)
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["test"] => test(false),
         ["test", "--peers"] => test(true),
+        ["cases"] => cargo(&["test", "--quiet", "--package", "hairpin", "--test", "cases", "--", "--nocapture"]),
         ["test-mpi"] => cargo(&["test", "--package", "comm", "--features", "mpi", "--test", "mpi"]),
         ["tidy"] => tidy::check(),
         ["fixtures"] => python(&["xtask/python/fixtures.py"]).and_then(|()| python(&["xtask/python/vision.py"])),

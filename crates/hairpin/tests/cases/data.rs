@@ -1,0 +1,175 @@
+//! Cases of reading and preparing: what is in a file is read, or told with its reason.
+
+use std::{fmt::Write as _, io::Write as _};
+
+use serde_json::json;
+
+use crate::inputs::{Room, byte_tokenizer, jsonl, prose, text, unspaced};
+
+const TRAINED: &str = "kind = \"train\"\nvocab = 300";
+const BYTES: &str = "kind = \"bytes\"";
+
+pub fn byte_order_marks() -> String {
+    let room = Room::new();
+    room.put("lines/marked.jsonl", format!("\u{feff}{}", jsonl("marked", "text", 12)));
+    room.put("lines/plain.jsonl", jsonl("plain", "text", 12));
+    for i in 0..8 {
+        room.put(&format!("txt/{i}.txt"), format!("\u{feff}{}", text(format!("t{i}"))));
+    }
+    let sixteen: Vec<u8> = "\u{feff}".encode_utf16().chain(text("sixteen").encode_utf16()).flat_map(u16::to_le_bytes).collect();
+    room.put("txt/utf16.txt", sixteen);
+    room.project("a", &["lines"], TRAINED, &[]);
+    room.project("b", &["txt"], BYTES, &[]);
+    let documents = [room.prepared("a"), room.prepared("b")].join(" and ");
+    let marks = room.tokens("b").windows(3).filter(|w| *w == [0xef, 0xbb, 0xbf]).count();
+    format!("{documents} documents, {marks} marks in tokens")
+}
+
+pub fn packed_json_lines() -> String {
+    let room = Room::new();
+    let gz = |text: String| {
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        gz.write_all(text.as_bytes()).unwrap();
+        gz.finish().unwrap()
+    };
+    room.put("c/c4-train.00000-of-00002.json.gz", gz(jsonl("c4", "text", 10)));
+    room.put("c/dolma-0001.json.gz", gz(jsonl("dolma", "text", 10)));
+    room.put("c/part.jsonl", jsonl("part", "text", 10));
+    room.put("c/UPPER.JSONL", jsonl("upper", "text", 10));
+    // `bz2.compress` of the ten lines of "bz2".
+    let bz2 = room.path("bz2");
+    room.put("bz2", jsonl("bz2", "text", 10));
+    let packed = std::process::Command::new("python3")
+        .args(["-c", "import bz2, sys; sys.stdout.buffer.write(bz2.compress(open(sys.argv[1], 'rb').read()))"])
+        .arg(&bz2)
+        .output();
+    room.put("c/part.jsonl.bz2", packed.unwrap().stdout);
+    room.put("json/lines.json", jsonl("x", "text", 10));
+    let list: Vec<_> = (0..10).map(|i| json!({"text": text(format!("l{i}"))})).collect();
+    room.put("json/list.json", json!(list).to_string());
+    room.project("folder", &["c"], TRAINED, &[]);
+    room.project("glob", &["c/*.json.gz"], TRAINED, &[]);
+    room.project("json-p", &["json"], TRAINED, &[]);
+    format!("{}, {}, {} documents", room.prepared("folder"), room.prepared("glob"), room.prepared("json-p"))
+}
+
+pub fn what_python_writes() -> String {
+    let room = Room::new();
+    let mut lines = jsonl("good", "text", 12);
+    let quoted = |name: String| json!(text(name)).to_string();
+    for i in 0..6 {
+        let _ = writeln!(lines, "{{\"text\": {}, \"perplexity\": NaN}}", quoted(format!("nan {i}")));
+        let _ = writeln!(lines, "{{\"text\": {}, \"score\": Infinity}}", quoted(format!("inf {i}")));
+        let _ = writeln!(lines, "{{\"text\": {} \\ud83d\"}}", quoted(format!("cut {i}")).trim_end_matches('"'));
+    }
+    for i in 0..2 {
+        let _ = writeln!(lines, "{{\"text\": {}, \"id\": 1e400}}", quoted(format!("big {i}")));
+        let _ = writeln!(lines, "{{\"text\": {}, \"meta\": {}{}}}", quoted(format!("deep {i}")), "[".repeat(200), "]".repeat(200));
+        let _ = writeln!(lines, "{{\"text\": \"short\", \"text\": {}}}", quoted(format!("twice {i}")));
+    }
+    room.put("c/mixed.jsonl", lines);
+    room.project("p", &["c"], TRAINED, &[]);
+    format!("{} documents", room.prepared("p"))
+}
+
+pub fn scripts_without_spaces() -> String {
+    let room = Room::new();
+    let zh = "春天 的 时候 我们 沿着 河边 走了 很久 老师 告诉 学生 这座 城市 从前 是 一个 小小 的 渔村 后来 因为 港口 贸易 慢慢 变成 了 \
+              重要 的 商业 中心 人们 在 清晨 打开 店铺 的 门 把 新鲜 的 水果 摆在 街上 孩子 背着 书包 去 上学 老人 坐在 树下 谈论 天气";
+    let ja = "春 に なる と 川沿い の 道 を 長い あいだ 歩きました 先生 は 生徒 に この 町 が むかし 小さな 漁村 だった こと を 話しました \
+              その後 港 の 貿易 に よって しだい に 大切な 商業 の 中心 と なり 朝早く 店 の 戸 が 開き 新しい 果物 が 通り に 並び";
+    let th = "เมื่อ ฤดู ใบไม้ผลิ มาถึง เรา เดิน ไป ตาม ริม แม่น้ำ เป็น เวลา นาน ครู บอก นักเรียน ว่า เมือง นี้ เคย เป็น หมู่บ้าน ชาวประมง เล็ก ๆ \
+              ต่อมา การค้า ที่ ท่าเรือ ทำให้ กลาย เป็น ศูนย์กลาง สำคัญ";
+    for (name, parts, comma, stop) in [("zh", zh, "，", "。"), ("ja", ja, "、", "。"), ("th", th, " ", "\n")] {
+        let lines: String = (0..20).map(|i| json!({"text": unspaced(parts, comma, stop, i)}).to_string() + "\n").collect();
+        room.put(&format!("c-{name}/a.jsonl"), lines);
+        room.project(name, &[&format!("c-{name}")], TRAINED, &[]);
+    }
+    ["zh", "ja", "th"].map(|name| format!("{name} {}", room.prepared(name))).join(", ")
+}
+
+pub fn prose_that_looks_like_code() -> String {
+    let room = Room::new();
+    let kinds: [(&str, &dyn Fn(usize) -> String); 3] = [
+        ("paragraphs", &|i| (0..6).map(|j| prose(&format!("par{i} {j}"), 9, 9)).collect::<Vec<_>>().join("\n")),
+        ("generated by", &|i| format!("Most of the electricity of the island is generated by wind and water.\n{}", text(format!("gen{i}")))),
+        ("short", &|i| prose(&format!("s{i}"), 2, 2)),
+    ];
+    let kept = kinds.map(|(name, make)| {
+        (0..10).for_each(|i| room.put(&format!("c-{name}/{i}.txt"), make(i)));
+        room.project(name, &[&format!("c-{name}")], TRAINED, &[]);
+        format!("{name} {}", room.prepared(name))
+    });
+    kept.join(", ")
+}
+
+pub fn text_under_another_key() -> String {
+    let room = Room::new();
+    room.put("content/a.jsonl", jsonl("c", "content", 20));
+    room.put("nested/a.jsonl", (0..20).map(|i| json!({"data": {"text": text(format!("n{i}"))}}).to_string() + "\n").collect::<String>());
+    room.put("parts/a.jsonl", (0..20).map(|i| json!({"text": [text(format!("p{i}")), text(format!("q{i}"))]}).to_string() + "\n").collect::<String>());
+    room.project("p-content", &["content"], TRAINED, &[]);
+    room.project("p-nested", &["nested"], TRAINED, &[("corpus", "text_column = \"data.text\"")]);
+    room.project("p-parts", &["parts"], TRAINED, &[]);
+    let refused = room.words(&["data", "p-content"]);
+    let names = refused.contains("`text`") && refused.contains("`content`") && refused.contains("20");
+    format!("column and those there are named: {names}; nested {}, parts {}", room.prepared("p-nested"), room.prepared("p-parts"))
+}
+
+pub fn one_text() -> String {
+    let room = Room::new();
+    let input: Vec<String> = (0..170).map(|i| prose(&format!("scene {i}"), 24, 2)).collect();
+    room.put("input.txt", input.join("\n\n"));
+    room.project("one", &["input.txt"], TRAINED, &[]);
+    // A large file with a delimiter between its texts, above the limit of one document.
+    let stories: String = (0..300).map(|i| prose(&format!("story {i}"), 24, 2) + "\n<|endoftext|>\n").collect();
+    room.put("big/stories.txt", stories);
+    room.put("big/a.txt", text("a"));
+    room.project("two", &["big"], TRAINED, &[("corpus", "max_document_bytes = 65536")]);
+    let is_split = room.prepared("one").parse::<u64>().is_ok_and(|documents| documents >= 2);
+    let whole = room.bytes("one") as f64 / input.join("\n\n").len() as f64 > 0.99;
+    format!("input.txt: two splits {is_split}, all of it {whole}; stories {}", room.prepared("two"))
+}
+
+pub fn truncation_in_a_tokenizer() -> String {
+    let room = Room::new();
+    room.put("c/a.jsonl", jsonl("doc", "text", 30));
+    room.put("plain.json", byte_tokenizer("<|endoftext|>", json!({})));
+    let cut = json!({"truncation": {"direction": "Right", "max_length": 32, "strategy": "LongestFirst", "stride": 0}});
+    room.put("cut.json", byte_tokenizer("<|endoftext|>", cut));
+    let tokens = ["plain", "cut"].map(|name| {
+        room.project(name, &["c"], &format!("kind = \"load\"\npath = \"{}\"", room.path(&format!("{name}.json")).display()), &[]);
+        room.prepared(name);
+        room.tokens(name).len()
+    });
+    let is_told = room.words(&["data", "cut"]).contains("truncation");
+    format!("equal {}, told {is_told}", tokens[0] == tokens[1] && tokens[0] > 30_000)
+}
+
+pub fn stale_tokenizer() -> String {
+    let room = Room::new();
+    room.put("c/a.jsonl", jsonl("doc", "text", 30));
+    room.put("tokenizer.json", byte_tokenizer("<|endoftext|>", json!({})));
+    room.project("p", &["c"], &format!("kind = \"load\"\npath = \"{}\"", room.path("tokenizer.json").display()), &[]);
+    let reused = |room: &Room| room.json(&["data", "p"])["is_reused"].as_bool().unwrap();
+    let first = [reused(&room), reused(&room)];
+    room.put("tokenizer.json", byte_tokenizer("</s>", json!({})));
+    format!("reused: {} {} and with another file {}", first[0], first[1], reused(&room))
+}
+
+pub fn corpus_of_forty_files() -> String {
+    let room = Room::new();
+    for i in 0..40 {
+        let text: String = (0..460).map(|j| prose(&format!("{i} {j}"), 24, 3) + "\n").collect();
+        room.put(&format!("c/{i}.txt"), text);
+    }
+    room.ok(&["init", "p", "--corpus", "c"]);
+    room.put("q/hairpin.toml", std::fs::read_to_string(room.path("p/hairpin.toml")).unwrap());
+    let all = room.prepared("p");
+    // And a limit that somebody sets is told when it bites.
+    let path = room.path("p/hairpin.toml");
+    let limited = std::fs::read_to_string(&path).unwrap().replacen("[data.corpus]\n", "[data.corpus]\nmax_total_bytes = 10000000\n", 1);
+    std::fs::write(path, limited).unwrap();
+    let words = room.words(&["data", "p"]);
+    format!("{all} documents; a limit told: {}", words.contains("max_total_bytes"))
+}
