@@ -102,8 +102,7 @@ impl List<'_> {
         if self.options.extensions.is_empty() {
             self.options.format != Format::Auto || is_known(name)
         } else {
-            let name = name.to_lowercase();
-            self.options.extensions.iter().any(|e| name.ends_with(&format!(".{}", e.trim_start_matches('.').to_lowercase())))
+            super::ends_in(name, &self.options.extensions)
         }
     }
 

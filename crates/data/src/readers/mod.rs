@@ -361,6 +361,12 @@ fn is_known(name: &str) -> bool {
     READERS.iter().any(|(_, endings, _)| endings.contains(&ending.as_str()))
 }
 
+/// Whether a name has one of the endings that somebody gave, in letters of any size.
+fn ends_in(name: &str, endings: &[String]) -> bool {
+    let name = name.to_lowercase();
+    endings.iter().any(|e| name.ends_with(&format!(".{}", e.trim_start_matches('.').to_lowercase())))
+}
+
 /// The ending in small letters, without that of a packing: `jsonl` of `a.JSONL.gz`; empty where there is none.
 pub(crate) fn ending(name: &str) -> String {
     let name = name.rsplit('/').next().unwrap_or(name).to_lowercase();

@@ -24,9 +24,7 @@ pub(super) fn fetch(url: &str, options: &CorpusOptions, scratch: &Path, found: &
         let objects: Vec<_> = store.list(Some(&prefix)).try_collect().await.map_err(|e| problem(&e))?;
         for object in objects {
             let name = object.location.to_string();
-            let wanted =
-                |name: &str| options.extensions.is_empty() || options.extensions.iter().any(|e| super::has_ending(name, &[e.as_str()]));
-            if !wanted(&name) {
+            if !options.extensions.is_empty() && !super::ends_in(&name, &options.extensions) {
                 continue;
             }
             let bytes = store.get(&object.location).await.map_err(|e| problem(&e))?.bytes().await.map_err(|e| problem(&e))?;
