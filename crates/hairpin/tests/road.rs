@@ -168,14 +168,14 @@ fn a_failed_gate_stops_the_climb_with_advice_and_the_climb_goes_on_from_there() 
     assert!(secs(&entries()[0]) >= steps_secs() && steps_secs() > 0.0);
 
     // Longer, as it advised: on from where the learning rate had not come down.
-    write(&slow.replacen("steps = 20", "steps = 24", 1));
+    write(&slow.replacen("{ steps = 20", "{ steps = 24", 1));
     let said = climb(&[], 1);
-    assert!(said.contains("resuming from step 8"), "{said}");
+    assert!(said.contains("resuming from step 7"), "{said}");
     assert_eq!(entries()[1]["actual"]["tokens"], 24 * 4 * 32);
     assert!(secs(&entries()[1]) >= steps_secs());
 
     // Another rate is another run: nothing is given up unless asked.
-    write(&slow.replacen("steps = 20", "steps = 24", 1).replace("1e-9", "2e-9"));
+    write(&slow.replacen("{ steps = 20", "{ steps = 24", 1).replace("1e-9", "2e-9"));
     let said = climb(&[], 2);
     assert!(said.contains("optim.lr") && said.contains("--anew base"), "{said}");
     assert!(at.join("phases/1-base/step-00000024").is_dir() && entries().len() == 2);
