@@ -1,6 +1,7 @@
-//! The developer's own commands: `cargo xtask test | tidy | fixtures | bench`.
+//! The developer's own commands: `cargo xtask test | tidy | fixtures | kills | bench`.
 
 mod bench;
+mod kills;
 mod ladders;
 mod learning;
 mod network;
@@ -14,6 +15,7 @@ cargo xtask test [--peers]   everything that is checked: tidy, clippy, tests; wi
 cargo xtask test-mpi         the promises of a communicator kept by processes, under mpirun (needs libopenmpi-dev, libclang-dev)
 cargo xtask tidy             the house rules that no compiler checks
 cargo xtask fixtures         make the fixtures anew with PyTorch, transformers and diffusers (installs them under target/)
+cargo xtask kills N          kills data, train and climb N times in all at random moments, and compares the bits (HAIRPIN=path: of that program)
 cargo xtask bench [--peers]  the tables of docs/BENCHMARKS.md; with --peers beside PyTorch
 cargo xtask bench learning   loss, operations and time of recipes/learn-12m.toml beside nanoGPT's recipe in PyTorch
 cargo xtask bench ladders    what the loss law predicts of seven small ladders, and what comes
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         ["test-mpi"] => cargo(&["test", "--package", "comm", "--features", "mpi", "--test", "mpi"]),
         ["tidy"] => tidy::check(),
         ["fixtures"] => python(&["xtask/python/fixtures.py"]).and_then(|()| python(&["xtask/python/vision.py"])),
+        ["kills", count] => kills::run(count),
         ["bench"] => bench::run(false),
         ["bench", "--peers"] => bench::run(true),
         ["bench", "learning"] => learning::run(),
