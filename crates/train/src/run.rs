@@ -339,6 +339,9 @@ impl<'a> Run<'a> {
     fn steps_left(&mut self, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
         let clock = Clock::start();
         let mut here = Here::begin(self)?;
+        if let Some(Metrics { damaged: damaged @ 1.., .. }) = here.metrics {
+            observer.note(&format!("{damaged} damaged lines of `{}` are left out", self.out.join("metrics.jsonl").display()));
+        }
         // All ranks are here together, and again whenever they meet: after every step, where they have a common one.
         'meetings: while self.step < self.recipe.train.steps && !self.is_stopped(stop, observer)? {
             let (began, until) = (self.step, self.next_meeting());

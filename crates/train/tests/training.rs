@@ -166,7 +166,7 @@ fn a_run_begins_with_the_weights_of_another_and_then_needs_it_no_more() {
     let from = |path: &Path| of(&format!("[from]\npath = {:?}\n", path.display().to_string()));
     let (ended, notes) = train(&from(&first), &second, false);
     assert!(notes.notes.iter().any(|note| note.contains("beginning with the weights of") && note.contains("step-00000040")), "{:?}", notes.notes);
-    let losses = |run: &Path| -> Vec<f32> { train::metrics::read(&run.join("metrics.jsonl")).iter().map(|line| line.loss).collect() };
+    let losses = |run: &Path| -> Vec<f32> { train::metrics::read(&run.join("metrics.jsonl")).0.iter().map(|line| line.loss).collect() };
     assert!(losses(&second)[0] < 0.7 * losses(&first)[0] && ended.loss < began.loss, "{:?} {:?}", losses(&first), losses(&second));
 
     // Killed before its first checkpoint it begins again as it began, and in no other way.

@@ -99,7 +99,8 @@ pub(crate) fn climb_and_tell(project: &Project, folder: &Path, json: bool) -> mi
     follow.end();
     observer.end();
     let outcome = outcome?;
-    let page = report::write(folder)?;
+    let report::Written { path: page, damage } = report::write(folder)?;
+    damage.iter().for_each(|line| print::talk(line));
     if !json {
         print::result(&tell(&outcome, &page));
     } else {
@@ -180,15 +181,16 @@ fn indent(text: &str) -> String {
 #[derive(clap::Args)]
 #[command(after_help = "Example: hairpin report my-model")]
 pub(crate) struct ReportArgs {
-    /// Folder of the project
+    /// Folder of a project or a run
     #[arg(default_value = ".")]
     folder: PathBuf,
 }
 
 pub(crate) fn report(args: &ReportArgs, json: bool) -> miette::Result<ExitCode> {
-    let page = report::write(&args.folder)?;
+    let report::Written { path: page, damage } = report::write(&args.folder)?;
+    damage.iter().for_each(|line| print::talk(line));
     if json {
-        print::json(&json!({"report": page}))?
+        print::json(&json!({"report": page, "damage": damage}))?
     } else {
         print::result(&page.display().to_string())
     }
