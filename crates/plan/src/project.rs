@@ -55,7 +55,30 @@ impl Project {
         if project.phases.is_empty() {
             return Err(wrong("there are no `[[phases]]`".into()));
         }
+        project.check_names().map_err(wrong)?;
         Ok(project)
+    }
+
+    /// A phase's name is part of its folder's, and tells phases apart.
+    fn check_names(&self) -> Result<(), String> {
+        for index in 0..self.phases.len() {
+            let name = &self.phases[index].name;
+            let shown = || disk::printable_line(name).chars().take(40).collect::<String>();
+            // The name alone, which the number before it would make harmless; and the folder's, which may be too long.
+            let whole = self.folder_name(index);
+            disk::plain_name(name)
+                .and_then(|()| disk::plain_name(&whole))
+                .map_err(|problem| format!("phases: the name `{}` of phase {} {problem}", shown(), index + 1))?;
+            if let Some(before) = self.phases[..index].iter().position(|phase| phase.name == *name) {
+                return Err(format!("phases: {} and {} are both called `{}`", before + 1, index + 1, shown()));
+            }
+        }
+        Ok(())
+    }
+
+    /// `1-base`
+    fn folder_name(&self, index: usize) -> String {
+        format!("{}-{}", index + 1, self.phases[index].name)
     }
 
     #[must_use]
@@ -83,7 +106,7 @@ impl Project {
     /// Where phase `index` (from 0) keeps its checkpoints.
     #[must_use]
     pub fn phase_folder(&self, index: usize, folder: &Path) -> PathBuf {
-        folder.join("phases").join(format!("{}-{}", index + 1, self.phases[index].name))
+        folder.join("phases").join(self.folder_name(index))
     }
 
     /// A ladder of three phases for a laptop and a few minutes, over `corpus`: 10%, 30% and all of the data.
@@ -126,5 +149,29 @@ mod tests {
         let recipe = again.recipe(2, Path::new("p")).unwrap();
         assert_eq!((recipe.name.as_str(), recipe.data.fraction, recipe.batch.context), ("large", 1.0, 256));
         assert_eq!(recipe.model["depth"].as_integer(), Some(4));
+    }
+
+    #[test]
+    fn a_phases_name_is_no_path_and_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("hairpin.toml");
+        let long = "x".repeat(254);
+        for (name, want) in [
+            ("../x", "holds a path separator"),
+            ("/etc", "holds a path separator"),
+            ("a/b", "holds a path separator"),
+            ("..", "means a folder"),
+            ("", "is empty"),
+            ("a\0b", "holds control characters"),
+            ("\u{1b}[2J", "holds control characters"),
+            (&long, "is longer than 255 bytes"),
+            ("medium", "are both called `medium`"),
+        ] {
+            let mut project = Project::small(vec!["corpus".into()]);
+            project.phases[0].name = name.into();
+            std::fs::write(&file, project.to_toml()).unwrap();
+            let error = Project::read(folder.path()).unwrap_err().to_string();
+            assert!(error.contains(want) && !error.contains('\u{1b}'), "{name:?}: {error}");
+        }
     }
 }
