@@ -134,21 +134,84 @@ fn a_failed_gate_stops_the_climb_with_advice_and_the_climb_goes_on_from_there() 
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     project(at);
-    let short = std::fs::read_to_string(at.join("hairpin.toml")).unwrap().replace("steps = 60", "steps = 2");
-    std::fs::write(at.join("hairpin.toml"), &short).unwrap();
-    let ledger = || std::fs::read_to_string(at.join("ledger.jsonl")).unwrap();
-    for round in 1..=2 {
-        let output = hairpin(&["climb"], at);
+    // A rate at which nothing is learnt.
+    let whole = std::fs::read_to_string(at.join("hairpin.toml")).unwrap();
+    let slow = whole.replace("{ lr = 0.01 }", "{ kind = \"adamw\", lr = 1e-9 }").replace("steps = 60", "steps = 20");
+    let write = |text: &str| std::fs::write(at.join("hairpin.toml"), text).unwrap();
+    let climb = |args: &[&str], code: i32| {
+        let output = hairpin(&[&["climb"], args].concat(), at);
         let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains("phase 1 failed gate `better_than_ngram`") && said.contains("try: train longer"), "{said}");
-        assert_eq!(ledger().lines().count(), round, "phase 2 was not begun");
-        assert!(at.join("report.html").is_file() && !at.join("phases/2-next").exists());
-        // Longer, as it advised: the phase is trained anew, what was finished stays in the ledger.
-        std::fs::write(at.join("hairpin.toml"), short.replacen("{ steps = 2 }", "{ steps = 4 }", 1)).unwrap();
-    }
-    let tokens = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["actual"]["tokens"].as_u64().unwrap();
-    assert_eq!(ledger().lines().map(tokens).collect::<Vec<_>>(), [2 * 4 * 32, 4 * 4 * 32]);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        said
+    };
+    let entries = || -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(at.join("ledger.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    // Of all steps of the run that is there.
+    let steps_secs = || -> f64 {
+        let text = std::fs::read_to_string(at.join("phases/1-base/metrics.jsonl")).unwrap();
+        let rate = |line| serde_json::from_str::<serde_json::Value>(line).unwrap()["tokens_per_sec"].as_f64().unwrap();
+        text.lines().map(|line| f64::from(4 * 32) / rate(line)).sum()
+    };
+    let secs = |entry: &serde_json::Value| entry["actual"]["secs"].as_f64().unwrap();
+    write(&slow);
+    let said = climb(&[], 1);
+    assert!(said.contains("phase 1 failed gate `better_than_ngram`") && said.contains("try: train"), "{said}");
+    assert!(entries().len() == 1 && at.join("report.html").is_file() && !at.join("phases/2-next").exists(), "phase 2 was not begun");
+
+    // Climbed again without a change, or killed before its line was written, it has taken what its steps took.
+    climb(&[], 1);
+    assert!(secs(&entries()[1]) >= steps_secs(), "{} < {}", secs(&entries()[1]), steps_secs());
+    std::fs::remove_file(at.join("ledger.jsonl")).unwrap();
+    climb(&[], 1);
+    assert!(secs(&entries()[0]) >= steps_secs() && steps_secs() > 0.0);
+
+    // Longer, as it advised: on from where the learning rate had not come down.
+    write(&slow.replacen("steps = 20", "steps = 24", 1));
+    let said = climb(&[], 1);
+    assert!(said.contains("resuming from step 8"), "{said}");
+    assert_eq!(entries()[1]["actual"]["tokens"], 24 * 4 * 32);
+    assert!(secs(&entries()[1]) >= steps_secs());
+
+    // Another rate is another run: nothing is given up unless asked.
+    write(&slow.replacen("steps = 20", "steps = 24", 1).replace("1e-9", "2e-9"));
+    let said = climb(&[], 2);
+    assert!(said.contains("optim.lr") && said.contains("--anew base"), "{said}");
+    assert!(at.join("phases/1-base/step-00000024").is_dir() && entries().len() == 2);
+    assert!(climb(&["--anew", "nosuch"], 2).contains("`base`, `next`"));
+    let said = climb(&["--anew", "base"], 1);
+    assert!(said.contains("begins anew") && !said.contains("resuming"), "{said}");
+    let kept = std::fs::read_dir(at.join("phases")).unwrap().flatten().find(|e| e.file_name().to_string_lossy().ends_with(".old")).unwrap();
+    assert!(kept.path().join("step-00000024").is_dir() && entries().len() == 3);
+}
+
+#[test]
+fn a_phase_that_has_passed_is_not_trained_again_when_its_checkpoints_are_gone_and_no_phase_trains_without_a_ledger() {
+    let folder = prepared();
+    let at = folder.path();
+    let ledger = at.join("ledger.jsonl");
+    std::fs::create_dir(&ledger).unwrap();
+    let output = hairpin(&["climb"], at);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(3) && said.contains("ledger.jsonl") && !at.join("phases").exists(), "{said}");
+    std::fs::remove_dir(&ledger).unwrap();
+
+    let short = std::fs::read_to_string(at.join("hairpin.toml")).unwrap().replace("steps = 60", "steps = 3");
+    std::fs::write(at.join("hairpin.toml"), short).unwrap();
+    assert_eq!(hairpin(&["climb"], at).status.code(), Some(1));
+    // Its gates say that it passed.
+    let mut entry: serde_json::Value = serde_json::from_str(std::fs::read_to_string(&ledger).unwrap().trim()).unwrap();
+    entry["passed"] = true.into();
+    std::fs::write(&ledger, format!("{entry}\n")).unwrap();
+    std::fs::rename(at.join("phases/1-base/step-00000003"), at.join("elsewhere")).unwrap();
+    let output = hairpin(&["climb"], at);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(2) && said.contains("no checkpoint") && said.contains("--anew base"), "{said}");
+    std::fs::rename(at.join("elsewhere"), at.join("phases/1-base/step-00000003")).unwrap();
+    let output = hairpin(&["climb"], at);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("phase 1 `base` has passed before") && at.join("phases/2-next").is_dir(), "{said}");
 }
 
 #[cfg(unix)]

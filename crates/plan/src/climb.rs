@@ -2,7 +2,7 @@
 //! and climbing again goes on from there.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -10,11 +10,13 @@ use data::{Dataset, Ngram, Progress};
 use engine::{ParamKind, ParamSpec};
 use serde::Serialize;
 use train::{
+    TrainError, checkpoint,
     clock::unix_secs,
     eval,
     gate::{self, Expected, Subject},
     generate::{Sampling, generate},
     ledger::{self, Entry, Figures},
+    metrics,
     recipe::Recipe,
     run::{self, Loaded, Observer},
 };
@@ -46,34 +48,51 @@ pub fn price(project: &Project, folder: &Path) -> Result<Vec<Price>, PlanError> 
     (0..project.phases.len()).map(|i| Ok(machine::price(&project.recipe(i, folder)?, Some(data.vocab()))?)).collect()
 }
 
-/// Climb: prepare the data, then every phase that has not passed yet.
+/// Climb: prepare the data, then every phase that has not passed yet. The phases named in `anew` begin again, and what they were is
+/// kept beside them; no other run is ever given up.
 /// # Errors
-/// What befell data, training or a checkpoint. A gate that fails is no error: see [`Outcome::passed`].
+/// What befell data, training or a checkpoint; a phase whose run is no longer that of its recipe or data, or a ledger that cannot be
+/// written, before any phase trains. A gate that fails is no error: see [`Outcome::passed`].
 pub fn climb(
     project: &Project,
     folder: &Path,
+    anew: &[String],
     stop: &AtomicBool,
     progress: &dyn Progress,
     observer: &mut dyn Observer,
 ) -> Result<Outcome, PlanError> {
+    if let Some(other) = anew.iter().find(|name| project.phases.iter().all(|phase| phase.name != **name)) {
+        let names = project.phases.iter().map(|phase| phase.name.as_str()).collect::<Vec<_>>().join("`, `");
+        return Err(PlanError::NoPhase { name: other.clone(), names });
+    }
+    let path = folder.join("ledger.jsonl");
+    ledger::check(&path)?;
     let stats = data::prepare(&project.data, &folder.join("data"), progress)?;
     if stats.is_reused {
         observer.note("the data was prepared before from the same text and options, and is used again");
     }
     let data = Dataset::open(&folder.join("data"))?;
-    let path = folder.join("ledger.jsonl");
-    let mut entries: Vec<Entry> = Vec::new();
-    for index in 0..project.phases.len() {
+    let (written, torn) = ledger::read(&path);
+    if torn > 0 {
+        observer.note(&format!("{torn} torn lines of `{}` are passed over", path.display()));
+    }
+    let mut rungs = Vec::new();
+    for (index, phase) in project.phases.iter().enumerate() {
         let recipe = project.recipe(index, folder)?;
-        let before = ledger::read(&path).0.into_iter().rfind(|e| e.phase == index + 1);
         let (resolved, _) = run::resolve(&recipe, Some(data.vocab()))?;
-        if let Some(entry) = before.filter(|entry| entry.passed && is_of(&project.phase_folder(index, folder), &resolved, Some(data.content())) == Some(true)) {
+        let rung = Rung { project, folder, data: &data, index, recipe, resolved, is_anew: anew.contains(&phase.name) };
+        let before = written.iter().rfind(|entry| entry.phase == index + 1);
+        let passed = if rung.is_anew { None } else { rung.passed_before(before)? };
+        rungs.push((rung, passed));
+    }
+    let mut entries: Vec<Entry> = Vec::new();
+    for (rung, passed) in rungs {
+        if let Some(entry) = passed {
             observer.note(&format!("phase {} `{}` has passed before", entry.phase, entry.name));
             entries.push(entry);
             continue;
         }
-        let phase = Rung { project, folder, data: &data, index, recipe, resolved };
-        let Some(entry) = phase.climb(&entries, stop, observer)? else {
+        let Some(entry) = rung.climb(&entries, stop, observer)? else {
             return Ok(Outcome { entries, is_stopped: true, passed: false });
         };
         ledger::append(&path, &entry)?;
@@ -108,6 +127,8 @@ struct Rung<'a> {
     recipe: Recipe,
     /// The same, completed by the data.
     resolved: Recipe,
+    /// Whether it is to begin again, whatever is there.
+    is_anew: bool,
 }
 
 /// Whether the run in `folder` is one of `recipe`, over `data` where they are here; `None` when there is no run. How paths are
@@ -117,12 +138,63 @@ pub(crate) fn is_of(folder: &Path, recipe: &Recipe, data: Option<&data::Content>
         Ok(standing) if standing.checkpoints.is_empty() => None,
         Ok(standing) => Some(standing.has_same_steps),
         // What cannot be read is no other run: nothing of it is set aside.
-        Err(train::TrainError::OtherRecipe { .. } | train::TrainError::OtherData { .. }) => Some(false),
+        Err(TrainError::OtherRecipe { .. } | TrainError::OtherData { .. }) => Some(false),
         Err(_) => None,
     }
 }
 
 impl Rung<'_> {
+    fn out(&self) -> PathBuf {
+        self.project.phase_folder(self.index, self.folder)
+    }
+
+    /// `entry`, the newest of this phase, if it passed and is of the run that is there, whole.
+    fn passed_before(&self, entry: Option<&Entry>) -> Result<Option<Entry>, PlanError> {
+        let (out, steps) = (self.out(), self.resolved.train.steps);
+        let standing = match run::standing(&out, &self.resolved, Some(self.data.content())) {
+            Err(error @ TrainError::OtherRecipe { .. }) => {
+                return Err(self.is_another(error.to_string(), "set what differs as it was in the project file"));
+            }
+            Err(error @ TrainError::OtherData { .. }) => {
+                return Err(self.is_another(error.to_string(), "give the same text and `[data]` options as before"));
+            }
+            other => other?,
+        };
+        let Some(entry) = entry.filter(|entry| entry.passed) else { return Ok(None) };
+        let Some(newest) = standing.checkpoints.first() else {
+            // One that was asked to begin again, and ended before its first checkpoint, has begun and not ended.
+            let lines = metrics::read(&out.join("metrics.jsonl"));
+            if out.join("recipe.toml").is_file() && lines.last().is_none_or(|line| line.step < steps) {
+                return Ok(None);
+            }
+            let problem = format!("it has passed before as `{}`, and `{}` holds no checkpoint", entry.name, out.display());
+            return Err(self.is_another(problem, "put its folder back, or give the phase its old name"));
+        };
+        let newest = checkpoint::manifest(newest).map_err(TrainError::from)?;
+        let is_whole = standing.is_newest && standing.has_same_steps && newest.step == steps;
+        let is_measured = newest.bits_per_byte.is_none() || newest.bits_per_byte == entry.actual.bits_per_byte;
+        Ok((is_whole && is_measured).then(|| entry.clone()))
+    }
+
+    fn is_another(&self, problem: String, restore: &str) -> PlanError {
+        let name = self.project.phases[self.index].name.clone();
+        PlanError::Phase { phase: self.index + 1, name, problem, restore: restore.into() }
+    }
+
+    /// Keep what is there under another name.
+    fn set_aside(&self, observer: &mut dyn Observer) -> Result<(), PlanError> {
+        let out = self.out();
+        if out.symlink_metadata().is_err() {
+            return Ok(());
+        }
+        let mut name = out.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{:.0}.old", unix_secs()));
+        let aside = out.with_file_name(name);
+        std::fs::rename(&out, &aside).map_err(|source| TrainError::Io { action: "set aside", path: out, source })?;
+        observer.note(&format!("phase {} begins anew; what it was is kept in `{}`", self.index + 1, aside.display()));
+        Ok(())
+    }
+
     /// Train and gate one phase; `None` when asked to stop.
     fn climb(&self, before: &[Entry], stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Option<Entry>, PlanError> {
         let (index, name) = (self.index, &self.project.phases[self.index].name);
@@ -151,15 +223,10 @@ impl Rung<'_> {
             price.secs
         ));
 
-        let out = self.project.phase_folder(index, self.folder);
+        let out = self.out();
         let sample_before = self.sample_untrained()?;
-        // A phase that was begun under another recipe begins anew; of other steps it may go on.
-        if let Err(error @ (train::TrainError::OtherRecipe { .. } | train::TrainError::OtherData { .. })) =
-            run::standing(&out, &self.resolved, Some(self.data.content()))
-        {
-            observer.note(&format!("{error}; phase {} begins anew, and that run is set aside", index + 1));
-            let aside = out.with_extension(format!("{:.0}.old", unix_secs()));
-            std::fs::rename(&out, &aside).map_err(|source| train::TrainError::Io { action: "set aside", path: out.clone(), source })?;
+        if self.is_anew {
+            self.set_aside(observer)?;
         }
         let outcome = run::train(&self.recipe, &out, true, stop, observer)?;
         if outcome.is_stopped {
@@ -176,8 +243,7 @@ impl Rung<'_> {
         let actual = Figures {
             bits_per_byte: Some(bits_per_byte),
             bits_per_byte_interval: None,
-            // A resumed phase reports the time that all of its steps would have taken at this rate.
-            secs: if outcome.tokens == 0 { 0.0 } else { outcome.secs * price.tokens as f64 / outcome.tokens as f64 },
+            secs: outcome.secs + self.secs_before(&out, &outcome),
             memory_bytes: outcome.used_bytes,
             tokens: outcome.step * self.recipe.step_tokens(),
             flops: price.flops,
@@ -196,6 +262,15 @@ impl Rung<'_> {
             sample_before,
             sample_after,
         }))
+    }
+
+    /// Of the steps that earlier processes made, as their metrics tell.
+    fn secs_before(&self, out: &Path, outcome: &run::Outcome) -> f64 {
+        let step_tokens = self.recipe.step_tokens();
+        let begun = outcome.step.saturating_sub(outcome.tokens / step_tokens);
+        let lines = metrics::read(&out.join("metrics.jsonl"));
+        let before = lines.iter().filter(|line| line.step <= begun && line.tokens_per_sec > 0.0);
+        before.map(|line| step_tokens as f64 / line.tokens_per_sec).sum()
     }
 
     fn size(&self, index: usize) -> Result<Size, PlanError> {
@@ -234,7 +309,7 @@ impl Rung<'_> {
 
     /// What the model writes after the beginning of a held-out document.
     fn sample(&self, loaded: &mut Loaded) -> Result<String, PlanError> {
-        let language = loaded.model.language().ok_or(train::TrainError::NotLanguage)?;
+        let language = loaded.model.language().ok_or(TrainError::NotLanguage)?;
         let held_out = self.data.held_out();
         let prompt = held_out.read(0, 24.min(held_out.tokens() as usize).min(language.context() / 2).max(1))?;
         let sampling = Sampling { temperature: 0.7, ..Sampling::default() };

@@ -42,6 +42,17 @@ pub enum PlanError {
     #[diagnostic(code(plan::budget), help("raise `budget_secs` in the project file, or take steps off the phase"))]
     Budget { phase: usize, needed_secs: f64, left_secs: f64, budget_secs: f64 },
 
+    #[error("phase {phase} `{name}`: {problem}")]
+    #[diagnostic(
+        code(plan::phase),
+        help("{restore}; or `hairpin climb --anew {name}` trains it from its beginning and keeps the old run beside it")
+    )]
+    Phase { phase: usize, name: String, problem: String, restore: String },
+
+    #[error("there is no phase `{name}`")]
+    #[diagnostic(code(plan::no_phase), help("the phases are `{names}`"))]
+    NoPhase { name: String, names: String },
+
     #[error("{problem}")]
     #[diagnostic(code(plan::impossible), help("{relax}"))]
     Impossible { problem: String, relax: String },

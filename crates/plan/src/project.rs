@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use data::PrepareOptions;
+use data::{PrepareOptions, TokenizerOptions};
 use serde::{Deserialize, Serialize};
 use train::recipe::Recipe;
 
@@ -28,6 +28,19 @@ pub struct Project {
 
 /// Of a project's file.
 const LARGEST_BYTES: u64 = 1 << 20;
+
+/// What the demo takes of a corpus, and the steps of its phases.
+pub const DEMO_BYTES: u64 = 24 << 20;
+const DEMO_STEPS: [u64; 3] = [200, 220, 215];
+/// Of the demo's steps, for the largest corpora.
+const MOST_GROWTH: f64 = 6.0;
+/// Below it a vocabulary of thousands has words that training never sees.
+const LITTLE_BYTES: f64 = (2 << 20) as f64;
+/// Up to four epochs repeated text is nearly as good as fresh (Muennighoff et al., arXiv:2305.16264); small models that are trained
+/// briefly go on learning for some more.
+const MOST_EPOCHS: f64 = 8.0;
+/// Warm-up, a while at the peak, and the way down.
+const LEAST_STEPS: f64 = 60.0;
 
 /// One rung: a share of the data and what differs from the shared recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -109,12 +122,43 @@ impl Project {
         folder.join("phases").join(self.folder_name(index))
     }
 
-    /// A ladder of three phases for a laptop and a few minutes, over `corpus`: 10%, 30% and all of the data.
+    /// A ladder of three phases for a laptop and some minutes, over all of `corpus`, of which about `text_bytes` are known to be there.
+    /// More text, more steps: time grows with its root, up to tens of minutes. Little text is cut into pieces, so that some can be
+    /// held out, and no phase sees its share more often than a model still learns from.
     #[must_use]
-    pub fn small(corpus: Vec<String>) -> Self {
+    pub fn small(corpus: Vec<String>, text_bytes: u64) -> Self {
+        let bytes = text_bytes as f64;
+        let growth = (bytes / DEMO_BYTES as f64).sqrt().clamp(1.0, MOST_GROWTH);
+        let is_little = bytes < LITTLE_BYTES;
+        let (shares, context) = if is_little { ([0.25, 0.5, 1.0], 128) } else { ([0.1, 0.3, 1.0], 256) };
+        let tokens = bytes / if is_little { 2.5 } else { 4.0 };
+        let mut project = Self::demo(corpus);
+        project.data.corpus.max_total_bytes = None;
+        project.data.corpus.max_document_bytes = (text_bytes / 64).clamp(4 << 10, project.data.corpus.max_document_bytes);
+        if is_little {
+            project.data.held_out_ratio = 0.1;
+            project.data.tokenizer = TokenizerOptions::Train { vocab: 1024, sample_bytes: LITTLE_BYTES as u64 };
+        }
+        let shared = format!(
+            "batch = {{ context = {context} }}\neval = {{ every_steps = {every:.0}, windows = 256 }}\ncheckpoint = {{ every_steps = {every:.0} }}",
+            every = 100.0 * growth
+        );
+        models::lay_over(&mut project.recipe, &shared.parse().unwrap_or_default());
+        for (phase, (share, steps)) in project.phases.iter_mut().zip(shares.into_iter().zip(DEMO_STEPS)) {
+            phase.data_fraction = share;
+            let most = MOST_EPOCHS * share * tokens / (8 * context) as f64;
+            let steps = (steps as f64 * growth).min(most).max(LEAST_STEPS).round();
+            models::lay_over(&mut phase.recipe, &format!("train = {{ steps = {steps} }}").parse().unwrap_or_default());
+        }
+        project
+    }
+
+    /// The ladder of `hairpin demo`: a few minutes, over the first 24 MiB of `corpus`, 10%, 30% and all of them.
+    #[must_use]
+    pub fn demo(corpus: Vec<String>) -> Self {
         let mut data = PrepareOptions::default();
         data.corpus.paths = corpus;
-        data.corpus.max_total_bytes = Some(24 << 20);
+        data.corpus.max_total_bytes = Some(DEMO_BYTES);
         data.held_out_ratio = 0.03;
         let recipe = "
             [batch]\nsequences = 8\nmicro_batch = 8\ncontext = 256\n
@@ -122,17 +166,18 @@ impl Project {
             [schedule]\nkind = 'wsd'\nwarmup_steps = 15\ndecay_ratio = 0.6\nfloor_ratio = 0.02\n
             [eval]\nevery_steps = 100\nwindows = 48\n
             [checkpoint]\nevery_steps = 100\n";
-        let phase = |name: &str, data_fraction: f64, depth: i64, steps: i64| {
+        let phase = |name: &str, data_fraction: f64, depth: i64, steps: u64| {
             let text = format!("model = {{ depth = {depth} }}\ntrain = {{ steps = {steps} }}");
             Phase { name: name.into(), data_fraction, recipe: text.parse().unwrap_or_default() }
         };
+        let [base, medium, large] = DEMO_STEPS;
         Self {
             name: "small".into(),
             on: None,
             budget_secs: None,
             data,
             recipe: recipe.parse().unwrap_or_default(),
-            phases: vec![phase("base", 0.1, 2, 200), phase("medium", 0.3, 3, 220), phase("large", 1.0, 4, 215)],
+            phases: vec![phase("base", 0.1, 2, base), phase("medium", 0.3, 3, medium), phase("large", 1.0, 4, large)],
         }
     }
 }
@@ -143,12 +188,30 @@ mod tests {
 
     #[test]
     fn phases_lie_over_the_shared_recipe_and_the_file_reads_back() {
-        let project = Project::small(vec!["corpus".into()]);
+        let project = Project::demo(vec!["corpus".into()]);
         let again: Project = toml::from_str(&project.to_toml()).unwrap();
         assert_eq!(again, project);
         let recipe = again.recipe(2, Path::new("p")).unwrap();
         assert_eq!((recipe.name.as_str(), recipe.data.fraction, recipe.batch.context), ("large", 1.0, 256));
         assert_eq!(recipe.model["depth"].as_integer(), Some(4));
+    }
+
+    #[test]
+    fn a_ladder_is_sized_by_its_corpus_and_reads_all_of_it() {
+        let steps = |mib: f64| {
+            let project = Project::small(vec!["corpus".into()], (mib * f64::from(1 << 20)) as u64);
+            assert_eq!(project.data.corpus.max_total_bytes, None);
+            let recipes = (0..3).map(|i| project.recipe(i, Path::new("p")).unwrap());
+            recipes.map(|r| (r.train.steps, r.model["depth"].as_integer().unwrap(), r.eval.windows)).collect::<Vec<_>>()
+        };
+        assert_eq!(steps(24.0), [(200, 2, 256), (220, 3, 256), (215, 4, 256)]);
+        assert_eq!(steps(96.0), [(400, 2, 256), (440, 3, 256), (430, 4, 256)], "twice the steps for four times the text");
+        assert_eq!(steps(1e6), [(1200, 2, 256), (1320, 3, 256), (1290, 4, 256)], "some tens of minutes at most");
+        assert_eq!(steps(0.3)[0].0, 246.min(200), "eight epochs of a quarter of the text, or the demo's steps");
+        assert_eq!(steps(0.01)[2].0, 60);
+        let little = Project::small(vec!["corpus".into()], 300_000);
+        assert!(little.data.corpus.max_document_bytes < 5000, "one file becomes pieces, of which some are held out");
+        assert_eq!(Project::demo(vec![]).data.corpus.max_total_bytes, Some(DEMO_BYTES));
     }
 
     #[test]
@@ -167,7 +230,7 @@ mod tests {
             (&long, "is longer than 255 bytes"),
             ("medium", "are both called `medium`"),
         ] {
-            let mut project = Project::small(vec!["corpus".into()]);
+            let mut project = Project::demo(vec!["corpus".into()]);
             project.phases[0].name = name.into();
             std::fs::write(&file, project.to_toml()).unwrap();
             let error = Project::read(folder.path()).unwrap_err().to_string();

@@ -39,6 +39,18 @@ pub struct Entry {
     pub sample_after: String,
 }
 
+/// Make sure that entries can be added, before there is one.
+/// # Errors
+/// When the file cannot be read or written, or is none.
+pub fn check(path: &Path) -> Result<(), TrainError> {
+    let ledger = || TrainError::io("write the ledger", path);
+    match disk::open(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(ledger()(e)),
+        _ => {}
+    }
+    std::fs::OpenOptions::new().append(true).create(true).open(path).map(|_| ()).map_err(ledger())
+}
+
 /// Add one entry at the end, synced.
 /// # Errors
 /// When the file cannot be written.
@@ -90,5 +102,8 @@ mod tests {
         append(&path, &entry).unwrap();
         assert_eq!(read(&path), (vec![entry.clone(), entry], 1));
         assert_eq!(read(Path::new("nowhere")), (vec![], 0));
+        check(&path).unwrap();
+        assert_eq!(read(&path).0.len(), 2, "a look changes nothing");
+        assert!(check(folder.path()).unwrap_err().to_string().contains("write the ledger"));
     }
 }

@@ -72,6 +72,17 @@ impl Default for CorpusOptions {
     }
 }
 
+impl CorpusOptions {
+    /// Bytes of the files that the options name, as they lie on this disk; those of URLs are not known before they are fetched.
+    /// # Errors
+    /// When a path or pattern leads to none.
+    pub fn local_bytes(&self) -> Result<u64, DataError> {
+        let mut here = self.clone();
+        here.paths.retain(|path| !path.contains("://"));
+        Ok(sources(&here, Path::new(""), &mut Tally::default())?.iter().map(|source| source.bytes).sum())
+    }
+}
+
 /// How files are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -4,6 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use miette::IntoDiagnostic;
 use plan::project::Project;
+use report::terminal::bytes;
 
 use super::{
     plan::price_table,
@@ -30,15 +31,16 @@ pub(crate) fn run(args: &DemoArgs, json: bool) -> miette::Result<ExitCode> {
     let project = if path.is_file() && args.corpus.is_empty() {
         Project::read(&args.out)?
     } else {
-        let project = Project::small(corpus(&args.corpus)?);
+        let project = Project::demo(corpus(&args.corpus)?);
         std::fs::create_dir_all(&args.out).into_diagnostic()?;
-        std::fs::write(&path, project.to_toml()).into_diagnostic()?;
+        disk::write(&path, project.to_toml()).into_diagnostic()?;
         project
     };
-    print::talk(&format!("text: {}", project.data.corpus.paths.join(", ")));
+    let most = project.data.corpus.max_total_bytes.map_or(String::new(), |most| format!(", the first {} of it; `hairpin init` takes all", bytes(most)));
+    print::talk(&format!("text: {}{most}", project.data.corpus.paths.join(", ")));
     let follow = Follow::new();
     data::prepare(&project.data, &args.out.join("data"), &follow)?;
     follow.end();
     print::talk(&price_table(&plan::climb::price(&project, &args.out)?));
-    climb_and_tell(&project, &args.out, json)
+    climb_and_tell(&project, &args.out, &[], json)
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use ::train::ledger::Entry;
+use data::CorpusOptions;
 use miette::IntoDiagnostic;
 use plan::{climb::Outcome, project::Project};
 use report::terminal::{bytes, count, secs, table};
@@ -13,7 +14,7 @@ use serde_json::json;
 
 use crate::{STOP, print, progress::Follow};
 
-/// Write a project: a ladder of three small phases over a corpus
+/// Write a project: a ladder of three small phases over a corpus, sized by how much text there is
 #[derive(clap::Args)]
 #[command(
     after_help = "Example: hairpin init my-model --corpus notes/ --corpus 'books/**/*.txt'\n\nThe project file holds the corpus, the tables of a recipe that all phases share ([recipe.batch],\n[recipe.optim], [recipe.schedule], ...) and the [[phases]]."
@@ -32,13 +33,22 @@ pub(crate) fn init(args: &InitArgs, json: bool) -> miette::Result<ExitCode> {
     if path.exists() {
         miette::bail!(code = "init::exists", help = "edit it, or give another folder", "`{}` is there already", path.display());
     }
-    let project = Project::small(corpus(&args.corpus)?);
+    let paths = corpus(&args.corpus)?;
+    let is_remote = paths.iter().any(|path| path.contains("://"));
+    let text_bytes = CorpusOptions { paths: paths.clone(), ..CorpusOptions::default() }.local_bytes()?;
+    let project = Project::small(paths, if is_remote { text_bytes.max(plan::project::DEMO_BYTES) } else { text_bytes });
     std::fs::create_dir_all(&args.folder).into_diagnostic()?;
-    std::fs::write(&path, project.to_toml()).into_diagnostic()?;
+    disk::write(&path, project.to_toml()).into_diagnostic()?;
     if json {
-        print::json(&json!({"project": path}))?;
+        print::json(&json!({"project": path, "text_bytes": text_bytes}))?;
     } else {
-        print::result(&format!("wrote {}\nnext: hairpin climb {}", path.display(), args.folder.display()));
+        let fetched = if is_remote { ", and what is fetched" } else { "" };
+        print::result(&format!(
+            "wrote {} for {} of files{fetched}\nnext: hairpin climb {}",
+            path.display(),
+            bytes(text_bytes),
+            args.folder.display()
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -85,17 +95,20 @@ pub(crate) struct ClimbArgs {
     /// Folder of the project
     #[arg(default_value = ".")]
     folder: PathBuf,
+    /// Train this phase again from its beginning, and keep its old run beside it; repeat for more
+    #[arg(long, value_name = "PHASE")]
+    anew: Vec<String>,
 }
 
 pub(crate) fn climb(args: &ClimbArgs, json: bool) -> miette::Result<ExitCode> {
     let project = Project::read(&args.folder)?;
-    climb_and_tell(&project, &args.folder, json)
+    climb_and_tell(&project, &args.folder, &args.anew, json)
 }
 
 /// Shared with the demo.
-pub(crate) fn climb_and_tell(project: &Project, folder: &Path, json: bool) -> miette::Result<ExitCode> {
+pub(crate) fn climb_and_tell(project: &Project, folder: &Path, anew: &[String], json: bool) -> miette::Result<ExitCode> {
     let (follow, mut observer) = (Follow::new(), Follow::new());
-    let outcome = plan::climb::climb(project, folder, &STOP, &follow, &mut observer);
+    let outcome = plan::climb::climb(project, folder, anew, &STOP, &follow, &mut observer);
     follow.end();
     observer.end();
     let outcome = outcome?;

@@ -161,7 +161,7 @@ fn target(args: &LadderArgs, catalogue: &Catalogue, law: &Law, on: &str) -> miet
 
 /// The default target here: the dial at the depth that so many tokens are enough for, with the small ladder's other choices.
 fn of_corpus(tokens: f64) -> toml::Table {
-    let mut table = Project::small(vec![]).recipe;
+    let mut table = Project::demo(vec![]).recipe;
     let batch = 8.0 * 256.0;
     let epochs = (LEAST_STEPS * batch / tokens).clamp(1.0, MOST_EPOCHS);
     let tokens = epochs * tokens;
