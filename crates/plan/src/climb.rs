@@ -12,7 +12,7 @@ use serde::Serialize;
 use train::{
     TrainError, checkpoint,
     clock::unix_secs,
-    eval,
+    eval::{self, HeldOut, WindowLoss},
     gate::{self, Expected, Subject},
     generate::{Sampling, generate},
     ledger::{self, Entry, Figures},
@@ -234,9 +234,13 @@ impl Rung<'_> {
         }
         let bits_per_byte = outcome.bits_per_byte.unwrap_or(f64::NAN);
         let baseline = self.baseline()?;
+        let baseline_bits_per_byte = baseline.bits_per_byte;
+        let of = |entry: &Entry| Some(HeldOut { bits_per_byte: entry.actual.bits_per_byte?, windows: entry.windows.clone() });
+        let before = before.last().and_then(of);
         let expected =
-            Expected { bits_per_byte: law.map(|l| l.interval), before: before.last().and_then(|e| e.actual.bits_per_byte), baseline };
-        let mut subject = Subject { folder: &out, loaded: run::load(&out)?, data: self.data, bits_per_byte, expected };
+            Expected { bits_per_byte: law.map(|l| l.interval), before, baseline };
+        let windows = Vec::new();
+        let mut subject = Subject { folder: &out, loaded: run::load(&out)?, data: self.data, bits_per_byte, windows, expected };
         let gates = gate::pass(&mut subject);
         let sample_after = self.sample(&mut subject.loaded)?;
         let passed = gates.iter().all(|gate| gate.passed);
@@ -256,7 +260,8 @@ impl Rung<'_> {
             unix_secs: unix_secs(),
             predicted,
             actual,
-            baseline_bits_per_byte: baseline,
+            baseline_bits_per_byte,
+            windows: subject.windows,
             gates,
             passed,
             sample_before,
@@ -288,16 +293,15 @@ impl Rung<'_> {
     }
 
     /// Bits per byte of a trigram that saw as many tokens of the phase's share as the model was trained on.
-    fn baseline(&self) -> Result<f64, PlanError> {
+    fn baseline(&self) -> Result<HeldOut, PlanError> {
         let train = self.data.train();
         let share = (train.tokens() as f64 * self.recipe.data.fraction) as u64;
         let share = share.min(self.recipe.train.steps * self.recipe.step_tokens());
         let read = train.read(0, share.min(BASELINE_TOKENS) as usize)?;
         let ngram = Ngram::train(&read, self.data.vocab());
         let windows = eval::held_out_windows(self.data, self.recipe.batch.context, self.recipe.eval.windows);
-        let windows = windows?;
-        let bits: f64 = windows.iter().map(|w| ngram.window_bits(w)).sum();
-        Ok(bits / windows.iter().map(|w| self.data.target_bytes(w)).sum::<u64>().max(1) as f64)
+        let loss = |window: &Vec<u32>| WindowLoss { bits: ngram.window_bits(window), bytes: self.data.target_bytes(window) };
+        Ok(HeldOut::of(windows?.iter().map(loss).collect()))
     }
 
     fn sample_untrained(&self) -> Result<String, PlanError> {

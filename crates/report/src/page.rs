@@ -268,6 +268,7 @@ mod tests {
             baseline_bits_per_byte: 3.0,
             gates: vec![],
             passed: false,
+            windows: Vec::new(),
             sample_before: "<script>alert(1)</script>".into(),
             sample_after: "a & b".into(),
         };

@@ -46,13 +46,15 @@ pub(crate) fn eval(args: &EvalArgs, json: bool) -> miette::Result<ExitCode> {
     }
     let evaluator = Evaluator::new(&*loaded.model, 4, context, loaded.precision)?;
     let language = loaded.model.language().ok_or(TrainError::NotLanguage)?;
-    let bits = evaluator.bits_per_byte(language, loaded.model.params(), &mut loaded.store, loaded.precision, &data, &windows)?;
+    let measured = evaluator.held_out(language, loaded.model.params(), &mut loaded.store, loaded.precision, &data, &windows)?;
+    let (bits, error) = (measured.bits_per_byte, measured.standard_error());
     // What is divided by, and how many tokens' losses are divided.
     let (bytes, tokens) = (windows.iter().map(|w| data.target_bytes(w)).sum::<u64>(), windows.len() * context);
     if json {
-        print::json(&json!({"step": loaded.step, "bits_per_byte": bits, "windows": windows.len(), "bytes": bytes, "tokens": tokens}))?;
+        print::json(&json!({"step": loaded.step, "bits_per_byte": bits, "standard_error": error, "windows": windows.len(), "bytes": bytes, "tokens": tokens}))?;
     } else {
-        print::result(&format!("step {}: {bits:.4} bits per byte over {} windows of {context} tokens", loaded.step, windows.len()));
+        let error = error.map_or(String::new(), |error| format!(" ± {error:.4}"));
+        print::result(&format!("step {}: {bits:.4}{error} bits per byte over {} windows of {context} tokens", loaded.step, windows.len()));
     }
     Ok(ExitCode::SUCCESS)
 }
