@@ -9,6 +9,7 @@ pub mod clip;
 pub mod decoder;
 pub mod dit;
 pub mod encoders;
+mod nearest;
 mod parts;
 pub mod unet;
 pub mod vit;
@@ -17,6 +18,7 @@ pub mod vit_mae;
 use std::ops::Range;
 
 use engine::{Array, EngineError, Inputs, ParamTable, Shape, Tape, Tensor};
+pub use nearest::nearest;
 
 /// Something that can be trained.
 pub trait Model: Send + Sync {
@@ -136,6 +138,19 @@ pub const KINDS: &[(&str, &str, Build)] = &[
     ("vit_mae", "images", vit_mae::build),
 ];
 
+/// Published models that a recipe can name: the kind of each, and its `preset`.
+pub fn presets() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let all: [(&str, &[&str]); 6] = [
+        ("decoder", decoder::PRESETS),
+        ("clip", clip::PRESETS),
+        ("dit", dit::PRESETS),
+        ("unet", unet::PRESETS),
+        ("vit", vit::PRESETS),
+        ("vit_mae", vit_mae::PRESETS),
+    ];
+    all.into_iter().flat_map(|(kind, names)| names.iter().map(move |name| (kind, *name)))
+}
+
 /// What the samples of a recipe's `[model]` table are counted in: `tokens` of text, or whole `images` or `pairs`.
 #[must_use]
 pub fn unit(table: &toml::Table) -> &'static str {
@@ -165,19 +180,19 @@ pub fn build(table: &toml::Table) -> Result<Box<dyn Model>, ModelError> {
 /// The sizes of the table's `preset`, and over them whatever else it says; without a preset it has to say all.
 fn of_preset<C: serde::Serialize + serde::de::DeserializeOwned>(
     mut table: toml::Table,
-    names: &[&str],
+    names: &[&'static str],
     preset: impl Fn(&str) -> Option<C>,
 ) -> Result<C, ModelError> {
-    let known = || names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     let wrong = |e: String| ModelError::Table(e.trim().to_owned());
     let mut all = match table.remove("preset") {
         None => toml::Table::new(),
         Some(toml::Value::String(name)) => {
-            let unknown =
-                || ModelError::key("preset", format!("there is no preset `{name}` of this kind"), format!("use one of {}", known()));
+            let unknown = || ModelError::key("preset", format!("there is no preset `{name}` of this kind"), nearest::instead(&name, names));
             toml::Table::try_from(preset(&name).ok_or_else(unknown)?).map_err(|e| wrong(e.to_string()))?
         }
-        Some(other) => return Err(ModelError::key("preset", format!("{other} is not a string"), format!("use one of {}", known()))),
+        Some(other) => {
+            return Err(ModelError::key("preset", format!("{other} is not a string"), format!("use one of `{}`", names.join("`, `"))));
+        }
     };
     lay_over(&mut all, &table);
     all.try_into().map_err(|e: toml::de::Error| wrong(e.message().to_owned()))
