@@ -7,6 +7,8 @@ use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::{readers, tally};
+
 /// One reason to drop a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -73,19 +75,15 @@ impl Default for CleanOptions {
     }
 }
 
-/// Endings of names that hold code, whatever it looks like; of all others the text itself tells.
-const CODE: &[&str] = &[
-    "rs", "py", "c", "h", "cc", "cpp", "hpp", "go", "java", "js", "ts", "jsx", "tsx", "rb", "sh", "toml", "yaml", "yml", "json", "sql",
-    "swift", "kt", "scala", "hs", "ml", "lua", "pl", "r",
-];
-
 /// A longer document is judged by its beginning.
 const JUDGED_BYTES: usize = 1 << 20;
 
 /// The first rule that `text` breaks.
 pub(crate) fn broken_rule(name: &str, text: &str, options: &CleanOptions) -> Option<Rule> {
     let text = &text[..text.floor_char_boundary(JUDGED_BYTES)];
-    let is_prose = !CODE.contains(&crate::readers::ending(crate::tally::file_of(name)).as_str()) && !looks_like_code(text);
+    // Of names without an ending of code the text itself tells.
+    let ending = readers::ending(tally::file_of(name));
+    let is_prose = ending != "json" && !readers::CODE.contains(&ending.as_str()) && !looks_like_code(text);
     let judged = Judged { text, is_prose, has_spaces: has_spaces(text) };
     Rule::ALL.into_iter().filter(|rule| !options.off.contains(rule)).find(|rule| judged.breaks(*rule, options))
 }

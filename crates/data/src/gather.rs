@@ -112,7 +112,7 @@ impl Gather<'_> {
     }
 
     fn file(&self, unit: usize, number: u32, source: &Source, buffer: &Mutex<Buffer>) -> Result<(Known, Tally), DataError> {
-        self.check()?;
+        self.progress.check()?;
         let known = identity::of(source, None);
         // Small files are what other threads are at; waiting for them here would begin one file inside another.
         let is_large = source.bytes > 2 * BATCH_BYTES;
@@ -129,7 +129,7 @@ impl Gather<'_> {
                 self.progress.advance(told);
                 (batch_bytes, told_bytes) = (0, told_bytes + told);
             }
-            self.check()
+            self.progress.check()
         })?;
         self.batch(unit, batch, is_large, &mut cleaned, buffer)?;
         tally.merge(cleaned);
@@ -166,7 +166,7 @@ impl Gather<'_> {
     }
 
     fn look(&self, place: (u32, u64), document: Document) -> Result<(Entry, String, Option<clean::Rule>), DataError> {
-        self.check()?;
+        self.progress.check()?;
         let Document { name, text } = document;
         let rule = clean::broken_rule(&name, &text, &self.options.clean);
         let (dedup, is_kept) = (&self.options.dedup, rule.is_none());
@@ -189,10 +189,6 @@ impl Gather<'_> {
             runs.push(Run::write(self.scratch, name, std::mem::take(documents))?);
         }
         Ok(())
-    }
-
-    fn check(&self) -> Result<(), DataError> {
-        if self.progress.cancelled() { Err(DataError::Cancelled) } else { Ok(()) }
     }
 }
 

@@ -64,6 +64,12 @@ pub trait Progress: Sync {
     fn stage(&self, name: &'static str, total: u64);
     fn advance(&self, count: u64);
     fn cancelled(&self) -> bool;
+
+    /// # Errors
+    /// [`DataError::Cancelled`] when somebody wants to stop.
+    fn check(&self) -> Result<(), DataError> {
+        if self.cancelled() { Err(DataError::Cancelled) } else { Ok(()) }
+    }
 }
 
 /// Says nothing.
@@ -162,11 +168,9 @@ pub fn prepare_within(memory_bytes: u64, options: &PrepareOptions, out: &Path, p
     result
 }
 
-/// A quarter of what is free.
+/// A quarter of what this process may have.
 fn default_memory_bytes() -> u64 {
-    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let free = info.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    free.map_or(1 << 30, |kib| kib * 1024 / 4)
+    limits::available_bytes().map_or(1 << 30, |free_bytes| free_bytes / 4)
 }
 
 /// Held while the file lives.
@@ -243,12 +247,8 @@ impl Pipeline<'_> {
         Ok(self.stats)
     }
 
-    fn check(&self) -> Result<(), DataError> {
-        if self.progress.cancelled() { Err(DataError::Cancelled) } else { Ok(()) }
-    }
-
     fn timed<T>(&mut self, stage: &'static str, run: impl FnOnce(&mut Self) -> Result<T, DataError>) -> Result<T, DataError> {
-        self.check()?;
+        self.progress.check()?;
         let start = Instant::now();
         let result = run(self);
         self.stats.secs.insert(stage.to_owned(), start.elapsed().as_secs_f64());
@@ -281,7 +281,7 @@ impl Pipeline<'_> {
         let Ok(manifest) = shards::read_manifest(out) else { return Ok(None) };
         self.progress.stage("looking for changes", sources.iter().map(|s| s.bytes).sum());
         let look = |source: &Source| {
-            self.check()?;
+            self.progress.check()?;
             let known = identity::of(source, before.get(&source.path));
             self.progress.advance(source.bytes);
             Ok(known)
@@ -333,7 +333,7 @@ impl Pipeline<'_> {
         // Twice through the merge, and once through duplicates.
         self.progress.stage("deduplicating", 2 * documents);
         let most = (self.memory_bytes >> 22).clamp(4, 256) as usize;
-        let runs = spill::compact(self.scratch, runs, most, self.memory_bytes / 4, &|| self.check())?;
+        let runs = spill::compact(self.scratch, runs, most, self.memory_bytes / 4, &|| self.progress.check())?;
         let (path, stays) = (self.scratch.join("choice.json"), self.scratch.join("stays"));
         if let Some((of, hash, mut choice)) = sealed::<(String, String, Choice)>(&path)
             && of == fingerprint
@@ -348,14 +348,14 @@ impl Pipeline<'_> {
             let mut merge = Merge::new(self.scratch, &runs, self.memory_bytes / 8)?;
             let mut starts = vec![0; runs.len()];
             while let Some((entry, run)) = merge.next()? {
-                self.check()?;
+                self.progress.check()?;
                 self.progress.advance(1);
                 take(&entry, &|| runs[run].beginning(self.scratch, starts[run], entry.bytes))?;
                 starts[run] += entry.bytes;
             }
             Ok(())
         };
-        let choice = Choice::make(self.options, Finder::new(self.scratch, self.memory_bytes / 2), &entries, &mut || self.check())?;
+        let choice = Choice::make(self.options, Finder::new(self.scratch, self.memory_bytes / 2), &entries, &mut || self.progress.check())?;
         let bytes: Vec<u8> = choice.stays.iter().map(|stays| u8::from(*stays)).collect();
         disk::write(&stays, &bytes).map_err(DataError::io("write", &stays))?;
         seal(&path, &(fingerprint, blake3::hash(&bytes).to_hex().as_str(), &choice))?;

@@ -13,7 +13,7 @@
 
 use std::{
     fs::File,
-    io::{BufWriter, Read, Write},
+    io::Read,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
@@ -64,17 +64,9 @@ pub(crate) struct ShardManifest {
 }
 
 /// Write a file, read it back, and give its hash.
-fn write(path: &Path, parts: &[&[u8]]) -> Result<String, DataError> {
-    let error = || DataError::io("write", path);
-    let mut hasher = blake3::Hasher::new();
-    let mut file = BufWriter::new(File::create(path).map_err(error())?);
-    for part in parts {
-        hasher.update(part);
-        file.write_all(part).map_err(error())?;
-    }
-    let file = file.into_inner().map_err(|e| error()(e.into_error()))?;
-    file.sync_all().map_err(error())?;
-    let hash = hasher.finalize().to_hex().to_string();
+fn write(path: &Path, text: &str) -> Result<String, DataError> {
+    disk::write(path, text).map_err(DataError::io("write", path))?;
+    let hash = blake3::hash(text.as_bytes()).to_hex().to_string();
     check(path, &hash)?;
     Ok(hash)
 }
@@ -93,8 +85,8 @@ fn check(path: &Path, want: &str) -> Result<(), DataError> {
 pub(crate) fn write_manifest(folder: &Path, manifest: &Manifest) -> Result<(), DataError> {
     let path = folder.join("manifest.json");
     let text = serde_json::to_string_pretty(manifest).map_err(|e| DataError::io("write", &path)(e.into()))?;
-    let hash = write(&path, &[text.as_bytes()])?;
-    write(&folder.join("manifest.blake3"), &[hash.as_bytes()])?;
+    let hash = write(&path, &text)?;
+    write(&folder.join("manifest.blake3"), &hash)?;
     Ok(())
 }
 

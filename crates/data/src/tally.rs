@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use crate::DataError;
+use crate::{DataError, readers};
 
 /// See the head of this file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -271,11 +271,10 @@ impl Tally {
 
 /// The kind of a file or document by its name: the ending, with that of the packing, in small letters: `jsonl.gz`.
 fn kind(name: &str) -> String {
-    const PACKED: &[&str] = &["gz", "dz", "bz2", "zst", "xz", "lz4"];
     let file = file_of(name).rsplit('/').next().unwrap_or_default().to_lowercase();
     let mut endings = file.rsplit('.');
     match (endings.next(), endings.next(), endings.next()) {
-        (Some(packed), Some(ending), Some(_)) if PACKED.contains(&packed) => format!("{ending}.{packed}"),
+        (Some(packed), Some(ending), Some(_)) if readers::PACKED.contains(&packed) => format!("{ending}.{packed}"),
         (Some(ending), Some(_), _) => ending.to_owned(),
         _ => "none".to_owned(),
     }

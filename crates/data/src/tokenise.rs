@@ -98,10 +98,6 @@ impl Tokenise<'_> {
         Ok(Documents { of: self, merge, texts, number: 0 })
     }
 
-    fn check(&self) -> Result<(), DataError> {
-        if self.progress.cancelled() { Err(DataError::Cancelled) } else { Ok(()) }
-    }
-
     /// The tokenizer that was asked for; trained before, if a process that was killed came that far. It lies in the folder then.
     pub(crate) fn tokenizer(&self) -> Result<Tokenizer, DataError> {
         let (path, noted) = (self.folder.join("tokenizer.json"), self.scratch.join("tokenizer.blake3.json"));
@@ -135,7 +131,7 @@ impl Tokenise<'_> {
             let _ = done.send(Tokenizer::train(vocab, texts));
         });
         loop {
-            self.check()?;
+            self.progress.check()?;
             counted.try_iter().for_each(|bytes| self.progress.advance(bytes));
             match result.try_recv() {
                 Ok(tokenizer) => return tokenizer,
@@ -156,7 +152,7 @@ impl Tokenise<'_> {
         let (mut sample, mut bytes) = (Vec::new(), 0);
         let mut documents = self.documents()?;
         while let Some((pieces, _)) = documents.next()? {
-            self.check()?;
+            self.progress.check()?;
             for piece in pieces.into_iter().filter(|piece| piece.is_train) {
                 bytes += piece.text.len() as u64;
                 if bytes > sample_bytes && !sample.is_empty() {
@@ -198,7 +194,7 @@ impl Tokenise<'_> {
                 break;
             }
             let encode = |piece: Piece| {
-                self.check()?;
+                self.progress.check()?;
                 let mut tokens = tokenizer.encode(&piece.text)?;
                 tokens.push(tokenizer.end_of_text());
                 self.progress.advance(piece.text.len() as u64);
@@ -222,7 +218,7 @@ impl Tokenise<'_> {
     fn batch(&self, documents: &mut Documents<'_>) -> Result<(Vec<Piece>, u64), DataError> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while bytes < (self.memory_bytes / 32).max(1) {
-            self.check()?;
+            self.progress.check()?;
             let Some((pieces, entry)) = documents.next()? else { break };
             bytes += entry.bytes + entry.weight();
             batch.extend(pieces);

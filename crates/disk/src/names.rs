@@ -14,7 +14,7 @@ pub fn plain_name(name: &str) -> Result<(), &'static str> {
         "." | ".." => Err("means a folder that is there already"),
         _ if name.len() > LONGEST_BYTES => Err("is longer than 255 bytes"),
         _ if name.contains(['/', '\\']) => Err("holds a path separator"),
-        _ if name.chars().any(|c| c == '\n' || c == '\t' || is_hidden(c)) => Err("holds control characters"),
+        _ if name.contains(is_hidden_in_line) => Err("holds control characters"),
         _ if name.trim() != name => Err("begins or ends with a space"),
         _ => Ok(()),
     }
@@ -30,7 +30,7 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 /// [`printable`], with line ends and tabs written out too: a name that stays on its line.
 #[must_use]
 pub fn printable_line(text: &str) -> Cow<'_, str> {
-    shown(text, |c| c == '\n' || c == '\t' || is_hidden(c))
+    shown(text, is_hidden_in_line)
 }
 
 fn shown(text: &str, is_hidden: impl Fn(char) -> bool) -> Cow<'_, str> {
@@ -49,11 +49,16 @@ fn shown(text: &str, is_hidden: impl Fn(char) -> bool) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Whether a character does something to a terminal or to the order of a line instead of showing itself: controls (Unicode's Cc but line end and tab) and what reorders text (UAX 9's embeddings, overrides, isolates and marks).
+/// Whether a character does something to a terminal or to the order of a line instead of showing itself: controls (Unicode's Cc
+/// but line end and tab) and what reorders text (UAX 9's embeddings, overrides, isolates and marks).
 #[must_use]
 pub fn is_hidden(c: char) -> bool {
     c.is_control() && c != '\n' && c != '\t'
         || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{61c}' | '\u{2028}' | '\u{2029}')
+}
+
+fn is_hidden_in_line(c: char) -> bool {
+    c == '\n' || c == '\t' || is_hidden(c)
 }
 
 /// What stands for a secret.

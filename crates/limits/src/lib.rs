@@ -53,7 +53,7 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 fn groups(root: &Path, cgroup: &str, mountinfo: &str) -> Option<u64> {
     let mut left = Vec::new();
     for line in mountinfo.lines() {
-        // 36 35 98:0 /root/in/its/system /mount/point options - type source options
+        // 36 35 98:0 /group /mount/point options - type source options
         let Some((mount, kind)) = line.split_once(" - ") else { continue };
         let (mut mount, mut kind) = (mount.split(' ').skip(3), kind.split(' '));
         let (Some(top), Some(point)) = (mount.next(), mount.next()) else { continue };

@@ -285,7 +285,7 @@ impl<'a> Run<'a> {
 
     fn restore(&mut self, path: &Path, snapshot: Snapshot) -> Result<(), TrainError> {
         let other = |problem: String| CheckpointError::OtherModel { path: path.to_owned(), problem };
-        let is_only_weights = snapshot.step == 0 && snapshot.state.as_object().is_none_or(serde_json::Map::is_empty);
+        let is_only_weights = snapshot.is_only_weights();
         let mut tensors: std::collections::HashMap<String, Vec<f32>> = snapshot.tensors.into_iter().map(|t| (t.name, t.values)).collect();
         if is_only_weights {
             return self.trainer.restore_values(|name| tensors.remove(name)).map_err(|name| {

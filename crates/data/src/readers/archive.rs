@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use super::{Fault, Input, Sink, is_known, unpack};
+use super::{Fault, Input, Sink, is_known, unknown_ending, unpack};
 use crate::{DataError, tally::Stage};
 
 pub(super) fn tar(input: Input<'_>, sink: &mut Sink<'_>) -> Result<(), DataError> {
@@ -63,9 +63,7 @@ fn member(name: &str, bytes: u64, stream: &mut dyn Read, depth: usize, sink: &mu
         return Ok(());
     }
     if !is_known(&file) {
-        let ending =
-            file.rsplit_once('.').map_or_else(|| "no ending".to_owned(), |(_, ending)| format!("ending .{}", ending.to_lowercase()));
-        sink.tally.lose(Stage::LeftOut, &ending, name, bytes, "");
+        sink.tally.lose(Stage::LeftOut, &unknown_ending(&file), name, bytes, "");
         return Ok(());
     }
     match unpack::unpack(Box::new(BufReader::new(stream))) {

@@ -21,7 +21,7 @@ pub(super) fn read(input: Input<'_>, sink: &mut Sink<'_>) -> std::result::Result
     let guarded = Guarded { stream, left: left.clone() };
     let mut rows = csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(guarded);
     let names: Vec<String> = match rows.byte_headers() {
-        Ok(names) => names.iter().map(|name| encoding::decode(name.to_vec()).0.trim().to_owned()).collect(),
+        Ok(names) => names.iter().map(|name| encoding::decode(name).0.trim().to_owned()).collect(),
         Err(e) => return sink.fault(&input.name, 0, fault(&e)),
     };
     let mut row = csv::ByteRecord::new();
@@ -35,7 +35,7 @@ pub(super) fn read(input: Input<'_>, sink: &mut Sink<'_>) -> std::result::Result
             Err(e) => return sink.fault(&name, 0, fault(&e)),
         }
         let bytes = row.iter().map(|cell| cell.len() as u64).sum();
-        let cell = |cell: &[u8]| Node::Text(encoding::decode(cell.to_vec()).0);
+        let cell = |cell: &[u8]| Node::Text(encoding::decode(cell).0.into_owned());
         let node = || Node::Object(names.iter().cloned().zip(row.iter().map(cell)).collect());
         json::row(&name, &node(), bytes, &node, sink)?;
     }

@@ -1,15 +1,17 @@
 //! From bytes to text: marks, UTF-16 and UTF-32 of a stream; the older encodings of a document.
 
-use std::io::{BufReader, Read, Result};
+use std::{
+    borrow::Cow,
+    io::{BufReader, Read, Result},
+};
 
 use super::unpack::{Stream, peek};
 
 /// A document's text, and what was done to it if it was not UTF-8.
-pub(super) fn decode(bytes: Vec<u8>) -> (String, Option<String>) {
-    let bytes = match String::from_utf8(bytes) {
-        Ok(text) => return (text, None),
-        Err(e) => e.into_bytes(),
-    };
+pub(super) fn decode(bytes: &[u8]) -> (Cow<'_, str>, Option<String>) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return (Cow::Borrowed(text), None);
+    }
     let (mut broken, mut whole) = (0_usize, 0_usize);
     for chunk in bytes.utf8_chunks() {
         whole += chunk.valid().chars().filter(|c| !c.is_ascii()).count();
@@ -17,13 +19,13 @@ pub(super) fn decode(bytes: Vec<u8>) -> (String, Option<String>) {
     }
     // Some bytes that are broken among characters that are not: UTF-8 with a scratch.
     if broken * 4 < whole || broken == 1 && whole > 0 {
-        return (String::from_utf8_lossy(&bytes).into_owned(), Some("broken UTF-8 became U+FFFD".into()));
+        return (String::from_utf8_lossy(bytes), Some("broken UTF-8 became U+FFFD".into()));
     }
     let mut detector = chardetng::EncodingDetector::new(chardetng::Iso2022JpDetection::Deny);
-    detector.feed(&bytes, true);
+    detector.feed(bytes, true);
     let encoding = detector.guess(None, chardetng::Utf8Detection::Deny);
-    let (text, _) = encoding.decode_without_bom_handling(&bytes);
-    (text.into_owned(), Some(format!("decoded from {}", encoding.name())))
+    let (text, _) = encoding.decode_without_bom_handling(bytes);
+    (text, Some(format!("decoded from {}", encoding.name())))
 }
 
 /// Whether bytes are no text in any encoding: a NUL, or many control characters.
@@ -44,7 +46,7 @@ pub(super) fn to_utf8(stream: Stream<'_>) -> Result<(Stream<'_>, Option<&'static
         [0xfe, 0xff, ..] => (2, Some((2, true))),
         head => (0, unmarked(head).map(|is_big| (2, is_big))),
     };
-    stream.consume_exactly(mark)?;
+    stream.as_mut().read_exact(&mut [0; 4][..mark])?;
     Ok(match wide {
         None => (stream, None),
         Some((width, is_big)) => {
@@ -68,16 +70,6 @@ fn unmarked(head: &[u8]) -> Option<bool> {
         (0, odd) if pairs >= 8 && odd * 10 > pairs * 7 => Some(false),
         (even, 0) if pairs >= 8 && even * 10 > pairs * 7 => Some(true),
         _ => None,
-    }
-}
-
-trait ConsumeExactly {
-    fn consume_exactly(&mut self, bytes: usize) -> Result<()>;
-}
-
-impl ConsumeExactly for Stream<'_> {
-    fn consume_exactly(&mut self, bytes: usize) -> Result<()> {
-        self.as_mut().read_exact(&mut [0; 4][..bytes])
     }
 }
 
@@ -190,12 +182,13 @@ mod tests {
             (encoding_rs::EUC_KR, "봄이 되면 우리는 강가를 따라 오래 걸었다. 선생님은 말했다."),
         ] {
             let text = text.repeat(4);
-            let (got, how) = decode(encoding.encode(&text).0.into_owned());
-            assert_eq!((got, how), (text, Some(format!("decoded from {}", encoding.name()))));
+            let bytes = encoding.encode(&text).0;
+            let (got, how) = decode(&bytes);
+            assert_eq!((got.into_owned(), how), (text, Some(format!("decoded from {}", encoding.name()))));
         }
         let mut scratched = TEXT.repeat(3).into_bytes();
         scratched.insert(TEXT.len(), 0xff);
-        let (got, how) = decode(scratched);
-        assert_eq!((got, how.is_some()), (format!("{TEXT}\u{fffd}{TEXT}{TEXT}"), true));
+        let (got, how) = decode(&scratched);
+        assert_eq!((got.into_owned(), how.is_some()), (format!("{TEXT}\u{fffd}{TEXT}{TEXT}"), true));
     }
 }

@@ -4,7 +4,6 @@
 //! A record that is torn ends where a line begins the next one: within a text no line ends, and no inner object begins a line.
 
 use std::{
-    borrow::Cow,
     collections::BTreeSet,
     io::{BufRead, Cursor, Read},
 };
@@ -66,13 +65,7 @@ fn is_settings(bytes: &[u8], column: &str) -> bool {
 }
 
 fn one(name: &str, bytes: &[u8], sink: &mut Sink<'_>) -> Result<(), DataError> {
-    let (text, how) = match std::str::from_utf8(bytes) {
-        Ok(text) => (Cow::Borrowed(text), None),
-        Err(_) => {
-            let (text, how) = encoding::decode(bytes.to_vec());
-            (Cow::Owned(text), how)
-        }
-    };
+    let (text, how) = encoding::decode(bytes);
     let column = sink.options.text_column.clone();
     let first = column.split('.').next().unwrap_or_default().to_owned();
     let wanted = |key: &str| key == first || key.starts_with(&first) && column.starts_with(key);
@@ -80,7 +73,7 @@ fn one(name: &str, bytes: &[u8], sink: &mut Sink<'_>) -> Result<(), DataError> {
         Err(why) => sink.fault(name, bytes.len() as u64, Fault::NotJson { why }),
         Ok(node) => {
             if let Some(how) = how {
-                sink.mended(name, bytes.len() as u64, &how)?;
+                sink.guessed(name, bytes.len() as u64, &how)?;
             }
             let all = || record::json(text.as_bytes(), &|_| true).unwrap_or(Node::Null);
             row(name, &node, bytes.len() as u64, &all, sink)

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{CorpusOptions, Format, Source, is_known, remote};
+use super::{CorpusOptions, Format, Source, is_known, remote, unknown_ending};
 use crate::{
     DataError,
     tally::{Stage, Tally},
@@ -68,8 +68,7 @@ impl List<'_> {
                     } else {
                         e.io_error().map_or("unreadable".into(), reason)
                     };
-                    let name = path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned();
-                    self.tally.lose(Stage::LeftOut, &why, &name, 0, &e.to_string());
+                    self.tally.lose(Stage::LeftOut, &why, &name(path, root), 0, &e.to_string());
                     continue;
                 }
             };
@@ -87,11 +86,7 @@ impl List<'_> {
             } else if !entry.file_type().is_file() {
                 self.lose("not a regular file", entry.path(), root, "");
             } else if !self.is_wanted(&name) {
-                let ending = match name.rsplit_once('.') {
-                    Some((_, ending)) if !ending.is_empty() && ending.len() <= 16 => format!("ending .{}", ending.to_lowercase()),
-                    _ => "no ending".to_owned(),
-                };
-                self.lose(&ending, entry.path(), root, "");
+                self.lose(&unknown_ending(&name), entry.path(), root, "");
             } else {
                 self.push(entry.path(), root);
             }

@@ -176,7 +176,7 @@ impl Sink<'_> {
             self.tally.read(&name, text.len() as u64);
             return (self.take)(Document { name, text });
         }
-        self.mended(&name, text.len() as u64, "longer than max_document_bytes: cut at paragraphs")?;
+        self.mended(&name, text.len() as u64, "longer than max_document_bytes: cut at paragraphs");
         let most = pieces::most(self.options.max_document_bytes);
         let mut rest = text.as_str();
         for part in 1_u64.. {
@@ -213,12 +213,17 @@ impl Sink<'_> {
         self.fault(name, bytes, Fault::NoColumn { column: self.options.text_column.clone(), others })
     }
 
-    /// Read, but not as it stands. What is a matter of guessing is refused where bad input is.
-    fn mended(&mut self, name: &str, bytes: u64, how: &str) -> Result<(), DataError> {
-        if self.options.on_bad == OnBad::Refuse && !how.contains("cut") && !how.contains("UTF-16") && !how.contains("UTF-32") {
+    /// Read, but not as it stands.
+    fn mended(&mut self, name: &str, bytes: u64, how: &str) {
+        self.tally.lose(Stage::Mended, how, name, bytes, "");
+    }
+
+    /// Read by a guess, which is refused where bad input is.
+    fn guessed(&mut self, name: &str, bytes: u64, how: &str) -> Result<(), DataError> {
+        if self.options.on_bad == OnBad::Refuse {
             return self.fault(name, bytes, Fault::InvalidUtf8);
         }
-        self.tally.lose(Stage::Mended, how, name, bytes, "");
+        self.mended(name, bytes, how);
         Ok(())
     }
 }
@@ -252,17 +257,21 @@ const READERS: &[(Format, &[&str], Read)] = &[
     (Format::Parquet, &["parquet", "pq"], parquet::read),
     (Format::Auto, &["tar", "tgz"], archive::tar),
     (Format::Auto, &["zip"], archive::zip),
-    (Format::Text, TEXT_ENDINGS, text::read),
+    (Format::Text, PROSE, text::read),
+    (Format::Text, CODE, text::read),
 ];
 
-const TEXT_ENDINGS: &[&str] = &[
-    "txt", "text", "md", "markdown", "mdx", "rst", "adoc", "asciidoc", "org", "tex", "html", "htm", "dict", "rs", "py", "c", "h", "cc",
-    "cpp", "hpp", "go", "java", "js", "ts", "jsx", "tsx", "rb", "sh", "toml", "yaml", "yml", "sql", "swift", "kt", "scala", "hs", "ml",
-    "lua", "pl", "r",
+const PROSE: &[&str] =
+    &["txt", "text", "md", "markdown", "mdx", "rst", "adoc", "asciidoc", "org", "tex", "html", "htm", "dict"];
+
+/// Source code and settings.
+pub(crate) const CODE: &[&str] = &[
+    "rs", "py", "c", "h", "cc", "cpp", "hpp", "go", "java", "js", "ts", "jsx", "tsx", "rb", "sh", "toml", "yaml", "yml", "sql", "swift",
+    "kt", "scala", "hs", "ml", "lua", "pl", "r",
 ];
 
 /// Endings of packed files; what they are packed with is told by their bytes.
-const PACKED: &[&str] = &["gz", "dz", "bgz", "bz2", "zst", "zstd", "xz", "lz4"];
+pub(crate) const PACKED: &[&str] = &["gz", "dz", "bgz", "bz2", "zst", "zstd", "xz", "lz4"];
 
 /// What is known by its first bytes and not read.
 const FOREIGN: &[(&[u8], &str)] = &[
@@ -347,7 +356,7 @@ fn read_stream(mut input: Input<'_>, sink: &mut Sink<'_>) -> Result<(), DataErro
         Ok((stream, was)) => {
             input.stream = stream;
             if let Some(was) = was {
-                sink.mended(&input.name, input.bytes, &format!("decoded from {was}"))?;
+                sink.mended(&input.name, input.bytes, &format!("decoded from {was}"));
             }
             read(input, sink)
         }
@@ -359,6 +368,14 @@ fn read_stream(mut input: Input<'_>, sink: &mut Sink<'_>) -> Result<(), DataErro
 fn is_known(name: &str) -> bool {
     let ending = ending(name);
     READERS.iter().any(|(_, endings, _)| endings.contains(&ending.as_str()))
+}
+
+/// Why a file is left out whose ending no reader knows.
+fn unknown_ending(name: &str) -> String {
+    match name.rsplit_once('.') {
+        Some((_, ending)) if !ending.is_empty() && ending.len() <= 16 => format!("ending .{}", ending.to_lowercase()),
+        _ => "no ending".to_owned(),
+    }
 }
 
 /// Whether a name has one of the endings that somebody gave, in letters of any size.

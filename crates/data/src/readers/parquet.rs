@@ -77,7 +77,7 @@ fn node(field: &::parquet::record::Field) -> super::record::Node {
 
     match field {
         Field::Str(text) => Node::Text(text.clone()),
-        Field::Bytes(bytes) => Node::Text(super::encoding::decode(bytes.data().to_vec()).0),
+        Field::Bytes(bytes) => Node::Text(super::encoding::decode(bytes.data()).0.into_owned()),
         Field::Null => Node::Null,
         Field::Group(row) => Node::Object(row.get_column_iter().map(|(name, field)| (name.clone(), node(field))).collect()),
         Field::ListInternal(list) => Node::List(list.elements().iter().map(node).collect()),

@@ -24,7 +24,7 @@ pub(super) fn read(mut input: Input<'_>, sink: &mut Sink<'_>) -> Result<(), Data
             while let Some(at) = memchr::memmem::find(&buffer[start.max(searched)..], END) {
                 let at = start.max(searched) + at;
                 if parts.count == 0 {
-                    sink.mended(parts.name, input.bytes, "cut into documents at <|endoftext|>")?;
+                    sink.mended(parts.name, input.bytes, "cut into documents at <|endoftext|>");
                 }
                 parts.push(&buffer[start..at], false, sink)?;
                 start = at + END.len();
@@ -36,7 +36,7 @@ pub(super) fn read(mut input: Input<'_>, sink: &mut Sink<'_>) -> Result<(), Data
         }
         if (buffer.len() - start) as u64 > limit {
             if parts.count == 0 {
-                sink.mended(parts.name, input.bytes, "longer than max_document_bytes: cut at paragraphs")?;
+                sink.mended(parts.name, input.bytes, "longer than max_document_bytes: cut at paragraphs");
             }
             let most = pieces::most(limit);
             while buffer.len() - start > most {
@@ -72,14 +72,11 @@ impl Parts<'_> {
             return sink.fault(&name, bytes.len() as u64, Fault::Binary);
         }
         let bytes = if is_whole { bytes } else { bytes.trim_ascii_start() };
-        if std::str::from_utf8(bytes).is_err() {
-            let (text, how) = encoding::decode(bytes.to_vec());
-            if let Some(how) = how {
-                sink.mended(&name, bytes.len() as u64, &how)?;
-            }
-            return sink.document(name, text);
+        let (text, how) = encoding::decode(bytes);
+        if let Some(how) = how {
+            sink.guessed(&name, bytes.len() as u64, &how)?;
         }
-        sink.document(name, String::from_utf8_lossy(bytes).into_owned())
+        sink.document(name, text.into_owned())
     }
 }
 

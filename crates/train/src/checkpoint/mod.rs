@@ -64,6 +64,18 @@ pub struct Snapshot {
     pub tensors: Vec<NamedTensor>,
 }
 
+impl Snapshot {
+    /// Whether it holds weights alone, as an import does: any recipe may begin with them.
+    #[must_use]
+    pub fn is_only_weights(&self) -> bool {
+        is_only_weights(self.step, &self.state)
+    }
+}
+
+fn is_only_weights(step: u64, state: &serde_json::Value) -> bool {
+    step == 0 && state.as_object().is_none_or(serde_json::Map::is_empty)
+}
+
 /// What a checkpoint says of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -83,10 +95,10 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// Whether it holds weights alone, as an import does: any recipe may begin with them.
+    /// As [`Snapshot::is_only_weights`].
     #[must_use]
     pub fn is_only_weights(&self) -> bool {
-        self.step == 0 && self.state.as_object().is_none_or(serde_json::Map::is_empty)
+        is_only_weights(self.step, &self.state)
     }
 }
 
