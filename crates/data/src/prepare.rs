@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     CleanOptions, CorpusOptions, DataError, DedupOptions, TokenizerOptions,
     dedup::Finder,
+    ends,
     gather::{Gather, Gathered, rank},
     identity,
     readers::{self, Source},
@@ -26,10 +27,11 @@ use crate::{
     split::{Choice, Take},
     tally::{Stage, Tally},
     tokenise::Tokenise,
+    vocabularies,
 };
 
 /// Of what this version makes from the same options and files: one more whenever that changes.
-const MADE_BY: u32 = 2;
+const MADE_BY: u32 = 3;
 
 /// All that decides what comes out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -232,8 +234,10 @@ impl Pipeline<'_> {
         let (train, held_out) = self.timed("tokenise", |_| tokenise.write(&tokenizer))?;
         let path = folder.join("tokenizer.json");
         let tokenizer_blake3 = identity::hash_file(&path).map_err(DataError::io("read", &path))?;
+        let path = path.with_file_name(ends::FILE);
+        let ends_blake3 = Some(identity::hash_file(&path).map_err(DataError::io("read", &path))?);
         let vocab = tokenizer.vocab();
-        let manifest = Manifest { version: 1, options_blake3: fingerprint, vocab, tokenizer_blake3, train, held_out };
+        let manifest = Manifest { version: 1, options_blake3: fingerprint, vocab, tokenizer_blake3, ends_blake3, train, held_out };
         self.timed("publish", |s| {
             s.finish(&manifest, &choice);
             identity::remember(&folder, &options_blake3, gathered.known.iter())?;
@@ -378,8 +382,16 @@ impl Pipeline<'_> {
 /// Of everything but files that decides the outcome: options, the tokenizer's content, and how data are made.
 fn options_blake3(options: &PrepareOptions) -> Result<String, DataError> {
     let mut options = PrepareOptions { corpus: CorpusOptions { paths: Vec::new(), ..options.corpus.clone() }, ..options.clone() };
-    if let TokenizerOptions::Load { path } = &mut options.tokenizer {
-        *path = PathBuf::from(identity::hash_file(path).map_err(DataError::io("read", path))?);
+    if let TokenizerOptions::Load { path, .. } = &mut options.tokenizer {
+        let file = vocabularies::file(path);
+        let mut all = identity::hash_file(&file).map_err(DataError::io("read", &file))?;
+        // What tells its ends and merges; what cannot be read is refused when it is loaded.
+        for name in ends::BESIDE.iter().chain(&vocabularies::BESIDE) {
+            if let Ok(hash) = identity::hash_file(&file.with_file_name(name)) {
+                all += &format!(" {name} {hash}");
+            }
+        }
+        *path = PathBuf::from(all);
     }
     let text = serde_json::to_string(&options).map_err(|e| DataError::Option { key: "data", problem: e.to_string() })?;
     Ok(blake3::hash(format!("{MADE_BY}\0{text}").as_bytes()).to_hex().to_string())

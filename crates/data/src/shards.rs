@@ -20,7 +20,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Content, DataError, Tokenizer};
+use crate::{Content, DataError, Tokenizer, ends};
 
 pub(crate) const HEADER_BYTES: usize = 64;
 pub(crate) const MAGIC: &[u8; 8] = b"HAIRPIN1";
@@ -41,6 +41,9 @@ pub(crate) struct Manifest {
     pub options_blake3: String,
     pub vocab: usize,
     pub tokenizer_blake3: String,
+    /// Of the file that tells its ends; older data have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends_blake3: Option<String>,
     pub train: SplitManifest,
     pub held_out: SplitManifest,
 }
@@ -119,6 +122,9 @@ impl Dataset {
     pub fn open(folder: &Path) -> Result<Self, DataError> {
         let manifest = read_manifest(folder)?;
         check(&folder.join("tokenizer.json"), &manifest.tokenizer_blake3)?;
+        if let Some(hash) = &manifest.ends_blake3 {
+            check(&folder.join(ends::FILE), hash)?;
+        }
         let tokenizer = Tokenizer::load(&folder.join("tokenizer.json"))?;
         let split = |name, m: &SplitManifest| Split::open(folder, name, m, manifest.vocab);
         let (train, held_out) = (split("train", &manifest.train)?, split("held_out", &manifest.held_out)?);

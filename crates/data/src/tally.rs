@@ -113,7 +113,7 @@ impl Tally {
         self.files += 1;
         let kind = self.kinds.entry(kind(name)).or_default();
         kind.files += 1;
-        kind.file_bytes += bytes;
+        kind.file_bytes = kind.file_bytes.saturating_add(bytes);
     }
 
     /// A document was read.
@@ -142,7 +142,7 @@ impl Tally {
         }
         let Some(loss) = losses.get_mut(reason) else { return };
         loss.count += 1;
-        loss.bytes += bytes;
+        loss.bytes = loss.bytes.saturating_add(bytes);
         if loss.examples.len() < Self::EXAMPLES {
             loss.examples.push(Example { name: name.to_owned(), text: text.chars().take(Self::EXAMPLE_CHARS).collect() });
         }
@@ -173,7 +173,7 @@ impl Tally {
         for (name, kind) in &after.kinds {
             let sum = self.kinds.entry(name.clone()).or_default();
             sum.files += kind.files;
-            sum.file_bytes += kind.file_bytes;
+            sum.file_bytes = sum.file_bytes.saturating_add(kind.file_bytes);
             sum.documents_read += kind.documents_read;
             sum.bytes_read += kind.bytes_read;
             sum.documents_kept += kind.documents_kept;
@@ -183,7 +183,7 @@ impl Tally {
             for (reason, loss) in after.losses(stage) {
                 let sum = self.losses_mut(stage).entry(reason.clone()).or_default();
                 sum.count += loss.count;
-                sum.bytes += loss.bytes;
+                sum.bytes = sum.bytes.saturating_add(loss.bytes);
                 let room = Self::EXAMPLES.saturating_sub(sum.examples.len());
                 sum.examples.extend(loss.examples.iter().take(room).cloned());
             }

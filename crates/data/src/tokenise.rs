@@ -107,11 +107,13 @@ impl Tokenise<'_> {
             return Tokenizer::load(&path);
         }
         let tokenizer = match &self.options.tokenizer {
-            TokenizerOptions::Load { path } => Tokenizer::load(path)?,
+            TokenizerOptions::Load { path, end_of_text, begin_of_text } => {
+                Tokenizer::load_from_elsewhere(path, end_of_text.as_deref(), begin_of_text.as_deref())?.trained_here()
+            }
             TokenizerOptions::Bytes => Tokenizer::train(257, std::iter::empty())?,
             TokenizerOptions::Train { vocab, sample_bytes } => self.train_tokenizer(*vocab, *sample_bytes)?,
         };
-        tokenizer.save(&path)?;
+        tokenizer.save(self.folder)?;
         seal(&noted, &identity::hash_file(&path).map_err(DataError::io("read", &path))?)?;
         Ok(tokenizer)
     }
@@ -195,8 +197,10 @@ impl Tokenise<'_> {
             }
             let encode = |piece: Piece| {
                 self.progress.check()?;
-                let mut tokens = tokenizer.encode(&piece.text)?;
-                tokens.push(tokenizer.end_of_text());
+                let ends = tokenizer.ends();
+                let mut tokens = Vec::from_iter(ends.begin_of_text);
+                tokens.extend(tokenizer.encode(&piece.text)?);
+                tokens.push(ends.end_of_text);
                 self.progress.advance(piece.text.len() as u64);
                 Ok((piece.is_train, piece.name, tokens, piece.text.len() as u64))
             };

@@ -11,7 +11,9 @@ use tokenizers::{
 
 use crate::{
     DataError,
+    ends::{self, Ends, Named},
     pieces::{Pieces, TextStream},
+    vocabularies,
     words::Words,
 };
 
@@ -26,8 +28,15 @@ pub enum TokenizerOptions {
         #[serde(default = "default_sample_bytes")]
         sample_bytes: u64,
     },
-    /// A `tokenizer.json`.
-    Load { path: PathBuf },
+    /// A `tokenizer.json`, or another file of one (see [`Tokenizer::load_from_elsewhere`]). Which tokens end and begin a text is read from the files beside it, unless it is named here; only a
+    /// begin that is named is put before documents.
+    Load {
+        path: PathBuf,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        end_of_text: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        begin_of_text: Option<String>,
+    },
     /// 256 bytes and the end of text.
     Bytes,
 }
@@ -48,11 +57,8 @@ impl Default for TokenizerOptions {
 
 /// What stands between documents.
 const END_OF_TEXT: &str = "<|endoftext|>";
-/// What other tokenizers call it.
-const ENDS: &[&str] = &[END_OF_TEXT, "<|end_of_text|>", "</s>", "<|im_end|>", "<eos>", "<|endofdocument|>"];
 
-/// Of a `tokenizer.json`, and one more than the largest token: what is beyond is no tokenizer, and would take all memory.
-const LARGEST_BYTES: u64 = 512 << 20;
+/// One more than the largest token: what is beyond is no tokenizer, and would take all memory.
 const LARGEST_VOCAB: usize = 1 << 24;
 
 /// Text to tokens and back.
@@ -60,7 +66,7 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     /// Where the text is cut as GPT-2 cuts it.
     words: Option<Words>,
-    end_of_text: u32,
+    ends: Ends,
     pieces: Pieces,
     notes: Vec<String>,
 }
@@ -92,32 +98,60 @@ impl Tokenizer {
             .map_err(failed)?;
         tokenizer.train(&mut trainer, texts).map_err(failed)?;
         let text = tokenizer.to_string(false).map_err(failed)?;
-        Self::parse(&text, &what())
+        Ok(Self::parse(&text, &what(), None, Named::default())?.trained_here())
     }
 
-    /// Read a `tokenizer.json`.
+    /// Read a `tokenizer.json` of prepared data or of a run, and its ends from the file beside it.
     /// # Errors
-    /// When it is none, or has no end-of-text token.
+    /// When it is none, or nothing tells which token ends a text.
     pub fn load(path: &Path) -> Result<Self, DataError> {
-        let text = disk::read_text(path, LARGEST_BYTES).map_err(DataError::io("read", path))?;
-        Self::parse(&text, &path.display().to_string())
+        let tokenizer = Self::load_from_elsewhere(path, None, None)?;
+        let is_kept = path.parent().is_some_and(Ends::are_kept);
+        Ok(if is_kept { tokenizer } else { tokenizer.trained_here() })
     }
 
-    fn parse(text: &str, what: &str) -> Result<Self, DataError> {
+    /// Read a tokenizer from elsewhere (`tokenizer.json`, `vocab.json` and `merges.txt`, `.tiktoken`, SentencePiece's
+    /// `tokenizer.model`, or the folder of one), and its ends from what lies beside it, as a model is used that came with it. The
+    /// names of tokens that are given come first.
+    /// # Errors
+    /// When it is none, or nothing tells which token ends a text.
+    pub fn load_from_elsewhere(path: &Path, end_of_text: Option<&str>, begin_of_text: Option<&str>) -> Result<Self, DataError> {
+        let what = path.display().to_string();
+        let read = vocabularies::read(path).map_err(|problem| DataError::Tokenizer { what: what.clone(), problem })?;
+        let file = vocabularies::file(path);
+        let named = Named { end_of_text, begin_of_text, own_end: read.end_of_text.as_deref() };
+        let mut tokenizer = Self::parse(&read.text, &what, file.parent(), named)?;
+        tokenizer.notes.splice(0..0, read.notes);
+        Ok(tokenizer)
+    }
+
+    /// The same for documents as they are prepared here: told is what their template would have put before them and does not.
+    pub(crate) fn trained_here(mut self) -> Self {
+        let (template, ends) = (ends::template(&self.inner), self.ends.trained_here());
+        if !template.is_empty() && template != ends.before_prompt {
+            let names: Vec<String> = template.iter().filter_map(|id| self.inner.id_to_token(*id)).collect();
+            self.notes.push(format!(
+                "the tokenizer's template puts `{}` before a text, and nothing is put before documents here unless `begin_of_text` names it",
+                names.concat()
+            ));
+        }
+        Self { ends, ..self }
+    }
+
+    fn parse(text: &str, what: &str, folder: Option<&Path>, named: Named<'_>) -> Result<Self, DataError> {
         let failed = |problem: String| DataError::Tokenizer { what: what.to_owned(), problem };
         let mut inner: tokenizers::Tokenizer = text.parse().map_err(|e: tokenizers::Error| failed(e.to_string()))?;
         let notes = switch_off(&mut inner).map_err(|e| failed(e.to_string()))?;
         // A document that spells out a special token holds its letters, not the token.
         inner.set_encode_special_tokens(true);
-        let end = ENDS.iter().find_map(|end| inner.token_to_id(end));
-        let end_of_text = end.ok_or_else(|| failed(format!("it has none of the end-of-text tokens {}", ENDS.join(", "))))?;
+        let ends = Ends::read(&inner, folder, named).map_err(failed)?;
         let vocab = inner.get_vocab(true).values().max().map_or(0, |most| *most as usize + 1);
         if vocab > LARGEST_VOCAB {
             return Err(failed(format!("its largest token is {}, and {LARGEST_VOCAB} tokens are the most that hairpin takes", vocab - 1)));
         }
         let pieces = Pieces::new(&inner, vocab);
         let words = cuts_as_gpt2(&inner).then(Words::new);
-        Ok(Self { inner, words, end_of_text, pieces, notes })
+        Ok(Self { inner, words, ends, pieces, notes })
     }
 
     /// One more than the largest token.
@@ -128,7 +162,19 @@ impl Tokenizer {
 
     #[must_use]
     pub fn end_of_text(&self) -> u32 {
-        self.end_of_text
+        self.ends.end_of_text
+    }
+
+    /// Which tokens begin and end a text.
+    #[must_use]
+    pub fn ends(&self) -> &Ends {
+        &self.ends
+    }
+
+    /// A token as its file writes it.
+    #[must_use]
+    pub fn name(&self, token: u32) -> Option<String> {
+        self.inner.id_to_token(token)
     }
 
     /// What of its file is not done, in words.
@@ -174,11 +220,37 @@ impl Tokenizer {
         self.pieces.text(before)
     }
 
+    /// The files from which it is read again, by name: `tokenizer.json` and its ends.
     /// # Errors
-    /// When the file cannot be written.
-    pub fn save(&self, path: &Path) -> Result<(), DataError> {
+    /// When the library cannot write it down.
+    pub fn files(&self) -> Result<Vec<(String, Vec<u8>)>, DataError> {
         let text = self.inner.to_string(true).map_err(|e| DataError::Tokenizer { what: "saving".into(), problem: e.to_string() })?;
-        std::fs::write(path, text).map_err(DataError::io("write", path))
+        let ends = format!("{:#}\n", self.ends.to_json(&self.inner));
+        Ok(vec![("tokenizer.json".into(), text.into_bytes()), (ends::FILE.into(), ends.into_bytes())])
+    }
+
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<(), DataError> {
+        self.files()?.into_iter().try_for_each(|(name, bytes)| {
+            let path = folder.join(name);
+            disk::write(&path, bytes).map_err(DataError::io("write", &path))
+        })
+    }
+
+    /// Its `tokenizer.json` for other programs: they put before a text what a prompt begins with here, by the file's own template or
+    /// not at all; whether they do.
+    /// # Errors
+    /// When the library cannot write it down.
+    pub fn for_others(&self) -> Result<(String, bool), DataError> {
+        let failed = |e: tokenizers::Error| DataError::Tokenizer { what: "saving".into(), problem: e.to_string() };
+        let ids = |special| self.inner.encode_fast("a", special).map(|encoding| encoding.get_ids().to_vec());
+        let is_template = ids(true).map_err(failed)? == [self.ends.before_prompt.clone(), ids(false).map_err(failed)?].concat();
+        let mut inner = self.inner.clone();
+        if !is_template {
+            inner.with_post_processor(None::<PostProcessorWrapper>);
+        }
+        Ok((inner.to_string(true).map_err(failed)?, is_template))
     }
 
     /// The model behind it, as its file names it.
@@ -255,7 +327,7 @@ mod tests {
         file["truncation"] = serde_json::json!({"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0});
         file["padding"] = serde_json::json!({"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "!"});
         file["model"]["dropout"] = serde_json::json!(0.5);
-        let read = Tokenizer::parse(&file.to_string(), "test").unwrap();
+        let read = Tokenizer::parse(&file.to_string(), "test", None, Named::default()).unwrap();
         for text in ["a longer text", "a"] {
             assert_eq!(read.encode(text).unwrap(), plain.encode(text).unwrap());
         }

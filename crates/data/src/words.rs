@@ -13,6 +13,9 @@ use regex_syntax::hir::{Class, HirKind};
 const MOST_WORDS: usize = 1 << 18;
 /// Longer words are rarely seen twice.
 const LONGEST_BYTES: usize = 64;
+/// BPE takes some 150 bytes of memory a byte of its word: longer ones (a file of nothing but line ends) are cut. Their text stays,
+/// their tokens may differ from the library's where they are cut.
+const MOST_AT_ONCE_BYTES: usize = 1 << 16;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -61,7 +64,12 @@ impl Words {
                 continue;
             }
             let start = out.len();
-            tokens_of(word, &mut out)?;
+            let mut piece = word;
+            while !piece.is_empty() {
+                let (first, later) = piece.split_at(piece.floor_char_boundary(MOST_AT_ONCE_BYTES));
+                tokens_of(first, &mut out)?;
+                piece = later;
+            }
             if word.len() <= LONGEST_BYTES {
                 if memory.words.len() == MOST_WORDS {
                     memory = Memory::default();

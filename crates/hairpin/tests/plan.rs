@@ -49,8 +49,7 @@ fn a_recipe_is_priced_and_cut_for_machines_that_are_not_here() {
     let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../../recipes/gpt2-1.5b.toml");
     let folder = tempfile::tempdir().unwrap();
     let page = folder.path().join("rent.html");
-    let batch = ["--set", "batch.sequences=512", "--set", "batch.context=1024"];
-    let question = [&["plan", recipe, "--on", "p4d.24xlarge:2", "--search"][..], &batch].concat();
+    let question = ["plan", recipe, "--on", "p4d.24xlarge:2", "--search"];
     let (code, out, err) = hairpin(&[&question[..], &["--page", page.to_str().unwrap()]].concat());
     assert_eq!(code, 0, "{err}");
     assert!(out.contains("runners-up") && out.contains("Memory of the fullest rank"), "{out}");
@@ -111,7 +110,7 @@ fn a_fitted_law_plans_and_units_are_kind() {
     let path = folder.path().join("law.json");
     std::fs::write(&path, law).unwrap();
     let own = json(&[&BUDGET[..], &["--law", path.to_str().unwrap(), "--json"]].concat());
-    let kind = json(&["plan", "--budget-usd", "$2M", "--on", "ml.p4d.24xlarge", "--deadline-days", "60 days", "--json"]);
+    let kind = json(&["plan", "--budget-usd", "$2M", "--on", "P4D.24xlarge", "--deadline-days", "60 days", "--json"]);
     let loss = |plan: &serde_json::Value| plan["choices"][0]["loss"]["loss"].as_f64().unwrap();
     assert!((loss(&own) / loss(&kind) - 1.0).abs() < 0.01, "the same runs, fitted here and by the replication");
     assert_eq!(loss(&kind), loss(&json(&[&BUDGET[..], &["--json"]].concat())));
@@ -119,23 +118,45 @@ fn a_fitted_law_plans_and_units_are_kind() {
 
 #[test]
 fn a_refusal_says_what_is_nearest() {
-    let cases: [(&[&str], &str, &str); 10] = [
+    let cases: [(&[&str], &str, &str); 14] = [
         (&["plan", "--budget-usd", "2M", "--on", "p4d.24xlrage"], "plan::unknown", "p4d.24xlarge"),
+        (&["plan", "--budget-usd", "2M", "--on", "p4d"], "plan::unknown", "p4d.24xlarge"),
+        (&["plan", "--budget-usd", "2M", "--on", "H100"], "plan::unknown", "p5.48xlarge"),
+        (&["plan", "--budget-usd", "2M", "--on", "ml.p4d.24xlarge", "--service", "ec2"], "plan::impossible", "p4d.24xlarge"),
+        (&["plan", "approach", "--base", "gpt2"], "plan::unknown", "GPT-2 1.5B"),
         (&["plan", "--budget-usd", "2M", "--on", "p4d.24xlarge", "--deadline-days", "1"], "plan::impossible", "--deadline-days"),
         (&["plan", "--budget-usd", "3", "--on", "p4d.24xlarge"], "plan::impossible", "21.96"),
         (&["plan", "--budget-usd", "a lot", "--on", "p4d.24xlarge"], "--budget-usd", "1.4T"),
         (&["plan", "--budget-usd", "2M", "--on", "p4d.24xlarge", "--prices-of", "2019-01"], "plan::impossible", "2020-11"),
         (&["plan", "--budget-usd", "2M", "--on", "c7i.48xlarge"], "plan::unknown", "instance with accelerators"),
         (&["plan", "align", "--actor", "175B"], "plan::impossible", "--nodes"),
-        (&["plan", "data", "web=xx:1TB"], "plan::unknown", "closest"),
+        (&["plan", "data", "web=xx:1TB"], "plan::unknown", "plan list languages"),
         (&["plan", "fit", "nowhere.csv"], "plan::points", "params"),
-        (&["plan", "approach", "--language", "klingon"], "plan::unknown", "closest"),
+        (&["plan", "approach", "--language", "klingon"], "plan::unknown", "plan list languages"),
     ];
     for (args, code, word) in cases {
         let (status, _, err) = hairpin(args);
         assert!(status == 2 && err.contains(code), "{args:?}: {status} {err}");
         assert!(err.contains(word), "{args:?}: {err}");
     }
+}
+
+#[test]
+fn every_name_that_can_be_asked_for_is_listed() {
+    let all = json(&["plan", "list", "--json"]);
+    for (list, name) in [("instances", "p4d.24xlarge"), ("accelerators", "H100"), ("languages", "code"), ("presets", "gpt2-124m")] {
+        assert!(all[list].as_array().unwrap().iter().any(|row| row["name"] == name), "{list} {name}");
+    }
+    let (code, out, _) = hairpin(&["plan", "list", "presets"]);
+    assert!(code == 0 && out.contains("mixtral-8x7b") && !out.contains("p4d.24xlarge"), "{out}");
+}
+
+#[test]
+fn sagemakers_names_have_sagemakers_prices() {
+    let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../../recipes/gpt2-124m.toml");
+    let plan = |on: &str| json(&["plan", recipe, "--on", on, "--set", "train.steps=100", "--json"]);
+    assert_eq!(plan("ml.g5.xlarge:1")["price"]["service"], "sagemaker");
+    assert_eq!(plan("g5.xlarge:1")["price"]["service"], "ec2");
 }
 
 #[test]
@@ -274,7 +295,7 @@ fn a_ladder_on_rented_machines_is_a_project_with_its_cluster() {
     let folder = tempfile::tempdir().unwrap();
     let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../../recipes/gpt2-355m.toml");
     let out = folder.path().join("project").display().to_string();
-    let sizes = ["--set", "batch.sequences=512", "--set", "batch.context=1024", "--set", "train.steps=20000"];
+    let sizes = ["--set", "train.steps=20000"];
     let survey = json(&[&["plan", "ladder", recipe, "--on", "p4d.24xlarge:2", "--out", &out, "--json"][..], &sizes].concat());
     let project = std::fs::read_to_string(folder.path().join("project/hairpin.toml")).unwrap();
     assert!(project.contains("on = \"p4d.24xlarge:2\""), "{project}");

@@ -4,11 +4,13 @@
 //! text being written) are dot products along the keys as they lie: nothing is packed. A task owns all that it writes, so
 //! nothing is shared and the bits are fixed. Blocks that the mask hides are skipped.
 
+mod paged;
 mod tiles;
 mod vectors;
 
 use std::{cell::RefCell, ops::Range};
 
+pub use paged::{Paged, Query};
 use rayon::prelude::*;
 
 use crate::{
@@ -50,7 +52,7 @@ pub struct Attention {
 }
 
 /// Up to so many queries nothing is packed.
-const FEW: usize = 4;
+pub const FEW: usize = 4;
 /// The number of tasks that a forward pass is cut into, if it has as many blocks.
 const TASKS: usize = 64;
 
@@ -108,27 +110,41 @@ impl Attention {
     /// One query against the keys and values as they lie.
     fn forward_row(&self, b: usize, head: usize, i: usize, [q, k, v]: [&[f32]; 3], out: SharedMut, lse: SharedMut, scores: &mut Vec<f32>) {
         let (d, at, kv_head) = (self.head_dim, self.q_at(b, head, i), head / (self.heads / self.kv_heads));
-        let keys = self.keys_of(i, 1, 1);
-        scores.resize(scores.len().max(keys.len()), 0.0);
-        let scores = &mut scores[..keys.len()];
-        let (k, v) = (self.kv(k, b, kv_head, keys.start), self.kv(v, b, kv_head, keys.start));
-        for (j, score) in scores.iter_mut().enumerate() {
-            *score = dot(&q[at..at + d], &k.data[j * k.row_stride..][..d]);
-        }
-        self.mask_row(scores, head, i, keys.start);
-        let (mut most, mut total) = (f32::NEG_INFINITY, 0.0);
-        online_softmax(scores, self.scale, &mut most, &mut total);
+        let (k, v) = (self.kv(k, b, kv_head, 0), self.kv(v, b, kv_head, 0));
         // SAFETY: this row of this head of `out` and `lse` is this task's alone.
         let (out, lse) = unsafe {
             let row = std::slice::from_raw_parts_mut(out.at(at), d);
             (row, &mut *lse.at((b * self.heads + head) * self.q_len + i))
         };
+        *lse = self.row(head, i, &q[at..at + d], |j| &k.data[j * k.row_stride..][..d], |j| &v.data[j * v.row_stride..][..d], out, scores);
+    }
+
+    /// Query `i` of one head over the keys and values at each place, into `out`; gives the log of its denominator.
+    fn row<'a>(
+        &self,
+        head: usize,
+        i: usize,
+        q: &[f32],
+        key: impl Fn(usize) -> &'a [f32],
+        value: impl Fn(usize) -> &'a [f32],
+        out: &mut [f32],
+        scores: &mut Vec<f32>,
+    ) -> f32 {
+        let keys = self.keys_of(i, 1, 1);
+        scores.resize(scores.len().max(keys.len()), 0.0);
+        let scores = &mut scores[..keys.len()];
+        for (score, j) in scores.iter_mut().zip(keys.clone()) {
+            *score = dot(q, key(j));
+        }
+        self.mask_row(scores, head, i, keys.start);
+        let (mut most, mut total) = (f32::NEG_INFINITY, 0.0);
+        online_softmax(scores, self.scale, &mut most, &mut total);
         out.fill(0.0);
         let inverse = if total > 0.0 { 1.0 / total } else { 0.0 };
-        for (j, p) in scores.iter().enumerate() {
-            crate::elementwise::axpy(p * inverse, &v.data[j * v.row_stride..][..d], out);
+        for (p, j) in scores.iter().zip(keys) {
+            crate::elementwise::axpy(p * inverse, value(j), out);
         }
-        *lse = most + total.ln();
+        most + total.ln()
     }
 
     /// Gradients of all three, each added to what it holds where `accumulate` says so. `delta` `[batch, heads, q_len]`

@@ -2,17 +2,34 @@
 
 use rayon::prelude::*;
 
-/// Row `r` stands at position `offset + r % seq`.
+/// Row `r` stands where row `r % seq` does.
 #[derive(Debug, Clone, Copy)]
-pub struct Rope {
+pub struct Rope<'a> {
     pub seq: usize,
     pub heads: usize,
     pub head_dim: usize,
-    pub offset: usize,
+    pub places: Places<'a>,
     pub theta: f32,
 }
 
-impl Rope {
+/// Positions of rows.
+#[derive(Debug, Clone, Copy)]
+pub enum Places<'a> {
+    /// One after the other from here.
+    From(usize),
+    Each(&'a [u32]),
+}
+
+impl Places<'_> {
+    fn of(&self, row: usize) -> usize {
+        match self {
+            Self::From(first) => first + row,
+            Self::Each(places) => places[row] as usize,
+        }
+    }
+}
+
+impl Rope<'_> {
     /// `y = turned x`; the other way with `inverse`; added to what `y` holds with `accumulate`.
     pub fn run(&self, x: &[f32], y: &mut [f32], inverse: bool, accumulate: bool) {
         let (half, width) = (self.head_dim / 2, self.heads * self.head_dim);
@@ -22,7 +39,7 @@ impl Rope {
         let turns: Vec<(Vec<f32>, Vec<f32>)> = (0..self.seq.min(rows))
             .into_par_iter()
             .map(|p| {
-                let angle = |f: &f64| ((p + self.offset) as f64 * f).sin_cos();
+                let angle = |f: &f64| (self.places.of(p) as f64 * f).sin_cos();
                 let sign = if inverse { -1.0 } else { 1.0 };
                 frequency.iter().map(angle).map(|(sin, cos)| (cos as f32, (sign * sin) as f32)).unzip()
             })

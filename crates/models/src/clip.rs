@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use engine::{BlockId, EngineError, Init, Inputs, Mask, ParamId, ParamKind, ParamTable, Shape, Tape, Tensor};
+use engine::{BlockId, EngineError, Init, Inputs, Mask, ParamId, ParamKind, ParamTable, Shape, Tape, Tensor, ops::Places};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -85,7 +85,7 @@ impl TextTower {
         };
         let [mut x] = tape.block(self.embed_block, [&tokens], embed)?;
         for layer in self.layers.each() {
-            [x] = tape.block(layer.block, [&x], move |tape, [x]| Ok([self.layers.run(tape, layer, x, None, 0)?]))?;
+            [x] = tape.block(layer.block, [&x], move |tape, [x]| Ok([self.layers.run(tape, layer, x, &Places::From(0))?]))?;
         }
         let [x] = tape.block(self.norm_block, [&x], move |tape, [x]| Ok([self.layers.norm(tape, self.norm, x)?]))?;
         Ok(x)

@@ -9,14 +9,19 @@ pub mod clip;
 pub mod decoder;
 pub mod dit;
 pub mod encoders;
+mod nearest;
 mod parts;
 pub mod unet;
 pub mod vit;
 pub mod vit_mae;
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
-use engine::{Array, EngineError, Inputs, ParamTable, Shape, Tape, Tensor};
+use engine::{
+    Array, EngineError, Inputs, ParamTable, Shape, Tape, Tensor,
+    ops::{Advance, KvCache},
+};
+pub use nearest::nearest;
 
 /// Something that can be trained.
 pub trait Model: Send + Sync {
@@ -90,37 +95,23 @@ pub trait LanguageModel: Model {
         self.head_nll(tape, inputs, &x)
     }
 
-    /// Logits `[batch, seq, vocab]` of the token after each of `tokens` `[batch, seq]`. With a cache (one sequence),
-    /// the tokens follow those that it holds, and it takes them in.
+    /// Logits `[batch, seq, vocab]` of the token after each of `tokens` `[batch, seq]`.
     /// # Errors
     /// As [`Model::trunk`].
-    fn logits<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs, cache: Option<&Cache>) -> Result<Tensor, EngineError>;
+    fn logits<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs) -> Result<Tensor, EngineError>;
 
-    /// An empty cache.
-    fn cache(&self) -> Cache;
+    /// Logits `[1, sequences, vocab]` of the token after the last of each sequence, whose new `tokens` stand end to end in `[1, tokens]`, as
+    /// `advance` says, and follow those that its cache holds.
+    /// # Errors
+    /// As [`Model::trunk`].
+    fn next_logits<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs, advance: &Advance) -> Result<Tensor, EngineError>;
+
+    /// An empty cache for sequences that are written by [`LanguageModel::next_logits`].
+    fn cache(&self) -> Arc<KvCache>;
 
     /// The decoder behind it, for export to formats that name its parts.
     fn decoder(&self) -> Option<&decoder::DecoderConfig> {
         None
-    }
-}
-
-/// Keys and values of every layer for one sequence.
-#[derive(Debug, Default)]
-pub struct Cache {
-    pub layers: Vec<std::rc::Rc<std::cell::RefCell<engine::ops::KvCache>>>,
-}
-
-impl Cache {
-    /// How many tokens it holds.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.layers.first().map_or(0, |layer| layer.borrow().len())
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 
@@ -135,6 +126,19 @@ pub const KINDS: &[(&str, &str, Build)] = &[
     ("vit", "images", vit::build),
     ("vit_mae", "images", vit_mae::build),
 ];
+
+/// Published models that a recipe can name: the kind of each, and its `preset`.
+pub fn presets() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let all: [(&str, &[&str]); 6] = [
+        ("decoder", decoder::PRESETS),
+        ("clip", clip::PRESETS),
+        ("dit", dit::PRESETS),
+        ("unet", unet::PRESETS),
+        ("vit", vit::PRESETS),
+        ("vit_mae", vit_mae::PRESETS),
+    ];
+    all.into_iter().flat_map(|(kind, names)| names.iter().map(move |name| (kind, *name)))
+}
 
 /// What the samples of a recipe's `[model]` table are counted in: `tokens` of text, or whole `images` or `pairs`.
 #[must_use]
@@ -165,19 +169,19 @@ pub fn build(table: &toml::Table) -> Result<Box<dyn Model>, ModelError> {
 /// The sizes of the table's `preset`, and over them whatever else it says; without a preset it has to say all.
 fn of_preset<C: serde::Serialize + serde::de::DeserializeOwned>(
     mut table: toml::Table,
-    names: &[&str],
+    names: &[&'static str],
     preset: impl Fn(&str) -> Option<C>,
 ) -> Result<C, ModelError> {
-    let known = || names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     let wrong = |e: String| ModelError::Table(e.trim().to_owned());
     let mut all = match table.remove("preset") {
         None => toml::Table::new(),
         Some(toml::Value::String(name)) => {
-            let unknown =
-                || ModelError::key("preset", format!("there is no preset `{name}` of this kind"), format!("use one of {}", known()));
+            let unknown = || ModelError::key("preset", format!("there is no preset `{name}` of this kind"), nearest::instead(&name, names));
             toml::Table::try_from(preset(&name).ok_or_else(unknown)?).map_err(|e| wrong(e.to_string()))?
         }
-        Some(other) => return Err(ModelError::key("preset", format!("{other} is not a string"), format!("use one of {}", known()))),
+        Some(other) => {
+            return Err(ModelError::key("preset", format!("{other} is not a string"), format!("use one of `{}`", names.join("`, `"))));
+        }
     };
     lay_over(&mut all, &table);
     all.try_into().map_err(|e: toml::de::Error| wrong(e.message().to_owned()))

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use engine::{BlockId, EngineError, Init, Inputs, Mask, ParamId, ParamKind, ParamTable, Shape, Tape, Tensor};
+use engine::{BlockId, EngineError, Init, Inputs, Mask, ParamId, ParamKind, ParamTable, Shape, Tape, Tensor, ops::Places};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -106,7 +106,7 @@ impl Tower {
         };
         let [mut x] = tape.block(self.embed_block, [images], embed)?;
         for layer in self.layers.each() {
-            [x] = tape.block(layer.block, [&x], move |tape, [x]| Ok([self.layers.run(tape, layer, x, None, 0)?]))?;
+            [x] = tape.block(layer.block, [&x], move |tape, [x]| Ok([self.layers.run(tape, layer, x, &Places::From(0))?]))?;
         }
         Ok(x)
     }

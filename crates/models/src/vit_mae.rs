@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use engine::{BlockId, EngineError, Init, Inputs, Mask, ParamId, ParamKind, ParamTable, Shape, Tape, Tensor};
+use engine::{BlockId, EngineError, Init, Inputs, Mask, ParamId, ParamKind, ParamTable, Shape, Tape, Tensor, ops::Places};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -179,7 +179,7 @@ impl Mae {
             Ok([prepend(tape, &tape.param(self.class), &kept)?])
         })?;
         for layer in self.layers.each() {
-            [x] = tape.block(layer.block, [&x], move |tape, [x]| Ok([self.layers.run(tape, layer, x, None, 0)?]))?;
+            [x] = tape.block(layer.block, [&x], move |tape, [x]| Ok([self.layers.run(tape, layer, x, &Places::From(0))?]))?;
         }
         [x] = tape.block(self.into_block, [&x, &restore], move |tape, [x, restore]| {
             let normed = self.layers.norm(tape, self.norm, x)?;
@@ -200,7 +200,7 @@ impl Mae {
             Ok([pick(tape, &both, &[batch, count + 1], place)?])
         })?;
         for layer in self.decoder.each() {
-            [x] = tape.block(layer.block, [&x], move |tape, [x]| Ok([self.decoder.run(tape, layer, x, None, 0)?]))?;
+            [x] = tape.block(layer.block, [&x], move |tape, [x]| Ok([self.decoder.run(tape, layer, x, &Places::From(0))?]))?;
         }
         Ok(x)
     }

@@ -93,7 +93,7 @@ fn logits_loss_gradients_and_ten_steps_agree_with_pytorch() {
         let mut g = Golden::new(name, text);
         let options = Options { precision: Precision::F32, recompute: false, train: false, key: 0, trace: false };
         let mut tape = Tape::new(&g.pool, &mut g.store, g.model.params(), options);
-        let logits = g.model.language().unwrap().logits(&mut tape, &g.inputs, None).unwrap().f32s().to_vec();
+        let logits = g.model.language().unwrap().logits(&mut tape, &g.inputs).unwrap().f32s().to_vec();
         drop(tape);
         g.close(name, &logits, "logits", 1e-5);
         let loss = g.gradient();

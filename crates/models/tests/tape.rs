@@ -156,20 +156,40 @@ fn a_cache_gives_the_logits_of_the_whole_sequence() {
         let tokens: Vec<u32> = (0..17).map(|i| i * 31 % 97).collect();
         let pool = Pool::new(Device::Cpu, 1 << 24);
         let options = Options { train: false, ..options(Precision::F32, false) };
-        let run = |tokens: &[u32], cache: Option<&models::Cache>| {
-            let mut store = Replicated::solo(model.params(), |id| model.params().initial(id, 1));
+        let mut store = Replicated::solo(model.params(), |id| model.params().initial(id, 1));
+        let whole = {
             let mut tape = Tape::new(&pool, &mut store, model.params(), options);
-            let inputs = Inputs::new().with_u32("tokens", &[1, tokens.len()], tokens.to_vec());
-            language.logits(&mut tape, &inputs, cache).unwrap().f32s().to_vec()
+            let inputs = Inputs::new().with_u32("tokens", &[1, tokens.len()], tokens.clone());
+            language.logits(&mut tape, &inputs).unwrap().f32s().to_vec()
         };
-        let whole = run(&tokens, None);
+        let vocab = language.vocab();
         let cache = language.cache();
-        let mut parts = run(&tokens[..9], Some(&cache));
-        for token in &tokens[9..] {
-            parts.extend(run(&[*token], Some(&cache)));
-        }
-        for (i, (a, b)) in whole.iter().zip(&parts).enumerate() {
-            assert!((a - b).abs() < 1e-4, "{text}: logit {i} is {a} and {b}");
+        // Each at its own place: one that begins with nine tokens, one with two, and one that begins as the first and joins later.
+        let (a, b) = (cache.begin(), cache.begin());
+        let mut read = vec![(a, 0_usize), (b, 0)];
+        let check = |got: &[f32], at: usize| {
+            for (i, (got, want)) in got.iter().zip(&whole[at * vocab..(at + 1) * vocab]).enumerate() {
+                assert!((got - want).abs() < 1e-4, "{text}: logit {i} after {at} is {got}, not {want}");
+            }
+        };
+        for (turn, counts) in [[9, 2, 0], [1, 1, 0], [1, 3, 4], [4, 9, 1], [2, 1, 4]].into_iter().enumerate() {
+            if turn == 2 {
+                read.push((cache.fork(a, 7), 7));
+            }
+            let mut parts = Vec::new();
+            let mut new = Vec::new();
+            for ((sequence, done), count) in read.iter_mut().zip(counts) {
+                parts.push((*sequence, count));
+                new.extend_from_slice(&tokens[*done..*done + count]);
+                *done += count;
+            }
+            let advance = cache.advance(&parts);
+            let inputs = Inputs::new().with_u32("tokens", &[1, new.len()], new);
+            let mut tape = Tape::new(&pool, &mut store, model.params(), options);
+            let logits = language.next_logits(&mut tape, &inputs, &advance).unwrap();
+            for (row, (_, done)) in logits.f32s().chunks(vocab).zip(&read) {
+                check(row, done - 1);
+            }
         }
     }
 }

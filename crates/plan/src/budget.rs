@@ -5,115 +5,18 @@
 //! and a number of tokens by a [`Law`] with repeats priced in. The ladder's first three phases, storage and failures are paid
 //! first. FLOPs are `6 N D` throughout, as in the law. How fast a size trains is known when the size is, so both are found in turn.
 
-use serde::Serialize;
+mod told;
+
+pub use told::{Choice, Curve, Plan, Published, Question, Rung};
 
 use crate::{
     PlanError,
-    catalogue::{Accelerator, Catalogue, Instance, Price, Service, Term},
-    efficiency::{self, Job, Mfu, Reached},
+    catalogue::{Accelerator, Catalogue, Instance, Price},
+    efficiency::{self, Job, Mfu},
     family::{self, Sized},
-    laws::{self, Law, Prediction, Repeats, batch},
+    laws::{self, Law, Repeats, batch},
     reliability::CHECKPOINT_BYTES_PER_PARAM,
 };
-
-/// What is asked.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Question {
-    pub budget_usd: f64,
-    pub instance: String,
-    pub service: Service,
-    pub term: Term,
-    /// The month whose prices count; none: the newest.
-    pub prices_of: Option<String>,
-    /// Of the whole climb.
-    pub deadline_secs: f64,
-    /// New tokens that there are; none: as many as wanted.
-    pub unique_tokens: Option<f64>,
-    /// Tokens that the model will write and read in its life, when they are to be paid from the same budget.
-    pub served_tokens: Option<f64>,
-    /// A share of peak in place of [`efficiency`]'s.
-    pub mfu: Option<f64>,
-    pub context: usize,
-    pub vocab: usize,
-}
-
-/// The answer.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Plan {
-    pub instance: String,
-    pub accelerator: Accelerator,
-    pub price: Price,
-    /// Of the last phase.
-    pub mfu: Mfu,
-    /// Published runs, for scale.
-    pub reached: Option<Reached>,
-    pub nodes: u64,
-    pub accelerators: u64,
-    /// For the last phase.
-    pub flops: f64,
-    /// The same at the lower and upper end of the efficiency's range.
-    pub flops_range: [f64; 2],
-    pub choices: Vec<Choice>,
-    pub ladder: Vec<Rung>,
-    pub storage_usd: f64,
-    /// Accelerators alone, at their rated power.
-    pub energy_kwh: Option<f64>,
-    pub family: Vec<Curve>,
-    /// (FLOPs, loss) of the best size at each compute.
-    pub envelope: Vec<(f64, f64)>,
-    pub runs: Vec<Published>,
-    pub warnings: Vec<String>,
-}
-
-/// A size and an amount of data for the whole budget.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Choice {
-    pub name: &'static str,
-    pub params: f64,
-    pub tokens: f64,
-    pub epochs: f64,
-    pub loss: Prediction,
-    pub secs: f64,
-    pub usd: f64,
-    pub setting: batch::Setting,
-    /// A decoder of about that size.
-    pub model: Sized,
-    /// FLOPs of its step on `Meta` over `6 N D`.
-    pub step_flops_ratio: f64,
-    /// FLOPs to serve a token.
-    pub served_flops: f64,
-    pub why: &'static str,
-}
-
-/// A phase of the ladder.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Rung {
-    pub name: &'static str,
-    pub data_ratio: f64,
-    pub accelerators: u64,
-    pub params: f64,
-    pub tokens: f64,
-    pub loss: Prediction,
-    pub setting: batch::Setting,
-    pub mfu: Mfu,
-    pub secs: f64,
-    pub usd: f64,
-}
-
-/// Loss of one size over compute.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Curve {
-    pub params: f64,
-    pub points: Vec<(f64, f64)>,
-}
-
-/// A published run at the loss that the law gives its size and data: its own loss is of other text and another tokenizer.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Published {
-    pub name: String,
-    pub flops: f64,
-    pub loss: f64,
-}
 
 /// A phase as every ladder has it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -141,6 +44,8 @@ const SAME_SIZE: f64 = 1.03;
 const MOST_ROUNDS: usize = 8;
 /// How much smaller a model is tried next that its phase's accelerators do not hold.
 const SHRINK: f64 = 0.7;
+/// Tries of a little less where whole steps of what can be built cost more than is there.
+const TRIES: usize = 20;
 /// Checkpoints that are kept.
 const CHECKPOINTS: f64 = 20.0;
 /// How much loss the over-trained choice gives away.
@@ -174,6 +79,7 @@ pub fn plan(question: &Question, catalogue: &Catalogue, law: &Law) -> Result<Pla
     let (flops, ladder) = desk.settle()?;
     let last = &ladder[LAST];
     let choices = desk.choices(flops, last)?;
+    let storage_usd = desk.storage_usd(last.params, last.tokens);
     Ok(Plan {
         instance: instance.name.clone(),
         accelerator: accelerator.clone(),
@@ -184,7 +90,8 @@ pub fn plan(question: &Question, catalogue: &Catalogue, law: &Law) -> Result<Pla
         flops,
         flops_range: last.mfu.range.map(|ratio| flops * ratio / last.mfu.ratio),
         warnings: desk.warnings(&choices),
-        storage_usd: desk.storage_usd(last.params, last.tokens),
+        usd: ladder.iter().map(|rung| rung.usd).sum::<f64>() + storage_usd,
+        storage_usd,
         energy_kwh: accelerator.watts.map(|watts| watts * last.accelerators as f64 * last.secs / 3.6e6),
         family: desk.family(last.params, flops),
         envelope: span(flops).map(|c| (c, desk.loss(desk.best(c)))).collect(),
@@ -216,8 +123,14 @@ struct Sketch {
     params: f64,
     tokens: f64,
     accelerators: usize,
-    secs: f64,
     usd: f64,
+}
+
+/// A decoder that can be built, and whole steps of it.
+struct Bought {
+    model: Sized,
+    tokens: f64,
+    setting: batch::Setting,
 }
 
 impl Desk<'_> {
@@ -259,12 +172,32 @@ impl Desk<'_> {
                 }
             }
             if is_settled || round == MOST_ROUNDS {
-                let mfus = known.into_iter().flatten().map(|(_, mfu)| mfu);
-                let ladder = sketches.iter().zip(mfus).zip(STEPS).map(|((sketch, mfu), step)| self.rung(step, sketch, mfu)).collect();
-                return Ok((flops, ladder));
+                let known: Vec<(Job, Mfu)> = known.into_iter().flatten().collect();
+                return self.within(flops, &known);
             }
         }
         unreachable!("the loop above ends by returning")
+    }
+
+    /// FLOPs of the last phase, `flops` at most, whose whole steps the budget pays with all before it, and the phases.
+    fn within(&self, mut flops: f64, known: &[(Job, Mfu)]) -> Result<(f64, Vec<Rung>), PlanError> {
+        for _ in 0..TRIES {
+            let (params, tokens) = self.best(flops);
+            let mut sketches = self.first_phases(params, tokens);
+            sketches.push(self.last_phase(params, tokens));
+            let rungs = sketches.iter().zip(known).enumerate();
+            let ladder: Vec<Rung> =
+                rungs.map(|(phase, (sketch, (job, mfu)))| self.rung(phase, sketch, job, mfu)).collect::<Result<_, _>>()?;
+            let usd = ladder.iter().map(|rung| rung.usd).sum::<f64>() + self.storage_usd(ladder[LAST].params, ladder[LAST].tokens);
+            if usd <= self.question.budget_usd {
+                return Ok((flops, ladder));
+            }
+            flops *= 0.9995 * self.question.budget_usd / usd;
+        }
+        Err(PlanError::Impossible {
+            problem: format!("{} USD pay for no ladder of whole steps on {}", self.question.budget_usd, self.instance.name),
+            relax: "give a larger budget, or take a smaller instance".into(),
+        })
     }
 
     fn job(&self, sketch: &Sketch) -> Job {
@@ -277,20 +210,39 @@ impl Desk<'_> {
         }
     }
 
-    fn rung(&self, step: Step, sketch: &Sketch, mfu: Mfu) -> Rung {
-        let &Sketch { params, tokens, accelerators, secs, usd } = sketch;
-        Rung {
+    fn rung(&self, phase: usize, sketch: &Sketch, job: &Job, mfu: &Mfu) -> Result<Rung, PlanError> {
+        let (step, accelerators) = (STEPS[phase], job.accelerators);
+        // The batch whose step was simulated.
+        let batch_tokens = (job.sequences() * self.question.context) as f64;
+        let flops = laws::train_flops(sketch.params, sketch.tokens);
+        let Bought { model, tokens, setting } = self.bought(sketch.params, flops, 0.0, batch_tokens)?;
+        let params = model.params as f64;
+        let secs = laws::train_flops(params, tokens) / self.rate(phase) / accelerators as f64;
+        // A machine is rented whole.
+        let nodes = accelerators.div_ceil(self.instance.count as usize);
+        Ok(Rung {
             name: step.name,
             data_ratio: step.data_ratio,
             accelerators: accelerators as u64,
             params,
             tokens,
             loss: self.law.predict(params, tokens, step.data_ratio * self.unique()),
-            setting: batch::best_setting(laws::train_flops(params, tokens)),
-            mfu,
+            setting,
+            mfu: mfu.clone(),
             secs,
-            usd,
-        }
+            usd: secs / 3600.0 * nodes as f64 * self.price.usd_per_hour,
+        })
+    }
+
+    /// What `flops` buy of a model of about `params` parameters when `served` tokens are to be paid too: a decoder that can be built, and
+    /// whole steps of `batch_tokens`.
+    fn bought(&self, params: f64, flops: f64, served: f64, batch_tokens: f64) -> Result<Bought, PlanError> {
+        let model = family::sized(params, self.question.vocab, self.question.context)?;
+        let params = model.params as f64;
+        // 6 N D + 2 N S = C, as arXiv:2401.00448 counts them.
+        let flops = (flops - 2.0 * params * served).max(0.0);
+        let steps = (flops / (6.0 * params * batch_tokens)).floor().max(1.0);
+        Ok(Bought { model, tokens: steps * batch_tokens, setting: batch::Setting { batch_tokens, ..batch::best_setting(flops) } })
     }
 
     fn unique(&self) -> f64 {
@@ -316,7 +268,7 @@ impl Desk<'_> {
         // What is a whole number but for rounding is no machine more.
         let nodes = (work / last_secs / self.instance.count as f64 - 1e-6).ceil().max(1.0);
         let accelerators = nodes * self.instance.count as f64;
-        Sketch { params, tokens, accelerators: accelerators as usize, secs: work / accelerators, usd: work * self.usd_per_sec() }
+        Sketch { params, tokens, accelerators: accelerators as usize, usd: work * self.usd_per_sec() }
     }
 
     fn storage_usd(&self, params: f64, tokens: f64) -> f64 {
@@ -354,7 +306,7 @@ impl Desk<'_> {
             let secs = laws::train_flops(params, tokens) / self.rate(phase) / accelerators as f64;
             // A machine is rented whole.
             let nodes = accelerators.div_ceil(self.instance.count as usize);
-            Sketch { params, tokens, accelerators, secs, usd: secs / 3600.0 * nodes as f64 * self.price.usd_per_hour }
+            Sketch { params, tokens, accelerators, usd: secs / 3600.0 * nodes as f64 * self.price.usd_per_hour }
         };
         let mut sketches: Vec<Sketch> = STEPS[..LAST].iter().enumerate().rev().map(sketch).collect();
         sketches.reverse();
@@ -363,40 +315,49 @@ impl Desk<'_> {
 
     fn choices(&self, flops: f64, last: &Rung) -> Result<Vec<Choice>, PlanError> {
         let best = self.best(flops);
-        let mut choices = vec![self.choice("compute-optimal", best, last, "the lowest loss for the budget")?];
+        let optimal = self.choice("compute-optimal", best.0, flops, 0.0, last, "the lowest loss for the budget")?;
         // Going down from the best size, the loss rises steadily: halve the span until it is 1% above.
+        let most_loss = OVERTRAINED_LOSS_RATIO * optimal.loss.loss;
         let (mut small, mut large) = (best.0 / 1e3, best.0);
         for _ in 0..60 {
             let middle = (small * large).sqrt();
-            let is_near = self.loss((middle, flops / 6.0 / middle)) <= OVERTRAINED_LOSS_RATIO * self.loss(best);
-            if is_near { large = middle } else { small = middle }
+            if self.loss((middle, flops / 6.0 / middle)) <= most_loss { large = middle } else { small = middle }
         }
-        let why = "the smallest model within 1% of that loss: each token that it serves is cheaper";
-        choices.push(self.choice("over-trained", (large, flops / 6.0 / large), last, why)?);
+        let over = |params: f64| {
+            let why = "the smallest model within 1% of that loss: each token that it serves is cheaper";
+            self.choice("over-trained", params, flops, 0.0, last, why)
+        };
+        let mut small = over(large)?;
+        // What can be built may be a little smaller than what was asked for.
+        while small.loss.loss > most_loss && large < best.0 {
+            large = (1.03 * large).min(best.0);
+            small = over(large)?;
+        }
+        let mut choices = vec![optimal, small];
         if let Some(served) = self.question.served_tokens {
-            // 6 N D + 2 N S = C, as arXiv:2401.00448 counts them.
-            let tokens = |params: f64| (flops - 2.0 * params * served) / (6.0 * params);
             let most = flops / (2.0 * served);
-            let at = |x: f64| {
-                let params = x.exp().min(0.999 * most);
-                (params, tokens(params))
-            };
+            let params = |x: f64| x.exp().min(0.999 * most);
+            let at = |x: f64| (params(x), (flops - 2.0 * params(x) * served) / (6.0 * params(x)));
             let least = minimum(best.0.min(most).ln() - 9.0, best.0.min(0.999 * most).ln(), |x| self.loss(at(x)));
-            choices.push(self.choice(
-                "with its serving",
-                at(least),
-                last,
-                "the lowest loss when the budget also pays for the tokens served",
-            )?);
+            let why = "the lowest loss when the budget also pays for the tokens served";
+            choices.push(self.choice("with its serving", params(least), flops, served, last, why)?);
         }
         Ok(choices)
     }
 
-    fn choice(&self, name: &'static str, (params, tokens): (f64, f64), last: &Rung, why: &'static str) -> Result<Choice, PlanError> {
-        let model = family::sized(params, self.question.vocab, self.question.context)?;
+    fn choice(
+        &self,
+        name: &'static str,
+        params: f64,
+        flops: f64,
+        served: f64,
+        last: &Rung,
+        why: &'static str,
+    ) -> Result<Choice, PlanError> {
+        let Bought { model, tokens, setting } = self.bought(params, flops, served, last.setting.batch_tokens)?;
         let step_flops_ratio = family::token_flops(&model, self.question.context)? / (6.0 * model.params as f64);
-        let work = laws::train_flops(params, tokens);
-        let secs = work / self.rate(LAST) / last.accelerators as f64;
+        let params = model.params as f64;
+        let secs = laws::train_flops(params, tokens) / self.rate(LAST) / last.accelerators as f64;
         Ok(Choice {
             name,
             params,
@@ -405,7 +366,7 @@ impl Desk<'_> {
             loss: self.law.predict(params, tokens, self.unique()),
             secs,
             usd: secs * last.accelerators as f64 * self.usd_per_sec(),
-            setting: batch::best_setting(work),
+            setting,
             model,
             step_flops_ratio,
             served_flops: 2.0 * params,
@@ -494,6 +455,7 @@ fn minimum(mut low: f64, mut high: f64, f: impl Fn(f64) -> f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalogue::{Service, Term};
 
     fn question() -> Question {
         Question {
@@ -521,9 +483,24 @@ mod tests {
             let question = Question { mfu, prices_of, ..question() };
             let plan = answer(&question).unwrap();
             let usd: f64 = plan.ladder.iter().map(|r| r.usd).sum::<f64>() + plan.storage_usd;
-            assert!((usd / question.budget_usd - 1.0).abs() < 0.01, "{usd}");
+            assert!(usd == plan.usd && usd <= question.budget_usd && usd > 0.99 * question.budget_usd, "{usd}");
+            let last = &plan.ladder[LAST];
+            let choice = &plan.choices[0];
+            assert_eq!((last.params, last.tokens), (choice.params, choice.tokens));
+            assert!((last.usd / choice.usd - 1.0).abs() < 1e-12, "{} {}", last.usd, choice.usd);
+            if let Some(choice) = &last.mfu.choice {
+                assert_eq!(choice.time.tokens as f64, last.setting.batch_tokens, "the batch that is told is the one that was simulated");
+            }
             assert!(plan.ladder.iter().map(|r| r.secs).sum::<f64>() <= question.deadline_secs);
             assert!(plan.ladder.windows(2).all(|w| w[0].params <= w[1].params && w[0].loss.loss > w[1].loss.loss));
+        }
+    }
+
+    #[test]
+    fn no_budget_is_surpassed() {
+        for budget_usd in [22.0, 25.0, 1e2, 1e3, 1e4, 123_456.0, 1e6, 4e6] {
+            let plan = answer(&Question { budget_usd, mfu: Some(0.4), context: 4096, vocab: 50_304, ..question() }).unwrap();
+            assert!(plan.usd <= budget_usd && plan.usd > 0.9 * budget_usd, "{} of {budget_usd}", plan.usd);
         }
     }
 
@@ -545,9 +522,12 @@ mod tests {
         assert!(over.params < 0.6 * best.params && over.loss.loss <= 1.0101 * best.loss.loss);
         assert!(served.params < best.params);
         let spent = laws::train_flops(served.params, served.tokens) + 2.0 * served.params * 2e12;
-        assert!((spent / plan.flops - 1.0).abs() < 1e-6);
+        assert!(spent <= plan.flops && spent > 0.999 * plan.flops, "{spent} of {}", plan.flops);
         for choice in &plan.choices {
-            assert!((choice.model.params as f64 / choice.params - 1.0).abs() < 0.1, "{choice:?}");
+            assert_eq!(choice.model.params as f64, choice.params);
+            assert_eq!(choice.tokens % choice.setting.batch_tokens, 0.0, "whole steps");
+            let cost = choice.secs / 3600.0 * plan.nodes as f64 * plan.price.usd_per_hour;
+            assert!((choice.usd / cost - 1.0).abs() < 1e-9, "{choice:?}");
             assert!((0.9..1.4).contains(&choice.step_flops_ratio), "{}", choice.step_flops_ratio);
         }
     }

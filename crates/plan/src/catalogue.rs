@@ -264,17 +264,21 @@ impl Catalogue {
     /// # Errors
     /// [`PlanError::Unknown`] with the closest names.
     pub fn instance(&self, name: &str) -> Result<&Instance, PlanError> {
-        let bare = name.trim().strip_prefix("ml.").unwrap_or(name.trim());
+        let bare = sagemakers(name).unwrap_or(name.trim());
         let found = self.instances.iter().find(|i| i.name.eq_ignore_ascii_case(bare));
-        found.ok_or_else(|| unknown("instance", bare, self.instances.iter().map(|i| i.name.as_str())))
+        // One that is named by its accelerators is meant too.
+        let by_accelerator = self.instances.iter().filter_map(|i| Some((i.accelerator.as_deref()?, i.name.as_str())));
+        let names = self.instances.iter().map(|i| (i.name.as_str(), i.name.as_str())).chain(by_accelerator);
+        found.ok_or_else(|| unknown("instance", "instances", bare, names))
     }
 
     /// An instance's accelerator.
     /// # Errors
     /// [`PlanError::Unknown`] when the instance has none, or one that no row describes.
     pub fn accelerator_of(&self, instance: &Instance) -> Result<&Accelerator, PlanError> {
-        let with = self.instances.iter().filter(|i| i.accelerator.is_some()).map(|i| i.name.as_str());
-        let name = instance.accelerator.as_deref().ok_or_else(|| unknown("instance with accelerators", &instance.name, with))?;
+        let with = self.instances.iter().filter(|i| i.accelerator.is_some()).map(|i| (i.name.as_str(), i.name.as_str()));
+        let none = || unknown("instance with accelerators", "instances", &instance.name, with);
+        let name = instance.accelerator.as_deref().ok_or_else(none)?;
         self.accelerator(name)
     }
 
@@ -283,8 +287,9 @@ impl Catalogue {
     /// [`PlanError::Unknown`] with the closest names.
     pub fn accelerator(&self, name: &str) -> Result<&Accelerator, PlanError> {
         let is_it = |a: &&Accelerator| a.name.eq_ignore_ascii_case(name) || a.aliases.iter().any(|n| n.eq_ignore_ascii_case(name));
-        let names = self.accelerators.iter().flat_map(|a| std::iter::once(&a.name).chain(&a.aliases)).map(String::as_str);
-        self.accelerators.iter().find(is_it).ok_or_else(|| unknown("accelerator", name, names))
+        let names =
+            self.accelerators.iter().flat_map(|a| std::iter::once(&a.name).chain(&a.aliases).map(|n| (n.as_str(), a.name.as_str())));
+        self.accelerators.iter().find(is_it).ok_or_else(|| unknown("accelerator", "accelerators", name, names))
     }
 
     /// The base model called `name`.
@@ -292,7 +297,7 @@ impl Catalogue {
     /// [`PlanError::Unknown`] with the closest names.
     pub fn model(&self, name: &str) -> Result<&BaseModel, PlanError> {
         let found = self.models.iter().find(|m| m.name.eq_ignore_ascii_case(name));
-        found.ok_or_else(|| unknown("base model", name, self.models.iter().map(|m| m.name.as_str())))
+        found.ok_or_else(|| unknown("base model", "models", name, self.models.iter().map(|m| (m.name.as_str(), m.name.as_str()))))
     }
 
     /// The language called `name` (`en`, `de`, `code`).
@@ -300,7 +305,7 @@ impl Catalogue {
     /// [`PlanError::Unknown`] with the closest names.
     pub fn language(&self, name: &str) -> Result<&Language, PlanError> {
         let found = self.languages.iter().find(|l| l.name.eq_ignore_ascii_case(name));
-        found.ok_or_else(|| unknown("language", name, self.languages.iter().map(|l| l.name.as_str())))
+        found.ok_or_else(|| unknown("language", "languages", name, self.languages.iter().map(|l| (l.name.as_str(), l.name.as_str()))))
     }
 }
 
@@ -376,6 +381,29 @@ impl BytesPerToken {
 }
 
 impl Service {
+    /// Who rents out what is called `on`: SageMaker calls an instance `ml.p4d.24xlarge`; else who is `asked`, or EC2.
+    /// # Errors
+    /// [`PlanError::Impossible`] when the name says another than is asked.
+    pub fn of(on: &str, asked: Option<Self>) -> Result<Self, PlanError> {
+        match (sagemakers(on), asked) {
+            (Some(bare), Some(asked @ Self::Ec2)) => Err(PlanError::Impossible {
+                problem: format!("`{on}` is SageMaker's name of an instance, and `--service {}` is asked", asked.name()),
+                relax: format!("write `{bare}`, or leave `--service` out"),
+            }),
+            (Some(_), _) => Ok(Self::Sagemaker),
+            (None, asked) => Ok(asked.unwrap_or(Self::Ec2)),
+        }
+    }
+
+    /// What it writes before the name of an instance.
+    #[must_use]
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Self::Ec2 => "",
+            Self::Sagemaker => SAGEMAKERS,
+        }
+    }
+
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -444,29 +472,20 @@ fn month(text: &str) -> Option<u32> {
     ((1950..2200).contains(&year) && (1..=12).contains(&month)).then_some(year * 12 + month - 1)
 }
 
-/// No such name; the closest ones in the order of letters that differ.
-fn unknown<'a>(kind: &'static str, name: &str, names: impl Iterator<Item = &'a str>) -> PlanError {
-    let lower = name.to_lowercase();
-    let mut close: Vec<(usize, &str)> = names.map(|n| (distance(&lower, &n.to_lowercase()), n)).collect();
-    close.sort_unstable();
-    let close: Vec<&str> = close.iter().take(3).map(|(_, n)| *n).collect();
-    PlanError::Unknown { kind, name: name.into(), closest: close.join("`, `") }
+/// Before SageMaker's names of instances.
+const SAGEMAKERS: &str = "ml.";
+
+/// What follows `ml.` in a name of SageMaker's.
+fn sagemakers(name: &str) -> Option<&str> {
+    let (start, bare) = name.trim().split_at_checked(SAGEMAKERS.len())?;
+    start.eq_ignore_ascii_case(SAGEMAKERS).then_some(bare)
 }
 
-/// Levenshtein's distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut corner = row[0];
-        row[0] = i + 1;
-        for j in 0..b.len() {
-            let change = corner + usize::from(x != b[j]);
-            corner = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(row[j + 1] + 1);
-        }
-    }
-    row[b.len()]
+/// No such name; `names` are what each could be called, and what it is.
+fn unknown<'a>(kind: &'static str, list: &'static str, name: &str, names: impl Iterator<Item = (&'a str, &'a str)>) -> PlanError {
+    let near = models::nearest(name, names);
+    let near = if near.is_empty() { String::new() } else { format!("the nearest are `{}`; ", near.join("`, `")) };
+    PlanError::Unknown { kind, name: name.into(), near, list }
 }
 
 #[cfg(test)]
@@ -496,16 +515,33 @@ mod tests {
     }
 
     #[test]
-    fn unknown_names_suggest_the_closest() {
+    fn unknown_names_suggest_the_nearest() {
         let all = Catalogue::load(None).unwrap();
-        let closest = |name: &str| match all.instance(name).unwrap_err() {
-            PlanError::Unknown { closest, .. } => closest,
-            other => panic!("{other}"),
-        };
-        assert!(closest("p4d.24xlrage").starts_with("p4d.24xlarge"));
-        assert!(closest("p4.24xlarge").contains("p4d.24xlarge"));
+        fn near<T: std::fmt::Debug>(found: Result<T, PlanError>) -> String {
+            match found.unwrap_err() {
+                PlanError::Unknown { near, .. } => near,
+                other => panic!("{other}"),
+            }
+        }
+        for name in ["p4d.24xlrage", "p4d", "P4D.24", "ml.p4d"] {
+            assert!(near(all.instance(name)).starts_with("the nearest are `p4d.24xlarge`"), "{name}");
+        }
+        assert!(near(all.instance("p4.24xlarge")).contains("p4d.24xlarge"));
+        assert!(near(all.instance("H100")).contains("p5.48xlarge"), "an instance by its accelerator");
+        assert!(near(all.accelerator("A100-4")).contains("A100-40"));
+        assert!(near(all.language("klingon")).is_empty(), "what is near to nothing suggests nothing");
         assert_eq!(all.instance("ml.P4D.24xlarge").unwrap().name, "p4d.24xlarge");
         assert!(all.accelerator_of(all.instance("m5.xlarge").unwrap()).is_err());
+    }
+
+    #[test]
+    fn sagemakers_names_have_sagemakers_prices() {
+        assert_eq!(Service::of("ml.p4d.24xlarge:8", None).unwrap(), Service::Sagemaker);
+        assert_eq!(Service::of("ML.P4D.24xlarge", Some(Service::Sagemaker)).unwrap(), Service::Sagemaker);
+        assert_eq!(Service::of("p4d.24xlarge", None).unwrap(), Service::Ec2);
+        assert_eq!(Service::of("p4d.24xlarge", Some(Service::Sagemaker)).unwrap(), Service::Sagemaker);
+        let both = Service::of("ml.p4d.24xlarge", Some(Service::Ec2)).unwrap_err();
+        assert!(matches!(both, PlanError::Impossible { ref relax, .. } if relax.contains("`p4d.24xlarge`")), "{both:?}");
     }
 
     #[test]

@@ -12,9 +12,9 @@ use serde::Serialize;
 use train::{
     TrainError, checkpoint,
     clock::unix_secs,
-    eval,
+    eval::{self, HeldOut, WindowLoss},
     gate::{self, Expected, Subject},
-    generate::{Sampling, generate},
+    generate::{Request, Sampling, Writer},
     ledger::{self, Entry, Figures},
     metrics,
     recipe::Recipe,
@@ -163,7 +163,7 @@ impl Rung<'_> {
         let Some(entry) = entry.filter(|entry| entry.passed) else { return Ok(None) };
         let Some(newest) = standing.checkpoints.first() else {
             // One that was asked to begin again, and ended before its first checkpoint, has begun and not ended.
-            let lines = metrics::read(&out.join("metrics.jsonl"));
+            let (lines, _) = metrics::read(&out.join("metrics.jsonl"));
             if out.join("recipe.toml").is_file() && lines.last().is_none_or(|line| line.step < steps) {
                 return Ok(None);
             }
@@ -234,12 +234,15 @@ impl Rung<'_> {
         }
         let bits_per_byte = outcome.bits_per_byte.unwrap_or(f64::NAN);
         let baseline = self.baseline()?;
-        let expected =
-            Expected { bits_per_byte: law.map(|l| l.interval), before: before.last().and_then(|e| e.actual.bits_per_byte), baseline };
-        let mut subject = Subject { folder: &out, loaded: run::load(&out)?, data: self.data, bits_per_byte, expected };
+        let baseline_bits_per_byte = baseline.bits_per_byte;
+        let of = |entry: &Entry| Some(HeldOut { bits_per_byte: entry.actual.bits_per_byte?, windows: entry.windows.clone() });
+        let before = before.last().and_then(of);
+        let expected = Expected { bits_per_byte: law.map(|l| l.interval), before, baseline };
+        let windows = Vec::new();
+        let mut subject = Subject { folder: &out, loaded: run::load(&out)?, data: self.data, bits_per_byte, windows, expected };
         let gates = gate::pass(&mut subject);
         let sample_after = self.sample(&mut subject.loaded)?;
-        let passed = gates.iter().all(|gate| gate.passed);
+        let (passed, windows) = (gates.iter().all(|gate| gate.passed), subject.windows);
         let actual = Figures {
             bits_per_byte: Some(bits_per_byte),
             bits_per_byte_interval: None,
@@ -256,7 +259,8 @@ impl Rung<'_> {
             unix_secs: unix_secs(),
             predicted,
             actual,
-            baseline_bits_per_byte: baseline,
+            baseline_bits_per_byte,
+            windows,
             gates,
             passed,
             sample_before,
@@ -268,7 +272,7 @@ impl Rung<'_> {
     fn secs_before(&self, out: &Path, outcome: &run::Outcome) -> f64 {
         let step_tokens = self.recipe.step_tokens();
         let begun = outcome.step.saturating_sub(outcome.tokens / step_tokens);
-        let lines = metrics::read(&out.join("metrics.jsonl"));
+        let (lines, _) = metrics::read(&out.join("metrics.jsonl"));
         let before = lines.iter().filter(|line| line.step <= begun && line.tokens_per_sec > 0.0);
         before.map(|line| step_tokens as f64 / line.tokens_per_sec).sum()
     }
@@ -288,16 +292,15 @@ impl Rung<'_> {
     }
 
     /// Bits per byte of a trigram that saw as many tokens of the phase's share as the model was trained on.
-    fn baseline(&self) -> Result<f64, PlanError> {
+    fn baseline(&self) -> Result<HeldOut, PlanError> {
         let train = self.data.train();
         let share = (train.tokens() as f64 * self.recipe.data.fraction) as u64;
         let share = share.min(self.recipe.train.steps * self.recipe.step_tokens());
         let read = train.read(0, share.min(BASELINE_TOKENS) as usize)?;
         let ngram = Ngram::train(&read, self.data.vocab());
         let windows = eval::held_out_windows(self.data, self.recipe.batch.context, self.recipe.eval.windows);
-        let windows = windows?;
-        let bits: f64 = windows.iter().map(|w| ngram.window_bits(w)).sum();
-        Ok(bits / windows.iter().map(|w| self.data.target_bytes(w)).sum::<u64>().max(1) as f64)
+        let loss = |window: &Vec<u32>| WindowLoss { bits: ngram.window_bits(window), bytes: self.data.target_bytes(window) };
+        Ok(HeldOut::of(windows?.iter().map(loss).collect()))
     }
 
     fn sample_untrained(&self) -> Result<String, PlanError> {
@@ -314,9 +317,10 @@ impl Rung<'_> {
         let prompt = held_out.read(0, 24.min(held_out.tokens() as usize).min(language.context() / 2).max(1))?;
         let sampling = Sampling { temperature: 0.7, ..Sampling::default() };
         let count = 96.min(language.context() - prompt.len());
-        let end = Some(self.data.tokenizer().end_of_text());
-        let drawn = generate(language, loaded.model.params(), &mut loaded.store, loaded.precision, &prompt, count, end, &sampling, |_| {})?;
-        let tokens: Vec<u32> = prompt.into_iter().chain(drawn.iter().map(|d| d.token)).collect();
+        let request = Request { prompt, count, stops: self.data.tokenizer().ends().stops.clone(), sampling };
+        let (table, store, precision) = (loaded.model.params(), &mut loaded.store, loaded.precision);
+        let drawn = Writer { language, table, store, precision }.write_one(&request, |_| {})?;
+        let tokens: Vec<u32> = request.prompt.into_iter().chain(drawn.iter().map(|d| d.token)).collect();
         Ok(self.data.tokenizer().decode(&tokens))
     }
 }

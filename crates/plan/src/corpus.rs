@@ -107,7 +107,7 @@ pub fn plan(question: &Question, catalogue: &Catalogue) -> Result<Plan, PlanErro
         return Err(PlanError::Unit { text: kept.to_string(), problem: "is no share of the text".into(), example: "0.5" });
     }
     let instance = catalogue.instance(&question.on)?;
-    let price = instance.price(Service::Ec2, Term::OnDemand, None)?;
+    let price = instance.price(Service::of(&question.on, None)?, Term::OnDemand, None)?;
     let raw: f64 = question.sources.iter().map(|s| s.bytes).sum();
     let sum = |of: &dyn Fn(&Source) -> f64| question.sources.iter().map(of).sum::<f64>() * kept;
     let unique = sum(&|s| s.tokens);

@@ -100,7 +100,7 @@ pub fn lay(target: &Target<'_>, place: Place<'_>, law: &Law, data: PrepareOption
     }
     let on = match place {
         Place::Here => None,
-        Place::Rented { instance, nodes, .. } => Some(format!("{}:{nodes}", instance.name)),
+        Place::Rented { instance, nodes, price, .. } => Some(format!("{}{}:{nodes}", price.service.prefix(), instance.name)),
     };
     let name = target.recipe.get("name").and_then(toml::Value::as_str).unwrap_or("ladder").to_owned();
     Ok(Project { name, on, budget_secs: None, data, recipe: desk.shared(), phases: phases.into_iter().map(|p| p.phase).collect() })

@@ -58,8 +58,8 @@ pub enum PlanError {
     Impossible { problem: String, relax: String },
 
     #[error("there is no {kind} called `{name}`")]
-    #[diagnostic(code(plan::unknown), help("the closest are `{closest}`; `--catalogue mine.toml` adds your own"))]
-    Unknown { kind: &'static str, name: String, closest: String },
+    #[diagnostic(code(plan::unknown), help("{near}`hairpin plan list {list}` names all, `--catalogue mine.toml` adds your own"))]
+    Unknown { kind: &'static str, name: String, near: String, list: &'static str },
 
     #[error("{origin}: {problem}")]
     #[diagnostic(code(plan::catalogue), help("write rows as in crates/plan/src/catalogue/*.toml"))]

@@ -64,12 +64,23 @@ impl Project {
             std::io::ErrorKind::NotFound => wrong(format!("{e}; `hairpin init` makes one")),
             _ => train::TrainError::Io { action: "read the project file", path: path.clone(), source: e }.into(),
         })?;
-        let project: Self = toml::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+        let mut project: Self = toml::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+        project.see_paths_from(path.parent().unwrap_or(Path::new("")));
         if project.phases.is_empty() {
             return Err(wrong("there are no `[[phases]]`".into()));
         }
         project.check_names().map_err(wrong)?;
         Ok(project)
+    }
+
+    /// What the file calls `corpus` lies beside it, wherever a command is run.
+    fn see_paths_from(&mut self, folder: &Path) {
+        for path in self.data.corpus.paths.iter_mut().filter(|path| !path.contains("://")) {
+            *path = folder.join(&*path).display().to_string();
+        }
+        if let TokenizerOptions::Load { path, .. } = &mut self.data.tokenizer {
+            *path = folder.join(&*path);
+        }
     }
 
     /// A phase's name is part of its folder's, and tells phases apart.
@@ -194,6 +205,19 @@ mod tests {
         let recipe = again.recipe(2, Path::new("p")).unwrap();
         assert_eq!((recipe.name.as_str(), recipe.data.fraction, recipe.batch.context), ("large", 1.0, 256));
         assert_eq!(recipe.model["depth"].as_integer(), Some(4));
+    }
+
+    #[test]
+    fn paths_in_the_file_are_seen_from_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let corpus = ["text/*.md", "/elsewhere", "s3://bucket/text"].map(str::to_owned).to_vec();
+        let mut project = Project::demo(corpus);
+        project.data.tokenizer = TokenizerOptions::Load { path: "t/tokenizer.json".into(), end_of_text: None, begin_of_text: None };
+        disk::write(&folder.path().join("hairpin.toml"), project.to_toml()).unwrap();
+        let read = Project::read(folder.path()).unwrap();
+        let here = |name: &str| folder.path().join(name).display().to_string();
+        assert_eq!(read.data.corpus.paths, [here("text/*.md"), "/elsewhere".into(), "s3://bucket/text".into()]);
+        assert!(matches!(read.data.tokenizer, TokenizerOptions::Load { path, .. } if path == folder.path().join("t/tokenizer.json")));
     }
 
     #[test]

@@ -309,6 +309,7 @@ mod tests {
                 baseline_bits_per_byte: 9.0,
                 gates: vec![],
                 passed: true,
+                windows: Vec::new(),
                 sample_before: String::new(),
                 sample_after: String::new(),
             };

@@ -92,7 +92,8 @@ impl Row {
     /// # Errors
     /// When the row names what is not in the catalogue.
     pub fn check(&self, catalogue: &Catalogue, constants: Constants) -> Result<Check, PlanError> {
-        let unknown = || PlanError::Unknown { kind: "model", name: self.model.clone(), closest: "1b, 3b, 7b".into() };
+        let unknown =
+            || PlanError::Catalogue { origin: "measured throughputs".into(), problem: format!("`{}` is no size of MPT", self.model) };
         let [layers, model, heads] = self.sizes().ok_or_else(unknown)?;
         let (context, recompute) = (self.context, self.recompute);
         let text = format!(

@@ -15,17 +15,18 @@ use crate::{
     answer::section,
     chart::{Axis, Chart, Series},
     corpus, ranks,
+    run::{self, Run},
     terminal::{bytes, count, secs},
 };
 
-/// The whole page for the project in `folder`.
+/// The whole page for the project or the run in `folder`, and what is damaged there.
 /// # Errors
-/// When there is neither a ledger nor data.
-pub(crate) fn page(folder: &Path) -> Result<String, ReportError> {
+/// When there is neither a ledger nor a run nor data.
+pub(crate) fn page(folder: &Path) -> Result<(String, Vec<String>), ReportError> {
     let (all, torn) = ledger::read(&folder.join("ledger.jsonl"));
     let stats: Option<Stats> = disk::read_text(&folder.join("data/stats.json"), 64 << 20).ok().and_then(|t| serde_json::from_str(&t).ok());
-    let alone = ranks::section("this run", folder);
-    if all.is_empty() && stats.is_none() && alone.is_none() {
+    let mut alone = Run::read(folder);
+    if all.is_empty() && torn == 0 && stats.is_none() && alone.is_none() {
         return Err(ReportError::Empty { folder: folder.to_owned() });
     }
     // A phase that was climbed again counts as it went last.
@@ -35,26 +36,44 @@ pub(crate) fn page(folder: &Path) -> Result<String, ReportError> {
         entries.push(entry);
     }
     entries.sort_by_key(|e| e.phase);
-    let curves: Vec<(String, Vec<StepMetrics>)> =
-        entries.iter().map(|e| (format!("{} {}", e.phase, e.name), metrics::read(&e.folder.join("metrics.jsonl")))).collect();
+    let mut damage = Vec::new();
+    if torn > 0 {
+        damage.push(format!("{torn} damaged lines of the ledger are left out"));
+    }
+    let mut curves: Vec<(String, Vec<StepMetrics>)> = Vec::new();
+    for e in &entries {
+        let (steps, damaged) = metrics::read(&e.folder.join("metrics.jsonl"));
+        damage.extend(run::damaged_lines(&e.folder, damaged));
+        curves.push((format!("{} {}", e.phase, e.name), steps));
+    }
+    if let Some(run) = &mut alone {
+        damage.append(&mut run.damage);
+    }
+    let marks: Vec<(String, f64)> = entries.last().map(|e| ("trigram".to_owned(), e.baseline_bits_per_byte)).into_iter().collect();
     let name = folder.canonicalize().ok().and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned())).unwrap_or_default();
     let main = html! {
         @if alone.is_none() { (headline(&entries)) }
-        @if torn > 0 { p.warn { (torn) " torn lines of the ledger were left out." } }
+        @for line in &damage { p.warn { "Careful: " (line) "." } }
         @if !entries.is_empty() {
             (ladder(&entries))
-            (charts(&entries, &curves))
+            (charts(&marks, &curves))
             (ledger_table(&entries))
             (samples(&entries))
             @for e in &entries {
                 @if let Some(section) = ranks::section(&format!("phase {} {}", e.phase, e.name), &e.folder) { (section) }
             }
         }
-        @if let Some(section) = &alone { (section) }
+        @if let Some(run) = &alone {
+            section.cards { @for (value, what) in run.cards() { div.card { p.value { (value) } p.what { (what) } } } }
+            @if !run.steps.is_empty() { (charts(&[], &[("this run".to_owned(), run.steps.clone())])) }
+            (run.checkpoints())
+            @if let Some(section) = ranks::section("this run", folder) { (section) }
+            (recipe("the run", folder))
+        }
         @if let Some(stats) = &stats { (data_section(stats)) }
-        @if let Some(last) = entries.last() { (recipe(last)) }
+        @if let Some(last) = entries.last() { (recipe(&format!("phase {} {}", last.phase, last.name), &last.folder)) }
     };
-    Ok(shell("hairpin", &name, &main))
+    Ok((shell("hairpin", &name, &main), damage))
 }
 
 /// A whole page around what it has to say, with nothing in it that reorders text or tells a secret.
@@ -126,7 +145,7 @@ fn ladder(entries: &[Entry]) -> Markup {
     }
 }
 
-fn charts(entries: &[Entry], curves: &[(String, Vec<StepMetrics>)]) -> Markup {
+fn charts(marks: &[(String, f64)], curves: &[(String, Vec<StepMetrics>)]) -> Markup {
     let series = |value: &dyn Fn(&StepMetrics) -> Option<f64>| -> Vec<Series> {
         let one = |(name, steps): &(String, Vec<StepMetrics>)| Series {
             name: name.clone(),
@@ -138,11 +157,11 @@ fn charts(entries: &[Entry], curves: &[(String, Vec<StepMetrics>)]) -> Markup {
     let over_steps = |y: &str, series: Vec<Series>, levels: &[(String, f64)]| {
         Chart { x: Axis::straight("step"), y: Axis::straight(y), series, levels: levels.to_vec(), ..Chart::default() }.svg()
     };
-    let marks: Vec<(String, f64)> = entries.last().map(|e| ("trigram".to_owned(), e.baseline_bits_per_byte)).into_iter().collect();
     let figures = [
         ("Training loss", over_steps("nats per token", series(&|m| Some(f64::from(m.loss))), &[])),
-        ("Held-out loss", over_steps("bits per byte", series(&|m| m.bits_per_byte), &marks)),
+        ("Held-out loss", over_steps("bits per byte", series(&|m| m.bits_per_byte), marks)),
         ("Gradient norm", over_steps("norm", series(&|m| Some(f64::from(m.grad_norm))), &[])),
+        ("Learning rate", over_steps("learning rate", series(&|m| Some(f64::from(m.lr))), &[])),
         ("Throughput", over_steps("tokens per second", series(&|m| Some(m.tokens_per_sec)), &[])),
     ];
     html! {
@@ -216,11 +235,11 @@ fn data_section(s: &Stats) -> Markup {
     }
 }
 
-fn recipe(entry: &Entry) -> Markup {
-    let text = disk::read_text(&entry.folder.join("recipe.toml"), 1 << 20).unwrap_or_default();
+fn recipe(of: &str, folder: &Path) -> Markup {
+    let text = disk::read_text(&folder.join("recipe.toml"), 1 << 20).unwrap_or_default();
     html! {
         @if !text.is_empty() {
-            section { details { summary { "Recipe of phase " (entry.phase) ", every default written out" } pre { (text) } } }
+            section { details { summary { "Recipe of " (of) ", every default written out" } pre { (text) } } }
         }
     }
 }
@@ -268,12 +287,29 @@ mod tests {
             baseline_bits_per_byte: 3.0,
             gates: vec![],
             passed: false,
+            windows: Vec::new(),
             sample_before: "<script>alert(1)</script>".into(),
             sample_after: "a & b".into(),
         };
         ledger::append(&folder.path().join("ledger.jsonl"), &entry).unwrap();
-        let html = page(folder.path()).unwrap();
+        let (html, _) = page(folder.path()).unwrap();
         assert!(!html.contains("<script>") && html.contains("&lt;script&gt;") && html.contains("a &amp; b"));
         assert!(!html.contains("http"), "nothing is loaded from elsewhere");
+    }
+
+    #[test]
+    fn a_run_of_one_rank_has_a_page_and_what_is_damaged_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let line = |step: u64| format!("{{\"step\":{step},\"loss\":2.5,\"grad_norm\":1.0,\"lr\":0.01,\"tokens_per_sec\":900.0}}\n");
+        let mut text = (line(1) + "{\"step\":2,\"lo\n").into_bytes();
+        text.extend(b"\xff\xfe\n");
+        text.extend((line(3) + &line(4)).into_bytes());
+        std::fs::write(folder.path().join("metrics.jsonl"), text).unwrap();
+        std::fs::create_dir(folder.path().join("step-00000004")).unwrap();
+        let (html, damage) = page(folder.path()).unwrap();
+        for want in ["2.5000", "Training loss", "Learning rate", "Gradient norm", "Throughput", "2 damaged lines of", "step-00000004"] {
+            assert!(html.contains(want), "{want}\n{html}");
+        }
+        assert_eq!(damage.len(), 2, "{damage:?}");
     }
 }

@@ -1,10 +1,14 @@
-//! Generating text: one token at a time over a cache of keys and values.
+//! Writing text: a token of each of many texts at a time, over a cache of keys and values.
 
-use engine::{Inputs, ParamStore, ParamTable, Pool, Precision, Tape};
-use models::LanguageModel;
+use engine::{
+    Inputs, ParamStore, ParamTable, Pool, Precision, Tape,
+    ops::{Advance, PAGE_TOKENS, SequenceId},
+};
+use models::{LanguageModel, Model};
+use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::{TrainError, eval::inference};
+use crate::{TrainError, clock::Clock, eval::inference};
 
 /// How tokens are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -46,50 +50,183 @@ pub struct Drawn {
     pub log_prob: f32,
 }
 
-/// Up to `count` tokens after `prompt` (not empty), until `end` is drawn or the context is full.
-/// # Errors
-/// When the prompt is empty, holds unknown tokens, or is longer than the context.
-pub fn generate(
-    language: &dyn LanguageModel,
-    table: &ParamTable,
-    store: &mut dyn ParamStore,
-    precision: Precision,
-    prompt: &[u32],
-    count: usize,
-    end: Option<u32>,
-    sampling: &Sampling,
-    mut each: impl FnMut(Drawn),
-) -> Result<Vec<Drawn>, TrainError> {
-    sampling.check()?;
-    let wrong = |problem: String, help: &str| TrainError::Value { key: "prompt", problem, help: help.into() };
-    if prompt.is_empty() || prompt.len() > language.context() {
-        return Err(wrong(format!("{} tokens, not 1..={}", prompt.len(), language.context()), "give a shorter prompt"));
-    }
-    if let Some(token) = prompt.iter().find(|t| **t as usize >= language.vocab()) {
-        return Err(wrong(format!("token {token} is beyond the vocabulary of {}", language.vocab()), "use the model's own tokenizer"));
-    }
-    let meta = Pool::meta();
-    let mut none = engine::NoParams;
-    let shapes = Inputs::new().with_u32("tokens", &[1, prompt.len()], Vec::new());
-    language.logits(&mut Tape::new(&meta, &mut none, table, inference(precision)), &shapes, None)?;
-    let pool = crate::eval::pool(meta.usage().high_water_bytes + (1 << 20))?;
+/// One text to write.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    /// What it follows; not empty.
+    pub prompt: Vec<u32>,
+    /// How many tokens at most.
+    pub count: usize,
+    /// The tokens that end it; they are drawn too.
+    pub stops: Vec<u32>,
+    pub sampling: Sampling,
+}
 
-    let cache = language.cache();
-    let (mut drawn, mut next) = (Vec::new(), prompt.to_vec());
-    while drawn.len() < count && prompt.len() + drawn.len() <= language.context() {
-        let inputs = Inputs::new().with_u32("tokens", &[1, next.len()], next.clone());
-        let mut tape = Tape::new(&pool, store, table, inference(precision));
-        let logits = language.logits(&mut tape, &inputs, Some(&cache))?;
-        let last = &logits.f32s()[(next.len() - 1) * language.vocab()..];
-        let one = draw(last, sampling, drawn.len() as u64);
-        drawn.push(one);
-        each(one);
-        if end == Some(one.token) {
-            break;
-        }
-        next = vec![one.token];
+/// A model that writes texts, many at a time: each advances by a token a pass, joins when another has ended, and has the
+/// log-probabilities that it would have alone, to rounding.
+pub struct Writer<'a> {
+    pub language: &'a dyn LanguageModel,
+    pub table: &'a ParamTable,
+    pub store: &'a mut dyn ParamStore,
+    pub precision: Precision,
+}
+
+/// A text that is being written.
+struct Text {
+    /// Of its request.
+    index: usize,
+    sequence: SequenceId,
+    /// Tokens that the model has not read yet.
+    unread: Vec<u32>,
+    drawn: Vec<Drawn>,
+}
+
+impl Writer<'_> {
+    /// Write one text; `each` token is told as it comes.
+    /// # Errors
+    /// Those of [`Writer::write`].
+    pub fn write_one(&mut self, request: &Request, mut each: impl FnMut(Drawn)) -> Result<Vec<Drawn>, TrainError> {
+        let texts = self.write(std::slice::from_ref(request), 1, |_, drawn| each(drawn))?;
+        Ok(texts.into_iter().flatten().collect())
     }
-    Ok(drawn)
+
+    /// Write a text for each request, `at_once` (at least one) at a time, until one of its stops is drawn or the context is full; `each`
+    /// token of a request's is told as it comes. A prompt that begins as the one before it reads only what differs.
+    /// # Errors
+    /// When a prompt is empty, holds unknown tokens, or is longer than the context; a value of sampling that means nothing.
+    pub fn write(&mut self, requests: &[Request], at_once: usize, mut each: impl FnMut(usize, Drawn)) -> Result<Vec<Vec<Drawn>>, TrainError> {
+        requests.iter().try_for_each(|request| self.check(request))?;
+        let at_once = at_once.clamp(1, requests.len().max(1));
+        let longest = requests.iter().map(|request| request.prompt.len()).max().unwrap_or(1);
+        let most_tokens = longest + at_once - 1;
+        let pool = self.pool(at_once, most_tokens)?;
+        let (language, cache, context) = (self.language, self.language.cache(), self.language.context());
+        let mut done: Vec<Vec<Drawn>> = vec![Vec::new(); requests.len()];
+        let (mut texts, mut next): (Vec<Text>, usize) = (Vec::new(), 0);
+        // The prompt that was read last, whole in the cache.
+        let mut kept: Option<(&[u32], SequenceId)> = None;
+        loop {
+            let mut room = most_tokens - texts.iter().map(|text| text.unread.len()).sum::<usize>();
+            while let Some(request) = requests.get(next).filter(|_| texts.len() < at_once) {
+                let shared = |other: &[u32]| common(other, &request.prompt).min(request.prompt.len() - 1);
+                // One that begins as a prompt that this pass reads waits for the next.
+                let is_being_read = texts.iter().any(|text| text.drawn.is_empty() && shared(&requests[text.index].prompt) >= PAGE_TOKENS);
+                let [begun, begins] = [kept.map_or(0, |(prompt, _)| shared(prompt)), request.prompt.len()];
+                if request.count == 0 {
+                    next += 1;
+                    continue;
+                }
+                if is_being_read && begun < PAGE_TOKENS || begins - begun > room {
+                    break;
+                }
+                let sequence = match kept {
+                    Some((_, kept)) if begun > 0 => cache.fork(kept, begun),
+                    _ => cache.begin(),
+                };
+                room -= begins - begun;
+                texts.push(Text { index: next, sequence, unread: request.prompt[begun..].to_vec(), drawn: Vec::new() });
+                next += 1;
+            }
+            if texts.is_empty() {
+                return Ok(done);
+            }
+            let parts: Vec<(SequenceId, usize)> = texts.iter().map(|text| (text.sequence, text.unread.len())).collect();
+            let unread: Vec<u32> = texts.iter().flat_map(|text| &text.unread).copied().collect();
+            let (advance, inputs) = (cache.advance(&parts), Inputs::new().with_u32("tokens", &[1, unread.len()], unread));
+            let mut tape = Tape::new(&pool, self.store, self.table, inference(self.precision));
+            let logits = language.next_logits(&mut tape, &inputs, &advance)?;
+            let one = |(text, logits): (&Text, &[f32])| draw(logits, &requests[text.index].sampling, text.drawn.len() as u64);
+            let drawn: Vec<Drawn> = texts.par_iter().zip(logits.f32s().par_chunks(language.vocab())).map(one).collect();
+            for (text, one) in texts.iter_mut().zip(drawn) {
+                let request = &requests[text.index];
+                if text.drawn.is_empty() && requests.len() > next {
+                    let sequence = cache.fork(text.sequence, request.prompt.len());
+                    if let Some((_, old)) = kept.replace((&request.prompt, sequence)) {
+                        cache.end(old);
+                    }
+                }
+                text.drawn.push(one);
+                text.unread = vec![one.token];
+                each(text.index, one);
+            }
+            texts.retain_mut(|text| {
+                let (request, count) = (&requests[text.index], text.drawn.len());
+                let is_stopped = text.drawn.last().is_some_and(|last| request.stops.contains(&last.token));
+                let goes_on = !is_stopped && count < request.count && request.prompt.len() + count <= context;
+                if !goes_on {
+                    cache.end(text.sequence);
+                    done[text.index] = std::mem::take(&mut text.drawn);
+                }
+                goes_on
+            });
+        }
+    }
+
+    fn check(&self, request: &Request) -> Result<(), TrainError> {
+        request.sampling.check()?;
+        let wrong = |problem: String, help: &str| Err(TrainError::Value { key: "prompt", problem, help: help.into() });
+        let (tokens, context, vocab) = (request.prompt.len(), self.language.context(), self.language.vocab());
+        if tokens == 0 || tokens > context {
+            return wrong(format!("{tokens} tokens, not 1..={context}"), "give a shorter prompt");
+        }
+        match request.prompt.iter().find(|token| **token as usize >= vocab) {
+            Some(token) => wrong(format!("token {token} is beyond the vocabulary of {vocab}"), "use the model's own tokenizer"),
+            None => Ok(()),
+        }
+    }
+
+    /// Memory for a pass over so many sequences' new tokens.
+    fn pool(&self, sequences: usize, tokens: usize) -> Result<Pool, TrainError> {
+        let (meta, mut none) = (Pool::meta(), engine::NoParams);
+        let shapes = Inputs::new().with_u32("tokens", &[1, tokens], Vec::new());
+        let mut tape = Tape::new(&meta, &mut none, self.table, inference(self.precision));
+        self.language.next_logits(&mut tape, &shapes, &Advance::shape(sequences, tokens))?;
+        crate::eval::pool(meta.usage().high_water_bytes + (1 << 20))
+    }
+}
+
+/// How fast texts are written.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct WritingRate {
+    /// Of all texts together, after their first.
+    pub tokens_per_sec: f64,
+    /// Of weights, shared by the texts, and of keys and values.
+    pub bytes_read_per_token: f64,
+}
+
+/// Measure `batch` texts of `tokens` tokens each that follow prompts of 16 made-up tokens, greedily.
+/// # Errors
+/// Those of [`Writer::write`]; a model that writes no text.
+pub fn rate(model: &dyn Model, precision: Precision, batch: usize, tokens: usize) -> Result<WritingRate, TrainError> {
+    const PROMPT_TOKENS: usize = 16;
+    let (language, table) = (model.language().ok_or(TrainError::NotLanguage)?, model.params());
+    let mut store = parallel::Replicated::solo(table, |id| table.initial(id, 1));
+    let prompt = |i: usize| (0..PROMPT_TOKENS).map(|t| (engine::mix((i * PROMPT_TOKENS + t) as u64) % language.vocab() as u64) as u32).collect();
+    let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
+    let requests: Vec<Request> = (0..batch).map(|i| Request { prompt: prompt(i), count: tokens, stops: Vec::new(), sampling }).collect();
+    let mut writer = Writer { language, table, store: &mut store, precision };
+    // Weights are packed when they are first read.
+    writer.write(&[Request { count: 2, ..requests[0].clone() }], 1, |_, _| {})?;
+    let (mut clock, mut secs, mut count) = (Clock::start(), 0.0, 0);
+    writer.write(&requests, batch, |_, _| {
+        count += 1;
+        if count == batch {
+            clock = Clock::start();
+        }
+        secs = clock.secs();
+    })?;
+    let read = |spec: &engine::ParamSpec| spec.kind != engine::ParamKind::Embedding || language.decoder().is_some_and(|config| config.tied);
+    let elements: u64 = table.specs().iter().filter(|spec| read(spec)).map(engine::ParamSpec::active_elements).sum();
+    let weights = elements as f64 * if precision == Precision::Bf16 { 2.0 } else { 4.0 };
+    let middle = (PROMPT_TOKENS + tokens / 2) as f64;
+    let kept = language.decoder().map_or(0.0, |config| 8.0 * middle * (config.layers * config.kv_heads * config.head_dim) as f64);
+    let tokens_per_sec = (count - batch) as f64 / secs.max(1e-9);
+    Ok(WritingRate { tokens_per_sec, bytes_read_per_token: weights / batch as f64 + kept })
+}
+
+/// How many tokens two texts begin with alike.
+fn common(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 /// How many of the likeliest tokens are put in order at first.

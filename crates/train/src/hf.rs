@@ -4,11 +4,9 @@
 
 mod keys;
 
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashMap, path::Path};
 
+use data::Tokenizer;
 use models::decoder::{DecoderConfig, Mlp, Norm, Position, Router};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
@@ -21,16 +19,30 @@ pub struct Imported {
     pub model: toml::Table,
     /// By our names.
     pub tensors: HashMap<String, Vec<f32>>,
-    pub tokenizer: PathBuf,
+    /// With the ends that came with it.
+    pub tokenizer: Tokenizer,
 }
 
 /// Of a `config.json` or an index.
 const LARGEST_BYTES: u64 = 64 << 20;
 
-/// Write `loaded` to `folder`.
+/// Write `loaded` to `folder`, which comes whole or not at all where nothing stands yet; the other files of one that does stay.
 /// # Errors
 /// When no layout holds such a model, naming what stands in the way, or a file cannot be written.
-pub fn export(loaded: &Loaded, tokenizer: &Path, folder: &Path) -> Result<(), TrainError> {
+pub fn export(loaded: &Loaded, tokenizer: &Tokenizer, folder: &Path) -> Result<(), TrainError> {
+    if folder.symlink_metadata().is_ok() {
+        return write(loaded, tokenizer, folder);
+    }
+    let part = disk::beside(folder, ".part");
+    let _ = std::fs::remove_dir_all(&part);
+    let written = write(loaded, tokenizer, &part).and_then(|()| std::fs::rename(&part, folder).map_err(TrainError::io("create", folder)));
+    if written.is_err() {
+        let _ = std::fs::remove_dir_all(&part);
+    }
+    written
+}
+
+fn write(loaded: &Loaded, tokenizer: &Tokenizer, folder: &Path) -> Result<(), TrainError> {
     let config = loaded.model.language().and_then(|l| l.decoder()).ok_or(TrainError::NotLanguage)?;
     let layout = Layout::of(config)?;
     std::fs::create_dir_all(folder).map_err(TrainError::io("create", folder))?;
@@ -69,16 +81,24 @@ pub fn export(loaded: &Loaded, tokenizer: &Path, folder: &Path) -> Result<(), Tr
         let path = folder.join(name);
         disk::write(&path, format!("{value:#}\n")).map_err(TrainError::io("write", &path))
     };
-    write("config.json", &layout.config(config))?;
-    write("generation_config.json", &json!({"_from_model_config": true}))?;
+    let (text, has_begin) = tokenizer.for_others()?;
+    let path = folder.join("tokenizer.json");
+    disk::write(&path, text).map_err(TrainError::io("write", &path))?;
+    let ends = tokenizer.ends();
+    let begin = ends.before_prompt.first().filter(|_| has_begin).copied();
+    let stops = if let [stop] = ends.stops[..] { json!(stop) } else { json!(ends.stops) };
+    let mut model = layout.config(config);
+    (model["bos_token_id"], model["eos_token_id"]) = (json!(begin), stops.clone());
+    write("config.json", &model)?;
+    write("generation_config.json", &json!({"_from_model_config": true, "bos_token_id": begin, "eos_token_id": stops}))?;
     write(
         "tokenizer_config.json",
-        &json!({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>", "model_max_length": config.context}),
-    )?;
-    let path = folder.join("tokenizer.json");
-    let bytes = disk::read(tokenizer, u64::MAX).map_err(TrainError::io("read", tokenizer))?;
-    disk::write(&path, bytes).map_err(TrainError::io("write", &path))?;
-    Ok(())
+        &json!({
+            "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.context, "clean_up_tokenization_spaces": false,
+            "eos_token": tokenizer.name(ends.end_of_text), "bos_token": begin.and_then(|id| tokenizer.name(id)),
+            "add_bos_token": begin.is_some(), "add_eos_token": false,
+        }),
+    )
 }
 
 /// Read a folder of one of the layouts, in f32, f16 or bf16, in one file or several.
@@ -123,7 +143,7 @@ pub fn import(folder: &Path) -> Result<Imported, TrainError> {
     let mut model = toml::Table::try_from(&config).map_err(|e| refuse("config.json", e.to_string()))?;
     model.insert("kind".into(), "decoder".into());
     // A size that says nothing would be taken for the dial's.
-    Ok(Imported { model, tensors, tokenizer: folder.join("tokenizer.json") })
+    Ok(Imported { model, tensors, tokenizer: Tokenizer::load_from_elsewhere(&folder.join("tokenizer.json"), None, None)? })
 }
 
 fn refuse(key: &'static str, problem: String) -> TrainError {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{TrainError, gate::GateResult};
+use crate::{TrainError, eval::WindowLoss, gate::GateResult};
 
 /// Prediction or truth of one phase.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -32,6 +32,9 @@ pub struct Entry {
     pub predicted: Figures,
     pub actual: Figures,
     pub baseline_bits_per_byte: f64,
+    /// Held-out loss window by window; empty in older ledgers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<WindowLoss>,
     pub gates: Vec<GateResult>,
     pub passed: bool,
     /// A text by the model before it was trained, and after.
@@ -92,6 +95,7 @@ mod tests {
             predicted: Figures::default(),
             actual: Figures { bits_per_byte: Some(2.0), ..Figures::default() },
             baseline_bits_per_byte: 3.0,
+            windows: vec![],
             gates: vec![],
             passed: true,
             sample_before: "<b>".into(),

@@ -66,8 +66,12 @@ pub enum TrainError {
     Exists { folder: PathBuf, step: u64 },
 
     #[error("`{}` holds a run of another recipe: {difference}", folder.display())]
-    #[diagnostic(code(train::other_recipe), help("resume with the recipe that is kept beside it, or give another `--out`"))]
+    #[diagnostic(code(train::other_recipe), help("resume with the recipe that is kept beside it, or begin another run with its weights: `--from {}` and another `--out`", folder.display()))]
     OtherRecipe { folder: PathBuf, difference: String },
+
+    #[error("the weights in `{}` do not fit this run: {problem}", path.display())]
+    #[diagnostic(code(train::other_weights), help("{help}"))]
+    OtherWeights { path: PathBuf, problem: String, help: String },
 
     #[error("a step needs {} of memory, and {} are free to this process", amount(*need_bytes), amount(*free_bytes))]
     #[diagnostic(
@@ -81,7 +85,10 @@ pub enum TrainError {
     #[error("the data in `{}` are not those of the run in `{}`: {difference}", path.display(), folder.display())]
     #[diagnostic(
         code(train::other_data),
-        help("point `data.path` at the data that it was trained on, or prepare the same text with the same options again")
+        help(
+            "point `data.path` at the data that it was trained on, or begin another run with its weights: `--from {}` and another `--out`",
+            folder.display()
+        )
     )]
     OtherData { folder: PathBuf, path: PathBuf, difference: &'static str },
 

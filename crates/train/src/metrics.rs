@@ -31,6 +31,8 @@ pub struct StepMetrics {
 pub struct Metrics {
     lines: File,
     events: EventFile,
+    /// Lines that were damaged and are gone.
+    pub damaged: usize,
 }
 
 impl Metrics {
@@ -39,7 +41,8 @@ impl Metrics {
     /// When the files cannot be written.
     pub fn open(folder: &Path, step: u64) -> Result<Self, TrainError> {
         let path = folder.join("metrics.jsonl");
-        let kept: Vec<StepMetrics> = read(&path).into_iter().filter(|m| m.step <= step).collect();
+        let (all, damaged) = read(&path);
+        let kept: Vec<StepMetrics> = all.into_iter().filter(|m| m.step <= step).collect();
         let mut text = Vec::new();
         for metrics in &kept {
             serde_json::to_writer(&mut text, metrics).map_err(|e| TrainError::io("write", &path)(e.into()))?;
@@ -47,7 +50,7 @@ impl Metrics {
         }
         disk::write(&path, text).map_err(TrainError::io("write", &path))?;
         let lines = OpenOptions::new().append(true).open(&path).map_err(TrainError::io("open", &path))?;
-        Ok(Self { lines, events: EventFile::create(folder).map_err(TrainError::io("create events in", folder))? })
+        Ok(Self { lines, events: EventFile::create(folder).map_err(TrainError::io("create events in", folder))?, damaged })
     }
 
     /// Write one step to both.
@@ -69,9 +72,16 @@ impl Metrics {
     }
 }
 
-/// All whole lines of a metrics file; none when there is no file.
+/// All whole lines of a metrics file, and how many were damaged; none when there is no file.
 #[must_use]
-pub fn read(path: &Path) -> Vec<StepMetrics> {
-    let Ok(file) = disk::open(path) else { return Vec::new() };
-    BufReader::new(file).lines().map_while(Result::ok).filter_map(|line| serde_json::from_str(&line).ok()).collect()
+pub fn read(path: &Path) -> (Vec<StepMetrics>, usize) {
+    let Ok(file) = disk::open(path) else { return (Vec::new(), 0) };
+    let (mut steps, mut damaged) = (Vec::new(), 0);
+    for line in BufReader::new(file).split(b'\n').map_while(Result::ok).filter(|line| !line.is_empty()) {
+        match serde_json::from_slice(&line) {
+            Ok(metrics) => steps.push(metrics),
+            Err(_) => damaged += 1,
+        }
+    }
+    (steps, damaged)
 }

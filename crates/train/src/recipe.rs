@@ -20,6 +20,9 @@ pub struct Recipe {
     pub seed: u64,
     /// The model's own options: `depth = 4`, from which all else follows unless it is written, or `preset = "gpt2-124m"`.
     pub model: toml::Table,
+    /// The trained weights that it begins with; absent: random ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Beginning>,
     #[serde(default)]
     pub data: DataTable,
     #[serde(default)]
@@ -70,6 +73,15 @@ macro_rules! table {
             }
         }
     };
+}
+
+/// Whose weights a run begins with, under a fresh optimiser.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Beginning {
+    /// A run's folder, whose newest checkpoint is taken, one checkpoint, or an imported model; like `data.path` seen from where the
+    /// command runs.
+    pub path: PathBuf,
 }
 
 table! {

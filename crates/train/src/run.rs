@@ -1,6 +1,7 @@
 //! The loop: windows to batches, step after step, with metrics, held-out loss, checkpoints and the spike guard; stopped
 //! and resumed without a trace in the bits.
 
+mod from;
 mod loaded;
 mod resolve;
 mod resume;
@@ -84,6 +85,7 @@ struct State {
 /// # Errors
 /// A recipe that cannot be, too little data, a full disk, a folder in use, a loss that is lost.
 pub fn train(recipe: &Recipe, out: &Path, resume: bool, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
+    let recipe = &from::with_its_model(recipe, out)?;
     resolve::reads_text(recipe)?;
     let on_rank = |comm: Comm, observer: &mut dyn Observer| {
         let data = Dataset::open(&recipe.data.path)?;
@@ -241,6 +243,21 @@ impl<'a> Run<'a> {
         if !damaged.is_empty() && damaged.len() == standing.checkpoints.len() {
             return Err(checkpoint::all_damaged(self.out, &damaged).into());
         }
+        // A run that was killed before its first checkpoint begins anew as it began.
+        if standing.checkpoints.is_empty()
+            && let Ok(before) = Recipe::read(&self.out.join("recipe.toml"), &[])
+            && resume
+        {
+            resume::refuse_other_beginning(self.out, &before, self.recipe)?;
+        }
+        if let Some(from) = &self.recipe.from
+            && standing.checkpoints.is_empty()
+        {
+            let mut from = from::weights(&from.path, self.recipe, self.trainer.model(), self.data)?;
+            from.notes.iter().for_each(|note| observer.note(note));
+            let missing = |name| CheckpointError::OtherModel { path: self.out.to_owned(), problem: format!("`{name}` is missing") };
+            self.trainer.restore_values(|name| from.values.remove(name)).map_err(missing)?;
+        }
         self.note_kernels(observer);
         if self.writer.is_none() {
             return Ok(());
@@ -303,7 +320,18 @@ impl<'a> Run<'a> {
 
     /// All steps that are left; where a rank does not answer, the error tells in which.
     fn steps(&mut self, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
-        self.steps_left(stop, observer).map_err(|error| match error {
+        let ended = self.steps_left(stop, observer);
+        if let Err(TrainError::Diverged { .. }) = ended
+            && self.saved_step.is_none()
+            && self.trainer.has_common_step()
+        {
+            // All ranks are here: what was learnt before the loss was lost can be looked at.
+            self.save()?;
+            if let Some(Err(error)) = self.writer.as_mut().map(Writer::finish) {
+                observer.note(&error.with_cause());
+            }
+        }
+        ended.map_err(|error| match error {
             TrainError::Engine(engine::EngineError::Rank(source)) => TrainError::Rank { step: self.step + 1, source },
             other => other,
         })
@@ -312,6 +340,9 @@ impl<'a> Run<'a> {
     fn steps_left(&mut self, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
         let clock = Clock::start();
         let mut here = Here::begin(self)?;
+        if let Some(Metrics { damaged: damaged @ 1.., .. }) = here.metrics {
+            observer.note(&format!("{damaged} damaged lines of `{}` are left out", self.out.join("metrics.jsonl").display()));
+        }
         // All ranks are here together, and again whenever they meet: after every step, where they have a common one.
         'meetings: while self.step < self.recipe.train.steps && !self.is_stopped(stop, observer)? {
             let (began, until) = (self.step, self.next_meeting());

@@ -215,7 +215,7 @@ fn a_run_reaches_the_loss_of_the_synchronous_one_and_one_worker_its_bits() {
         for staleness in ["parallel.staleness=0", "parallel.staleness=4"] {
             let out = at(&format!("{n}{staleness}"));
             let outcome = train(&recipe(folder.path(), &[SERVERS, staleness, &ranks(n)]), &out, false);
-            let lines = metrics::read(&out.join("metrics.jsonl"));
+            let lines = metrics::read(&out.join("metrics.jsonl")).0;
             assert_eq!(lines.iter().map(|line| line.step).collect::<Vec<_>>(), (1..=120).collect::<Vec<_>>(), "every step has its line");
             let measured: Vec<u64> = lines.iter().filter(|line| line.bits_per_byte.is_some()).map(|line| line.step).collect();
             assert_eq!(measured, [40, 80, 120]);
@@ -273,7 +273,7 @@ fn a_run_that_is_asked_to_stop_ends_at_a_whole_step_and_goes_on_from_there() {
     assert!(out.join(format!("step-{:08}", stopped.step)).is_dir());
     let ended = train(&recipe, &out, true);
     assert_eq!((ended.step, ended.tokens), (120, (120 - stopped.step) * 8 * 32), "what was done is not done again");
-    let steps: Vec<u64> = metrics::read(&out.join("metrics.jsonl")).iter().map(|line| line.step).collect();
+    let steps: Vec<u64> = metrics::read(&out.join("metrics.jsonl")).0.iter().map(|line| line.step).collect();
     assert_eq!(steps, (1..=120).collect::<Vec<_>>());
 }
 

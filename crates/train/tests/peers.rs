@@ -22,9 +22,29 @@ fn exported(text: &str, folder: &std::path::Path) -> Loaded {
     let tokenizer = folder.join("any.json");
     let (tokenizer_path, passed_over) = (tokenizer.clone(), Vec::new());
     let loaded = Loaded { recipe, model, store, precision: Precision::F32, step: 0, tokenizer_path, passed_over };
-    std::fs::write(&tokenizer, "{}").unwrap();
-    hf::export(&loaded, &tokenizer, folder).unwrap();
+    std::fs::write(&tokenizer, of_letters(None)).unwrap();
+    hf::export(&loaded, &loaded.tokenizer().unwrap(), folder).unwrap();
     loaded
+}
+
+/// A `tokenizer.json` of the letters a to z (0..26), `<s>` (26) and `</s>` (27), whose template puts `begin` before a text.
+fn of_letters(begin: Option<&str>) -> String {
+    use serde_json::json;
+    let mut vocab: serde_json::Map<String, serde_json::Value> = ('a'..='z').enumerate().map(|(id, c)| (c.to_string(), id.into())).collect();
+    let special = |(at, name): (usize, &str)| json!({"id": 26 + at, "content": name, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
+    let ends = ["<s>", "</s>"];
+    ends.iter().enumerate().for_each(|(at, name)| drop(vocab.insert((*name).to_owned(), (26 + at).into())));
+    let template = begin.map(|begin| {
+        json!({"type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": begin, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {(begin): {"id": begin, "ids": [vocab[begin]], "tokens": [begin]}}})
+    });
+    let model = json!({"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
+        "fuse_unk": false, "byte_fallback": false, "ignore_merges": false, "vocab": vocab, "merges": []});
+    json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": ends.into_iter().enumerate().map(special).collect::<Vec<_>>(),
+        "normalizer": null, "pre_tokenizer": null, "post_processor": template, "decoder": null, "model": model})
+    .to_string()
 }
 
 #[test]
@@ -55,12 +75,39 @@ fn transformers_gives_the_logits_that_we_give() {
         let inputs = Inputs::new().with_u32("tokens", &[1, tokens.len()], tokens.clone());
         let pool = Pool::new(Device::Cpu, 1 << 24);
         let mut tape = Tape::new(&pool, &mut loaded.store, loaded.model.params(), inference(Precision::F32));
-        let logits = loaded.model.language().unwrap().logits(&mut tape, &inputs, None).unwrap();
+        let logits = loaded.model.language().unwrap().logits(&mut tape, &inputs).unwrap();
         std::fs::write(folder.path().join("tokens.json"), serde_json::to_string(&tokens).unwrap()).unwrap();
         std::fs::write(folder.path().join("logits.json"), serde_json::to_string(logits.f32s()).unwrap()).unwrap();
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../xtask/python/peers.py");
         let output = std::process::Command::new(&python).arg(script).arg(folder.path()).env("HF_HUB_OFFLINE", "1").output().unwrap();
         assert!(output.status.success(), "{text}: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn transformers_begins_and_ends_a_text_as_we_do() {
+    let Some(python) = std::env::var_os("HAIRPIN_PEERS_PYTHON") else { return };
+    // By a template, by names of the project, and by nothing but the end.
+    for (template, begin, stops) in [(Some("<s>"), Some("<s>"), "27"), (Some("<s>"), None, "27"), (None, None, "[27, 26]")] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut loaded = exported(MODELS[1], folder.path());
+        let kept = folder.path().join("kept");
+        std::fs::create_dir(&kept).unwrap();
+        std::fs::write(kept.join("tokenizer.json"), of_letters(template)).unwrap();
+        let begins = begin.map_or("[]".to_owned(), |_| "[26]".to_owned());
+        let own = format!("{{\"eos_token\": \"</s>\", \"hairpin\": {{\"stops\": {}, \"before_prompt\": {begins}, \"begin_of_text\": {begins}}}}}", if stops == "27" { "[27]" } else { stops });
+        std::fs::write(kept.join("tokenizer_config.json"), own).unwrap();
+        loaded.tokenizer_path = kept.join("tokenizer.json");
+        let tokenizer = loaded.tokenizer().unwrap();
+        hf::export(&loaded, &tokenizer, folder.path()).unwrap();
+        let script = format!(
+            "from transformers import AutoTokenizer, GenerationConfig\nt = AutoTokenizer.from_pretrained('{0}')\ng = GenerationConfig.from_pretrained('{0}')\nprint(t('ab').input_ids, g.eos_token_id, t.eos_token)",
+            folder.path().display()
+        );
+        let output = std::process::Command::new(&python).args(["-c", &script]).env("HF_HUB_OFFLINE", "1").output().unwrap();
+        let told = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        let ids: Vec<u32> = tokenizer.ends().before_prompt.iter().copied().chain([0, 1]).collect();
+        assert_eq!(told, format!("{ids:?} {stops} </s>"), "{}", String::from_utf8_lossy(&output.stderr));
     }
 }
 

@@ -155,3 +155,111 @@ fn what_changes_no_bit_may_change_and_more_steps_follow_from_the_peak_rate() {
     assert!(end("alone", 40) == end("run", 40), "as if it had been planned so: {:?}", notes.notes);
     assert!(out.join("ended-at-20/step-00000020").is_dir());
 }
+
+#[test]
+fn a_run_begins_with_the_weights_of_another_and_then_needs_it_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path());
+    let of = |more: &str| recipe(folder.path(), &format!("[train]\nsteps = 40\n[checkpoint]\nevery_steps = 10\n{more}"));
+    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+    let (began, _) = train(&of(""), &first, false);
+    let from = |path: &Path| of(&format!("[from]\npath = {:?}\n", path.display().to_string()));
+    let (ended, notes) = train(&from(&first), &second, false);
+    assert!(notes.notes.iter().any(|note| note.contains("beginning with the weights of") && note.contains("step-00000040")), "{:?}", notes.notes);
+    let losses = |run: &Path| -> Vec<f32> { train::metrics::read(&run.join("metrics.jsonl")).0.iter().map(|line| line.loss).collect() };
+    assert!(losses(&second)[0] < 0.7 * losses(&first)[0] && ended.loss < began.loss, "{:?} {:?}", losses(&first), losses(&second));
+
+    // Killed before its first checkpoint it begins again as it began, and in no other way.
+    let third = folder.path().join("third");
+    train(&from(&first), &third, false);
+    checkpoint::list(&third).iter().for_each(|(_, path)| std::fs::remove_dir_all(path).unwrap());
+    let error = refused(&of(""), &third);
+    assert!(error.contains("it begins with the weights of") && error.contains("this recipe with random weights"), "{error}");
+    train(&from(&first), &third, true);
+    let weights = |run: &Path| std::fs::read(run.join("step-00000040/tensors-00000.safetensors")).unwrap();
+    assert!(weights(&third) == weights(&second));
+
+    // From its first checkpoint on nothing of the other is read.
+    std::fs::remove_dir_all(&first).unwrap();
+    std::fs::remove_dir_all(second.join("step-00000040")).unwrap();
+    let (_, notes) = train(&of(""), &second, true);
+    assert!(weights(&third) == weights(&second) && notes.notes.iter().any(|note| note == "resuming from step 30"), "{:?}", notes.notes);
+}
+
+#[test]
+fn weights_of_another_shape_or_another_tokenizer_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path());
+    let first = folder.path().join("first");
+    train(&recipe(folder.path(), "[train]\nsteps = 2\n"), &first, false);
+    let mut wider = recipe(folder.path(), &format!("[from]\npath = {:?}\n", first.display().to_string()));
+    let same = wider.clone();
+    wider.model = "depth = 2".parse().unwrap();
+    let error = refused(&wider, &folder.path().join("out"));
+    assert!(error.contains("do not fit this run: `") && error.contains("in this recipe's model ("), "{error}");
+    // The checkpoint's own tokenizer is another one than the data's.
+    let (step, mut snapshot, _) = checkpoint::latest_whole(&first).unwrap().unwrap();
+    snapshot.tokenizer = std::sync::Arc::new(vec![("tokenizer.json".into(), b"{}".to_vec())]);
+    checkpoint::write(step.parent().unwrap(), &snapshot).unwrap();
+    let error = refused(&same, &folder.path().join("out"));
+    assert!(error.contains("its tokenizer `") && error.contains("is not that of the data in"), "{error}");
+}
+
+#[test]
+fn a_run_that_diverges_before_its_first_checkpoint_leaves_a_finite_one() {
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path());
+    for (action, lanes) in [("off", 1), ("skip", 2)] {
+        let more = format!("lanes = {lanes}\n[optim]\nkind = \"adamw\"\nlr = 1e25\nweight_decay = 0.0\n[train]\nsteps = 60\n[guard]\nwindow = 4\naction = {action:?}\n[parallel]\nranks = {lanes}\n");
+        let text = format!(
+            "[model]\ndepth = 1\n[data]\npath = {:?}\n[eval]\nwindows = 2\n[batch]\nsequences = 4\ncontext = 32\n{more}",
+            folder.path().join("data").display().to_string()
+        );
+        let (recipe, out) = (Recipe::parse(&text, "test", &[]).unwrap(), folder.path().join(action));
+        let error = run::train(&recipe, &out, false, &AtomicBool::new(false), &mut run::Quiet).unwrap_err();
+        assert!(matches!(error, train::TrainError::Diverged { .. }), "{error}");
+        let (_, snapshot, damaged) = checkpoint::latest_whole(&out).unwrap().unwrap();
+        assert!(snapshot.step >= 1 && damaged.is_empty() && snapshot.tensors.iter().all(|t| t.values.iter().all(|v| v.is_finite())));
+    }
+}
+
+#[test]
+fn texts_written_together_are_those_written_alone() {
+    use train::generate::{Request, Sampling, Writer};
+    for table in ["depth = 2\nvocab = 61\ncontext = 96\nzero_init = false", "preset = \"gpt2-124m\"\nlayers = 2\nmodel = 48\nheads = 3\nvocab = 61\ncontext = 96"] {
+        let model = models::build(&table.parse().unwrap()).unwrap();
+        let language = model.language().unwrap();
+        let mut store = parallel::Replicated::solo(model.params(), |id| model.params().initial(id, 3));
+        let mut writer = Writer { language, table: model.params(), store: &mut store, precision: engine::Precision::F32 };
+        let tokens = |from: u64, count: u64| (from..from + count).map(|t| (engine::mix(t) % 61) as u32).collect::<Vec<u32>>();
+        // Four of one long prompt, one that begins as it does, short ones, one that fills the context, one of nothing.
+        let prompts = [tokens(0, 70), tokens(0, 70), tokens(0, 70), tokens(0, 70), [tokens(0, 40), tokens(900, 9)].concat(), tokens(5, 1), tokens(7, 3), tokens(100, 90)];
+        let mut requests: Vec<Request> = prompts
+            .into_iter()
+            .zip(1..)
+            .map(|(prompt, seed)| Request { prompt, count: 20 + seed as usize, stops: vec![9], sampling: Sampling { top_p: 0.9, seed, ..Sampling::default() } })
+            .collect();
+        requests.push(Request { count: 0, ..requests[0].clone() });
+        let alone: Vec<_> = requests.iter().map(|request| writer.write_one(request, |_| {}).unwrap()).collect();
+        for at_once in [1, 3, 64] {
+            let mut told = vec![Vec::new(); requests.len()];
+            let together = writer.write(&requests, at_once, |index, drawn| told[index].push(drawn)).unwrap();
+            assert_eq!(told, together, "each token is told once, in order");
+            for (alone, together) in alone.iter().zip(&together) {
+                let ids = |drawn: &[train::generate::Drawn]| drawn.iter().map(|one| one.token).collect::<Vec<_>>();
+                assert_eq!(ids(alone), ids(together), "{at_once} at once: {table}");
+                assert!(alone.iter().zip(together).all(|(a, b)| (a.log_prob - b.log_prob).abs() < 1e-4));
+            }
+        }
+        // And the log-probabilities are those of the training forward pass.
+        for (request, drawn) in requests.iter().zip(&alone).filter(|(_, drawn)| !drawn.is_empty()) {
+            let all: Vec<u32> = request.prompt.iter().copied().chain(drawn.iter().map(|one| one.token)).collect();
+            let inputs = train::eval::inputs_of(std::slice::from_ref(&all));
+            let pool = engine::Pool::new(engine::Device::Cpu, 1 << 26);
+            let mut tape = engine::Tape::new(&pool, writer.store, model.params(), train::eval::inference(engine::Precision::F32));
+            let nll = language.token_nll(&mut tape, &inputs).unwrap();
+            let written = &nll.f32s()[request.prompt.len() - 1..];
+            assert!(written.iter().zip(drawn).all(|(nll, one)| (nll + one.log_prob).abs() < 1e-4), "{table}");
+        }
+    }
+}

@@ -56,7 +56,11 @@ pub(super) fn zip(input: Input<'_>, sink: &mut Sink<'_>) -> Result<(), DataError
     Ok(())
 }
 
-fn member(name: &str, bytes: u64, stream: &mut dyn Read, depth: usize, sink: &mut Sink<'_>) -> Result<(), DataError> {
+/// A header that claims more is not believed.
+const LARGEST_MEMBER_BYTES: u64 = 1 << 40;
+
+fn member(name: &str, claimed_bytes: u64, stream: &mut dyn Read, depth: usize, sink: &mut Sink<'_>) -> Result<(), DataError> {
+    let bytes = if claimed_bytes > LARGEST_MEMBER_BYTES { 0 } else { claimed_bytes };
     let file = Path::new(name).file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
     if file.starts_with('.') || name.contains("/__MACOSX/") {
         sink.tally.lose(Stage::LeftOut, "hidden", name, bytes, "");
@@ -91,6 +95,13 @@ mod tests {
             zipped.write_all(text.as_bytes()).unwrap();
         }
         let tar = builder.into_inner().unwrap().finish().unwrap();
+        // A header that claims half of all numbers: what is lost is counted, and its bytes are not known.
+        let mut hostile = tar::Header::new_gnu();
+        hostile.set_path("huge.dat").unwrap();
+        hostile.set_size(u64::MAX / 2);
+        hostile.set_cksum();
+        let huge = [hostile.as_bytes().as_slice(), &[0; 1024]].concat();
+        assert!(texts("a.tar", &huge).0.is_empty());
         let zip = zipped.finish().unwrap().into_inner();
         assert_eq!(texts("a.tar.gz", &tar), (vec!["one".to_owned(), "two".into()], vec![]));
         assert_eq!(texts("a.zip", &zip), (vec!["one".to_owned(), "two".into()], vec![]));

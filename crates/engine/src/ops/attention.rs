@@ -7,8 +7,6 @@
 //! Queries may come in groups that share a key and value head (arXiv:2305.13245), from another sequence (cross), see
 //! all keys, earlier ones, or a window of them, and add ALiBi slopes (arXiv:2108.12409).
 
-use std::{cell::RefCell, rc::Rc};
-
 pub use kernels::attention::Mask;
 
 use super::{Backward, Cost, Forward, Op, Saves};
@@ -136,7 +134,7 @@ impl HeadRows {
     }
 }
 
-fn kernel(
+pub(super) fn kernel(
     o: &AttentionOptions,
     (place, parts): (usize, usize),
     q: Shape,
@@ -169,19 +167,7 @@ impl Op for Attention {
         "attention"
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
-        let ([q_batch, _, q_width], [k_batch, k_len, k_width], [v_batch, v_len, v_width]) =
-            (*x[0].dims_3()?, *x[1].dims_3()?, *x[2].dims_3()?);
-        let check = |axis, a, b| ShapeError::check("attention", axis, a, b);
-        check("batch", ("q", q_batch), ("k", k_batch))?;
-        check("batch", ("k", k_batch), ("v", v_batch))?;
-        check("seq", ("k", k_len), ("v", v_len))?;
-        check("kv_heads * head_dim", ("k", k_width), ("v", v_width))?;
-        let d = self.options.head_dim;
-        if d == 0 || k_width == 0 || q_width % d != 0 || k_width % d != 0 || q_width % k_width != 0 {
-            let problem = format!("{q_width} of q and {k_width} of k are no whole groups of heads of {d}");
-            return Err(ShapeError::new("attention", problem));
-        }
-        Ok(x[0])
+        shape(&self.options, x)
     }
     fn cost(&self, x: &[Shape]) -> Cost {
         let flops = self.ring(x[0], x[1], Precision::F32).flatten().map(|block| block.forward_flops()).sum::<u64>();
@@ -236,70 +222,25 @@ impl Op for Attention {
     }
 }
 
+/// What fits together, to the shape of `q`.
+pub(super) fn shape(o: &AttentionOptions, x: &[Shape]) -> Result<Shape, ShapeError> {
+    let ([q_batch, _, q_width], [k_batch, k_len, k_width], [v_batch, v_len, v_width]) =
+        (*x[0].dims_3()?, *x[1].dims_3()?, *x[2].dims_3()?);
+    let check = |axis, a, b| ShapeError::check("attention", axis, a, b);
+    check("batch", ("q", q_batch), ("k", k_batch))?;
+    check("batch", ("k", k_batch), ("v", v_batch))?;
+    check("seq", ("k", k_len), ("v", v_len))?;
+    check("kv_heads * head_dim", ("k", k_width), ("v", v_width))?;
+    let d = o.head_dim;
+    if d == 0 || k_width == 0 || q_width % d != 0 || k_width % d != 0 || q_width % k_width != 0 {
+        let problem = format!("{q_width} of q and {k_width} of k are no whole groups of heads of {d}");
+        return Err(ShapeError::new("attention", problem));
+    }
+    Ok(x[0])
+}
+
 fn lse_len(o: &AttentionOptions, q: Shape) -> usize {
     q.elements() / o.head_dim
-}
-
-/// Keys and values of the tokens read so far, for one layer and one sequence: `[capacity, kv_heads * head_dim]` each.
-#[derive(Debug, Default)]
-pub struct KvCache {
-    keys: Vec<f32>,
-    values: Vec<f32>,
-    len: usize,
-}
-
-impl KvCache {
-    /// How many tokens it holds.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Forget the tokens after the first `len`.
-    pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
-    }
-}
-
-/// Attention of new queries over a cache that first takes in their keys and values. Inference only.
-struct Cached(AttentionOptions, Rc<RefCell<KvCache>>);
-
-impl Op for Cached {
-    fn name(&self) -> &'static str {
-        "attention"
-    }
-    fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
-        if x[0].dims()[0] == 1 { Attention { options: self.0, heads: (0, 1), tokens: (0, 1) }.shape(x) } else { Err(ShapeError::new("attention", "a cache holds one sequence")) }
-    }
-    fn cost(&self, x: &[Shape]) -> Cost {
-        let len = self.1.borrow().len;
-        let flops = kernel(&self.0, (0, 1), x[0], len, x[1].last(), Precision::F32).forward_flops();
-        Cost { forward_flops: flops, forward_bytes: 8 * (len * x[1].last()) as u64, ..Cost::default() }
-    }
-    fn saves(&self, x: &[Shape]) -> Saves {
-        Saves { extras: vec![lse_len(&self.0, x[0])], ..Saves::default() }
-    }
-    fn forward(&self, f: &mut Forward<'_>) {
-        let [q, k, v] = f.inputs else { unreachable!("three inputs") };
-        let width = k.shape.last();
-        let mut cache = self.1.borrow_mut();
-        let end = cache.len * width;
-        cache.keys.truncate(end);
-        cache.keys.extend_from_slice(k.f32s());
-        cache.values.truncate(end);
-        cache.values.extend_from_slice(v.f32s());
-        cache.len += k.shape.dims()[1];
-        let attention = kernel(&self.0, (0, 1), q.shape, cache.len, width, f.precision);
-        attention.forward(q.f32s(), &cache.keys, &cache.values, f.output, f.extras[0].f32s_mut());
-    }
-    fn backward(&self, _b: &mut Backward<'_>) {
-        unreachable!("`attention_cached` refuses to run on a tape that trains");
-    }
 }
 
 impl Tape<'_> {
@@ -309,24 +250,6 @@ impl Tape<'_> {
     pub fn attention(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, options: AttentionOptions) -> Result<Tensor, EngineError> {
         let (heads, tokens) = (self.place(Axis::Tensor), self.place(Axis::Context));
         self.apply(Attention { options, heads, tokens }, &[q, k, v])
-    }
-
-    /// The same over all tokens that `cache` holds, after adding those of `k` and `v`; one sequence.
-    /// # Errors
-    /// When shapes do not fit, or on a tape that trains.
-    pub fn attention_cached(
-        &mut self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        options: AttentionOptions,
-        cache: &Rc<RefCell<KvCache>>,
-    ) -> Result<Tensor, EngineError> {
-        if self.is_training() {
-            let problem = "a cache of keys and values takes no gradient: use a tape with `train: false`".into();
-            return Err(EngineError::Misuse { op: "attention", problem });
-        }
-        self.apply(Cached(options, cache.clone()), &[q, k, v])
     }
 }
 

@@ -15,14 +15,16 @@ macro_rules! ops {
 
 ops! {
     activation, add, attention, balance, combine, concat, contrastive, conv2d, cross_entropy, dispatch, dropout, embedding,
-    expert_linear, gates, group_norm, heads, layer_norm, linear, modulate, mse, mul, patches, rms_norm, rope, route, sinusoid, swiglu, tokens
+    expert_linear, gates, group_norm, heads, kv_cache, layer_norm, linear, modulate, mse, mul, patches, rms_norm, rope, route, sinusoid, swiglu, tokens
 }
 
 pub use activation::Activation;
-pub use attention::{AttentionOptions, KvCache};
+pub use attention::AttentionOptions;
 pub use conv2d::ConvOptions;
 pub use cross_entropy::IGNORE;
 pub use kernels::experts::{Gating, Scores};
+pub use kv_cache::{Advance, KvCache, PAGE_TOKENS, SequenceId};
+pub use rope::Places;
 pub use route::Routes;
 
 /// One fused operation. Everything that a plan needs follows from shapes; only the last two methods touch numbers.

@@ -1,20 +1,33 @@
 //! Rotary positions: pairs `(i, i + head_dim / 2)` of each head turn by `position * theta^(-2i / head_dim)`;
 //! *RoFormer*, arXiv:2104.09864, in the half-split order of Llama. The backward pass turns the other way; nothing is saved.
 
-use super::{Backward, Cost, Forward, Op, Saves};
+use super::{Advance, Backward, Cost, Forward, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
+
+/// Where tokens `[batch, seq]` stand in their sequences.
+#[derive(Debug, Clone)]
+pub enum Places {
+    /// Each row begins here.
+    From(usize),
+    /// After those in a cache.
+    After(Advance),
+}
 
 struct Rope {
     head_dim: usize,
-    offset: usize,
+    places: Places,
     theta: f32,
 }
 
 impl Rope {
-    fn kernel(&self, x: Shape) -> kernels::rope::Rope {
+    fn kernel(&self, x: Shape) -> kernels::rope::Rope<'_> {
         let [_, seq, width] = *x.dims() else { unreachable!("the shape rule wants three axes") };
         let (heads, head_dim) = (width / self.head_dim, self.head_dim);
-        kernels::rope::Rope { seq, heads, head_dim, offset: self.offset, theta: self.theta }
+        let places = match &self.places {
+            Places::From(first) => kernels::rope::Places::From(*first),
+            Places::After(advance) => kernels::rope::Places::Each(advance.places()),
+        };
+        kernels::rope::Rope { seq, heads, head_dim, places, theta: self.theta }
     }
 }
 
@@ -49,16 +62,17 @@ impl Op for Rope {
 }
 
 impl Tape<'_> {
-    /// Turn `x` `[batch, seq, heads * head_dim]`; its first row stands at position `offset`.
+    /// Turn `x` `[batch, seq, heads * head_dim]`, whose rows stand at `places`.
     /// # Errors
     /// When `head_dim` is odd or does not divide the last axis.
-    pub fn rope(&mut self, x: &Tensor, head_dim: usize, offset: usize, theta: f32) -> Result<Tensor, EngineError> {
-        self.apply(Rope { head_dim, offset, theta }, &[x])
+    pub fn rope(&mut self, x: &Tensor, head_dim: usize, places: &Places, theta: f32) -> Result<Tensor, EngineError> {
+        self.apply(Rope { head_dim, places: places.clone(), theta }, &[x])
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::Places;
     use crate::{Shape, check};
 
     #[test]
@@ -66,7 +80,7 @@ mod tests {
         for (batch, seq, heads, head_dim, offset) in [(1, 1, 1, 2, 0), (2, 5, 3, 6, 0), (1, 3, 2, 16, 7)] {
             check::gradients(
                 &[Shape::new(&[batch, seq, heads * head_dim])],
-                move |tape, [x]| tape.rope(x, head_dim, offset, 100.0),
+                move |tape, [x]| tape.rope(x, head_dim, &Places::From(offset), 100.0),
                 |[x]| {
                     let mut y = x.clone();
                     for (r, row) in x.chunks(heads * head_dim).enumerate() {

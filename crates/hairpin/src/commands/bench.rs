@@ -9,6 +9,7 @@ use ::train::{
     step::{StepOptions, Trainer},
 };
 use engine::Precision;
+use miette::IntoDiagnostic;
 use serde_json::json;
 
 use crate::{CLOCK, print};
@@ -17,12 +18,14 @@ use crate::{CLOCK, print};
 #[derive(clap::Subcommand)]
 pub(crate) enum BenchCommand {
     Step(StepArgs),
+    Generate(WriteArgs),
     Strategy(StrategyArgs),
 }
 
 pub(crate) fn run(command: &BenchCommand, json: bool) -> miette::Result<ExitCode> {
     match command {
         BenchCommand::Step(args) => step(args, json),
+        BenchCommand::Generate(args) => write(args, json),
         BenchCommand::Strategy(args) => strategy(args, json),
     }
 }
@@ -58,10 +61,7 @@ pub(crate) struct StepArgs {
 }
 
 fn step(args: &StepArgs, json: bool) -> miette::Result<ExitCode> {
-    let text = format!(
-        "preset = \"gpt2-124m\"\nvocab = {}\ncontext = {}\nlayers = {}\nmodel = {}\nheads = {}\n",
-        args.vocab, args.context, args.layers, args.width, args.heads
-    );
+    let text = gpt2(args.vocab, args.context, args.layers, args.width, args.heads);
     let mut recipe = match &args.recipe {
         Some(path) => Recipe::read(path, &[])?,
         None => Recipe::parse(&format!("[model]\n{text}"), "bench step", &[])?,
@@ -70,11 +70,7 @@ fn step(args: &StepArgs, json: bool) -> miette::Result<ExitCode> {
         (recipe.batch.sequences, recipe.batch.context) = (args.batch.max(1), args.context);
     }
     let (recipe, model) = ::train::run::resolve(&recipe, None)?;
-    let precision = match args.precision.as_deref() {
-        Some("f32") => Precision::F32,
-        Some(_) => Precision::Bf16,
-        None => ::train::recipe::PrecisionChoice::Auto.resolve(),
-    };
+    let precision = precision(args.precision.as_deref());
     let (batch, context) = (recipe.batch.sequences, recipe.batch.context);
     let micro_batch = args.micro_batch.unwrap_or(batch).clamp(1, batch);
     let options = StepOptions { precision, lanes: 1, passes: 1, micro_batch, optim: Optim::default(), ..StepOptions::of(&recipe) };
@@ -110,6 +106,68 @@ fn step(args: &StepArgs, json: bool) -> miette::Result<ExitCode> {
         ));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writing of text by a GPT-2 style decoder of random weights, some sequences together, beside the speed of a copy in memory
+#[derive(clap::Args)]
+#[command(after_help = "Example: hairpin bench generate --vocab 50257 --context 256 --layers 12 --width 768 --heads 12 --batch 32 --json")]
+pub(crate) struct WriteArgs {
+    #[arg(long, default_value_t = 4096)]
+    vocab: usize,
+    #[arg(long, default_value_t = 256)]
+    context: usize,
+    #[arg(long, default_value_t = 6)]
+    layers: usize,
+    #[arg(long, default_value_t = 384)]
+    width: usize,
+    #[arg(long, default_value_t = 6)]
+    heads: usize,
+    /// Sequences that are written together
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    batch: u16,
+    /// Of each sequence
+    #[arg(long, default_value_t = 120)]
+    tokens: usize,
+    /// Default: bf16 where the CPU is faster with it
+    #[arg(long, value_parser = ["f32", "bf16"])]
+    precision: Option<String>,
+}
+
+fn write(args: &WriteArgs, json: bool) -> miette::Result<ExitCode> {
+    let text = gpt2(args.vocab, args.context, args.layers, args.width, args.heads);
+    let model = models::build(&text.parse().into_diagnostic()?)?;
+    let precision = precision(args.precision.as_deref());
+    let rate = ::train::generate::rate(&*model, precision, usize::from(args.batch), args.tokens)?;
+    let copy = 1e9 * super::doctor::copy_gbytes_per_sec();
+    if json {
+        print::json(&json!({
+            "tokens_per_sec": rate.tokens_per_sec, "bytes_read_per_token": rate.bytes_read_per_token, "copy_bytes_per_sec": copy,
+        }))?;
+    } else {
+        print::result(&format!(
+            "{:.0} tokens/s of {} sequences together; {} a token is {}/s, and a copy reads and writes {}/s ({}, {precision:?})",
+            rate.tokens_per_sec,
+            args.batch,
+            report::terminal::bytes(rate.bytes_read_per_token as u64),
+            report::terminal::bytes((rate.bytes_read_per_token * rate.tokens_per_sec) as u64),
+            report::terminal::bytes(copy as u64),
+            kernels::level()
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A `[model]` table of GPT-2's kind.
+fn gpt2(vocab: usize, context: usize, layers: usize, width: usize, heads: usize) -> String {
+    format!("preset = \"gpt2-124m\"\nvocab = {vocab}\ncontext = {context}\nlayers = {layers}\nmodel = {width}\nheads = {heads}\n")
+}
+
+fn precision(asked: Option<&str>) -> Precision {
+    match asked {
+        Some("f32") => Precision::F32,
+        Some(_) => Precision::Bf16,
+        None => ::train::recipe::PrecisionChoice::Auto.resolve(),
+    }
 }
 
 /// A recipe's step on its ranks, on made-up tokens, beside what it computes and what it exchanges, each alone

@@ -248,7 +248,7 @@ const LARGE: usize = 32 << 20;
 const CHUNK: usize = 1 << 18;
 
 /// Bytes read and written by a large copy, both counted.
-fn copy_gbytes_per_sec() -> f64 {
+pub(crate) fn copy_gbytes_per_sec() -> f64 {
     let (a, mut b) = (vec![1.0_f32; LARGE], vec![0.0_f32; LARGE]);
     let copy = || b.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).for_each(|(b, a)| b.copy_from_slice(a));
     8.0 * LARGE as f64 / best_secs(5, copy) / 1e9

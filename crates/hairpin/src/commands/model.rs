@@ -11,7 +11,7 @@ use ::train::{
     checkpoint::{self, NamedTensor, Snapshot},
     clock::Clock,
     eval::{Evaluator, held_out_windows},
-    generate::{Sampling, generate as draw},
+    generate::{Request, Sampling, Writer},
     hf,
     run::{Loaded, load},
 };
@@ -46,13 +46,15 @@ pub(crate) fn eval(args: &EvalArgs, json: bool) -> miette::Result<ExitCode> {
     }
     let evaluator = Evaluator::new(&*loaded.model, 4, context, loaded.precision)?;
     let language = loaded.model.language().ok_or(TrainError::NotLanguage)?;
-    let bits = evaluator.bits_per_byte(language, loaded.model.params(), &mut loaded.store, loaded.precision, &data, &windows)?;
+    let measured = evaluator.held_out(language, loaded.model.params(), &mut loaded.store, loaded.precision, &data, &windows)?;
+    let (bits, error) = (measured.bits_per_byte, measured.standard_error());
     // What is divided by, and how many tokens' losses are divided.
     let (bytes, tokens) = (windows.iter().map(|w| data.target_bytes(w)).sum::<u64>(), windows.len() * context);
     if json {
-        print::json(&json!({"step": loaded.step, "bits_per_byte": bits, "windows": windows.len(), "bytes": bytes, "tokens": tokens}))?;
+        print::json(&json!({"step": loaded.step, "bits_per_byte": bits, "standard_error": error, "windows": windows.len(), "bytes": bytes, "tokens": tokens}))?;
     } else {
-        print::result(&format!("step {}: {bits:.4} bits per byte over {} windows of {context} tokens", loaded.step, windows.len()));
+        let error = error.map_or(String::new(), |error| format!(" ± {error:.4}"));
+        print::result(&format!("step {}: {bits:.4}{error} bits per byte over {} windows of {context} tokens", loaded.step, windows.len()));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -85,8 +87,13 @@ pub(crate) struct GenerateArgs {
 pub(crate) fn generate(args: &GenerateArgs, json: bool) -> miette::Result<ExitCode> {
     let mut loaded = newest(&args.run)?;
     let tokenizer = loaded.tokenizer()?;
-    let mut prompt = vec![tokenizer.end_of_text()];
+    let ends = tokenizer.ends();
+    let mut prompt = ends.before_prompt.clone();
     prompt.extend(tokenizer.encode(&args.prompt)?);
+    if prompt.is_empty() {
+        // A model has to read something: the end of a text before.
+        prompt.push(ends.end_of_text);
+    }
     let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
     let language = loaded.model.language().ok_or(TrainError::NotLanguage)?;
     if !json {
@@ -102,8 +109,9 @@ pub(crate) fn generate(args: &GenerateArgs, json: bool) -> miette::Result<ExitCo
         }
         text += &piece;
     };
-    let end = Some(tokenizer.end_of_text());
-    let drawn = draw(language, loaded.model.params(), &mut loaded.store, loaded.precision, &prompt, args.tokens, end, &sampling, |one| {
+    let request = Request { prompt: prompt.clone(), count: args.tokens, stops: ends.stops.clone(), sampling };
+    let mut writer = Writer { language, table: loaded.model.params(), store: &mut loaded.store, precision: loaded.precision };
+    let drawn = writer.write_one(&request, |one| {
         count += 1;
         if count == 1 {
             clock = Clock::start();
@@ -113,7 +121,7 @@ pub(crate) fn generate(args: &GenerateArgs, json: bool) -> miette::Result<ExitCo
     })?;
     show(stream.finish());
     let stopped_by = match drawn.last() {
-        Some(last) if end == Some(last.token) => "end_of_text",
+        Some(last) if ends.stops.contains(&last.token) => "end_of_text",
         _ if drawn.len() < args.tokens => "context",
         _ => "tokens",
     };
@@ -154,7 +162,7 @@ pub(crate) struct ExportArgs {
 
 pub(crate) fn export(args: &ExportArgs, json: bool) -> miette::Result<ExitCode> {
     let loaded = newest(&args.run)?;
-    hf::export(&loaded, &loaded.tokenizer_path, &args.out)?;
+    hf::export(&loaded, &loaded.tokenizer()?, &args.out)?;
     if json {
         print::json(&json!({"folder": args.out}))?
     } else {
@@ -194,16 +202,14 @@ pub(crate) fn import(args: &ImportArgs, json: bool) -> miette::Result<ExitCode> 
         values: tensors.remove(&spec.name).unwrap_or_default(),
     };
     let tensors = table.specs().iter().map(named).collect();
-    let tokenizer = disk::read(&imported.tokenizer, 512 << 20).map_err(|e| {
-        miette::miette!(code = "import::io", help = "the folder needs a `tokenizer.json`", "`{}`: {e}", imported.tokenizer.display())
-    })?;
+    imported.tokenizer.notes().iter().for_each(|note| print::talk(note));
     let snapshot = Snapshot {
         step: 0,
         recipe: recipe.to_toml(),
         bits_per_byte: None,
         state: json!({}),
         data: None,
-        tokenizer: Arc::new(vec![("tokenizer.json".into(), tokenizer)]),
+        tokenizer: Arc::new(imported.tokenizer.files()?),
         kernels: Vec::new(),
         tensors,
     };

@@ -17,7 +17,7 @@ use crate::{STOP, print, progress::Follow};
 /// Write a project: a ladder of three small phases over a corpus, sized by how much text there is
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example: hairpin init my-model --corpus notes/ --corpus 'books/**/*.txt'\n\nThe project file holds the corpus, the tables of a recipe that all phases share ([recipe.batch],\n[recipe.optim], [recipe.schedule], ...) and the [[phases]]."
+    after_help = "Example: hairpin init my-model --corpus notes/ --corpus 'books/**/*.txt'\n\nThe project file holds the corpus, the tables of a recipe that all phases share ([recipe.batch],\n[recipe.optim], [recipe.schedule], ...) and the [[phases]]. Paths in it are seen from its folder."
 )]
 pub(crate) struct InitArgs {
     /// Folder of the project
@@ -56,7 +56,9 @@ pub(crate) fn init(args: &InitArgs, json: bool) -> miette::Result<ExitCode> {
 /// What was asked for, or what every machine with Rust has.
 pub(crate) fn corpus(given: &[String]) -> miette::Result<Vec<String>> {
     if !given.is_empty() {
-        return Ok(given.to_vec());
+        // In a project's file they are seen from its folder, here from where the command runs.
+        let absolute = |path: &String| std::path::absolute(path).map_or_else(|_| path.clone(), |path| path.display().to_string());
+        return Ok(given.iter().map(|path| if path.contains("://") { path.clone() } else { absolute(path) }).collect());
     }
     match data::cargo_sources() {
         Some(path) => Ok(vec![path.display().to_string()]),
@@ -129,7 +131,8 @@ pub(crate) fn climb_and_tell(project: &Project, folder: &Path, anew: &[String], 
     follow.end();
     observer.end();
     let outcome = outcome?;
-    let page = report::write(folder)?;
+    let report::Written { path: page, damage } = report::write(folder)?;
+    damage.iter().for_each(|line| print::talk(line));
     if !json {
         print::result(&tell(&outcome, &page));
     } else {
@@ -210,15 +213,16 @@ fn indent(text: &str) -> String {
 #[derive(clap::Args)]
 #[command(after_help = "Example: hairpin report my-model")]
 pub(crate) struct ReportArgs {
-    /// Folder of the project
+    /// Folder of a project or a run
     #[arg(default_value = ".")]
     folder: PathBuf,
 }
 
 pub(crate) fn report(args: &ReportArgs, json: bool) -> miette::Result<ExitCode> {
-    let page = report::write(&args.folder)?;
+    let report::Written { path: page, damage } = report::write(&args.folder)?;
+    damage.iter().for_each(|line| print::talk(line));
     if json {
-        print::json(&json!({"report": page}))?
+        print::json(&json!({"report": page, "damage": damage}))?
     } else {
         print::result(&page.display().to_string())
     }

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use ::train::{ranks, recipe::Recipe, run as training};
+use ::train::{ranks, recipe::{Beginning, Recipe}, run as training};
 use report::terminal::{bytes, secs};
 
 use crate::{STOP, print, progress::Follow};
@@ -10,7 +10,7 @@ use crate::{STOP, print, progress::Follow};
 /// Train a recipe; Ctrl-C saves and ends, `--resume` goes on to the same bits
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example: hairpin train recipes/small.toml --out runs/small --set optim.lr=3e-4\n         hairpin train recipes/small.toml --out runs/small --resume"
+    after_help = "Example: hairpin train recipes/small.toml --out runs/small --set optim.lr=3e-4\n         hairpin train recipes/small.toml --out runs/small --resume\n         hairpin train recipes/small.toml --from runs/other --out runs/tuned"
 )]
 pub(crate) struct TrainArgs {
     /// The recipe
@@ -21,6 +21,9 @@ pub(crate) struct TrainArgs {
     /// Go on from the newest whole checkpoint in `--out`
     #[arg(long)]
     resume: bool,
+    /// Begin with the weights of a run, a checkpoint or an imported model, under a fresh optimiser
+    #[arg(long, value_name = "PATH")]
+    from: Option<PathBuf>,
     /// On so many ranks, threads of this process, or the processes that `mpirun` started; the bits are the same on any number that divides `batch.lanes`
     #[arg(long)]
     ranks: Option<usize>,
@@ -35,7 +38,10 @@ pub(crate) struct TrainArgs {
 pub(crate) fn run(args: &TrainArgs, json: bool) -> miette::Result<ExitCode> {
     let ranks = args.ranks.or(ranks::launched_ranks()).map(|ranks| format!("parallel.ranks={ranks}"));
     let strategy = args.strategy.as_ref().map(|name| format!("parallel.strategy={name}"));
-    let recipe = Recipe::read(&args.recipe, &args.set.iter().cloned().chain(ranks).chain(strategy).collect::<Vec<_>>())?;
+    let mut recipe = Recipe::read(&args.recipe, &args.set.iter().cloned().chain(ranks).chain(strategy).collect::<Vec<_>>())?;
+    if let Some(path) = &args.from {
+        recipe.from = Some(Beginning { path: path.clone() });
+    }
     let mut follow = Follow::new();
     let outcome = training::train(&recipe, &args.out, args.resume, &STOP, &mut follow);
     follow.end();

@@ -9,7 +9,7 @@
 //! Attention reads values as wide as keys, so that they go with zeros behind them. **Absent on purpose:** a cache of the short
 //! vectors; what is cached are keys and values.
 
-use engine::{EngineError, Init, ParamId, ParamKind, Tape, Tensor};
+use engine::{EngineError, Init, ParamId, ParamKind, Tape, Tensor, ops::Places};
 
 use super::{
     config::{DecoderConfig, LatentWidths},
@@ -57,7 +57,7 @@ impl Latent {
     }
 
     /// Queries, keys and values `[batch, seq, heads * head_dim]` of `x`, whose tokens begin at `offset` of their sequence.
-    pub fn project(&self, tape: &mut Tape<'_>, c: &DecoderConfig, x: &Tensor, offset: usize) -> Result<[Tensor; 3], EngineError> {
+    pub fn project(&self, tape: &mut Tape<'_>, c: &DecoderConfig, x: &Tensor, places: &Places) -> Result<[Tensor; 3], EngineError> {
         let LatentWidths { plain, rope, value, .. } = self.widths;
         let short = |tape: &mut Tape<'_>, [down, norm]: [ParamId; 2]| {
             let short = tape.linear(x, &tape.param(down), None)?;
@@ -68,12 +68,12 @@ impl Latent {
             None => x.clone(),
         };
         let q_rope = tape.linear(&from, &tape.param(self.q_rope), None)?;
-        let q_rope = tape.rope(&q_rope, rope, offset, c.theta)?;
+        let q_rope = tape.rope(&q_rope, rope, places, c.theta)?;
         let q = tape.linear(&from, &tape.param(self.q), None)?;
         let q = tape.join_heads(&q, &q_rope, [plain, rope])?;
         drop((from, q_rope));
         let k_rope = tape.linear(x, &tape.param(self.k_rope), None)?;
-        let k_rope = tape.rope(&k_rope, rope, offset, c.theta)?;
+        let k_rope = tape.rope(&k_rope, rope, places, c.theta)?;
         let from = short(tape, self.kv_down)?;
         let k = tape.linear(&from, &tape.param(self.k), None)?;
         let k = tape.join_heads(&k, &k_rope, [plain, rope])?;

@@ -5,11 +5,9 @@
 //! ```
 //! Here is what ranks may share: heads, the width of feed-forward layers, tokens.
 
-use std::{cell::RefCell, rc::Rc};
-
 use engine::{
     BlockId, EngineError, Init, Mask, ParamId, ParamKind, ParamTable, Tape, Tensor,
-    ops::{Activation, AttentionOptions, KvCache},
+    ops::{Activation, AttentionOptions, Places},
 };
 
 use super::{
@@ -71,6 +69,8 @@ enum Feed {
 #[derive(Clone, Copy)]
 pub(crate) struct Layer {
     pub block: BlockId,
+    /// Its place among the layers.
+    index: usize,
     attn_norm: NormParams,
     attention: Attention,
     /// Absent when the attention's norm serves both.
@@ -99,18 +99,17 @@ impl Layers {
         &self.layers
     }
 
-    /// `x` `[batch, seq, model]` through one layer, whose tokens begin at `offset` of their sequence.
+    /// `x` `[batch, seq, model]` through one layer, whose tokens stand at `places`.
     pub fn run<'m>(
         &'m self,
         tape: &mut Tape<'m>,
         layer: &Layer,
         x: &Tensor,
-        cache: Option<&Rc<RefCell<KvCache>>>,
-        offset: usize,
+        places: &Places,
     ) -> Result<Tensor, EngineError> {
         let normed = self.norm(tape, layer.attn_norm, x)?;
         let normed = tape.gather_tokens(&normed)?;
-        let attended = self.attention(tape, layer, &normed, cache, offset)?;
+        let attended = self.attention(tape, layer, &normed, places)?;
         if self.config.parallel_block {
             let normed = match layer.mlp_norm {
                 Some(norm) => {
@@ -146,13 +145,12 @@ impl Layers {
         tape: &mut Tape<'_>,
         layer: &Layer,
         x: &Tensor,
-        cache: Option<&Rc<RefCell<KvCache>>>,
-        offset: usize,
+        places: &Places,
     ) -> Result<Tensor, EngineError> {
         let c = &self.config;
         let [q, k, v] = match &layer.attention {
-            Attention::Heads(heads) => self.project(tape, heads, x, offset)?,
-            Attention::Latent(latent) => latent.project(tape, c, x, offset)?,
+            Attention::Heads(heads) => self.project(tape, heads, x, places)?,
+            Attention::Latent(latent) => latent.project(tape, c, x, places)?,
         };
         let options = AttentionOptions {
             head_dim: c.head_dim,
@@ -160,9 +158,9 @@ impl Layers {
             scale: 1.0 / (c.head_dim as f32).sqrt(),
             alibi: c.position == Position::Alibi,
         };
-        let attended = match cache {
-            Some(cache) => tape.attention_cached(&q, &k, &v, options, cache)?,
-            None => tape.attention(&q, &k, &v, options)?,
+        let attended = match places {
+            Places::After(advance) => tape.attention_cached([&q, &k, &v], options, layer.index, advance)?,
+            Places::From(_) => tape.attention(&q, &k, &v, options)?,
         };
         drop((q, k, v));
         match &layer.attention {
@@ -171,7 +169,7 @@ impl Layers {
         }
     }
 
-    fn project(&self, tape: &mut Tape<'_>, heads: &Heads, x: &Tensor, offset: usize) -> Result<[Tensor; 3], EngineError> {
+    fn project(&self, tape: &mut Tape<'_>, heads: &Heads, x: &Tensor, places: &Places) -> Result<[Tensor; 3], EngineError> {
         let c = &self.config;
         let mut q = linear(tape, heads.q, x)?;
         let mut k = linear(tape, heads.k, x)?;
@@ -181,8 +179,8 @@ impl Layers {
             k = self.head_norm(tape, k_norm, &k)?;
         }
         if c.position == Position::Rope {
-            q = tape.rope(&q, c.head_dim, offset, c.theta)?;
-            k = tape.rope(&k, c.head_dim, offset, c.theta)?;
+            q = tape.rope(&q, c.head_dim, places, c.theta)?;
+            k = tape.rope(&k, c.head_dim, places, c.theta)?;
         }
         Ok([q, k, v])
     }
@@ -294,6 +292,7 @@ impl Declare<'_> {
         let c = self.config;
         let block = self.table.block(format!("{prefix}layers.{index}"));
         Layer {
+            index,
             block,
             attn_norm: self.norm("attn.norm"),
             attention: match c.latent() {

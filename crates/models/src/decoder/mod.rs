@@ -11,14 +11,16 @@ mod latent;
 pub(crate) mod layers;
 mod presets;
 
-use std::{ops::Range, rc::Rc};
+use std::{ops::Range, sync::Arc};
 
 pub use config::{DecoderConfig, DecoderOptions, Mixture, Mlp, Norm, Position, Router};
-use engine::{Axis, BlockId, EngineError, Init, Inputs, Mask, ParamId, ParamKind, ParamTable, Shape, ShapeError, Tape, Tensor};
+use engine::{Axis, BlockId, EngineError, Init, Inputs, Mask, ParamId, ParamKind, ParamTable, Shape, ShapeError, Tape, Tensor,
+    ops::{Advance, KvCache, Places},
+};
 use layers::{Layers, NormParams};
 pub use presets::PRESETS;
 
-use crate::{Cache, LanguageModel, Model, ModelError};
+use crate::{LanguageModel, Model, ModelError};
 
 /// See the head of this file.
 pub struct Decoder {
@@ -72,18 +74,19 @@ impl Decoder {
         &self.layers.config
     }
 
-    /// Where the tokens of an input begin in their sequence: after those in the cache, or after those of other ranks.
-    fn offset(&self, tape: &Tape<'_>, inputs: &Inputs, cache: Option<&Cache>) -> Result<usize, EngineError> {
+    /// Where the tokens of an input stand: after those in the cache, or after those of other ranks.
+    fn places(&self, tape: &Tape<'_>, inputs: &Inputs, advance: Option<&Advance>) -> Result<Places, EngineError> {
         let tokens = inputs.get("tokens")?.shape();
         let [_, seq] = *tokens.dims() else {
             return Err(ShapeError::new("decoder", format!("tokens are {tokens}, not [batch, seq]")).into());
         };
-        let offset = cache.map_or(tape.place(Axis::Context).0 * seq, Cache::len);
-        if self.layers.config.position == Position::Learned && offset + seq > self.layers.config.context {
-            let problem = format!("`seq` is {}, and there are {} learned positions", offset + seq, self.layers.config.context);
+        let first = tape.place(Axis::Context).0 * seq;
+        let end = advance.map_or(first + seq, |advance| advance.places().iter().max().map_or(0, |last| *last as usize + 1));
+        if self.layers.config.position == Position::Learned && end > self.layers.config.context {
+            let problem = format!("`seq` is {end}, and there are {} learned positions", self.layers.config.context);
             return Err(ShapeError::new("decoder", problem).into());
         }
-        Ok(offset)
+        Ok(advance.map_or(Places::From(first), |advance| Places::After(advance.clone())))
     }
 
     /// The residual `[batch, seq, model]` after those of `blocks` that come before the head, from that before the first.
@@ -93,32 +96,38 @@ impl Decoder {
         inputs: &Inputs,
         mut x: Option<Tensor>,
         blocks: Range<usize>,
-        cache: Option<&Cache>,
+        advance: Option<&Advance>,
     ) -> Result<Tensor, EngineError> {
-        let offset = self.offset(tape, inputs, cache)?;
+        let places = self.places(tape, inputs, advance)?;
         if blocks.start == 0 {
             let tokens = tape.input(inputs, "tokens")?;
-            let [embedded] = tape.block(self.embed_block, [&tokens], move |tape, [tokens]| Ok([self.embed(tape, tokens, offset)?]))?;
+            let at = places.clone();
+            let [embedded] = tape.block(self.embed_block, [&tokens], move |tape, [tokens]| Ok([self.embed(tape, tokens, &at)?]))?;
             x = Some(embedded);
         }
         let first_layer = self.embed_block.0 + 1;
         for (i, layer) in self.layers.each().iter().enumerate().filter(|(i, _)| blocks.contains(&(first_layer + i))) {
             let before = x.ok_or_else(|| ShapeError::new("decoder", format!("block {i} has no residual to start from")))?;
-            let cache = cache.map(|cache| cache.layers[i].clone());
-            let run = move |tape: &mut Tape<'m>, [x]: [&Tensor; 1]| Ok([self.layers.run(tape, layer, x, cache.as_ref(), offset)?]);
+            let at = places.clone();
+            let run = move |tape: &mut Tape<'m>, [x]: [&Tensor; 1]| Ok([self.layers.run(tape, layer, x, &at)?]);
             let [after] = tape.block(layer.block, [&before], run)?;
             x = Some(after);
         }
         Ok(x.ok_or_else(|| ShapeError::new("decoder", "the head has no residual to start from"))?)
     }
 
-    fn embed(&self, tape: &mut Tape<'_>, tokens: &Tensor, offset: usize) -> Result<Tensor, EngineError> {
+    fn embed(&self, tape: &mut Tape<'_>, tokens: &Tensor, places: &Places) -> Result<Tensor, EngineError> {
         let x = tape.embedding_share(tokens, &tape.param(self.embed))?;
         let mut x = tape.sum_tokens(&x)?;
         if let Some(positions) = self.positions {
             let (batch, seq) = (x.shape().dims()[0], x.shape().dims()[1]);
-            let first = offset + tape.place(Axis::Tensor).0 * seq;
-            let indices: Vec<u32> = (0..batch).flat_map(|_| (first..first + seq).map(|p| p as u32)).collect();
+            let indices: Vec<u32> = match places {
+                Places::After(advance) => advance.places().to_vec(),
+                Places::From(first) => {
+                    let first = first + tape.place(Axis::Tensor).0 * seq;
+                    (0..batch).flat_map(|_| (first..first + seq).map(|p| p as u32)).collect()
+                }
+            };
             let indices = tape.tokens(Shape::new(&[batch, seq]), &indices)?;
             let positions = tape.embedding(&indices, &tape.param(positions))?;
             x = tape.add(&x, &positions)?;
@@ -197,13 +206,22 @@ impl LanguageModel for Decoder {
         self.output(tape, x, move |tape, x, head| tape.token_nll(x, head, &targets))
     }
 
-    fn logits<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs, cache: Option<&Cache>) -> Result<Tensor, EngineError> {
-        let x = self.residual(tape, inputs, None, 0..self.head_block.0, cache)?;
+    fn logits<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs) -> Result<Tensor, EngineError> {
+        let x = self.residual(tape, inputs, None, 0..self.head_block.0, None)?;
         self.output(tape, &x, |tape, x, head| tape.linear(x, head, None))
     }
 
-    fn cache(&self) -> Cache {
-        Cache { layers: self.layers.each().iter().map(|_| Rc::default()).collect() }
+    fn next_logits<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs, advance: &Advance) -> Result<Tensor, EngineError> {
+        let x = self.residual(tape, inputs, None, 0..self.head_block.0, Some(advance))?;
+        let rows = advance.last_rows();
+        let x = x.reshape(&[x.shape().rows(), x.shape().last()])?;
+        let rows = tape.tokens(Shape::new(&[1, rows.len()]), &rows)?;
+        let last = tape.embedding(&rows, &x)?;
+        self.output(tape, &last, |tape, x, head| tape.linear(x, head, None))
+    }
+
+    fn cache(&self) -> Arc<KvCache> {
+        KvCache::new(self.layers.each().len())
     }
 
     fn decoder(&self) -> Option<&DecoderConfig> {

@@ -99,8 +99,7 @@ pub(super) fn preset(name: &str) -> Result<DecoderConfig, ModelError> {
             ..latent(Some(1536), experts(256, 8, 2048, Router::SigmoidNormalised, 1e-4, llama(61, 7168, 128, 18_432)), 1, 3)
         },
         _ => {
-            let help = format!("use one of {}", PRESETS.join(", "));
-            return Err(ModelError::key("preset", format!("there is no preset `{name}`"), help));
+            return Err(ModelError::key("preset", format!("there is no preset `{name}`"), crate::nearest::instead(name, PRESETS)));
         }
     })
 }

@@ -265,6 +265,55 @@ mod tests {
     }
 
     #[test]
+    fn numbers_that_are_not_finite_are_neither_written_nor_read() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), &snapshot(1)).unwrap();
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut broken = snapshot(2);
+            broken.tensors[1].values[3] = value;
+            assert!(matches!(write(folder.path(), &broken), Err(CheckpointError::NotFinite { step: 2, .. })));
+            assert_eq!(list(folder.path()).len(), 1, "{value}");
+        }
+        let path = write(folder.path(), &snapshot(2)).unwrap();
+        let file = path.join("tensors-00000.safetensors");
+        let mut bytes = std::fs::read(&file).unwrap();
+        let last = bytes.len() - 4;
+        bytes[last..].copy_from_slice(&f32::NAN.to_le_bytes());
+        std::fs::write(&file, &bytes).unwrap();
+        forge(&path, |manifest| manifest["shards"][0]["blake3"] = blake3::hash(&bytes).to_hex().to_string().into());
+        let error = read(&path).unwrap_err().to_string();
+        assert!(error.contains("not finite"), "{error}");
+        assert_eq!(latest_whole(folder.path()).unwrap().unwrap().1.step, 1);
+    }
+
+    /// Change a manifest under hashes that fit.
+    fn forge(checkpoint: &Path, change: impl FnOnce(&mut serde_json::Value)) {
+        let path = checkpoint.join("manifest.json");
+        let mut manifest = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        change(&mut manifest);
+        let text = serde_json::to_vec(&manifest).unwrap();
+        std::fs::write(checkpoint.join("manifest.blake3"), blake3::hash(&text).to_hex().as_bytes()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn a_checkpoint_of_version_1_is_read_and_one_of_a_later_version_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = write(folder.path(), &snapshot(1)).unwrap();
+        forge(&path, |manifest| {
+            let manifest = manifest.as_object_mut().unwrap();
+            for key in ["data", "kernels", "tokenizer"] {
+                manifest.remove(key);
+            }
+            manifest["version"] = 1.into();
+        });
+        let (got, want) = (read(&path).unwrap(), snapshot(1));
+        assert_eq!((got.step, got.data.is_none(), got.tokenizer.len(), got.tensors.len()), (1, true, 0, want.tensors.len()));
+        forge(&path, |manifest| manifest["version"] = (VERSION + 1).into());
+        assert!(matches!(read(&path), Err(CheckpointError::Version { .. })));
+    }
+
+    #[test]
     fn a_second_run_on_one_folder_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let first = RunLock::acquire(folder.path()).unwrap();

@@ -12,7 +12,7 @@ use crate::{
 
 pub(super) fn gate(s: &mut Subject<'_>) -> Result<GateResult, TrainError> {
     let folder = s.folder.join("export");
-    hf::export(&s.loaded, &s.data.tokenizer_path(), &folder)?;
+    hf::export(&s.loaded, s.data.tokenizer(), &folder)?;
     let imported = hf::import(&folder)?;
     let model = models::build(&imported.model)?;
     let mut tensors = imported.tensors;
@@ -29,7 +29,7 @@ pub(super) fn gate(s: &mut Subject<'_>) -> Result<GateResult, TrainError> {
 fn logits(model: &dyn models::Model, store: &mut Replicated, tokens: &[u32]) -> Result<Vec<f32>, TrainError> {
     let language = model.language().ok_or(TrainError::NotLanguage)?;
     let inputs = Inputs::new().with_u32("tokens", &[1, tokens.len()], tokens.to_vec());
-    let pool = pool_for(language, model.params(), Precision::F32, &inputs, |language, tape, inputs| language.logits(tape, inputs, None))?;
+    let pool = pool_for(language, model.params(), Precision::F32, &inputs, |language, tape, inputs| language.logits(tape, inputs))?;
     let mut tape = Tape::new(&pool, store, model.params(), inference(Precision::F32));
-    Ok(language.logits(&mut tape, &inputs, None)?.f32s().to_vec())
+    Ok(language.logits(&mut tape, &inputs)?.f32s().to_vec())
 }

@@ -6,7 +6,7 @@ use super::{GateResult, Subject, result};
 use crate::{
     TrainError,
     eval::{inference, inputs_of, pool_for},
-    generate::{Sampling, generate},
+    generate::{Request, Sampling, Writer},
 };
 
 /// Largest difference of a log-probability: rounding of the cached and the whole pass, in bf16 at worst.
@@ -19,11 +19,11 @@ pub(super) fn gate(s: &mut Subject<'_>) -> Result<GateResult, TrainError> {
     // A router's choice is a step: what bf16 rounds otherwise in the other pass may go to another expert, and that is no fault.
     let has_experts = language.decoder().is_some_and(|config| config.experts.is_some());
     let precision = if has_experts { Precision::F32 } else { loaded.precision };
-    let prompt = vec![s.data.tokenizer().end_of_text()];
-    let count = 32.min(language.context() - 1);
-    let drawn = generate(language, table, &mut loaded.store, precision, &prompt, count, None, &Sampling::default(), |_| {})?;
+    let prompt = s.data.tokenizer().ends().before_prompt.clone();
+    let request = Request { prompt, count: 32.min(language.context() - 1), stops: Vec::new(), sampling: Sampling::default() };
+    let drawn = Writer { language, table, store: &mut loaded.store, precision }.write_one(&request, |_| {})?;
 
-    let tokens: Vec<u32> = prompt.iter().copied().chain(drawn.iter().map(|d| d.token)).collect();
+    let tokens: Vec<u32> = request.prompt.iter().copied().chain(drawn.iter().map(|d| d.token)).collect();
     let inputs = inputs_of(std::slice::from_ref(&tokens));
     let pool = pool_for(language, table, precision, &inputs, |language, tape, inputs| language.token_nll(tape, inputs))?;
     let mut tape = Tape::new(&pool, &mut loaded.store, table, inference(precision));

@@ -12,17 +12,21 @@ use std::path::Path;
 use data::Dataset;
 use serde::{Deserialize, Serialize};
 
-use crate::{TrainError, run::Loaded};
+use crate::{
+    TrainError,
+    eval::{HeldOut, WindowLoss},
+    run::Loaded,
+};
 
 /// What earlier phases lead to expect.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Expected {
     /// Held-out bits per byte, lowest and highest, once two phases have been.
     pub bits_per_byte: Option<[f64; 2]>,
     /// What the phase before reached.
-    pub before: Option<f64>,
+    pub before: Option<HeldOut>,
     /// What an n-gram model of the same data reaches.
-    pub baseline: f64,
+    pub baseline: HeldOut,
 }
 
 /// What gates look at.
@@ -32,6 +36,8 @@ pub struct Subject<'a> {
     pub data: &'a Dataset,
     /// As measured at the end of training.
     pub bits_per_byte: f64,
+    /// The same window by window, once it was measured again.
+    pub windows: Vec<WindowLoss>,
     pub expected: Expected,
 }
 

@@ -13,7 +13,9 @@ pub(super) fn gate(s: &mut Subject<'_>) -> Result<GateResult, TrainError> {
     let evaluator = Evaluator::new(model, micro_batch, recipe.batch.context, s.loaded.precision)?;
     let windows = eval::held_out_windows(s.data, recipe.batch.context, recipe.eval.windows)?;
     let language = model.language().ok_or(TrainError::NotLanguage)?;
-    let again = evaluator.bits_per_byte(language, model.params(), &mut s.loaded.store, s.loaded.precision, s.data, &windows)?;
+    let measured = evaluator.held_out(language, model.params(), &mut s.loaded.store, s.loaded.precision, s.data, &windows)?;
+    let again = measured.bits_per_byte;
+    s.windows = measured.windows;
     let help = "the disk or memory is at fault: run `hairpin doctor`, and train again from the checkpoint before";
     let passed = again.to_bits() == s.bits_per_byte.to_bits();
     Ok(result("reloads", passed, format!("{again:?} bits per byte"), format!("{:?}, to the bit", s.bits_per_byte), help))

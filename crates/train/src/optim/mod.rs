@@ -14,6 +14,9 @@ use rayon::prelude::*;
 
 use crate::recipe::{Optim, OptimKind};
 
+/// What the names of its arrays begin with; those of a model's own begin with none such.
+pub(crate) const STATE: &str = "optim/";
+
 /// One step's constants.
 #[derive(Debug, Clone, Copy)]
 pub struct Update {
@@ -193,7 +196,7 @@ impl Optimiser {
                 continue;
             }
             for (param, values) in gather(mine)?.into_iter().filter(|(param, _)| has_kind(*param)) {
-                all.push((format!("optim/{kind}/{}", table.spec(param).name), param, values));
+                all.push((format!("{STATE}{kind}/{}", table.spec(param).name), param, values));
             }
         }
         Ok(all)
@@ -205,7 +208,7 @@ impl Optimiser {
     pub fn restore(&mut self, table: &ParamTable, mut find: impl FnMut(&str, ParamId) -> Result<Vec<f32>, String>) -> Result<(), String> {
         for state in &mut self.states {
             for (kind, into) in state.moments.arrays_mut() {
-                let name = format!("optim/{kind}/{}", table.spec(state.param).name);
+                let name = format!("{STATE}{kind}/{}", table.spec(state.param).name);
                 into.copy_from_slice(&find(&name, state.param)?[state.of_param.clone()]);
             }
         }

@@ -9,7 +9,7 @@ use parallel::Replicated;
 
 use crate::{
     TrainError,
-    checkpoint::{self, CheckpointError, NamedTensor},
+    checkpoint::{self, CheckpointError, NamedTensor, Snapshot},
     recipe::Recipe,
 };
 
@@ -38,11 +38,7 @@ impl Loaded {
 /// # Errors
 /// When there is none, or its parameters are not those of its recipe.
 pub fn load(folder: &Path) -> Result<Loaded, TrainError> {
-    let (path, snapshot, damaged) = if folder.join("manifest.json").is_file() {
-        (folder.to_owned(), checkpoint::read(folder)?, Vec::new())
-    } else {
-        checkpoint::latest_whole(folder)?.ok_or_else(|| CheckpointError::None { folder: folder.to_owned() })?
-    };
+    let (path, snapshot, damaged) = newest(folder)?;
     let recipe = Recipe::parse(&snapshot.recipe, &path.display().to_string(), &[])?;
     let model = models::build(&recipe.model)?;
     let mut tensors: std::collections::HashMap<String, NamedTensor> = snapshot.tensors.into_iter().map(|t| (t.name.clone(), t)).collect();
@@ -55,8 +51,21 @@ pub fn load(folder: &Path) -> Result<Loaded, TrainError> {
     }
     let store = Replicated::solo(table, |id| tensors.remove(&table.spec(id).name).map_or_else(Vec::new, |t| t.values));
     let precision = recipe.train.precision.resolve();
-    let beside = [path.join("tokenizer.json"), folder.join("tokenizer.json")].into_iter().find(|path| path.is_file());
-    let tokenizer_path = beside.unwrap_or_else(|| recipe.data.path.join("tokenizer.json"));
+    let tokenizer_path = tokenizer_path(&path, folder, &recipe);
     let passed_over = damaged.iter().map(|error| format!("{}; taking `{}`", error.with_cause(), path.display())).collect();
     Ok(Loaded { precision, step: snapshot.step, model, store, recipe, tokenizer_path, passed_over })
+}
+
+/// The checkpoint that `folder` is, or the newest whole one in it, and what is wrong with newer ones.
+pub(super) fn newest(folder: &Path) -> Result<(PathBuf, Snapshot, Vec<CheckpointError>), CheckpointError> {
+    if folder.join("manifest.json").is_file() {
+        return Ok((folder.to_owned(), checkpoint::read(folder)?, Vec::new()));
+    }
+    checkpoint::latest_whole(folder)?.ok_or_else(|| CheckpointError::None { folder: folder.to_owned() })
+}
+
+/// The tokenizer of a checkpoint: its own, or of older ones that beside it or of its data.
+pub(super) fn tokenizer_path(checkpoint: &Path, folder: &Path, recipe: &Recipe) -> PathBuf {
+    let beside = [checkpoint, folder].into_iter().map(|place| place.join("tokenizer.json")).find(|path| path.is_file());
+    beside.unwrap_or_else(|| recipe.data.path.join("tokenizer.json"))
 }

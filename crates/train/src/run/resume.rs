@@ -51,6 +51,7 @@ pub fn standing(folder: &Path, recipe: &Recipe, data: Option<&Content>) -> Resul
             continue;
         }
         if standing.checkpoints.is_empty() {
+            standing.notes.extend(other_beginning(recipe, &theirs));
             standing.notes.extend(unknown(path, &manifest));
             if steps != recipe.train.steps {
                 standing.notes.push(format!("the run was one of {steps} steps and becomes one of {}", recipe.train.steps));
@@ -91,6 +92,9 @@ fn check(folder: &Path, path: &Path, manifest: &Manifest, recipe: &Recipe, data:
     let mut ours = recipe.clone();
     ours.train.steps = theirs.train.steps;
     refuse_other(folder, &theirs, &ours)?;
+    if manifest.step == 0 && recipe.from.is_some() {
+        refuse_other_beginning(folder, &theirs, recipe)?;
+    }
     Ok(theirs)
 }
 
@@ -107,6 +111,26 @@ fn is_same_so_far(ours: &Recipe, theirs: &Recipe, step: u64) -> bool {
     let share = |recipe: &Recipe, step| schedule::share(&recipe.schedule, step, recipe.train.steps).to_bits();
     ours.train.steps == theirs.train.steps
         || step <= ours.train.steps && (1..=step).all(|step| share(ours, step) == share(theirs, step))
+}
+
+/// Before a run has made a step, what it begins with is all that it is.
+pub(super) fn refuse_other_beginning(folder: &Path, theirs: &Recipe, ours: &Recipe) -> Result<(), TrainError> {
+    if theirs.from == ours.from {
+        return Ok(());
+    }
+    let difference = format!("it begins with {}, this recipe with {}", beginning(theirs), beginning(ours));
+    Err(TrainError::OtherRecipe { folder: folder.to_owned(), difference })
+}
+
+fn beginning(recipe: &Recipe) -> String {
+    recipe.from.as_ref().map_or("random weights".to_owned(), |from| format!("the weights of `{}`", from.path.display()))
+}
+
+/// A run begins once.
+fn other_beginning(ours: &Recipe, theirs: &Recipe) -> Option<String> {
+    let ours = ours.from.as_ref().filter(|from| theirs.from.as_ref() != Some(*from))?;
+    let path = ours.path.display();
+    Some(format!("the run began with {} and goes on from its own checkpoint: `{path}` is not read", beginning(theirs)))
 }
 
 /// What an older checkpoint does not tell.
@@ -130,13 +154,15 @@ pub fn decisive(recipe: &Recipe) -> Recipe {
     let mut recipe = recipe.clone();
     (recipe.name, recipe.parallel, recipe.train.threads, recipe.train.recompute) = (String::new(), Parallel::default(), None, false);
     (recipe.checkpoint, recipe.eval) = (Checkpoint::default(), Eval::default());
+    // What it began with is in its checkpoints by now.
+    recipe.from = None;
     recipe.data = DataTable { path: PathBuf::new(), ..recipe.data };
     recipe.batch.micro_batch = recipe.batch.micro_batch.min(recipe.batch.sequences / recipe.batch.lanes);
     recipe
 }
 
 /// `key = theirs there, ours here` of each decisive key that differs.
-fn differences(theirs: &Recipe, ours: &Recipe) -> Vec<String> {
+pub(super) fn differences(theirs: &Recipe, ours: &Recipe) -> Vec<String> {
     let flat = |recipe: &Recipe| {
         let mut out = std::collections::BTreeMap::new();
         flatten("", &toml::Value::try_from(decisive(recipe)).unwrap_or(toml::Value::Boolean(false)), &mut out);
@@ -184,6 +210,7 @@ mod tests {
             "checkpoint.keep_last=9",
             "eval.every_steps=7",
             "eval.windows=5",
+            "from.path=/elsewhere",
             "name=other",
             "train.recompute=true",
             "train.threads=1",

@@ -68,7 +68,7 @@ pub(super) fn run(args: &AlignArgs, json: bool) -> miette::Result<ExitCode> {
         prompt_tokens: f64::from(args.prompt_tokens),
         answer_tokens: f64::from(args.answer_tokens),
         nodes: args.nodes,
-        service: renting.service.into(),
+        service: renting.service(on)?,
         term: renting.term.into(),
         prices_of: renting.prices_of.clone(),
         mfu: renting.mfu,

@@ -77,6 +77,7 @@ enum ControlArg {
 
 pub(super) fn run(args: &ApproachArgs, json: bool) -> miette::Result<ExitCode> {
     let renting = &args.renting;
+    let on = renting.on.clone().unwrap_or_else(|| "p5.48xlarge".into());
     let question = Question {
         examples: args.examples.unwrap_or(0.0),
         domain_tokens: args.domain_tokens,
@@ -103,8 +104,8 @@ pub(super) fn run(args: &ApproachArgs, json: bool) -> miette::Result<ExitCode> {
         language: args.language.clone(),
         free_licence: args.free_licence,
         base: args.base.clone(),
-        on: renting.on.clone().unwrap_or_else(|| "p5.48xlarge".into()),
-        service: renting.service.into(),
+        service: renting.service(&on)?,
+        on,
         term: renting.term.into(),
         prices_of: renting.prices_of.clone(),
         mfu: renting.mfu,

@@ -57,10 +57,11 @@ impl BudgetArgs {
             units::Amount::Tokens(tokens) => tokens,
             units::Amount::Bytes(bytes) => bytes / language.bytes_per_token.of(self.vocab as usize),
         };
+        let instance = self.renting.on.clone().unwrap_or_default();
         Ok(Question {
             budget_usd: self.budget_usd.unwrap_or_default(),
-            instance: self.renting.on.clone().unwrap_or_default(),
-            service: self.renting.service.into(),
+            service: self.renting.service(&instance)?,
+            instance,
             term: self.renting.term.into(),
             prices_of: self.renting.prices_of.clone(),
             deadline_secs: self.deadline_secs.unwrap_or(60.0 * 86_400.0),
@@ -148,6 +149,7 @@ fn answer(question: &Question, law: &Law, plan: &Plan) -> Answer {
             ("context", question.context.to_string()),
         ],
         figures: vec![
+            ("cost in all", usd(plan.usd)),
             ("parameters", count(best.params)),
             ("tokens", count(best.tokens)),
             ("loss, nats per token", loss(&best.loss)),

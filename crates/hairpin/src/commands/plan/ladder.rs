@@ -69,7 +69,9 @@ pub(super) fn run(args: &LadderArgs, json: bool) -> miette::Result<ExitCode> {
     }
     let mut data = PrepareOptions::default();
     let project = if let Some(on) = &args.budget.renting.on {
-        data.corpus.paths = args.corpus.clone();
+        if !args.corpus.is_empty() {
+            data.corpus.paths = corpus(&args.corpus)?;
+        }
         let (recipe, nodes) = target(args, &catalogue, &law, on)?;
         let (instance, _) = catalogue.machines(on)?;
         let vocab = train::run::resolve(&Recipe::parse(&recipe.to_string(), "the target", &[])?, None)?
@@ -79,7 +81,7 @@ pub(super) fn run(args: &LadderArgs, json: bool) -> miette::Result<ExitCode> {
         if let (TokenizerOptions::Train { vocab: size, .. }, Some(vocab)) = (&mut data.tokenizer, vocab) {
             *size = vocab;
         }
-        let place = Place::Rented { catalogue: &catalogue, instance, nodes, price: price(args, instance)? };
+        let place = Place::Rented { catalogue: &catalogue, instance, nodes, price: price(args, instance, on)? };
         ladder::lay(&Target { recipe: &recipe, vocab: None }, place, &law, data)?
     } else {
         let Some(folder) = &args.out else {
@@ -135,7 +137,7 @@ fn target(args: &LadderArgs, catalogue: &Catalogue, law: &Law, on: &str) -> miet
             (None, Some(deadline)) => {
                 let secs = deadline * budget::STEPS.last().map_or(1.0, |step| step.time_ratio);
                 let whole = Recipe::read(path, &args.set)?;
-                let found = ::plan::rent::cheapest(&whole, catalogue, instance, price(args, instance)?, secs)?;
+                let found = ::plan::rent::cheapest(&whole, catalogue, instance, price(args, instance, on)?, secs)?;
                 ladder::named_nodes(instance, found.nodes)
             }
             (nodes, _) => nodes.unwrap_or(1),
@@ -172,9 +174,9 @@ fn of_corpus(tokens: f64) -> toml::Table {
     table
 }
 
-fn price<'a>(args: &LadderArgs, instance: &'a ::plan::catalogue::Instance) -> Result<&'a ::plan::catalogue::Price, PlanError> {
+fn price<'a>(args: &LadderArgs, instance: &'a ::plan::catalogue::Instance, on: &str) -> Result<&'a ::plan::catalogue::Price, PlanError> {
     let renting = &args.budget.renting;
-    instance.price(renting.service.into(), renting.term.into(), renting.prices_of.as_deref())
+    instance.price(renting.service(on)?, renting.term.into(), renting.prices_of.as_deref())
 }
 
 fn tell(
@@ -190,7 +192,7 @@ fn tell(
         None => Place::Here,
         Some(on) => {
             let (instance, nodes) = catalogue.machines(on)?;
-            Place::Rented { catalogue, instance, nodes: nodes.unwrap_or(1), price: price(args, instance)? }
+            Place::Rented { catalogue, instance, nodes: nodes.unwrap_or(1), price: price(args, instance, on)? }
         }
     };
     // The published law counts tokens of English in a vocabulary of 32,000.

@@ -8,6 +8,7 @@ mod corpus;
 mod fit;
 mod here;
 mod ladder;
+mod list;
 mod reading;
 mod reliability;
 mod rent;
@@ -48,6 +49,7 @@ enum Question {
     Fit(fit::FitArgs),
     Ladder(Box<ladder::LadderArgs>),
     Check(check::CheckArgs),
+    List(list::ListArgs),
 }
 
 pub(crate) fn run(args: &PlanArgs, json: bool) -> miette::Result<ExitCode> {
@@ -60,6 +62,7 @@ pub(crate) fn run(args: &PlanArgs, json: bool) -> miette::Result<ExitCode> {
         Some(Question::Fit(args)) => fit::run(args, json),
         Some(Question::Ladder(args)) => ladder::run(args, json),
         Some(Question::Check(args)) => check::run(args, json),
+        Some(Question::List(args)) => list::run(args, json),
         None if args.budget.is_asked() => budget::run(&args.budget, json),
         None if args.budget.renting.on.is_some() => rent::run(&args.here, &args.budget, json),
         None => here::run(&args.here, &args.budget.renting.showing, json),
@@ -69,12 +72,12 @@ pub(crate) fn run(args: &PlanArgs, json: bool) -> miette::Result<ExitCode> {
 /// How accelerators are rented, and where else to look.
 #[derive(clap::Args)]
 struct Renting {
-    /// Instance, e.g. `p4d.24xlarge`; for a recipe with how many, e.g. `p4d.24xlarge:64`
+    /// Instance, e.g. `p4d.24xlarge`, as `plan list instances` has them; for a recipe with how many, e.g. `p4d.24xlarge:64`
     #[arg(long, value_name = "INSTANCE")]
     on: Option<String>,
-    /// Who rents it out
-    #[arg(long, default_value = "ec2")]
-    service: ServiceArg,
+    /// Who rents it out; default: `sagemaker` where the instance's name begins with `ml.`, else `ec2`
+    #[arg(long)]
+    service: Option<ServiceArg>,
     /// On which terms
     #[arg(long, default_value = "on-demand")]
     term: TermArg,
@@ -131,6 +134,13 @@ impl From<TermArg> for Term {
             TermArg::Reserved3y => Self::Reserved3y,
             TermArg::CapacityBlock => Self::CapacityBlock,
         }
+    }
+}
+
+impl Renting {
+    /// Who rents out what is called `on`.
+    fn service(&self, on: &str) -> Result<Service, PlanError> {
+        Service::of(on, self.service.map(Service::from))
     }
 }
 

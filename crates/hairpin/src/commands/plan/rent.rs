@@ -19,8 +19,9 @@ use super::{budget::BudgetArgs, count, here::HereArgs, per_sec};
 pub(super) fn run(here: &HereArgs, args: &BudgetArgs, json: bool) -> miette::Result<ExitCode> {
     let renting = &args.renting;
     let catalogue = renting.showing.catalogue()?;
-    let (instance, nodes) = catalogue.machines(renting.on.as_deref().unwrap_or_default())?;
-    let price = instance.price(renting.service.into(), renting.term.into(), renting.prices_of.as_deref())?;
+    let on = renting.on.as_deref().unwrap_or_default();
+    let (instance, nodes) = catalogue.machines(on)?;
+    let price = instance.price(renting.service(on)?, renting.term.into(), renting.prices_of.as_deref())?;
     let recipe = Recipe::read(&here.path, &here.set)?;
     // Without a number of machines the deadline chooses it.
     let (rented, searched) = match (nodes, args.deadline_secs) {

@@ -1,0 +1,121 @@
+//! Beginning with the weights of another run or of an imported model, under a fresh optimiser. They are copied as they are: the model
+//! and the tokenizer have to be the same. **Absent on purpose:** weights that are cut, padded or only in part taken over.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+};
+
+use data::Dataset;
+use models::Model;
+
+use super::{loaded, resume};
+use crate::{
+    TrainError,
+    checkpoint::{self, CheckpointError, Snapshot},
+    recipe::{Optim, Recipe},
+};
+
+/// Of a `tokenizer.json`.
+const LARGEST_BYTES: u64 = 512 << 20;
+
+/// What a run begins with.
+pub(super) struct Weights {
+    /// By name, those of the whole model.
+    pub values: HashMap<String, Vec<f32>>,
+    pub notes: Vec<String>,
+}
+
+/// Read what the run of `recipe`, resolved, of `model` over `data` begins with from `path`: a run's folder, a checkpoint, or an
+/// imported model.
+/// # Errors
+/// When there is none that is whole, or the model or the tokenizer is another one, naming in what.
+pub(super) fn weights(path: &Path, recipe: &Recipe, model: &dyn Model, data: &Dataset) -> Result<Weights, TrainError> {
+    let (checkpoint, snapshot, damaged) = loaded::newest(path)?;
+    let mut notes: Vec<String> = damaged.iter().map(CheckpointError::with_cause).collect();
+    notes.push(format!("beginning with the weights of `{}` and a fresh optimiser", checkpoint.display()));
+    let theirs = Recipe::parse(&snapshot.recipe, &checkpoint.display().to_string(), &[])?;
+    if let Some(problem) = other_model(&snapshot, &theirs, recipe, model) {
+        let help = "give the recipe the `[model]` table that is written in the checkpoint's `manifest.json`, or leave `--from` out to begin anew";
+        return Err(TrainError::OtherWeights { path: path.to_owned(), problem, help: help.into() });
+    }
+    let tokenizer = loaded::tokenizer_path(&checkpoint, path, &theirs);
+    match is_same_tokenizer(&tokenizer, data) {
+        Some(true) => {}
+        None => notes.push(format!("`{}` holds no tokenizer: whether the data's is the same is not known", checkpoint.display())),
+        Some(false) => {
+            let problem = format!("its tokenizer `{}` is not that of the data in `{}`", tokenizer.display(), recipe.data.path.display());
+            let help = format!(
+                "prepare the data with it, by `[data.tokenizer]` with `kind = \"load\"` and `path = {:?}`, or leave `--from` out to begin anew",
+                tokenizer.display().to_string()
+            );
+            return Err(TrainError::OtherWeights { path: path.to_owned(), problem, help });
+        }
+    }
+    Ok(Weights { values: snapshot.tensors.into_iter().map(|tensor| (tensor.name, tensor.values)).collect(), notes })
+}
+
+/// `recipe` with what its `[model]` leaves open as the model has it that the run begins with: all of it where it names no size. Once
+/// the run in `out` has a checkpoint, its own recipe tells.
+/// # Errors
+/// When that recipe cannot be read.
+pub(super) fn with_its_model(recipe: &Recipe, out: &Path) -> Result<Recipe, TrainError> {
+    let Some(from) = &recipe.from else { return Ok(recipe.clone()) };
+    let of_checkpoint = |path: &Path| checkpoint::manifest(path).ok().and_then(|m| Recipe::parse(&m.recipe, "a checkpoint", &[]).ok());
+    let theirs = if checkpoint::list(out).is_empty() {
+        // Where none can be read, reading the weights tells why.
+        let listed = checkpoint::list(&from.path).into_iter().rev().map(|(_, path)| path);
+        std::iter::once(from.path.clone()).chain(listed).find_map(|path| of_checkpoint(&path))
+    } else {
+        Some(Recipe::read(&out.join("recipe.toml"), &[])?)
+    };
+    let mut recipe = recipe.clone();
+    let Some(theirs) = theirs.map(|theirs| theirs.model) else { return Ok(recipe) };
+    let is_sized = DIALS.iter().any(|key| recipe.model.contains_key(*key));
+    let is_short = |value: &toml::Value| value.as_integer().is_some_and(|most| most < recipe.batch.context as i64);
+    for (key, value) in theirs {
+        let is_open = !(is_sized && SIZES.contains(&key.as_str()) || key == "context" && is_short(&value));
+        if is_open && !recipe.model.contains_key(&key) {
+            recipe.model.insert(key, value);
+        }
+    }
+    Ok(recipe)
+}
+
+/// What sets the sizes of a decoder, and the sizes.
+const DIALS: [&str; 2] = ["depth", "preset"];
+const SIZES: [&str; 6] = ["layers", "model", "heads", "kv_heads", "head_dim", "ffn"];
+
+/// In what the model of `snapshot` is not the one of `ours`: the names and shapes of its arrays, or an option that shows in none.
+fn other_model(snapshot: &Snapshot, theirs: &Recipe, ours: &Recipe, model: &dyn Model) -> Option<String> {
+    let is_state = |name: &str| name.starts_with(crate::optim::STATE);
+    let there: BTreeMap<&str, &[usize]> =
+        snapshot.tensors.iter().filter(|t| !is_state(&t.name)).map(|t| (t.name.as_str(), t.shape.as_slice())).collect();
+    let here: BTreeMap<&str, &[usize]> = model.params().specs().iter().map(|spec| (spec.name.as_str(), spec.shape.dims())).collect();
+    let names: std::collections::BTreeSet<&str> = there.keys().chain(here.keys()).copied().collect();
+    let count = names.iter().filter(|name| there.get(*name) != here.get(*name)).count();
+    if let Some(name) = names.into_iter().find(|name| there.get(name) != here.get(name)) {
+        let shape = |shape: Option<&&[usize]>| shape.map_or("absent".to_owned(), |dims| format!("{dims:?}"));
+        let (there, here) = (shape(there.get(name)), shape(here.get(name)));
+        return Some(format!("`{name}` is {there} there and {here} in this recipe's model ({count} such arrays)"));
+    }
+    // A longer or shorter context is the same model where no array depends on it.
+    let bare = |recipe: &Recipe| {
+        let mut recipe = Recipe { model: recipe.model.clone(), optim: Optim::default(), ..ours.clone() };
+        recipe.model.remove("context");
+        recipe
+    };
+    let differences = resume::differences(&bare(theirs), &bare(ours));
+    (!differences.is_empty()).then(|| differences.join(", "))
+}
+
+/// Whether a `tokenizer.json` says what that of `data` says, however it is laid out; unknown where there is none.
+fn is_same_tokenizer(path: &Path, data: &Dataset) -> Option<bool> {
+    let theirs = disk::read(path, LARGEST_BYTES).ok()?;
+    if blake3::hash(&theirs).to_hex().as_str() == data.content().tokenizer_blake3 {
+        return Some(true);
+    }
+    let value = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).ok();
+    let ours = disk::read(&data.tokenizer_path(), LARGEST_BYTES).ok()?;
+    Some(value(&theirs).is_some() && value(&theirs) == value(&ours))
+}
