@@ -100,6 +100,30 @@ fn add_strip_body<V: Vector>(rows: &[f32], width: usize, sum: &mut [f32]) {
     }
 }
 
+/// `sum e^(scale (x - most))`, on this thread; `most` is the largest of `x`.
+#[must_use]
+pub fn sum_exp(x: &[f32], scale: f32, most: f32) -> f64 {
+    // Short runs, so that rounding stays near that of one number.
+    x.chunks(GRAIN).map(|x| f64::from(sum_exp_of_grain(x, scale, most))).sum()
+}
+
+simd_fn! { fn sum_exp_of_grain(x: &[f32], scale: f32, most: f32) -> f32 = sum_exp_body; }
+
+#[inline(always)]
+fn sum_exp_body<V: Vector>(x: &[f32], scale: f32, most: f32) -> f32 {
+    let (mut sums, mut sum) = (V::splat(0.0), 0.0);
+    stride::<V>(
+        x.len(),
+        // SAFETY: a whole vector starts at `i`.
+        |i| unsafe {
+            let e = V::load(x.as_ptr().add(i)).add(V::splat(-most)).mul(V::splat(scale)).exp();
+            sums = sums.add(e);
+        },
+        |i| sum += (scale * (x[i] - most)).exp(),
+    );
+    sums.sum() + sum
+}
+
 /// `y += s a`
 pub fn add_scaled(s: f32, a: &[f32], y: &mut [f32]) {
     y.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).for_each(|(y, a)| axpy(s, a, y));

@@ -229,6 +229,8 @@ fn common(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
+/// Below this temperature the likeliest token has all the probability that f32 can tell.
+const COLD: f32 = 1e-6;
 /// How many of the likeliest tokens are put in order at first.
 const FIRST: usize = 512;
 
@@ -247,10 +249,11 @@ fn order_of(logits: &[f32], count: usize) -> Vec<usize> {
 /// One token; `index` counts draws, so that the text is a function of the seed.
 fn draw(logits: &[f32], sampling: &Sampling, index: u64) -> Drawn {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let total: f64 = logits.iter().map(|l| f64::from(l - largest).exp()).sum();
+    let total = kernels::elementwise::sum_exp(logits, 1.0, largest);
     let log_prob = |token: usize| (f64::from(logits[token] - largest) - total.ln()) as f32;
-    if sampling.temperature <= 0.0 {
-        let best = order_of(logits, 1)[0];
+    if sampling.temperature <= COLD {
+        // The first of equal ones.
+        let best = logits.iter().enumerate().fold(0, |best, (token, logit)| if logit.total_cmp(&logits[best]).is_gt() { token } else { best });
         return Drawn { token: best as u32, log_prob: log_prob(best) };
     }
     let weight = |token: usize| f64::from((logits[token] - largest) / sampling.temperature).exp();
@@ -259,7 +262,8 @@ fn draw(logits: &[f32], sampling: &Sampling, index: u64) -> Drawn {
     let most = if is_cut { sampling.top_k } else { logits.len() };
     let mut order = order_of(logits, if is_cut { most } else { FIRST });
     let sum_of = |order: &[usize]| order.iter().map(|t| weight(*t)).sum::<f64>();
-    let wanted = f64::from(sampling.top_p) * if is_cut { sum_of(&order) } else { (0..most).map(weight).sum() };
+    let all = || kernels::elementwise::sum_exp(logits, 1.0 / sampling.temperature, largest);
+    let wanted = f64::from(sampling.top_p) * if is_cut { sum_of(&order) } else { all() };
     if sum_of(&order) < wanted {
         order = order_of(logits, most);
     }

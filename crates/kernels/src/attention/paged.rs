@@ -46,7 +46,7 @@ impl Paged {
                 // SAFETY: this head of this row of `out` is this task's alone, and lies inside it.
                 let out = unsafe { std::slice::from_raw_parts_mut(out.at(from), d) };
                 SCORES.with_borrow_mut(|scores| {
-                    attention.row(head, 0, &q[from..from + d], |j| &keys[at(j)..][..d], |j| &values[at(j)..][..d], out, scores);
+                    attention.row(head, 0, &q[from..from + d], [keys, values], (at, self.page_tokens), out, scores);
                 });
             }
         });
