@@ -1,6 +1,6 @@
 //! Three gigabytes of text prepared within one of memory: left alone, and killed at random moments and gone on with; the same bytes
-//! have to come out. The text is the sources of Linux, GCC, binutils, GDB, glibc, Rust, Go and
-//! Java, packed as Debian ships them, and documents.
+//! have to come out. The text is the sources of Linux, GCC, binutils, GDB, glibc, Boost, Rust,
+//! Go and Java, packed as Debian ships them, and documents.
 
 use std::{
     fs,
@@ -14,9 +14,12 @@ use crate::{
     ladders::Origin,
 };
 
-const TEXTS: [(&str, &str); 11] = [
+const TEXTS: [(&str, &str); 14] = [
     ("linux-source-6.1", "usr/src"),
     ("gcc-12-source", "usr/src"),
+    ("gcc-11-source", "usr/src"),
+    ("libboost1.74-dev", "usr/include"),
+    ("dict-wn", "usr/share/dictd"),
     ("binutils-source", "usr/src"),
     ("gdb-source", "usr/src"),
     ("glibc-source", "usr/src"),
@@ -27,8 +30,6 @@ const TEXTS: [(&str, &str); 11] = [
     ("anarchism", "usr/share/doc/anarchism/markdown"),
     ("dict-gcide", "usr/share/dictd"),
 ];
-/// Beside those that are read anyway.
-const EXTENSIONS: &str = "'po', 's', 'd', 'ads', 'adb', 'ada', 'f90', 'dts', 'dtsi', 'diff', 'stderr', 'in', 'exp', 'def', 'texi', 'm4', 'xml', 'am', 'ac'";
 const FOLDER: &str = "target/large";
 const MEMORY: &str = "1GiB";
 const KILLS: usize = 8;
@@ -43,7 +44,7 @@ pub(crate) fn run() -> Result<(), String> {
         let _ = fs::remove_dir_all(folder);
         fs::create_dir_all(folder).map_err(|e| e.to_string())?;
         let project = format!(
-            "name = \"large\"\n[data]\ntokenizer = {{ kind = \"train\", vocab = 16384 }}\n[data.corpus]\npaths = [{}]\nextensions = [{EXTENSIONS}]\n\
+            "name = \"large\"\n[data]\ntokenizer = {{ kind = \"train\", vocab = 16384 }}\n[data.corpus]\npaths = [{}]\n\
              [recipe]\nmodel = {{ depth = 2 }}\n[[phases]]\nname = \"one\"\ndata_fraction = 1.0\n",
             paths.join(", ")
         );
@@ -71,15 +72,29 @@ pub(crate) fn run() -> Result<(), String> {
     }
     let since = Instant::now();
     highest = highest.max(ended(start(&hairpin, &killed)?)?);
-    println!("killed {kills} times and gone on with: the last part took {:.0} s, at most {} MiB", since.elapsed().as_secs_f64(), highest >> 20);
+    println!(
+        "killed {kills} times and gone on with: the last part took {:.0} s, at most {} MiB",
+        since.elapsed().as_secs_f64(),
+        highest >> 20
+    );
     let [want, got] = [&alone, &killed].map(|folder| files(&folder.join("data"), ""));
-    if want? == got? { println!("the same bytes") } else { return Err(format!("other bytes: see {FOLDER}")) }
+    if want? == got? {
+        println!("the same bytes")
+    } else {
+        return Err(format!("other bytes: see {FOLDER}"));
+    }
     Ok(())
 }
 
 fn start(hairpin: &Path, folder: &Path) -> Result<Child, String> {
     let log = fs::OpenOptions::new().create(true).append(true).open(folder.join("log.txt")).map_err(|e| e.to_string())?;
-    Command::new(hairpin).args(["data", "--memory", MEMORY]).arg(folder).stdout(Stdio::null()).stderr(log).spawn().map_err(|e| e.to_string())
+    Command::new(hairpin)
+        .args(["data", "--memory", MEMORY])
+        .arg(folder)
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .map_err(|e| e.to_string())
 }
 
 /// Wait; the most memory that was resident.

@@ -65,11 +65,19 @@ fn main() -> ExitCode {
 /// Fast checks first; the tests last, so that their summary ends the output.
 fn test(peers: bool) -> Result<(), String> {
     tidy::check()?;
+    if Command::new("cargo").args(["fmt", "--version"]).output().is_ok_and(|o| o.status.success()) {
+        cargo(&["fmt", "--check"])?;
+    } else {
+        eprintln!("rustfmt is not installed here: left out");
+    }
     if Command::new("cargo").args(["clippy", "--version"]).output().is_ok_and(|o| o.status.success()) {
         cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?;
     } else {
         eprintln!("clippy is not installed here: left out");
     }
+    // A link in a doc comment leads somewhere.
+    let links = "-D rustdoc::broken-intra-doc-links -A rustdoc::private-intra-doc-links";
+    run(Command::new("cargo").args(["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"]).env("RUSTDOCFLAGS", links))?;
     if peers {
         // The peers test runs only where this says where Python is.
         let (python, npm) = (venv()?, tiktoken_ranks()?);
@@ -85,7 +93,9 @@ fn test(peers: bool) -> Result<(), String> {
 /// Debian's installation guide, and two of its handbook, which are translated in part and English else.
 fn languages() -> Result<(), String> {
     cargo(&["build", "--release", "--package", "hairpin"])?;
-    println!("| language | pages | MB | too short | word length | few letters | repeated lines | repeated n-gram | long lines | generated | ellipses |");
+    println!(
+        "| language | pages | MB | too short | word length | few letters | repeated lines | repeated n-gram | long lines | generated | ellipses |"
+    );
     println!("|---|---|---|---|---|---|---|---|---|---|---|");
     let guide = "ca cs da de el en es fr id it ja ko nl pt ro ru sv vi zh_CN";
     for (package, inside, languages) in [

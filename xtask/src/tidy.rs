@@ -109,7 +109,14 @@ fn errors(root: &Path, files: &[PathBuf], problems: &mut Vec<String>) {
     let sources = files.iter().filter(|file| file.starts_with(root.join("crates")) && file.extension().is_some_and(|e| e == "rs"));
     let codes: BTreeSet<String> = sources
         .filter_map(|file| fs::read_to_string(file).ok())
-        .flat_map(|text| text.split("code(").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0.to_owned())).collect::<Vec<_>>())
+        .flat_map(|text| {
+            // As an attribute of an error's type, and of one that is made where it is told.
+            let ways = [("code(", ')'), ("code = \"", '"')];
+            let of = |(start, end): (&'static str, char)| {
+                text.split(start).skip(1).filter_map(move |rest| Some(rest.split_once(end)?.0.to_owned()))
+            };
+            ways.into_iter().flat_map(of).collect::<Vec<_>>()
+        })
         .filter(|code| code.contains("::") && code.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c == ':'))
         .collect();
     let page = fs::read_to_string(root.join("docs/errors.md")).unwrap_or_default();

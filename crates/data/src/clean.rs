@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{readers, tally};
 
 /// One reason to drop a document.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
     /// Fewer bytes than `min_bytes`.
@@ -62,9 +62,10 @@ impl Rule {
 }
 
 /// Which rules hold.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CleanOptions {
+    /// A shorter document is dropped.
     pub min_bytes: u64,
     /// Rules that are switched off.
     pub off: Vec<Rule>,

@@ -15,10 +15,12 @@ use crate::{
 };
 
 /// Which duplicates go.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DedupOptions {
+    /// Documents of the same words: the first by name stays.
     pub exact: bool,
+    /// Documents that share most runs of five words, by MinHash (about three quarters of them and more).
     pub near: bool,
 }
 

@@ -90,7 +90,10 @@ impl Ends {
             .or_else(|| KNOWN.iter().find_map(|name| tokenizer.token_to_id(name).filter(|id| special(u64::from(*id)).is_some())));
         let end_of_text = end.ok_or_else(|| {
             let files = "tokenizer_config.json, special_tokens_map.json, generation_config.json or config.json";
-            format!("nothing beside it ({files}) tells which token ends a text: name one of its special tokens as `end_of_text`: {}", list())
+            format!(
+                "nothing beside it ({files}) tells which token ends a text: name one of its special tokens as `end_of_text`: {}",
+                list()
+            )
         })?;
         let begin_of_text = by_name("begin_of_text", named.begin_of_text)?;
         let own = &config[OWN];

@@ -50,7 +50,12 @@ pub enum DataError {
     Short { have: u64, need: u64 },
 
     #[error("the tokenizer `{what}`: {problem}")]
-    #[diagnostic(code(data::tokenizer), help("give a `tokenizer.json`, `vocab.json` with `merges.txt`, `.tiktoken` or `tokenizer.model`, name its end with `end_of_text`, or train one"))]
+    #[diagnostic(
+        code(data::tokenizer),
+        help(
+            "give a `tokenizer.json`, `vocab.json` with `merges.txt`, `.tiktoken` or `tokenizer.model`, name its end with `end_of_text`, or train one"
+        )
+    )]
     Tokenizer { what: String, problem: String },
 
     #[error("`{}` is damaged: {problem}", path.display())]

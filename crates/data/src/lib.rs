@@ -3,7 +3,7 @@
 //! ```text
 //! files -> readers -> clean -> dedup -> split -> tokenizer -> shards -> Split::window <- Sampler(seed, epoch, position)
 //! ```
-//! Start at [`prepare`] and [`Dataset::open`].
+//! Start at [`prepare()`] and [`Dataset::open`].
 //!
 //! **Invariant:** what is prepared depends on the documents, the options and the seed: not on the order in which files
 //! are found, the machine's paths or the number of threads. **Absent on purpose:** knowledge of models.

@@ -116,7 +116,7 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Open a folder that [`crate::prepare`] made, checking every hash.
+    /// Open a folder that [`crate::prepare()`] made, checking every hash.
     /// # Errors
     /// When it is none, or any byte of it has changed.
     pub fn open(folder: &Path) -> Result<Self, DataError> {

@@ -18,22 +18,27 @@ use crate::{
 };
 
 /// Which tokenizer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum TokenizerOptions {
     /// Train a byte-level BPE of `vocab` tokens on the first `sample_bytes` of the training text.
     Train {
+        /// Tokens, 257 to 2^20: the 256 bytes and the end of text are always there.
         #[serde(default = "default_vocab")]
         vocab: usize,
+        /// How much of the training text it is trained on.
         #[serde(default = "default_sample_bytes")]
         sample_bytes: u64,
     },
-    /// A `tokenizer.json`, or another file of one (see [`Tokenizer::load_from_elsewhere`]). Which tokens end and begin a text is read from the files beside it, unless it is named here; only a
+    /// A `tokenizer.json`, or another file of one (`vocab.json` with `merges.txt`, `.tiktoken`, SentencePiece's `tokenizer.model`). Which tokens end and begin a text is read from the files beside it, unless it is named here; only a
     /// begin that is named is put before documents.
     Load {
+        /// The file, or the folder that holds it.
         path: PathBuf,
+        /// The token that stands after each document.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         end_of_text: Option<String>,
+        /// The token that stands before each document; absent: nothing does.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         begin_of_text: Option<String>,
     },

@@ -11,6 +11,7 @@ pub mod dit;
 pub mod encoders;
 mod nearest;
 mod parts;
+pub mod reference;
 pub mod unet;
 pub mod vit;
 pub mod vit_mae;

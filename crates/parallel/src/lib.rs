@@ -4,7 +4,7 @@
 //! ```text
 //! Trainer -> Strategy::begin_pass -> tape (gather, release, reduce) -> end_step -> parts -> optimiser -> publish
 //! ```
-//! [`build`] makes one by the name in a recipe, from the groups that the [`Mesh`] gives. [`lanes`] holds the tree over
+//! [`Kind`] makes one by the name in a recipe, from the groups that the [`mesh::Mesh`] gives. [`lanes`] holds the tree over
 //! lanes that all data-parallel strategies share, [`flat`] the cut of a block into equal parts.
 //!
 //! **Invariant:** the data-parallel strategies give the bits of one rank, at any number of ranks that divides the lanes.

@@ -12,10 +12,12 @@
 use std::ops::Range;
 
 /// In which order a stage runs its micro-batches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Schedule {
+    /// All forward passes, then all backward ones (GPipe, arXiv:1811.06965).
     FillDrain,
+    /// One forward and one backward in turn: least memory (PipeDream, arXiv:2104.04473).
     OneFOneB,
     /// As many runs of blocks on each stage as `parallel.chunks` says.
     Interleaved,

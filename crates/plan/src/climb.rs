@@ -307,7 +307,15 @@ impl Rung<'_> {
         let (recipe, model) = run::resolve(&self.recipe, Some(self.data.vocab()))?;
         let store = parallel::Replicated::solo(model.params(), |id| model.params().initial(id, recipe.seed));
         let precision = recipe.train.precision.resolve();
-        self.sample(&mut Loaded { recipe, model, store, precision, step: 0, tokenizer_path: self.data.tokenizer_path(), passed_over: Vec::new() })
+        self.sample(&mut Loaded {
+            recipe,
+            model,
+            store,
+            precision,
+            step: 0,
+            tokenizer_path: self.data.tokenizer_path(),
+            passed_over: Vec::new(),
+        })
     }
 
     /// What the model writes after the beginning of a held-out document.

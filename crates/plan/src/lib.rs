@@ -22,6 +22,7 @@ pub mod products;
 pub mod project;
 pub mod published;
 pub mod reading;
+pub mod reference;
 pub mod reliability;
 pub mod rent;
 pub mod search;

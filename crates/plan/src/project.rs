@@ -9,9 +9,10 @@ use train::recipe::Recipe;
 use crate::PlanError;
 
 /// See the head of this file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Project {
+    /// What it is called in tables and reports.
     pub name: String,
     /// The machines that it was planned for, such as `p4d.24xlarge:48`; none: the one that climbs it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -19,10 +20,13 @@ pub struct Project {
     /// Stop before a phase that would take the whole climb beyond this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget_secs: Option<f64>,
+    /// Which text, and how it is prepared. Paths are seen from the folder of the project's file.
     pub data: PrepareOptions,
     /// What all phases share: a recipe without the tables that phases set.
+    #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
     #[serde(default)]
     pub recipe: toml::Table,
+    /// The rungs of the ladder, in the order in which they are climbed.
     pub phases: Vec<Phase>,
 }
 
@@ -43,12 +47,15 @@ const MOST_EPOCHS: f64 = 8.0;
 const LEAST_STEPS: f64 = 60.0;
 
 /// One rung: a share of the data and what differs from the shared recipe.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Phase {
+    /// Part of its folder's name, and its own.
     pub name: String,
+    /// The share of the training data that it reads; above 0, at most 1.
     pub data_fraction: f64,
     /// Tables laid over the shared recipe, such as `model = { depth = 4 }`.
+    #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
     #[serde(default)]
     pub recipe: toml::Table,
 }

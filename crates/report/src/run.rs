@@ -30,7 +30,8 @@ impl Run {
     /// Nothing where no run was.
     pub(crate) fn read(folder: &Path) -> Option<Self> {
         let (steps, damaged) = metrics::read(&folder.join("metrics.jsonl"));
-        let mut run = Self { steps, damage: damaged_lines(folder, damaged).into_iter().collect(), checkpoints: Vec::new(), kernels: Vec::new() };
+        let mut run =
+            Self { steps, damage: damaged_lines(folder, damaged).into_iter().collect(), checkpoints: Vec::new(), kernels: Vec::new() };
         for (_, path) in checkpoint::list(folder) {
             match checkpoint::manifest(&path) {
                 Ok(manifest) => {

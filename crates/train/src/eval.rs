@@ -40,7 +40,8 @@ impl HeldOut {
     /// both is no noise.
     #[must_use]
     pub fn above(&self, other: &Self) -> (f64, Option<f64>) {
-        let is_paired = self.windows.len() == other.windows.len() && self.windows.iter().zip(&other.windows).all(|(a, b)| a.bytes == b.bytes);
+        let is_paired =
+            self.windows.len() == other.windows.len() && self.windows.iter().zip(&other.windows).all(|(a, b)| a.bytes == b.bytes);
         let error = if is_paired {
             let both = self.windows.iter().zip(&other.windows);
             standard_error(&both.map(|(a, b)| WindowLoss { bits: a.bits - b.bits, bytes: a.bytes }).collect::<Vec<_>>())
@@ -148,10 +149,12 @@ impl Evaluator {
             let sum = |values: &[f32]| values.iter().map(|v| f64::from(*v)).sum::<f64>();
             nats.push(sum(nll.f32s()));
             let each = nll.f32s().chunks(nll.f32s().len() / batch.len());
-            losses.extend(batch.iter().zip(each).map(|(window, values)| WindowLoss {
-                bits: sum(values) / std::f64::consts::LN_2,
-                bytes: data.target_bytes(window),
-            }));
+            losses.extend(
+                batch
+                    .iter()
+                    .zip(each)
+                    .map(|(window, values)| WindowLoss { bits: sum(values) / std::f64::consts::LN_2, bytes: data.target_bytes(window) }),
+            );
         }
         Ok(HeldOut { bits_per_byte: per_byte(&nats, data, windows), windows: losses })
     }

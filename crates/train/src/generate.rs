@@ -94,7 +94,12 @@ impl Writer<'_> {
     /// token of a request's is told as it comes. A prompt that begins as the one before it reads only what differs.
     /// # Errors
     /// When a prompt is empty, holds unknown tokens, or is longer than the context; a value of sampling that means nothing.
-    pub fn write(&mut self, requests: &[Request], at_once: usize, mut each: impl FnMut(usize, Drawn)) -> Result<Vec<Vec<Drawn>>, TrainError> {
+    pub fn write(
+        &mut self,
+        requests: &[Request],
+        at_once: usize,
+        mut each: impl FnMut(usize, Drawn),
+    ) -> Result<Vec<Vec<Drawn>>, TrainError> {
         requests.iter().try_for_each(|request| self.check(request))?;
         let at_once = at_once.clamp(1, requests.len().max(1));
         let longest = requests.iter().map(|request| request.prompt.len()).max().unwrap_or(1);
@@ -201,7 +206,8 @@ pub fn rate(model: &dyn Model, precision: Precision, batch: usize, tokens: usize
     const PROMPT_TOKENS: usize = 16;
     let (language, table) = (model.language().ok_or(TrainError::NotLanguage)?, model.params());
     let mut store = parallel::Replicated::solo(table, |id| table.initial(id, 1));
-    let prompt = |i: usize| (0..PROMPT_TOKENS).map(|t| (engine::mix((i * PROMPT_TOKENS + t) as u64) % language.vocab() as u64) as u32).collect();
+    let prompt =
+        |i: usize| (0..PROMPT_TOKENS).map(|t| (engine::mix((i * PROMPT_TOKENS + t) as u64) % language.vocab() as u64) as u32).collect();
     let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
     let requests: Vec<Request> = (0..batch).map(|i| Request { prompt: prompt(i), count: tokens, stops: Vec::new(), sampling }).collect();
     let mut writer = Writer { language, table, store: &mut store, precision };
@@ -253,7 +259,8 @@ fn draw(logits: &[f32], sampling: &Sampling, index: u64) -> Drawn {
     let log_prob = |token: usize| (f64::from(logits[token] - largest) - total.ln()) as f32;
     if sampling.temperature <= COLD {
         // The first of equal ones.
-        let best = logits.iter().enumerate().fold(0, |best, (token, logit)| if logit.total_cmp(&logits[best]).is_gt() { token } else { best });
+        let best =
+            logits.iter().enumerate().fold(0, |best, (token, logit)| if logit.total_cmp(&logits[best]).is_gt() { token } else { best });
         return Drawn { token: best as u32, log_prob: log_prob(best) };
     }
     let weight = |token: usize| f64::from((logits[token] - largest) / sampling.temperature).exp();

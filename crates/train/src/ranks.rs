@@ -22,7 +22,7 @@ pub fn is_first() -> bool {
     std::env::var("OMPI_COMM_WORLD_RANK").map_or(true, |rank| rank == "0")
 }
 
-/// The last thing that a process does, when it has said what there is to say: see [`comm::farewell`].
+/// The last thing that a process does, when it has said what there is to say: see `comm::farewell` (feature `mpi`).
 pub fn farewell() {
     #[cfg(feature = "mpi")]
     comm::farewell();

@@ -1,44 +1,60 @@
 //! A recipe: everything that decides a run, as TOML. Unknown keys are errors; every default is written out next to the
 //! checkpoints ([`Recipe::to_toml`]), so that a run can be read later without knowing that day's defaults.
 
+mod choices;
+
 use std::path::{Path, PathBuf};
 
+pub use choices::{GuardAction, OptimKind, PrecisionChoice, ScheduleKind};
 use comm::Order;
-use engine::Precision;
 use parallel::{Kind, mesh::Mesh, param_server, pipeline};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{TrainError, dial};
 
 /// See the head of this file. Every table may be left out.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
+    /// What the run is called in tables and reports; it decides nothing.
     #[serde(default = "default_name")]
     pub name: String,
+    /// Of starting weights, the order of the data and dropout: the same seed gives the same bits.
     #[serde(default = "default_seed")]
     pub seed: u64,
-    /// The model's own options: `depth = 4`, from which all else follows unless it is written, or `preset = "gpt2-124m"`.
+    /// The model's own options: `depth = 4`, from which all else follows unless it is written, or `preset = "gpt2-124m"`. With `from`, what
+    /// is not written is as in the weights' model.
+    #[schemars(schema_with = "models::reference::options")]
     pub model: toml::Table,
     /// The trained weights that it begins with; absent: random ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Beginning>,
+    /// Which data.
     #[serde(default)]
     pub data: DataTable,
+    /// How many tokens make a step, and how they are cut.
     #[serde(default)]
     pub batch: Batch,
+    /// How long and how exactly.
     #[serde(default)]
     pub train: Train,
+    /// On how many ranks, and how they share the work.
     #[serde(default)]
     pub parallel: Parallel,
+    /// Which optimiser.
     #[serde(default)]
     pub optim: Optim,
+    /// How the learning rate goes.
     #[serde(default)]
     pub schedule: Schedule,
+    /// When checkpoints are written and which are kept.
     #[serde(default)]
     pub checkpoint: Checkpoint,
+    /// When held-out loss is measured.
     #[serde(default)]
     pub eval: Eval,
+    /// What to do when the loss jumps.
     #[serde(default)]
     pub guard: Guard,
 }
@@ -62,7 +78,7 @@ fn default_seed() -> u64 {
 macro_rules! table {
     ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty = $default:expr),* $(,)? }) => {
         $(#[$meta])*
-        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
         #[serde(deny_unknown_fields, default)]
         pub struct $name {
             $($(#[$field_meta])* pub $field: $type,)*
@@ -76,7 +92,7 @@ macro_rules! table {
 }
 
 /// Whose weights a run begins with, under a fresh optimiser.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Beginning {
     /// A run's folder, whose newest checkpoint is taken, one checkpoint, or an imported model; like `data.path` seen from where the
@@ -89,33 +105,35 @@ table! {
     DataTable {
         /// A folder that `hairpin data` made.
         path: PathBuf = "data".into(),
-        /// The first so much of it.
+        /// The share of its training windows that is read, the first ones; above 0, at most 1.
         fraction: f64 = 1.0,
     }
 }
 table! {
     /// How many tokens make a step, and how they are cut.
     Batch {
-        /// Sequences in a step, over all ranks.
+        /// Sequences in a step, over all ranks; a multiple of `lanes`.
         sequences: usize = 16,
-        /// Sequences in one forward and backward pass.
+        /// Sequences in one forward and backward pass: fewer take less memory, and change the last bits.
         micro_batch: usize = 16,
         /// Virtual shards of the batch, a power of two: the bits are the same at any number of ranks that divides it.
         lanes: usize = 1,
-        /// Tokens in a sequence.
+        /// Tokens in a sequence; at most the model's `context`.
         context: usize = 256,
     }
 }
 table! {
     /// How long and how exactly.
     Train {
+        /// Updates of the weights, 1 to 2^40.
         steps: u64 = 500,
+        /// Of products and their operands; sums, norms, losses and the weights themselves are f32.
         precision: PrecisionChoice = PrecisionChoice::Auto,
-        /// Largest norm of the gradient.
+        /// Largest norm of the whole gradient; a larger one is scaled down to it. Above 0.
         clip: f32 = 1.0,
         /// Run blocks again in the backward pass instead of keeping them.
         recompute: bool = false,
-        /// Threads; absent: all of the machine.
+        /// Threads of this process, 1 to 1024; absent: all of the machine. They change no bit.
         #[serde(skip_serializing_if = "Option::is_none")]
         threads: Option<usize> = None,
     }
@@ -128,11 +146,13 @@ table! {
         ranks: usize = 1,
         /// One of those that `hairpin train --help` names.
         strategy: String = "replicated".into(),
+        /// How the ranks are laid out.
         mesh: MeshTable = MeshTable::default(),
         /// In which order the stages of a pipeline run their micro-batches.
         schedule: pipeline::Schedule = pipeline::Schedule::OneFOneB,
         /// Runs of blocks on each stage, for `interleaved`.
         chunks: usize = 2,
+        /// How sums over ranks are ordered.
         reduce: Reduce = Reduce::Exact,
         /// Of `param_server`: absent, all ranks make every step together; a number, none waits for another until it is so many
         /// steps ahead of the slowest.
@@ -155,7 +175,7 @@ table! {
 }
 
 /// How sums over ranks are ordered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reduce {
     /// In one fixed tree: the same bits on any number of ranks.
@@ -202,86 +222,65 @@ impl Parallel {
 table! {
     /// Which optimiser.
     Optim {
+        /// Which rule turns gradients into updates.
         kind: OptimKind = OptimKind::Adamw,
-        /// Peak learning rate of AdamW.
+        /// Peak learning rate of AdamW; above 0.
         lr: f32 = 3e-3,
         /// Peak learning rate of Muon's matrices.
         muon_lr: f32 = 0.02,
+        /// Of Muon's matrices: how much of the last direction stays; 0 to below 1.
         momentum: f32 = 0.95,
+        /// AdamW's memory of gradients, 0 to below 1 (arXiv:1711.05101).
         beta1: f32 = 0.9,
+        /// AdamW's memory of squared gradients, 0 to below 1.
         beta2: f32 = 0.95,
+        /// What AdamW adds to the root of squared gradients.
         eps: f32 = 1e-8,
+        /// Share of a matrix that each step takes away, times the learning rate; norms and biases are spared.
         weight_decay: f32 = 0.1,
     }
 }
 table! {
     /// How the learning rate goes: up over `warmup_steps`, then down to `floor_ratio` of its peak.
     Schedule {
+        /// The way down.
         kind: ScheduleKind = ScheduleKind::Cosine,
+        /// Steps over which it rises from nothing to its peak.
         warmup_steps: u64 = 50,
+        /// Of the peak, where it ends; 0 to 1.
         floor_ratio: f32 = 0.1,
-        /// Share of the steps over which `wsd` comes down.
+        /// Share of the steps over which `wsd` comes down; 0 to 1.
         decay_ratio: f32 = 0.3,
     }
 }
 table! {
     /// When checkpoints are written and which are kept; the best is always kept.
-    Checkpoint { every_steps: u64 = 250, keep_last: usize = 2 }
+    Checkpoint {
+        /// Steps between two checkpoints, at least 1.
+        every_steps: u64 = 250,
+        /// How many of the newest stay, at least 1.
+        keep_last: usize = 2,
+    }
 }
 table! {
     /// When held-out loss is measured, and on how many windows.
-    Eval { every_steps: u64 = 100, windows: u64 = 32 }
+    Eval {
+        /// Steps between two measurements, at least 1; the last step is always measured.
+        every_steps: u64 = 100,
+        /// Windows of `batch.context` tokens, spread over the held-out data; all of them where there are fewer.
+        windows: u64 = 32,
+    }
 }
 table! {
     /// What to do when the loss jumps above the median of the last `window` steps by `threshold` deviations.
-    Guard { action: GuardAction = GuardAction::Skip, window: usize = 50, threshold: f32 = 8.0 }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PrecisionChoice {
-    /// bf16 where the CPU is faster with it, f32 elsewhere.
-    Auto,
-    F32,
-    Bf16,
-}
-
-impl PrecisionChoice {
-    #[must_use]
-    pub fn resolve(self) -> Precision {
-        match self {
-            Self::F32 => Precision::F32,
-            Self::Bf16 => Precision::Bf16,
-            Self::Auto if kernels::level().has_fast_bf16() => Precision::Bf16,
-            Self::Auto => Precision::F32,
-        }
+    Guard {
+        /// What is done with such a step.
+        action: GuardAction = GuardAction::Skip,
+        /// Steps that the median and deviation are taken of.
+        window: usize = 50,
+        /// Deviations above the median from which a loss is a spike; above 0.
+        threshold: f32 = 8.0,
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OptimKind {
-    Adamw,
-    /// Muon for matrices, AdamW for the rest.
-    Muon,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ScheduleKind {
-    Cosine,
-    /// Warm-up, stable, decay; arXiv:2404.06395.
-    Wsd,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum GuardAction {
-    Off,
-    /// Leave the update out.
-    Skip,
-    /// Go back to the last checkpoint and leave the batch out.
-    Rollback,
 }
 
 impl Recipe {

@@ -17,8 +17,8 @@ use std::{
 use comm::Communicator;
 use data::{Dataset, Sampler};
 use engine::Inputs;
-use models::Model;
 pub use loaded::{Loaded, load};
+use models::Model;
 use parallel::param_server::{Report, Turn};
 pub use resolve::resolve;
 pub use resume::{Standing, decisive, standing};
@@ -305,9 +305,10 @@ impl<'a> Run<'a> {
         let is_only_weights = snapshot.is_only_weights();
         let mut tensors: std::collections::HashMap<String, Vec<f32>> = snapshot.tensors.into_iter().map(|t| (t.name, t.values)).collect();
         if is_only_weights {
-            return self.trainer.restore_values(|name| tensors.remove(name)).map_err(|name| {
-                TrainError::from(other(format!("`{name}` is missing or of another size")))
-            });
+            return self
+                .trainer
+                .restore_values(|name| tensors.remove(name))
+                .map_err(|name| TrainError::from(other(format!("`{name}` is missing or of another size"))));
         }
         self.trainer
             .restore(snapshot.step, |name| tensors.remove(name))

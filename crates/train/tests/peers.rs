@@ -95,7 +95,10 @@ fn transformers_begins_and_ends_a_text_as_we_do() {
         std::fs::create_dir(&kept).unwrap();
         std::fs::write(kept.join("tokenizer.json"), of_letters(template)).unwrap();
         let begins = begin.map_or("[]".to_owned(), |_| "[26]".to_owned());
-        let own = format!("{{\"eos_token\": \"</s>\", \"hairpin\": {{\"stops\": {}, \"before_prompt\": {begins}, \"begin_of_text\": {begins}}}}}", if stops == "27" { "[27]" } else { stops });
+        let own = format!(
+            "{{\"eos_token\": \"</s>\", \"hairpin\": {{\"stops\": {}, \"before_prompt\": {begins}, \"begin_of_text\": {begins}}}}}",
+            if stops == "27" { "[27]" } else { stops }
+        );
         std::fs::write(kept.join("tokenizer_config.json"), own).unwrap();
         loaded.tokenizer_path = kept.join("tokenizer.json");
         let tokenizer = loaded.tokenizer().unwrap();

@@ -143,10 +143,14 @@ fn what_changes_no_bit_may_change_and_more_steps_follow_from_the_peak_rate() {
     let of = |steps: u64, more: &str| {
         recipe(
             folder.path(),
-            &format!("every_steps = 9\n[train]\nsteps = {steps}\nrecompute = {}\n[schedule]\nwarmup_steps = 4\n[checkpoint]\n{more}", steps == 40),
+            &format!(
+                "every_steps = 9\n[train]\nsteps = {steps}\nrecompute = {}\n[schedule]\nwarmup_steps = 4\n[checkpoint]\n{more}",
+                steps == 40
+            ),
         )
     };
-    let end = |run: &str, step: u64| std::fs::read(folder.path().join(run).join(format!("step-{step:08}/tensors-00000.safetensors"))).unwrap();
+    let end =
+        |run: &str, step: u64| std::fs::read(folder.path().join(run).join(format!("step-{step:08}/tensors-00000.safetensors"))).unwrap();
     train(&of(40, ""), &folder.path().join("alone"), false);
     let out = folder.path().join("run");
     train(&of(20, "every_steps = 7\nkeep_last = 1\n"), &out, false);
@@ -165,7 +169,11 @@ fn a_run_begins_with_the_weights_of_another_and_then_needs_it_no_more() {
     let (began, _) = train(&of(""), &first, false);
     let from = |path: &Path| of(&format!("[from]\npath = {:?}\n", path.display().to_string()));
     let (ended, notes) = train(&from(&first), &second, false);
-    assert!(notes.notes.iter().any(|note| note.contains("beginning with the weights of") && note.contains("step-00000040")), "{:?}", notes.notes);
+    assert!(
+        notes.notes.iter().any(|note| note.contains("beginning with the weights of") && note.contains("step-00000040")),
+        "{:?}",
+        notes.notes
+    );
     let losses = |run: &Path| -> Vec<f32> { train::metrics::read(&run.join("metrics.jsonl")).0.iter().map(|line| line.loss).collect() };
     assert!(losses(&second)[0] < 0.7 * losses(&first)[0] && ended.loss < began.loss, "{:?} {:?}", losses(&first), losses(&second));
 
@@ -210,7 +218,9 @@ fn a_run_that_diverges_before_its_first_checkpoint_leaves_a_finite_one() {
     let folder = tempfile::tempdir().unwrap();
     prepare(folder.path());
     for (action, lanes) in [("off", 1), ("skip", 2)] {
-        let more = format!("lanes = {lanes}\n[optim]\nkind = \"adamw\"\nlr = 1e25\nweight_decay = 0.0\n[train]\nsteps = 60\n[guard]\nwindow = 4\naction = {action:?}\n[parallel]\nranks = {lanes}\n");
+        let more = format!(
+            "lanes = {lanes}\n[optim]\nkind = \"adamw\"\nlr = 1e25\nweight_decay = 0.0\n[train]\nsteps = 60\n[guard]\nwindow = 4\naction = {action:?}\n[parallel]\nranks = {lanes}\n"
+        );
         let text = format!(
             "[model]\ndepth = 1\n[data]\npath = {:?}\n[eval]\nwindows = 2\n[batch]\nsequences = 4\ncontext = 32\n{more}",
             folder.path().join("data").display().to_string()
@@ -226,18 +236,35 @@ fn a_run_that_diverges_before_its_first_checkpoint_leaves_a_finite_one() {
 #[test]
 fn texts_written_together_are_those_written_alone() {
     use train::generate::{Request, Sampling, Writer};
-    for table in ["depth = 2\nvocab = 61\ncontext = 96\nzero_init = false", "preset = \"gpt2-124m\"\nlayers = 2\nmodel = 48\nheads = 3\nvocab = 61\ncontext = 96"] {
+    for table in [
+        "depth = 2\nvocab = 61\ncontext = 96\nzero_init = false",
+        "preset = \"gpt2-124m\"\nlayers = 2\nmodel = 48\nheads = 3\nvocab = 61\ncontext = 96",
+    ] {
         let model = models::build(&table.parse().unwrap()).unwrap();
         let language = model.language().unwrap();
         let mut store = parallel::Replicated::solo(model.params(), |id| model.params().initial(id, 3));
         let mut writer = Writer { language, table: model.params(), store: &mut store, precision: engine::Precision::F32 };
         let tokens = |from: u64, count: u64| (from..from + count).map(|t| (engine::mix(t) % 61) as u32).collect::<Vec<u32>>();
         // Four of one long prompt, one that begins as it does, short ones, one that fills the context, one of nothing.
-        let prompts = [tokens(0, 70), tokens(0, 70), tokens(0, 70), tokens(0, 70), [tokens(0, 40), tokens(900, 9)].concat(), tokens(5, 1), tokens(7, 3), tokens(100, 90)];
+        let prompts = [
+            tokens(0, 70),
+            tokens(0, 70),
+            tokens(0, 70),
+            tokens(0, 70),
+            [tokens(0, 40), tokens(900, 9)].concat(),
+            tokens(5, 1),
+            tokens(7, 3),
+            tokens(100, 90),
+        ];
         let mut requests: Vec<Request> = prompts
             .into_iter()
             .zip(1..)
-            .map(|(prompt, seed)| Request { prompt, count: 20 + seed as usize, stops: vec![9], sampling: Sampling { top_p: 0.9, seed, ..Sampling::default() } })
+            .map(|(prompt, seed)| Request {
+                prompt,
+                count: 20 + seed as usize,
+                stops: vec![9],
+                sampling: Sampling { top_p: 0.9, seed, ..Sampling::default() },
+            })
             .collect();
         requests.push(Request { count: 0, ..requests[0].clone() });
         let alone: Vec<_> = requests.iter().map(|request| writer.write_one(request, |_| {}).unwrap()).collect();

@@ -37,16 +37,18 @@ pub struct Document {
 }
 
 /// Which files, and what to do with bad ones.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CorpusOptions {
     /// Folders, files, globs, or URLs (`s3://bucket/prefix`).
     pub paths: Vec<String>,
+    /// How files are read.
     pub format: Format,
     /// Endings of the files taken from folders; empty: all that a reader knows.
     pub extensions: Vec<String>,
     /// Where JSON, tables and parquet keep the text: a key, or keys with dots between them (`data.text`).
     pub text_column: String,
+    /// What to do with bad input.
     pub on_bad: OnBad,
     /// A longer record of JSON or row of a table is a fault.
     pub max_line_bytes: u64,
@@ -84,21 +86,26 @@ impl CorpusOptions {
 }
 
 /// How files are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
     /// By the first bytes and the ending of the name.
     Auto,
+    /// As one text, whatever its name.
     Text,
+    /// As JSON, a document a record.
     Jsonl,
+    /// As parquet, a document a row.
     Parquet,
 }
 
 /// What to do with bad input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnBad {
+    /// Left out, counted, and told with examples.
     Skip,
+    /// An error at the first.
     Refuse,
 }
 
@@ -261,8 +268,7 @@ const READERS: &[(Format, &[&str], Read)] = &[
     (Format::Text, CODE, text::read),
 ];
 
-const PROSE: &[&str] =
-    &["txt", "text", "md", "markdown", "mdx", "rst", "adoc", "asciidoc", "org", "tex", "html", "htm", "dict"];
+const PROSE: &[&str] = &["txt", "text", "md", "markdown", "mdx", "rst", "adoc", "asciidoc", "org", "tex", "html", "htm", "dict"];
 
 /// Source code and settings.
 pub(crate) const CODE: &[&str] = &[

@@ -57,7 +57,10 @@ pub(crate) fn read(path: &Path) -> Result<Text, String> {
     let read = if start.first() == Some(&b'{') {
         let text = String::from_utf8(bytes).map_err(|e| format!("`{}` is no text: {e}", path.display()))?;
         match serde_json::from_str::<Value>(&text) {
-            Ok(json) if json.get("model").is_none_or(Value::is_number) && json.as_object().is_some_and(|all| all.values().all(Value::is_u64)) => {
+            Ok(json)
+                if json.get("model").is_none_or(Value::is_number)
+                    && json.as_object().is_some_and(|all| all.values().all(Value::is_u64)) =>
+            {
                 merges::read(&path, &json)?
             }
             // The library tells what is wrong with it.
@@ -110,7 +113,17 @@ mod tests {
             std::fs::write(&path, bytes).unwrap();
             read(&path).is_ok()
         };
-        for bytes in [&b""[..], b"{", b"{}", b"{\"a\": 1}", b"IQ== 0\nIg== x\n", b"IQ== 0\n", b"\n\x03\n\x01a", b"\n\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", b"\x00\x01"] {
+        for bytes in [
+            &b""[..],
+            b"{",
+            b"{}",
+            b"{\"a\": 1}",
+            b"IQ== 0\nIg== x\n",
+            b"IQ== 0\n",
+            b"\n\x03\n\x01a",
+            b"\n\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
+            b"\x00\x01",
+        ] {
             let _ = taken(bytes);
         }
         bolero::check!().with_type::<Vec<u8>>().for_each(|bytes| {

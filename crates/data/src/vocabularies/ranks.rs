@@ -17,8 +17,7 @@ struct Known {
     special: &'static [(&'static str, u64)],
 }
 
-const CL100K: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const CL100K: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const O200K: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// As `tiktoken` (openai_public.py) and Llama 3's code read them.
@@ -49,7 +48,12 @@ const KNOWN: [Known; 5] = [
             ("<|eot_id|>", 128_009),
         ],
     },
-    Known { ranks: 199_998, name: "o200k_base", expression: Some(O200K), special: &[("<|endoftext|>", 199_999), ("<|endofprompt|>", 200_018)] },
+    Known {
+        ranks: 199_998,
+        name: "o200k_base",
+        expression: Some(O200K),
+        special: &[("<|endoftext|>", 199_999), ("<|endofprompt|>", 200_018)],
+    },
 ];
 
 /// Whether the first line is one of these.

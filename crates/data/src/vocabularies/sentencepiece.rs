@@ -38,7 +38,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<Read, String> {
                 let mut piece = Piece { text: String::new(), score: 0.0, kind: NORMAL };
                 for field in Fields(message) {
                     match field.ok_or_else(torn)? {
-                        (1, Field::Bytes(text)) => piece.text = String::from_utf8(text.to_vec()).map_err(|e| format!("a piece is no text: {e}"))?,
+                        (1, Field::Bytes(text)) => {
+                            piece.text = String::from_utf8(text.to_vec()).map_err(|e| format!("a piece is no text: {e}"))?
+                        }
                         (2, Field::Fixed(bits)) => piece.score = f32::from_bits(bits),
                         (3, Field::Number(kind)) => piece.kind = kind,
                         _ => {}

@@ -36,7 +36,11 @@ pub(crate) fn run(args: &DemoArgs, json: bool) -> miette::Result<ExitCode> {
         disk::write(&path, project.to_toml()).into_diagnostic()?;
         project
     };
-    let most = project.data.corpus.max_total_bytes.map_or(String::new(), |most| format!(", the first {} of it; `hairpin init` takes all", bytes(most)));
+    let most = project
+        .data
+        .corpus
+        .max_total_bytes
+        .map_or(String::new(), |most| format!(", the first {} of it; `hairpin init` takes all", bytes(most)));
     print::talk(&format!("text: {}{most}", project.data.corpus.paths.join(", ")));
     let follow = Follow::new();
     data::prepare(&project.data, &args.out.join("data"), &follow)?;

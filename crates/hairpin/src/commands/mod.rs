@@ -6,6 +6,7 @@ mod doctor;
 mod model;
 mod plan;
 mod project;
+mod recipe;
 mod train;
 
 use std::process::ExitCode;
@@ -21,6 +22,7 @@ pub(crate) enum Command {
     Climb(project::ClimbArgs),
     Report(project::ReportArgs),
     Train(train::TrainArgs),
+    Recipe(recipe::RecipeArgs),
     Eval(model::EvalArgs),
     Generate(model::GenerateArgs),
     Export(model::ExportArgs),
@@ -49,6 +51,7 @@ pub(crate) fn run(command: &Command, json: bool) -> miette::Result<ExitCode> {
         Command::Climb(args) => project::climb(args, json),
         Command::Report(args) => project::report(args, json),
         Command::Train(args) => train::run(args, json),
+        Command::Recipe(args) => recipe::run(args, json),
         Command::Eval(args) => model::eval(args, json),
         Command::Generate(args) => model::generate(args, json),
         Command::Export(args) => model::export(args, json),

@@ -51,7 +51,9 @@ pub(crate) fn eval(args: &EvalArgs, json: bool) -> miette::Result<ExitCode> {
     // What is divided by, and how many tokens' losses are divided.
     let (bytes, tokens) = (windows.iter().map(|w| data.target_bytes(w)).sum::<u64>(), windows.len() * context);
     if json {
-        print::json(&json!({"step": loaded.step, "bits_per_byte": bits, "standard_error": error, "windows": windows.len(), "bytes": bytes, "tokens": tokens}))?;
+        print::json(
+            &json!({"step": loaded.step, "bits_per_byte": bits, "standard_error": error, "windows": windows.len(), "bytes": bytes, "tokens": tokens}),
+        )?;
     } else {
         let error = error.map_or(String::new(), |error| format!(" ± {error:.4}"));
         print::result(&format!("step {}: {bits:.4}{error} bits per byte over {} windows of {context} tokens", loaded.step, windows.len()));
@@ -138,7 +140,10 @@ pub(crate) fn generate(args: &GenerateArgs, json: bool) -> miette::Result<ExitCo
     }
     if stopped_by == "context" {
         let (context, given) = (language.context(), prompt.len());
-        print::talk(&format!("the text stops after {count} of {} tokens: the model's context of {context} tokens is full ({given} are the prompt's)", args.tokens));
+        print::talk(&format!(
+            "the text stops after {count} of {} tokens: the model's context of {context} tokens is full ({given} are the prompt's)",
+            args.tokens
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }

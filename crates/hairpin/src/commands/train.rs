@@ -2,7 +2,11 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use ::train::{ranks, recipe::{Beginning, Recipe}, run as training};
+use ::train::{
+    ranks,
+    recipe::{Beginning, Recipe},
+    run as training,
+};
 use report::terminal::{bytes, secs};
 
 use crate::{STOP, print, progress::Follow};

@@ -194,7 +194,12 @@ pub fn byte_tokenizer(end: &str, more: Value) -> String {
     let mut next = 0x100 - 1;
     let mut vocab = serde_json::Map::new();
     for byte in 0..256_u32 {
-        let c = if printed(byte) { byte } else { next += 1; next };
+        let c = if printed(byte) {
+            byte
+        } else {
+            next += 1;
+            next
+        };
         vocab.insert(char::from_u32(c).unwrap().to_string(), byte.into());
     }
     vocab.insert(end.to_owned(), 256.into());

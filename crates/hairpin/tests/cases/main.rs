@@ -207,9 +207,8 @@ fn each_report_re_enacted_gives_what_is_wanted() {
                     if chosen.is_some_and(|number| number != case.number) {
                         continue;
                     }
-                    let got = std::panic::catch_unwind(case.got).unwrap_or_else(|panic| {
-                        format!("failed: {}", panic.downcast_ref::<String>().map_or("", String::as_str))
-                    });
+                    let got = std::panic::catch_unwind(case.got)
+                        .unwrap_or_else(|panic| format!("failed: {}", panic.downcast_ref::<String>().map_or("", String::as_str)));
                     results.lock().unwrap()[at] = Some(got);
                 }
             });

@@ -12,7 +12,16 @@ fn trained(lines: &str, tokenizer: &str, steps: u64) -> Room {
     room.put("c/a.jsonl", lines);
     room.put("tokenizer.json", tokenizer);
     let load = format!("kind = \"load\"\npath = \"{}\"", room.path("tokenizer.json").display());
-    room.project("p", &["c"], &load, &[("clean", "off = [\"repeated_ngram\", \"repeated_lines\", \"long_lines\"]"), ("dedup", "exact = false\nnear = false"), ("held_out", "0.3")]);
+    room.project(
+        "p",
+        &["c"],
+        &load,
+        &[
+            ("clean", "off = [\"repeated_ngram\", \"repeated_lines\", \"long_lines\"]"),
+            ("dedup", "exact = false\nnear = false"),
+            ("held_out", "0.3"),
+        ],
+    );
     room.ok(&["data", "p"]);
     room.recipe("r.toml", "p/data", steps, 1000, 1000, 3);
     room.ok(&["train", "r.toml", "--out", "run"]);
@@ -32,7 +41,13 @@ fn bytes_of_pieces(tokenizer: &str) -> Vec<u64> {
     for (piece, id) in vocab {
         let id = id.as_u64().unwrap() as usize;
         let is_byte = piece.len() == 6 && piece.starts_with("<0x");
-        bytes[id] = if id < 3 { 0 } else if is_byte { 1 } else { piece.replace('▁', " ").len() as u64 };
+        bytes[id] = if id < 3 {
+            0
+        } else if is_byte {
+            1
+        } else {
+            piece.replace('▁', " ").len() as u64
+        };
     }
     bytes
 }
@@ -92,7 +107,8 @@ pub fn bytes_that_are_no_text() -> String {
         let text = room.json(&args)["text"].as_str().unwrap().to_owned();
         // What was streamed is the prompt and the whole text, but for what would steer a terminal.
         let whole = format!("the{text}");
-        !output.status.success() || !String::from_utf8(output.stdout).is_ok_and(|shown| shown.trim_end() == disk::printable(&whole).trim_end())
+        !output.status.success()
+            || !String::from_utf8(output.stdout).is_ok_and(|shown| shown.trim_end() == disk::printable(&whole).trim_end())
     });
     format!("{} of 8 died or streamed something else", died.count())
 }
@@ -133,7 +149,8 @@ pub fn the_end_of_the_context() -> String {
 pub fn sampling_at_its_edges() -> String {
     let room = trained(&jsonl("doc", "text", 30), &byte_tokenizer("<|endoftext|>", json!({})), 5);
     let draw = |flag: &str| room.run(&["--json", "generate", "run", "--prompt", "the", "--tokens", "4", flag]).status.success();
-    let refused = ["--top-p=0", "--top-p=-1", "--top-p=2", "--top-p=nan", "--temperature=-1", "--temperature=inf", "--temperature=nan"].map(|flag| !draw(flag));
+    let refused = ["--top-p=0", "--top-p=-1", "--top-p=2", "--top-p=nan", "--temperature=-1", "--temperature=inf", "--temperature=nan"]
+        .map(|flag| !draw(flag));
     let taken = ["--top-p=0.0001", "--top-p=1", "--temperature=0", "--temperature=1e-30", "--top-k=1"].map(draw);
     format!("refused {}, taken {}", refused.iter().all(|r| *r), taken.iter().all(|t| *t))
 }

@@ -40,7 +40,9 @@ impl Paged {
         (0..queries.len() * self.kv_heads).into_par_iter().for_each(|t| {
             let (query, kv_head) = (&queries[t / self.kv_heads], t % self.kv_heads);
             let attention = self.of(query.place);
-            let at = |j: usize| ((query.pages[j / self.page_tokens] as usize * self.page_tokens + j % self.page_tokens) * self.kv_heads + kv_head) * d;
+            let at = |j: usize| {
+                ((query.pages[j / self.page_tokens] as usize * self.page_tokens + j % self.page_tokens) * self.kv_heads + kv_head) * d
+            };
             for head in kv_head * group..(kv_head + 1) * group {
                 let from = (query.row * self.heads + head) * d;
                 // SAFETY: this head of this row of `out` is this task's alone, and lies inside it.
@@ -86,7 +88,8 @@ mod tests {
             let (keys, values) = (noise(1, 7 * page_tokens * width), noise(2, 7 * page_tokens * width));
             let q = noise(3, 3 * heads * head_dim);
             let sequences: [(usize, &[u32]); 3] = [(0, &[6]), (9, &[5, 0, 3]), (4, &[1, 4])];
-            let queries: Vec<Query<'_>> = sequences.iter().enumerate().map(|(row, (place, pages))| Query { row, place: *place, pages }).collect();
+            let queries: Vec<Query<'_>> =
+                sequences.iter().enumerate().map(|(row, (place, pages))| Query { row, place: *place, pages }).collect();
             let mut out = vec![0.0; q.len()];
             paged.forward(&q, &queries, &keys, &values, &mut out);
             for query in queries {

@@ -8,42 +8,52 @@ use super::presets::{gpt, preset};
 use crate::ModelError;
 
 /// What normalises the residual stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Norm {
+    /// Mean and deviation (arXiv:1607.06450).
     LayerNorm,
+    /// The root of the mean square (arXiv:1910.07467).
     RmsNorm,
 }
 
 /// How a token knows its place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Position {
+    /// A table of vectors, `context` of them.
     Learned,
+    /// Pairs of numbers turn by an angle (arXiv:2104.09864).
     Rope,
+    /// Scores fall with distance (arXiv:2108.12409).
     Alibi,
 }
 
 /// The middle of the feed-forward part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mlp {
+    /// By the error function.
     Gelu,
+    /// By the hyperbolic tangent, as GPT-2.
     GeluTanh,
+    /// By a sigmoid, as CLIP.
     QuickGelu,
+    /// The square of what is above zero.
     Relu2,
+    /// Two matrices, one gating the other (arXiv:2002.05202).
     Swiglu,
 }
 
 /// What a row's logits over the experts become; see `engine::Tape::gates`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Router {
     /// Softmax over all experts.
     Softmax,
-    /// The same, over the chosen ones.
+    /// Softmax over the chosen experts alone.
     SoftmaxNormalised,
-    /// Each expert by itself, over the sum of the chosen ones.
+    /// A sigmoid of each expert by itself, over the sum of those chosen.
     SigmoidNormalised,
 }
 
@@ -78,24 +88,36 @@ pub(super) struct LatentWidths {
 }
 
 /// Every choice made. Axes as in `engine::shape`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DecoderConfig {
+    /// Tokens that it knows; in a recipe, unless written, as many as the data's tokenizer has.
     pub vocab: usize,
+    /// The longest sequence that it reads; in a recipe, unless written, `batch.context`.
     pub context: usize,
+    /// Blocks of attention and feed-forward part.
     pub layers: usize,
+    /// Width of the residual stream.
     pub model: usize,
+    /// Heads of queries.
     pub heads: usize,
+    /// Heads of keys and values; divides `heads`.
     pub kv_heads: usize,
+    /// Width of a head.
     pub head_dim: usize,
+    /// Width of the feed-forward part.
     pub ffn: usize,
+    /// What normalises the residual stream.
     pub norm: Norm,
     /// Whether a LayerNorm has a bias.
     pub norm_bias: bool,
+    /// What norms add to the variance.
     pub eps: f32,
+    /// How a token knows its place.
     pub position: Position,
     /// Base of the rotary angles.
     pub theta: f32,
+    /// The middle of the feed-forward part.
     pub mlp: Mlp,
     /// Attention and feed-forward read the same residual and are added together (GPT-J, Falcon).
     pub parallel_block: bool,
@@ -131,6 +153,7 @@ pub struct DecoderConfig {
     /// Feed-forward parts of a layer, of which each token goes to a few; absent: one for all. The next seven go with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub experts: Option<usize>,
+    /// To how many of them a token goes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub experts_per_token: Option<usize>,
     /// Width of each; unless written, as wide as makes a token's work that of `ffn`.
@@ -142,6 +165,7 @@ pub struct DecoderConfig {
     /// So many first layers have one feed-forward part, of width `ffn`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dense_layers: Option<usize>,
+    /// What a row's logits over the experts become.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub router: Option<Router>,
     /// What the weights of a token's experts are multiplied by.
@@ -150,6 +174,7 @@ pub struct DecoderConfig {
     /// Weight of the loss that spreads tokens evenly over experts (arXiv:2101.03961).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub balance: Option<f32>,
+    /// Share of numbers that training drops after the embedding and each part; 0 to below 1.
     pub dropout: f32,
     /// Standard deviation of the starting weights; those that write to the residual are divided by `sqrt(2 layers)`.
     pub init_std: f32,

@@ -100,13 +100,7 @@ impl Layers {
     }
 
     /// `x` `[batch, seq, model]` through one layer, whose tokens stand at `places`.
-    pub fn run<'m>(
-        &'m self,
-        tape: &mut Tape<'m>,
-        layer: &Layer,
-        x: &Tensor,
-        places: &Places,
-    ) -> Result<Tensor, EngineError> {
+    pub fn run<'m>(&'m self, tape: &mut Tape<'m>, layer: &Layer, x: &Tensor, places: &Places) -> Result<Tensor, EngineError> {
         let normed = self.norm(tape, layer.attn_norm, x)?;
         let normed = tape.gather_tokens(&normed)?;
         let attended = self.attention(tape, layer, &normed, places)?;
@@ -140,13 +134,7 @@ impl Layers {
         tape.add(&x, &fed)
     }
 
-    fn attention(
-        &self,
-        tape: &mut Tape<'_>,
-        layer: &Layer,
-        x: &Tensor,
-        places: &Places,
-    ) -> Result<Tensor, EngineError> {
+    fn attention(&self, tape: &mut Tape<'_>, layer: &Layer, x: &Tensor, places: &Places) -> Result<Tensor, EngineError> {
         let c = &self.config;
         let [q, k, v] = match &layer.attention {
             Attention::Heads(heads) => self.project(tape, heads, x, places)?,

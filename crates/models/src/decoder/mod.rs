@@ -14,7 +14,8 @@ mod presets;
 use std::{ops::Range, sync::Arc};
 
 pub use config::{DecoderConfig, DecoderOptions, Mixture, Mlp, Norm, Position, Router};
-use engine::{Axis, BlockId, EngineError, Init, Inputs, Mask, ParamId, ParamKind, ParamTable, Shape, ShapeError, Tape, Tensor,
+use engine::{
+    Axis, BlockId, EngineError, Init, Inputs, Mask, ParamId, ParamKind, ParamTable, Shape, ShapeError, Tape, Tensor,
     ops::{Advance, KvCache, Places},
 };
 use layers::{Layers, NormParams};

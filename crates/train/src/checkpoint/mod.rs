@@ -145,10 +145,7 @@ pub enum CheckpointError {
     Version { path: PathBuf, version: u32 },
 
     #[error("`{name}` at step {step} holds numbers that are not finite: no checkpoint is written of that")]
-    #[diagnostic(
-        code(checkpoint::not_finite),
-        help("the last checkpoint is whole and finite: start another run with a lower `optim.lr`")
-    )]
+    #[diagnostic(code(checkpoint::not_finite), help("the last checkpoint is whole and finite: start another run with a lower `optim.lr`"))]
     NotFinite { name: String, step: u64 },
 }
 

@@ -41,7 +41,11 @@ fn better_than(name: &str, s: &Subject<'_>, other: &HeldOut, whose: &str) -> Gat
         s.windows.len(),
         noise(error)
     );
-    let wanted = format!("below {:.4}{} {whose}, or within two standard errors of the difference, {allowed:.4}", other.bits_per_byte, noise(other.standard_error()));
+    let wanted = format!(
+        "below {:.4}{} {whose}, or within two standard errors of the difference, {allowed:.4}",
+        other.bits_per_byte,
+        noise(other.standard_error())
+    );
     result(name, above < allowed, measured, wanted, &longer(s, other.bits_per_byte + allowed))
 }
 
@@ -53,7 +57,8 @@ fn longer(s: &Subject<'_>, target: f64) -> String {
     let least = least_steps(&measured, target).unwrap_or(2 * steps);
     let recipe = Recipe { train: Train { steps: least, ..s.loaded.recipe.train.clone() }, ..s.loaded.recipe.clone() };
     let goes_on = run::standing(s.folder, &recipe, None).is_ok_and(|standing| !standing.checkpoints.is_empty());
-    let how = if goes_on { "the phase goes on from where its learning rate had not come down" } else { "`hairpin climb --anew` begins it again" };
+    let how =
+        if goes_on { "the phase goes on from where its learning rate had not come down" } else { "`hairpin climb --anew` begins it again" };
     format!("train longer: at least {least} steps in place of {steps} (`train.steps`), at the rate at which the loss last fell; {how}")
 }
 

@@ -36,7 +36,8 @@ pub(super) fn weights(path: &Path, recipe: &Recipe, model: &dyn Model, data: &Da
     notes.push(format!("beginning with the weights of `{}` and a fresh optimiser", checkpoint.display()));
     let theirs = Recipe::parse(&snapshot.recipe, &checkpoint.display().to_string(), &[])?;
     if let Some(problem) = other_model(&snapshot, &theirs, recipe, model) {
-        let help = "give the recipe the `[model]` table that is written in the checkpoint's `manifest.json`, or leave `--from` out to begin anew";
+        let help =
+            "give the recipe the `[model]` table that is written in the checkpoint's `manifest.json`, or leave `--from` out to begin anew";
         return Err(TrainError::OtherWeights { path: path.to_owned(), problem, help: help.into() });
     }
     let tokenizer = loaded::tokenizer_path(&checkpoint, path, &theirs);

@@ -109,8 +109,7 @@ fn refuse_other(folder: &Path, theirs: &Recipe, ours: &Recipe) -> Result<(), Tra
 /// Whether the learning rate was the same up to `step`.
 fn is_same_so_far(ours: &Recipe, theirs: &Recipe, step: u64) -> bool {
     let share = |recipe: &Recipe, step| schedule::share(&recipe.schedule, step, recipe.train.steps).to_bits();
-    ours.train.steps == theirs.train.steps
-        || step <= ours.train.steps && (1..=step).all(|step| share(ours, step) == share(theirs, step))
+    ours.train.steps == theirs.train.steps || step <= ours.train.steps && (1..=step).all(|step| share(ours, step) == share(theirs, step))
 }
 
 /// Before a run has made a step, what it begins with is all that it is.
@@ -135,8 +134,9 @@ fn other_beginning(ours: &Recipe, theirs: &Recipe) -> Option<String> {
 
 /// What an older checkpoint does not tell.
 fn unknown(path: &Path, manifest: &Manifest) -> Option<String> {
-    (manifest.data.is_none() && !manifest.is_only_weights())
-        .then(|| format!("`{}` was written before checkpoints held hashes of their data: whether these are the same is not known", path.display()))
+    (manifest.data.is_none() && !manifest.is_only_weights()).then(|| {
+        format!("`{}` was written before checkpoints held hashes of their data: whether these are the same is not known", path.display())
+    })
 }
 
 /// The last step before the learning rate comes down, from which more steps can be made; none where it comes down at once.
