@@ -168,6 +168,16 @@ impl Evaluator {
     }
 }
 
+impl Evaluator {
+    /// The loss of each of `windows` by itself, in nats a token, by a model in training; all ranks call it and get the same.
+    /// # Errors
+    /// When shapes do not fit, or a rank does not answer.
+    pub fn each_of_trainer(&self, trainer: &mut Trainer, windows: &[Vec<u32>]) -> Result<Vec<f64>, TrainError> {
+        let nats = trainer.nats(&self.pool, &windows.chunks(1).collect::<Vec<_>>())?;
+        Ok(nats.into_iter().zip(windows).map(|(nats, window)| nats / (window.len() - 1).max(1) as f64).collect())
+    }
+}
+
 /// The end of a document stands for no bytes; it is counted all the same, as it has to be told.
 fn per_byte(nats: &[f64], data: &Dataset, windows: &[Vec<u32>]) -> f64 {
     let bytes: u64 = windows.iter().map(|w| data.target_bytes(w)).sum();

@@ -92,7 +92,7 @@ pub enum TrainError {
     )]
     OtherData { folder: PathBuf, path: PathBuf, difference: &'static str },
 
-    #[error("loss at step {step} is {loss}; the batch holds {}", documents.join(", "))]
+    #[error("loss at step {step} is {loss}; the batch's documents, the worst first: {}", documents.join(", "))]
     #[diagnostic(code(train::diverged), help("lower `optim.lr`, lengthen `schedule.warmup_steps`, or look at those documents"))]
     Diverged { step: u64, loss: f32, documents: Vec<String> },
 

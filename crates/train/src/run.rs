@@ -5,6 +5,7 @@ mod from;
 mod loaded;
 mod resolve;
 mod resume;
+mod spike;
 
 use std::{
     path::{Path, PathBuf},
@@ -32,7 +33,7 @@ use crate::{
     guard::Guard,
     metrics::{Metrics, StepMetrics},
     ranks::{self, Comm},
-    recipe::{GuardAction, Recipe},
+    recipe::Recipe,
     schedule,
     step::{StepCost, StepOptions, Trainer},
     timeline,
@@ -426,7 +427,7 @@ impl<'a> Run<'a> {
                 return Ok(());
             }
         } else if !judged.is_finite() {
-            return Err(self.diverged(step, judged));
+            return Err(self.diverged(step, judged)?);
         } else {
             here.skipped_in_a_row = 0;
             self.trainer.update(step, self.lr_share(step), gradient.norm)?;
@@ -527,47 +528,6 @@ impl<'a> Run<'a> {
     fn windows(&self, step: u64) -> impl Iterator<Item = u64> {
         let count = self.recipe.batch.sequences as u64;
         ((step - 1) * count..step * count).map(|sample| self.sampler.at(sample))
-    }
-
-    /// A step whose loss cannot be trusted: leave it out, or go back.
-    fn spike(&mut self, step: u64, loss: f32, in_a_row: usize, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        let known = self.state.guard.left_out.contains(&step);
-        if in_a_row > self.recipe.guard.window.max(8) {
-            return Err(self.diverged(step, loss));
-        }
-        if !known {
-            let documents = self.documents(step).join(", ");
-            observer.note(&format!("loss {loss} at step {step} is a spike and its update is left out; the batch holds {documents}"));
-        }
-        if self.recipe.guard.action == GuardAction::Rollback && !known {
-            if let Some(writer) = &mut self.writer {
-                writer.finish()?;
-            }
-            // The others read what the first has written by now.
-            self.trainer.sum(&mut [0.0])?;
-            if let Some((path, snapshot, _)) = checkpoint::latest_whole(self.out)? {
-                let mut left_out = self.state.guard.left_out.clone();
-                left_out.push(step);
-                observer.note(&format!("going back to step {}", snapshot.step));
-                self.restore(&path, snapshot)?;
-                self.state.guard.left_out = left_out;
-            }
-        }
-        Ok(())
-    }
-
-    fn diverged(&self, step: u64, loss: f32) -> TrainError {
-        TrainError::Diverged { step, loss, documents: self.documents(step) }
-    }
-
-    /// Names of documents in a batch, the first few.
-    fn documents(&self, step: u64) -> Vec<String> {
-        let context = self.recipe.batch.context as u64;
-        let names = self.windows(step).filter_map(|w| self.data.train().document_at(w * context));
-        let mut names: Vec<String> = names.map(|d| format!("`{}`", d.name)).collect();
-        names.dedup();
-        names.truncate(8);
-        names
     }
 
     fn evaluate(&mut self) -> Result<f64, TrainError> {

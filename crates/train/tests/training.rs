@@ -78,7 +78,8 @@ fn a_spike_is_left_out_or_rolled_back_and_its_document_named() {
             format!("[train]\nsteps = 160\n[checkpoint]\nevery_steps = 20\n[guard]\naction = {action:?}\nwindow = 20\nthreshold = 6.0\n");
         let (outcome, notes) = train(&recipe(folder.path(), &more), &folder.path().join(action), false);
         assert_eq!(outcome.step, 160);
-        let named = notes.notes.iter().filter(|note| note.contains("spike") && note.contains("noise.txt")).count();
+        let named =
+            notes.notes.iter().filter(|note| note.contains("is a spike") && note.contains("the worst first: `noise.txt` (")).count();
         match action {
             "off" => assert_eq!((outcome.skipped_steps, named), (0, 0)),
             _ => assert!(outcome.skipped_steps > 0 && named > 0, "{action}: {:?}", notes.notes),
