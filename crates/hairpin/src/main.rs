@@ -4,6 +4,8 @@
 //! a rank that hangs, stdout, a wish to stop), 70 a bug of ours, 130 a signal to what had nothing to save.
 
 mod commands;
+#[cfg(test)]
+mod examples;
 mod print;
 mod progress;
 

@@ -88,8 +88,9 @@ struct State {
 pub fn train(recipe: &Recipe, out: &Path, resume: bool, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
     let recipe = &from::with_its_model(recipe, out)?;
     resolve::reads_text(recipe)?;
+    // Ranks that are threads read the same data, whose hashes are checked once.
+    let data = Dataset::open(&recipe.data.path)?;
     let on_rank = |comm: Comm, observer: &mut dyn Observer| {
-        let data = Dataset::open(&recipe.data.path)?;
         let (recipe, model) = resolve(recipe, Some(data.vocab()))?;
         let mut run = Run::new(&recipe, model, &data, out, comm)?;
         run.begin(resume, observer)?;
