@@ -81,6 +81,8 @@ struct Probe {
 fn probe(recipe: &Recipe, mut comm: Box<dyn Communicator>) -> Result<Probe, TrainError> {
     const ROUNDS: std::ops::Range<u64> = 3..15;
     const ENOUGH_SECS: f64 = 2.0;
+    // Of steps so long one round tells as much, and somebody waits.
+    const LONG_SECS: f64 = 15.0;
     let (mut recipe, model) = run::resolve(recipe, None)?;
     // Without a common step there is none to time: that of the synchronous form takes as long where no worker is slow.
     recipe.parallel.staleness = None;
@@ -102,7 +104,8 @@ fn probe(recipe: &Recipe, mut comm: Box<dyn Communicator>) -> Result<Probe, Trai
             comm.all_reduce(&mut votes, Order::Any).map_err(EngineError::rank)?;
             Ok::<_, TrainError>(votes[0] > 0.0)
         };
-        if begin(round > ROUNDS.start && begun.secs() > ENOUGH_SECS)? {
+        let (secs, after) = (begun.secs(), round.saturating_sub(1));
+        if begin(after >= ROUNDS.start && secs > ENOUGH_SECS || after >= 1 && secs > LONG_SECS)? {
             break;
         }
         let mut step = |lanes: usize, passes: usize| {
