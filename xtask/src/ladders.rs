@@ -82,18 +82,18 @@ const LINUX: Origin = Origin::Apt("linux-doc-6.1", "usr/share/doc/linux-doc-6.1/
 
 /// `cargo xtask bench newcomers`
 pub(crate) fn newcomers() -> Result<(), String> {
-    cargo(&["build", "--release", "--package", "hairpin"])?;
+    let hairpin = crate::hairpin(&[])?;
     for (name, origins) in NEWCOMERS {
         let folder = Path::new("target/newcomers").join(name);
         let _ = std::fs::remove_dir_all(&folder);
-        let mut init = Command::new("target/release/hairpin");
+        let mut init = Command::new(&hairpin);
         init.arg("init").arg(&folder);
         for origin in origins {
             init.args(["--corpus", &origin.fetch()?.ok_or("no text")?]);
         }
         check(&mut init)?;
         println!("## {name}");
-        check(Command::new("target/release/hairpin").arg("climb").arg(&folder)).map_err(|e| format!("{name}: {e}"))?;
+        check(Command::new(&hairpin).arg("climb").arg(&folder)).map_err(|e| format!("{name}: {e}"))?;
     }
     Ok(())
 }

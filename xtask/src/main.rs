@@ -92,7 +92,7 @@ fn test(peers: bool) -> Result<(), String> {
 
 /// Debian's installation guide, and two of its handbook, which are translated in part and English else.
 fn languages() -> Result<(), String> {
-    cargo(&["build", "--release", "--package", "hairpin"])?;
+    let hairpin = hairpin(&[])?.display().to_string();
     println!(
         "| language | pages | MB | too short | word length | few letters | repeated lines | repeated n-gram | long lines | generated | ellipses |"
     );
@@ -103,19 +103,19 @@ fn languages() -> Result<(), String> {
         ("debian-handbook", "usr/share/doc/debian-handbook/html", "ar-MA fa-IR"),
     ] {
         let book = ladders::Origin::Apt(package, inside).fetch()?.ok_or("no text")?;
-        let args = ["xtask/python/languages.py", "target/release/hairpin", "target/languages", &book];
+        let args = ["xtask/python/languages.py", &hairpin, "target/languages", &book];
         run(Command::new("python3").args(args).args(languages.split(' ')))?;
     }
     Ok(())
 }
 
 fn stages() -> Result<(), String> {
-    cargo(&["build", "--release", "--package", "hairpin"])?;
+    let hairpin = hairpin(&[])?.display().to_string();
     let texts = [("anarchism", "usr/share/doc/anarchism/markdown"), ("linux-doc-6.1", "usr/share/doc/linux-doc-6.1")];
     let texts = texts.map(|(package, inside)| ladders::Origin::Apt(package, inside).fetch());
     let texts = texts.into_iter().collect::<Result<Vec<_>, _>>()?;
     run(Command::new(venv()?).args(["-m", "pip", "install", "--quiet", "datatrove[processing]", "spacy", "orjson"]))?;
-    let args = ["xtask/python/stages.py", "target/release/hairpin", "target/stages"];
+    let args = ["xtask/python/stages.py", &hairpin, "target/stages"];
     run(Command::new("taskset").args(["-c", "0"]).arg(venv()?).args(args).args(texts.into_iter().flatten()))
 }
 

@@ -90,7 +90,6 @@ pub(crate) fn broken_rule(name: &str, text: &str, options: &CleanOptions) -> Opt
     Rule::ALL.into_iter().filter(|rule| !options.off.contains(rule)).find(|rule| judged.breaks(*rule, options))
 }
 
-/// A text with what the rules have to know of it.
 /// What stands between spaces and holds a letter or digit.
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split_whitespace().filter(|word| word.chars().any(char::is_alphanumeric))
@@ -99,6 +98,7 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 /// Of fewer words the mean length is that of a title.
 const LEAST_WORDS: usize = 20;
 
+/// A text with what the rules have to know of it.
 struct Judged<'a> {
     text: &'a str,
     is_prose: bool,

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 /// What is looked for where nothing tells.
-const KNOWN: &[&str] = &["<|endoftext|>", "<|end_of_text|>", "</s>", "<|im_end|>", "<eos>", "<|endofdocument|>"];
+pub(crate) const KNOWN: &[&str] = &["<|endoftext|>", "<|end_of_text|>", "</s>", "<|im_end|>", "<eos>", "<|endofdocument|>"];
 /// Of a configuration.
 const LARGEST_BYTES: u64 = 64 << 20;
 /// Beside a `tokenizer.json`, in which the field names the ends; under [`OWN`] lies what of it is ours alone.
@@ -59,14 +59,7 @@ impl Ends {
                 None => Err(format!("`{key}` is `{name}`, which is no token of it; its special tokens: {}", list())),
             },
         };
-        let file = |name: &str| -> Result<Value, String> {
-            let Some(path) = folder.map(|folder| folder.join(name)) else { return Ok(Value::Null) };
-            match disk::read_text(&path, LARGEST_BYTES) {
-                Ok(text) => serde_json::from_str(&text).map_err(|e| format!("`{}`, which tells its ends, is no JSON: {e}", path.display())),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
-                Err(error) => Err(format!("cannot read `{}`, which tells its ends: {error}", path.display())),
-            }
-        };
+        let file = |name: &str| folder.map_or(Ok(Value::Null), |folder| json_of(&folder.join(name)));
         let config = file(FILE)?;
         // A name, or a table with its name.
         let told = |config: &Value, key: &str| {
@@ -121,8 +114,7 @@ impl Ends {
 
     /// Whether `folder` holds a file of ours; one of older data does not, and its ends are as trained.
     pub(crate) fn are_kept(folder: &Path) -> bool {
-        let text = disk::read_text(&folder.join(FILE), LARGEST_BYTES);
-        text.ok().and_then(|text| serde_json::from_str::<Value>(&text).ok()).is_some_and(|config| config[OWN].is_object())
+        json_of(&folder.join(FILE)).is_ok_and(|config| config[OWN].is_object())
     }
 
     /// The file beside a `tokenizer.json` from which they are read again.
@@ -131,6 +123,17 @@ impl Ends {
             "eos_token": tokenizer.id_to_token(self.end_of_text),
             (OWN): {"stops": self.stops, "before_prompt": self.before_prompt, "begin_of_text": Vec::from_iter(self.begin_of_text)},
         })
+    }
+}
+
+/// A file that comes with a tokenizer; null where there is none.
+/// # Errors
+/// In words: it cannot be read, or is no JSON.
+pub(crate) fn json_of(path: &Path) -> Result<Value, String> {
+    match disk::read_text(path, LARGEST_BYTES) {
+        Ok(text) => serde_json::from_str(&text).map_err(|e| format!("`{}`, which comes with it, is no JSON: {e}", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
+        Err(error) => Err(format!("cannot read `{}`, which comes with it: {error}", path.display())),
     }
 }
 

@@ -122,8 +122,8 @@ impl Tokenizer {
     /// When it is none, or nothing tells which token ends a text.
     pub fn load_from_elsewhere(path: &Path, end_of_text: Option<&str>, begin_of_text: Option<&str>) -> Result<Self, DataError> {
         let what = path.display().to_string();
-        let read = vocabularies::read(path).map_err(|problem| DataError::Tokenizer { what: what.clone(), problem })?;
         let file = vocabularies::file(path);
+        let read = vocabularies::read(&file).map_err(|problem| DataError::Tokenizer { what: what.clone(), problem })?;
         let named = Named { end_of_text, begin_of_text, own_end: read.end_of_text.as_deref() };
         let mut tokenizer = Self::parse(&read.text, &what, file.parent(), named)?;
         tokenizer.notes.splice(0..0, read.notes);

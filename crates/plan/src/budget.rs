@@ -217,9 +217,7 @@ impl Desk<'_> {
         let flops = laws::train_flops(sketch.params, sketch.tokens);
         let Bought { model, tokens, setting } = self.bought(sketch.params, flops, 0.0, batch_tokens)?;
         let params = model.params as f64;
-        let secs = laws::train_flops(params, tokens) / self.rate(phase) / accelerators as f64;
-        // A machine is rented whole.
-        let nodes = accelerators.div_ceil(self.instance.count as usize);
+        let (secs, usd) = self.cost(phase, params, tokens, accelerators);
         Ok(Rung {
             name: step.name,
             data_ratio: step.data_ratio,
@@ -230,8 +228,15 @@ impl Desk<'_> {
             setting,
             mfu: mfu.clone(),
             secs,
-            usd: secs / 3600.0 * nodes as f64 * self.price.usd_per_hour,
+            usd,
         })
+    }
+
+    /// Seconds and dollars of training; a machine is rented whole.
+    fn cost(&self, phase: usize, params: f64, tokens: f64, accelerators: usize) -> (f64, f64) {
+        let secs = laws::train_flops(params, tokens) / self.rate(phase) / accelerators as f64;
+        let nodes = accelerators.div_ceil(self.instance.count as usize);
+        (secs, secs / 3600.0 * nodes as f64 * self.price.usd_per_hour)
     }
 
     /// What `flops` buy of a model of about `params` parameters when `served` tokens are to be paid too: a decoder that can be built, and
@@ -303,10 +308,8 @@ impl Desk<'_> {
             let balanced = self.law.best.balanced(params, step.data_ratio);
             next_params = [balanced, flops / 6.0 / tokens, self.most_params[phase]].into_iter().fold(next_params, f64::min);
             let params = next_params;
-            let secs = laws::train_flops(params, tokens) / self.rate(phase) / accelerators as f64;
-            // A machine is rented whole.
-            let nodes = accelerators.div_ceil(self.instance.count as usize);
-            Sketch { params, tokens, accelerators, usd: secs / 3600.0 * nodes as f64 * self.price.usd_per_hour }
+            let (_, usd) = self.cost(phase, params, tokens, accelerators);
+            Sketch { params, tokens, accelerators, usd }
         };
         let mut sketches: Vec<Sketch> = STEPS[..LAST].iter().enumerate().rev().map(sketch).collect();
         sketches.reverse();

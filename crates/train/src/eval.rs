@@ -166,9 +166,7 @@ impl Evaluator {
         let nats = trainer.nats(&self.pool, &windows.chunks(self.batch).collect::<Vec<_>>())?;
         Ok(per_byte(&nats, data, windows))
     }
-}
 
-impl Evaluator {
     /// The loss of each of `windows` by itself, in nats a token, by a model in training; all ranks call it and get the same.
     /// # Errors
     /// When shapes do not fit, or a rank does not answer.

@@ -1,19 +1,17 @@
 //! `vocab.json` (or `encoder.json`) with `merges.txt` (or `vocab.bpe`) beside it: GPT-2's, and of those after it.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use serde_json::{Map, Value};
 
-use super::{LARGEST_BYTES, Read, added, byte_level};
+use super::{LARGEST_BYTES, Text, added, byte_level};
+use crate::ends;
 
 /// How Qwen's cut text, by their released `tokenizer.json`.
 const QWEN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// Classes that cut text as GPT-2 does.
 const AS_GPT2: [&str; 9] = ["GPT2", "Roberta", "Bart", "CodeGen", "Longformer", "LED", "OPT", "Phi", "PreTrainedTokenizer"];
-/// Ends of a text.
-const ENDS: [&str; 3] = ["<|endoftext|>", "</s>", "<|im_end|>"];
-
-pub(super) fn read(path: &Path, vocab: &Value) -> Result<Read, String> {
+pub(super) fn read(path: &Path, vocab: BTreeMap<String, u64>) -> Result<Text, String> {
     let beside = |name: &str| path.with_file_name(name);
     let text = |name: &str| disk::read_text(&beside(name), LARGEST_BYTES);
     let merges = ["merges.txt", "vocab.bpe"].into_iter().find_map(|name| text(name).ok().map(|text| (name, text)));
@@ -26,8 +24,8 @@ pub(super) fn read(path: &Path, vocab: &Value) -> Result<Read, String> {
             Ok((first.to_owned(), second.to_owned()))
         })
         .collect::<Result<_, String>>()?;
-    let json = |name: &str| text(name).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok()).unwrap_or_default();
-    let config = json("tokenizer_config.json");
+    let json = |name: &str| ends::json_of(&beside(name));
+    let config = json(ends::FILE)?;
     let class = config["tokenizer_class"].as_str().map(|class| class.trim_end_matches("Fast").trim_end_matches("Tokenizer"));
     let mut notes = Vec::new();
     let expression = match class {
@@ -39,7 +37,7 @@ pub(super) fn read(path: &Path, vocab: &Value) -> Result<Read, String> {
             None
         }
     };
-    let mut vocab: Map<String, Value> = vocab.as_object().cloned().unwrap_or_default();
+    let mut vocab: Map<String, Value> = vocab.into_iter().map(|(piece, id)| (piece, id.into())).collect();
     if vocab.keys().filter(|piece| piece.ends_with("</w>")).count() > 1 {
         return Err("its pieces end in `</w>`, as CLIP's do, and how such text is cleaned is not in it: give its `tokenizer.json`".into());
     }
@@ -50,13 +48,13 @@ pub(super) fn read(path: &Path, vocab: &Value) -> Result<Read, String> {
             special.push((id, content.to_owned(), token["special"] != false));
         }
     }
-    for (content, id) in json("added_tokens.json").as_object().into_iter().flatten() {
+    for (content, id) in json("added_tokens.json")?.as_object().into_iter().flatten() {
         special.extend(id.as_u64().map(|id| (id, content.clone(), true)));
     }
-    let map = json("special_tokens_map.json");
+    let map = json("special_tokens_map.json")?;
     let named = [&config, &map].into_iter().flat_map(|file| file.as_object().into_iter().flatten());
     let named = named.filter(|(key, _)| key.ends_with("_token")).filter_map(|(_, v)| v.as_str().or(v["content"].as_str()));
-    for content in named.chain(ENDS) {
+    for content in named.chain(ends::KNOWN.iter().copied()) {
         special.extend(vocab.get(content).and_then(Value::as_u64).map(|id| (id, content.to_owned(), true)));
     }
     special.sort();
@@ -69,5 +67,5 @@ pub(super) fn read(path: &Path, vocab: &Value) -> Result<Read, String> {
     if expression.is_some() {
         json["normalizer"] = serde_json::json!({"type": "NFC"});
     }
-    Ok(Read { json, end_of_text: None, notes })
+    Ok(Text { text: json.to_string(), end_of_text: None, notes })
 }

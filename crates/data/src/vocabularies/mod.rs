@@ -5,7 +5,10 @@ mod merges;
 mod ranks;
 mod sentencepiece;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde_json::{Value, json};
 
@@ -17,14 +20,6 @@ const ENDS: [&str; 2] = [".tiktoken", ".model"];
 
 /// Files beside a `vocab.json` that are read with it.
 pub(crate) const BESIDE: [&str; 3] = ["merges.txt", "vocab.bpe", "added_tokens.json"];
-
-/// A `tokenizer.json` in the making.
-struct Read {
-    json: Value,
-    /// The token that the file itself names as the end of a text.
-    end_of_text: Option<String>,
-    notes: Vec<String>,
-}
 
 /// The text of a `tokenizer.json`.
 pub(crate) struct Text {
@@ -47,33 +42,26 @@ pub(crate) fn file(path: &Path) -> PathBuf {
     })
 }
 
-/// Read `path`, of whichever kind its content is.
+/// Read a [`file`], of whichever kind its content is.
 /// # Errors
 /// In words: it cannot be read, is torn, or of no kind that is known.
 pub(crate) fn read(path: &Path) -> Result<Text, String> {
-    let path = file(path);
-    let bytes = disk::read(&path, LARGEST_BYTES).map_err(|e| format!("cannot read `{}`: {e}", path.display()))?;
+    let bytes = disk::read(path, LARGEST_BYTES).map_err(|e| format!("cannot read `{}`: {e}", path.display()))?;
     let start = bytes.trim_ascii_start();
-    let read = if start.first() == Some(&b'{') {
+    if start.first() == Some(&b'{') {
         let text = String::from_utf8(bytes).map_err(|e| format!("`{}` is no text: {e}", path.display()))?;
-        match serde_json::from_str::<Value>(&text) {
-            Ok(json)
-                if json.get("model").is_none_or(Value::is_number)
-                    && json.as_object().is_some_and(|all| all.values().all(Value::is_u64)) =>
-            {
-                merges::read(&path, &json)?
-            }
-            // The library tells what is wrong with it.
-            _ => return Ok(Text { text, end_of_text: None, notes: Vec::new() }),
+        // A `vocab.json` is numbers alone, which a `tokenizer.json` is not from its first value on; of that the library tells what is wrong.
+        match serde_json::from_str::<BTreeMap<String, u64>>(&text) {
+            Ok(vocab) => merges::read(path, vocab),
+            Err(_) => Ok(Text { text, end_of_text: None, notes: Vec::new() }),
         }
     } else if ranks::is_one(start) {
-        ranks::read(&bytes)?
+        ranks::read(&bytes)
     } else if sentencepiece::is_one(&bytes) {
-        sentencepiece::read(&bytes)?
+        sentencepiece::read(&bytes)
     } else {
-        return Err("it is no `tokenizer.json`, `vocab.json`, `.tiktoken` or SentencePiece `tokenizer.model`".into());
-    };
-    Ok(Text { text: read.json.to_string(), end_of_text: read.end_of_text, notes: read.notes })
+        Err("it is no `tokenizer.json`, `vocab.json`, `.tiktoken` or SentencePiece `tokenizer.model`".into())
+    }
 }
 
 /// A `tokenizer.json` of GPT-2's kind: bytes as characters, cut by `expression` (absent: GPT-2's own), then BPE.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
-use super::{Read, added, byte_level};
+use super::{Text, added, byte_level};
 use crate::pieces;
 
 /// A published file.
@@ -67,7 +67,7 @@ fn parse(line: &str) -> Option<(Vec<u8>, u32)> {
     Some((base64::decode(token).ok().filter(|bytes| !bytes.is_empty())?, rank.parse().ok()?))
 }
 
-pub(super) fn read(bytes: &[u8]) -> Result<Read, String> {
+pub(super) fn read(bytes: &[u8]) -> Result<Text, String> {
     let text = std::str::from_utf8(bytes).map_err(|e| format!("it is no text: {e}"))?;
     let mut ranks: HashMap<Vec<u8>, u32> = HashMap::new();
     for (at, line) in text.lines().enumerate().filter(|(_, line)| !line.is_empty()) {
@@ -91,7 +91,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Read, String> {
     // A word that is a token is that token, whether or not merges lead there.
     json["model"]["ignore_merges"] = true.into();
     let end_of_text = known.special.first().map(|(name, _)| (*name).to_owned());
-    Ok(Read { json, end_of_text, notes: vec![format!("read as {}, by its number of ranks", known.name)] })
+    Ok(Text { text: json.to_string(), end_of_text, notes: vec![format!("read as {}, by its number of ranks", known.name)] })
 }
 
 /// The two tokens that `token` is merged of: what BPE leaves of it with the ranks below its own.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{Read, added, bpe};
+use super::{Text, added, bpe};
 
 /// What stands for a space.
 const SPACE: &str = "\u{2581}";
@@ -27,7 +27,7 @@ pub(super) fn is_one(bytes: &[u8]) -> bool {
     bytes.first() == Some(&0x0a) && matches!(Fields(bytes).next(), Some(Some((1, Field::Bytes(piece)))) if piece.first() == Some(&0x0a))
 }
 
-pub(super) fn read(bytes: &[u8]) -> Result<Read, String> {
+pub(super) fn read(bytes: &[u8]) -> Result<Text, String> {
     let mut pieces = Vec::new();
     let (mut kind, mut byte_fallback, mut end) = (1, false, 2_u64);
     let (mut charsmap, mut puts_space, mut cleans_spaces, mut escapes) = (&[][..], true, true, true);
@@ -119,7 +119,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Read, String> {
     });
     // Without one the number is -1.
     let end_of_text = usize::try_from(end).ok().and_then(|at| pieces.get(at)).filter(|p| p.kind == CONTROL).map(|p| p.text.clone());
-    Ok(Read { json, end_of_text, notes: Vec::new() })
+    Ok(Text { text: json.to_string(), end_of_text, notes: Vec::new() })
 }
 
 /// BPE joins the pair whose piece has the highest score: every way to make a piece of two, the best piece first.

@@ -38,16 +38,8 @@ pub(crate) fn run(command: &BenchCommand, json: bool) -> miette::Result<ExitCode
 pub(crate) struct StepArgs {
     /// Take model, batch, context and recomputation from this recipe instead
     recipe: Option<std::path::PathBuf>,
-    #[arg(long, default_value_t = 4096)]
-    vocab: usize,
-    #[arg(long, default_value_t = 256)]
-    context: usize,
-    #[arg(long, default_value_t = 6)]
-    layers: usize,
-    #[arg(long, default_value_t = 384)]
-    width: usize,
-    #[arg(long, default_value_t = 6)]
-    heads: usize,
+    #[command(flatten)]
+    model: ModelArgs,
     #[arg(long, default_value_t = 8)]
     batch: usize,
     /// Sequences in one forward and backward pass, all of them by default; fewer take less memory
@@ -55,22 +47,19 @@ pub(crate) struct StepArgs {
     micro_batch: Option<usize>,
     #[arg(long, default_value_t = 10)]
     steps: u64,
-    /// Default: bf16 where the CPU is faster with it
-    #[arg(long, value_parser = ["f32", "bf16"])]
-    precision: Option<String>,
 }
 
 fn step(args: &StepArgs, json: bool) -> miette::Result<ExitCode> {
-    let text = gpt2(args.vocab, args.context, args.layers, args.width, args.heads);
+    let text = args.model.table();
     let mut recipe = match &args.recipe {
         Some(path) => Recipe::read(path, &[])?,
         None => Recipe::parse(&format!("[model]\n{text}"), "bench step", &[])?,
     };
     if args.recipe.is_none() {
-        (recipe.batch.sequences, recipe.batch.context) = (args.batch.max(1), args.context);
+        (recipe.batch.sequences, recipe.batch.context) = (args.batch.max(1), args.model.context);
     }
     let (recipe, model) = ::train::run::resolve(&recipe, None)?;
-    let precision = precision(args.precision.as_deref());
+    let precision = args.model.precision();
     let (batch, context) = (recipe.batch.sequences, recipe.batch.context);
     let micro_batch = args.micro_batch.unwrap_or(batch).clamp(1, batch);
     let options = StepOptions { precision, lanes: 1, passes: 1, micro_batch, optim: Optim::default(), ..StepOptions::of(&recipe) };
@@ -112,31 +101,20 @@ fn step(args: &StepArgs, json: bool) -> miette::Result<ExitCode> {
 #[derive(clap::Args)]
 #[command(after_help = "Example: hairpin bench generate --vocab 50257 --context 256 --layers 12 --width 768 --heads 12 --batch 32 --json")]
 pub(crate) struct WriteArgs {
-    #[arg(long, default_value_t = 4096)]
-    vocab: usize,
-    #[arg(long, default_value_t = 256)]
-    context: usize,
-    #[arg(long, default_value_t = 6)]
-    layers: usize,
-    #[arg(long, default_value_t = 384)]
-    width: usize,
-    #[arg(long, default_value_t = 6)]
-    heads: usize,
+    #[command(flatten)]
+    model: ModelArgs,
     /// Sequences that are written together
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4096))]
     batch: u16,
     /// Of each sequence
     #[arg(long, default_value_t = 120)]
     tokens: usize,
-    /// Default: bf16 where the CPU is faster with it
-    #[arg(long, value_parser = ["f32", "bf16"])]
-    precision: Option<String>,
 }
 
 fn write(args: &WriteArgs, json: bool) -> miette::Result<ExitCode> {
-    let text = gpt2(args.vocab, args.context, args.layers, args.width, args.heads);
+    let text = args.model.table();
     let model = models::build(&text.parse().into_diagnostic()?)?;
-    let precision = precision(args.precision.as_deref());
+    let precision = args.model.precision();
     let rate = ::train::generate::rate(&*model, precision, usize::from(args.batch), args.tokens)?;
     let copy = 1e9 * super::doctor::copy_gbytes_per_sec();
     if json {
@@ -157,16 +135,37 @@ fn write(args: &WriteArgs, json: bool) -> miette::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A `[model]` table of GPT-2's kind.
-fn gpt2(vocab: usize, context: usize, layers: usize, width: usize, heads: usize) -> String {
-    format!("preset = \"gpt2-124m\"\nvocab = {vocab}\ncontext = {context}\nlayers = {layers}\nmodel = {width}\nheads = {heads}\n")
+/// A decoder of GPT-2's kind.
+#[derive(clap::Args)]
+struct ModelArgs {
+    #[arg(long, default_value_t = 4096)]
+    vocab: usize,
+    #[arg(long, default_value_t = 256)]
+    context: usize,
+    #[arg(long, default_value_t = 6)]
+    layers: usize,
+    #[arg(long, default_value_t = 384)]
+    width: usize,
+    #[arg(long, default_value_t = 6)]
+    heads: usize,
+    /// Default: bf16 where the CPU is faster with it
+    #[arg(long, value_parser = ["f32", "bf16"])]
+    precision: Option<String>,
 }
 
-fn precision(asked: Option<&str>) -> Precision {
-    match asked {
-        Some("f32") => Precision::F32,
-        Some(_) => Precision::Bf16,
-        None => ::train::recipe::PrecisionChoice::Auto.resolve(),
+impl ModelArgs {
+    /// As a recipe's `[model]` table.
+    fn table(&self) -> String {
+        let Self { vocab, context, layers, width, heads, .. } = self;
+        format!("preset = \"gpt2-124m\"\nvocab = {vocab}\ncontext = {context}\nlayers = {layers}\nmodel = {width}\nheads = {heads}\n")
+    }
+
+    fn precision(&self) -> Precision {
+        match self.precision.as_deref() {
+            Some("f32") => Precision::F32,
+            Some(_) => Precision::Bf16,
+            None => ::train::recipe::PrecisionChoice::Auto.resolve(),
+        }
     }
 }
 
