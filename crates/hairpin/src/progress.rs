@@ -170,7 +170,7 @@ impl data::Progress for Follow {
 
 impl Observer for Follow {
     fn step(&mut self, m: &StepMetrics, steps: u64) {
-        let bits = m.bits_per_byte.map_or(String::new(), |b| format!("  held-out {b:.3} bits per byte"));
+        let bits = m.held_out.map_or(String::new(), |metric| format!("  held-out {:.3} {}", metric.value, metric.kind.unit));
         let text = format!("loss {:.3}  {:.0} tokens/s", m.loss, m.tokens_per_sec);
         if !now().work.as_ref().is_some_and(|work| work.is_training && work.total == steps) {
             begin("step", steps, "{prefix:>22} {bar:30} {pos}/{len}  {msg}  {eta} left", true);

@@ -14,7 +14,7 @@ use engine::{BlockId, EngineError, Init, Inputs, Mask, ParamId, ParamKind, Param
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Model, ModelError,
+    Kind, Model, ModelError,
     decoder::{
         DecoderConfig, Mlp,
         layers::{Layers, NormParams},
@@ -143,7 +143,9 @@ fn preset(name: &str) -> Option<ClipConfig> {
 }
 
 /// The entry of [`crate::KINDS`].
-pub(crate) fn build(table: toml::Table) -> Result<Box<dyn Model>, ModelError> {
+pub(crate) const KIND: Kind = Kind { name: "clip", unit: "pairs", objective: "contrastive", presets: PRESETS, build };
+
+fn build(table: toml::Table) -> Result<Box<dyn Model>, ModelError> {
     Ok(Box::new(Clip::new(crate::of_preset(table, PRESETS, preset)?)?))
 }
 

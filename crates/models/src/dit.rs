@@ -15,7 +15,7 @@ use engine::{BlockId, EngineError, Init, Inputs, ParamId, ParamKind, ParamTable,
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Model, ModelError,
+    Kind, Model, ModelError,
     parts::{Attention, FeedForward, Linear, bare_norm, fixed_positions, with_positions},
 };
 
@@ -86,7 +86,9 @@ struct Layer {
 }
 
 /// The entry of [`crate::KINDS`].
-pub(crate) fn build(table: toml::Table) -> Result<Box<dyn Model>, ModelError> {
+pub(crate) const KIND: Kind = Kind { name: "dit", unit: "images", objective: "denoising", presets: PRESETS, build };
+
+fn build(table: toml::Table) -> Result<Box<dyn Model>, ModelError> {
     Ok(Box::new(Dit::new(crate::of_preset(table, PRESETS, preset)?)?))
 }
 

@@ -1,7 +1,7 @@
 //! Models: what is computed, written once over [`Tape`], for training on `Cpu` and for planning on `Meta`.
 //!
 //! A model declares its parameters ([`Model::params`]) and runs ([`Model::loss`]). To add one: a file with a type that
-//! implements [`Model`], and a line in [`KINDS`].
+//! implements [`Model`], and its [`Kind`] in [`KINDS`], or from a crate above `KINDS.add`.
 //!
 //! **Invariant:** a model names no rank and no machine. **Absent on purpose:** optimisers, data, time.
 
@@ -23,6 +23,7 @@ use engine::{
     ops::{Advance, KvCache},
 };
 pub use nearest::nearest;
+use registry::{Named, Registry};
 
 /// Something that can be trained.
 pub trait Model: Send + Sync {
@@ -116,36 +117,43 @@ pub trait LanguageModel: Model {
     }
 }
 
-type Build = fn(toml::Table) -> Result<Box<dyn Model>, ModelError>;
+/// A kind of model, as `kind = "NAME"` of a recipe's `[model]` table asks for it.
+pub struct Kind {
+    pub name: &'static str,
+    /// What its samples are counted in: `tokens` of text, or whole `images` or `pairs`.
+    pub unit: &'static str,
+    /// The objective that it is trained by where a recipe names none.
+    pub objective: &'static str,
+    /// Published models that a recipe can name as its `preset`.
+    pub presets: &'static [&'static str],
+    pub build: fn(toml::Table) -> Result<Box<dyn Model>, ModelError>,
+}
 
-/// Every kind of model, by the name that recipes use, with what its samples are counted in.
-pub const KINDS: &[(&str, &str, Build)] = &[
-    ("clip", "pairs", clip::build),
-    ("decoder", "tokens", decoder::build),
-    ("dit", "images", dit::build),
-    ("unet", "images", unet::build),
-    ("vit", "images", vit::build),
-    ("vit_mae", "images", vit_mae::build),
-];
+impl Named for Kind {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+/// Every kind of model.
+pub static KINDS: Registry<Kind> = Registry::new(&[decoder::KIND, clip::KIND, dit::KIND, unet::KIND, vit::KIND, vit_mae::KIND]);
 
 /// Published models that a recipe can name: the kind of each, and its `preset`.
 pub fn presets() -> impl Iterator<Item = (&'static str, &'static str)> {
-    let all: [(&str, &[&str]); 6] = [
-        ("decoder", decoder::PRESETS),
-        ("clip", clip::PRESETS),
-        ("dit", dit::PRESETS),
-        ("unet", unet::PRESETS),
-        ("vit", vit::PRESETS),
-        ("vit_mae", vit_mae::PRESETS),
-    ];
-    all.into_iter().flat_map(|(kind, names)| names.iter().map(move |name| (kind, *name)))
+    KINDS.all().into_iter().flat_map(|kind| kind.presets.iter().map(move |name| (kind.name, *name)))
 }
 
-/// What the samples of a recipe's `[model]` table are counted in: `tokens` of text, or whole `images` or `pairs`.
+/// The kind that a recipe's `[model]` table names; a decoder where it names none, or none that there is.
+#[must_use]
+pub fn kind(table: &toml::Table) -> &'static Kind {
+    let name = table.get("kind").and_then(toml::Value::as_str).unwrap_or(decoder::KIND.name);
+    KINDS.find(name).unwrap_or(&decoder::KIND)
+}
+
+/// What the samples of a recipe's `[model]` table are counted in.
 #[must_use]
 pub fn unit(table: &toml::Table) -> &'static str {
-    let kind = table.get("kind").and_then(toml::Value::as_str).unwrap_or("decoder");
-    KINDS.iter().find(|(name, ..)| *name == kind).map_or("tokens", |(_, unit, _)| unit)
+    kind(table).unit
 }
 
 /// Build a model from a recipe's `[model]` table: its `kind` (default `decoder`) and that kind's options.
@@ -158,11 +166,11 @@ pub fn build(table: &toml::Table) -> Result<Box<dyn Model>, ModelError> {
         Some(toml::Value::String(kind)) => kind,
         Some(other) => return Err(ModelError::key("kind", format!("{other} is not a string"), "write `kind = \"decoder\"`")),
     };
-    match KINDS.iter().find(|(name, ..)| *name == kind) {
-        Some((.., build)) => build(table),
+    match KINDS.find(&kind) {
+        Some(kind) => (kind.build)(table),
         None => {
-            let known = KINDS.iter().map(|(name, ..)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-            Err(ModelError::key("kind", format!("there is no model kind `{kind}`"), format!("use one of {known}")))
+            let known = KINDS.names().join("`, `");
+            Err(ModelError::key("kind", format!("there is no model kind `{kind}`"), format!("use one of `{known}`")))
         }
     }
 }

@@ -17,7 +17,7 @@ pub fn options(generator: &mut SchemaGenerator) -> Schema {
     let dials = [
         (
             "kind",
-            serde_json::json!({"type": "string", "default": "decoder", "enum": crate::KINDS.iter().map(|(name, ..)| *name).collect::<Vec<_>>(),
+            serde_json::json!({"type": "string", "default": "decoder", "enum": crate::KINDS.names(),
             "description": "What it is. The keys below are a decoder's."}),
         ),
         (

@@ -17,7 +17,7 @@ pub use config::{PRESETS, UnetConfig};
 use engine::{BlockId, EngineError, Inputs, ParamTable, Shape, ShapeError, Tape, Tensor, ops::Activation};
 
 use crate::{
-    Model, ModelError,
+    Kind, Model, ModelError,
     encoders::Encoder,
     parts::{Attention, Conv, FeedForward, Grouping, Linear, Norm, Residual, pick},
 };
@@ -41,7 +41,9 @@ pub struct Unet {
 }
 
 /// The entry of [`crate::KINDS`].
-pub(crate) fn build(table: toml::Table) -> Result<Box<dyn Model>, ModelError> {
+pub(crate) const KIND: Kind = Kind { name: "unet", unit: "images", objective: "denoising", presets: PRESETS, build };
+
+fn build(table: toml::Table) -> Result<Box<dyn Model>, ModelError> {
     let config: UnetConfig = crate::of_preset(table, PRESETS, config::preset)?;
     Ok(Box::new(Unet::new(config)?))
 }

@@ -11,7 +11,7 @@ use engine::{BlockId, EngineError, Init, Inputs, Mask, ParamId, ParamKind, Param
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Model, ModelError,
+    Kind, Model, ModelError,
     decoder::{
         DecoderConfig, Mlp,
         layers::{Layers, NormParams},
@@ -162,7 +162,9 @@ pub(crate) fn tower(name: &str) -> Option<TowerConfig> {
 }
 
 /// The entry of [`crate::KINDS`].
-pub(crate) fn build(table: toml::Table) -> Result<Box<dyn Model>, ModelError> {
+pub(crate) const KIND: Kind = Kind { name: "vit", unit: "images", objective: "classes", presets: PRESETS, build };
+
+fn build(table: toml::Table) -> Result<Box<dyn Model>, ModelError> {
     let preset = |name: &str| tower(name).map(|tower| VitConfig { classes: 1000, tower, encoders: Vec::new() });
     Ok(Box::new(Vit::new(crate::of_preset(table, PRESETS, preset)?)?))
 }

@@ -14,7 +14,7 @@ use engine::{BlockId, EngineError, Init, Inputs, Mask, ParamId, ParamKind, Param
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Model, ModelError,
+    Kind, Model, ModelError,
     decoder::{
         DecoderConfig, Mlp,
         layers::{Layers, NormParams},
@@ -63,7 +63,9 @@ pub struct Mae {
 }
 
 /// The entry of [`crate::KINDS`].
-pub(crate) fn build(table: toml::Table) -> Result<Box<dyn Model>, ModelError> {
+pub(crate) const KIND: Kind = Kind { name: "vit_mae", unit: "images", objective: "reconstruction", presets: PRESETS, build };
+
+fn build(table: toml::Table) -> Result<Box<dyn Model>, ModelError> {
     Ok(Box::new(Mae::new(crate::of_preset(table, PRESETS, preset)?)?))
 }
 

@@ -16,7 +16,7 @@ pub mod mesh;
 mod mics;
 pub mod param_server;
 pub mod pipeline;
-mod replicated;
+pub mod replicated;
 mod sharded;
 
 use std::ops::Range;
@@ -24,6 +24,7 @@ use std::ops::Range;
 use comm::{CommError, Communicator, Group, Order};
 use engine::{BlockId, Device, EngineError, ParamId, ParamStore, ParamTable};
 use flat::Flat;
+use registry::{Named, Registry};
 pub use replicated::Replicated;
 pub use sharded::{Sharded, Stage};
 
@@ -138,15 +139,15 @@ pub struct Kind {
     pub shards: fn(ranks: usize, asked: usize) -> usize,
 }
 
-/// Every strategy of the data-parallel family.
-pub const STRATEGIES: &[Kind] =
-    &[replicated::KIND, param_server::KIND, herring::KIND, sharded::ZERO_1, sharded::ZERO_2, sharded::ZERO_3, mics::KIND];
-
-/// The strategy of that name.
-#[must_use]
-pub fn kind(name: &str) -> Option<&'static Kind> {
-    STRATEGIES.iter().find(|kind| kind.name == name)
+impl Named for Kind {
+    fn name(&self) -> &'static str {
+        self.name
+    }
 }
+
+/// Every strategy of the data-parallel family.
+pub static STRATEGIES: Registry<Kind> =
+    Registry::new(&[replicated::KIND, param_server::KIND, herring::KIND, sharded::ZERO_1, sharded::ZERO_2, sharded::ZERO_3, mics::KIND]);
 
 /// Consecutive ranks of `comm` in groups of `shards`, and those with the same place in each; in two levels where they span
 /// machines.

@@ -17,7 +17,7 @@ use crate::{
     sum_over,
 };
 
-pub(crate) const KIND: Kind = Kind {
+pub const KIND: Kind = Kind {
     name: "replicated",
     build: |b| {
         // Where the order is open, a communicator has ways of its own.

@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let gpt = "[model]\npreset = \"gpt2-124m\"\n[batch]\nsequences = 8\nlanes = 4\nmicro_batch = 1\ncontext = 512\n".to_owned();
     let mut works: Vec<(String, String)> = [2, 4, 6].into_iter().map(|depth| (format!("depth {depth}"), dial(depth))).collect();
     works.push(("gpt2-124m".into(), gpt));
-    let strategies = parallel::STRATEGIES.iter().map(|kind| format!("strategy = {:?}", kind.name));
+    let strategies = parallel::STRATEGIES.all().into_iter().map(|kind| format!("strategy = {:?}", kind.name));
     // Muon needs whole matrices, which tensor ranks have not.
     let mesh = |axis| format!("mesh = {{ {axis} }}\n[optim]\nkind = \"adamw\"");
     let meshes = ["pipeline = 2", "tensor = 2", "context = 2"].into_iter().map(mesh);

@@ -37,7 +37,7 @@ fn tflops(work: &Work<'_>, nodes: usize) -> [f64; 2] {
     let options = StepOptions {
         mesh: Mesh::data(ranks),
         order: Order::Any,
-        strategy: parallel::kind(work.strategy).expect("a strategy"),
+        strategy: parallel::STRATEGIES.find(work.strategy).expect("a strategy"),
         shards: work.shards.min(ranks),
         lanes: work.lanes,
         passes: 1,

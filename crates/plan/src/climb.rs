@@ -3,7 +3,10 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use data::{Dataset, Ngram, Progress};
@@ -12,11 +15,13 @@ use serde::Serialize;
 use train::{
     TrainError, checkpoint,
     clock::unix_secs,
-    eval::{self, HeldOut, WindowLoss},
+    eval::{HeldOut, SampleLoss},
+    feed::{TextWindows, held_out_windows},
     gate::{self, Expected, Subject},
     generate::{Request, Sampling, Writer},
     ledger::{self, Entry, Figures},
-    metrics,
+    metric::{BITS_PER_BYTE, Metric},
+    metrics, objective,
     recipe::Recipe,
     run::{self, Loaded, Observer},
 };
@@ -71,7 +76,7 @@ pub fn climb(
     if stats.is_reused {
         observer.note("the data was prepared before from the same text and options, and is used again");
     }
-    let data = Dataset::open(&folder.join("data"))?;
+    let data = Arc::new(Dataset::open(&folder.join("data"))?);
     let (written, torn) = ledger::read(&path);
     if torn > 0 {
         observer.note(&format!("{torn} torn lines of `{}` are passed over", path.display()));
@@ -122,7 +127,7 @@ pub(crate) fn size(recipe: &Recipe, model: &dyn models::Model, corpus_tokens: f6
 struct Rung<'a> {
     project: &'a Project,
     folder: &'a Path,
-    data: &'a Dataset,
+    data: &'a Arc<Dataset>,
     index: usize,
     recipe: Recipe,
     /// The same, completed by the data.
@@ -172,7 +177,7 @@ impl Rung<'_> {
         };
         let newest = checkpoint::manifest(newest).map_err(TrainError::from)?;
         let is_whole = standing.is_newest && standing.has_same_steps && newest.step == steps;
-        let is_measured = newest.bits_per_byte.is_none() || newest.bits_per_byte == entry.actual.bits_per_byte;
+        let is_measured = newest.held_out.is_none() || newest.held_out == entry.actual.held_out;
         Ok((is_whole && is_measured).then(|| entry.clone()))
     }
 
@@ -202,14 +207,15 @@ impl Rung<'_> {
         self.check_budget(before, price.secs)?;
         let mut points = Vec::new();
         for entry in before {
-            if let Some(loss) = entry.actual.bits_per_byte {
-                points.push(Point { size: self.size(entry.phase - 1)?, loss });
+            if let Some(metric) = entry.actual.held_out {
+                points.push(Point { size: self.size(entry.phase - 1)?, loss: metric.value });
             }
         }
         let law = law::predict(&points, self.size(index)?);
+        let kind = objective::of(&self.resolved).metric(&*models::build(&self.resolved.model).map_err(TrainError::from)?);
         let predicted = Figures {
-            bits_per_byte: law.map(|l| l.loss),
-            bits_per_byte_interval: law.map(|l| l.interval),
+            held_out: law.map(|l| Metric { kind, value: l.loss }),
+            held_out_interval: law.map(|l| l.interval),
             secs: price.secs,
             memory_bytes: price.cost.total_bytes(),
             tokens: price.tokens,
@@ -232,20 +238,21 @@ impl Rung<'_> {
         if outcome.is_stopped {
             return Ok(None);
         }
-        let bits_per_byte = outcome.bits_per_byte.unwrap_or(f64::NAN);
+        let metric = outcome.held_out.unwrap_or(Metric { kind, value: f64::NAN });
         let baseline = self.baseline()?;
-        let baseline_bits_per_byte = baseline.bits_per_byte;
-        let of = |entry: &Entry| Some(HeldOut { bits_per_byte: entry.actual.bits_per_byte?, windows: entry.windows.clone() });
+        let baseline_value = baseline.metric.value;
+        let of = |entry: &Entry| Some(HeldOut { metric: entry.actual.held_out?, samples: entry.samples.clone() });
         let before = before.last().and_then(of);
-        let expected = Expected { bits_per_byte: law.map(|l| l.interval), before, baseline };
-        let windows = Vec::new();
-        let mut subject = Subject { folder: &out, loaded: run::load(&out)?, data: self.data, bits_per_byte, windows, expected };
+        let expected = Expected { interval: law.map(|l| l.interval), before, baseline: Some((baseline, "of a trigram")) };
+        let feed = TextWindows::of(self.data.clone(), &self.resolved)?;
+        let held_out = HeldOut { metric, samples: Vec::new() };
+        let mut subject = Subject { folder: &out, loaded: run::load(&out)?, feed: &feed, held_out, expected };
         let gates = gate::pass(&mut subject);
         let sample_after = self.sample(&mut subject.loaded)?;
-        let (passed, windows) = (gates.iter().all(|gate| gate.passed), subject.windows);
+        let (passed, samples) = (gates.iter().all(|gate| gate.passed), subject.held_out.samples);
         let actual = Figures {
-            bits_per_byte: Some(bits_per_byte),
-            bits_per_byte_interval: None,
+            held_out: Some(metric),
+            held_out_interval: None,
             secs: outcome.secs + self.secs_before(&out, &outcome),
             memory_bytes: outcome.used_bytes,
             tokens: outcome.step * self.recipe.step_tokens(),
@@ -259,8 +266,8 @@ impl Rung<'_> {
             unix_secs: unix_secs(),
             predicted,
             actual,
-            baseline_bits_per_byte,
-            windows,
+            baseline: baseline_value,
+            samples,
             gates,
             passed,
             sample_before,
@@ -298,9 +305,9 @@ impl Rung<'_> {
         let share = share.min(self.recipe.train.steps * self.recipe.step_tokens());
         let read = train.read(0, share.min(BASELINE_TOKENS) as usize)?;
         let ngram = Ngram::train(&read, self.data.vocab());
-        let windows = eval::held_out_windows(self.data, self.recipe.batch.context, self.recipe.eval.windows);
-        let loss = |window: &Vec<u32>| WindowLoss { bits: ngram.window_bits(window), bytes: self.data.target_bytes(window) };
-        Ok(HeldOut::of(windows?.iter().map(loss).collect()))
+        let windows = held_out_windows(self.data, self.recipe.batch.context, self.recipe.eval.windows);
+        let loss = |window: &Vec<u32>| SampleLoss { loss: ngram.window_bits(window), weight: self.data.target_bytes(window) };
+        Ok(HeldOut::of(&BITS_PER_BYTE, windows?.iter().map(loss).collect()))
     }
 
     fn sample_untrained(&self) -> Result<String, PlanError> {
@@ -308,8 +315,9 @@ impl Rung<'_> {
         let store = parallel::Replicated::solo(model.params(), |id| model.params().initial(id, recipe.seed));
         let precision = recipe.train.precision.resolve();
         self.sample(&mut Loaded {
-            recipe,
             model,
+            objective: objective::of(&recipe),
+            recipe,
             store,
             precision,
             step: 0,

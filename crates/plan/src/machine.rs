@@ -92,7 +92,7 @@ fn probe(recipe: &Recipe, mut comm: Box<dyn Communicator>) -> Result<Probe, Trai
     // A lane of several passes keeps the gradients of the first, and none of the shortest steps may do without.
     let passes = whole.mesh.pipeline.div_ceil(few).max(2).min(whole.passes);
     let (more, more_passes) = ((2 * few).min(whole.lanes), (2 * passes).min(whole.passes));
-    let inputs = model.made_up(0, whole.micro_batch, whole.context);
+    let inputs = whole.objective.made_up(&*model, 0, whole.micro_batch, whole.context);
     let all = comm.split(0).map_err(EngineError::rank)?;
     let mut trainer = Trainer::on_rank(model, StepOptions { lanes: more, passes: more_passes, ..whole }, all)?;
     let begun = Clock::start();

@@ -120,7 +120,7 @@ pub fn outcome(trained: &Trained, catalogue: &Catalogue, constants: Constants) -
         (_, gbps) => Link::infiniband(1e9 * gbps.unwrap_or(400.0)),
     };
     let cluster = Cluster::joined(accelerator, nodes, devices, across);
-    let strategy = trained.strategy.as_deref().and_then(parallel::kind).map(|kind| kind.name);
+    let strategy = trained.strategy.as_deref().and_then(|name| parallel::STRATEGIES.find(name)).map(|kind| kind.name);
     let settled = Settled {
         tensor: trained.tensor,
         pipeline: trained.pipeline,

@@ -212,7 +212,7 @@ fn cuts(model: &dyn Model, sequences: usize, cluster: &Cluster, settled: &Settle
         if let Some(strategy) = settled.strategy {
             ways.retain(|(name, _)| *name == strategy);
             if ways.is_empty() {
-                ways.push((strategy, parallel::kind(strategy).map_or(1, |kind| (kind.shards)(data, data))));
+                ways.push((strategy, parallel::STRATEGIES.find(strategy).map_or(1, |kind| (kind.shards)(data, data))));
             }
         }
         for (strategy, shards) in ways {
@@ -461,7 +461,7 @@ fn options(base: &StepOptions, cut: Cut) -> StepOptions {
 }
 
 fn strategy(name: &str) -> &'static Kind {
-    parallel::kind(name).unwrap_or(&parallel::STRATEGIES[0])
+    parallel::STRATEGIES.find(name).unwrap_or(&parallel::replicated::KIND)
 }
 
 /// Where most of the time goes that is no product.

@@ -187,7 +187,7 @@ fn role(
         })
     };
     let model = build()?;
-    let inputs = model.shapes(options.micro_batch, options.context);
+    let inputs = options.objective.shapes(&*model, options.micro_batch, options.context);
     let mut trainer = Trainer::on_meta(model, options.clone(), Box::new(comm), watch)?;
     // What was done to set it up is no part of a step.
     let (before, traffic_before) = (clock.times(), trainer.traffic());
@@ -291,7 +291,7 @@ mod tests {
         let text =
             "[model]\npreset = \"gpt3-175b\"\nvocab = 50304\n[batch]\ncontext = 2048\n[train]\nrecompute = true\nprecision = \"bf16\"";
         let (recipe, _) = train::run::resolve(&Recipe::parse(text, "test", &[]).unwrap(), None).unwrap();
-        let strategy = parallel::kind(strategy).unwrap();
+        let strategy = parallel::STRATEGIES.find(strategy).unwrap();
         let options = StepOptions { mesh, order: Order::Any, strategy, shards, lanes, passes: 1, micro_batch, ..StepOptions::of(&recipe) };
         step(&|| Ok(models::build(&recipe.model)?), &options, &Cluster { hardware, topology }, Constants::default()).unwrap()
     }

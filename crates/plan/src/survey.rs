@@ -250,8 +250,8 @@ impl Cost {
 
 fn done(entry: &Entry, cost: &Cost) -> Done {
     Done {
-        loss: entry.actual.bits_per_byte.unwrap_or(f64::NAN),
-        loss_interval: entry.predicted.bits_per_byte_interval,
+        loss: entry.actual.held_out.map_or(f64::NAN, |metric| metric.value),
+        loss_interval: entry.predicted.held_out_interval,
         secs: entry.actual.secs,
         usd: cost.usd_per_sec.map(|usd| usd * entry.actual.secs),
         passed: entry.passed,
@@ -266,7 +266,7 @@ fn mean(ratios: &[f64]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use data::PrepareOptions;
-    use train::ledger::Figures;
+    use train::{ledger::Figures, metric::Metric};
 
     use super::*;
     use crate::{
@@ -294,7 +294,7 @@ mod tests {
             let phase = &fresh.phases[index];
             let allowance = efficiency::errors().taken_over_said[1];
             let actual = Figures {
-                bits_per_byte: Some(phase.planned.loss * loss_ratio),
+                held_out: Some(Metric::bits_per_byte(phase.planned.loss * loss_ratio)),
                 secs: phase.planned.secs / allowance * secs_ratio,
                 ..Figures::default()
             };
@@ -306,10 +306,10 @@ mod tests {
                 unix_secs: 0.0,
                 predicted: Figures::default(),
                 actual,
-                baseline_bits_per_byte: 9.0,
+                baseline: 9.0,
                 gates: vec![],
                 passed: true,
-                windows: Vec::new(),
+                samples: Vec::new(),
                 sample_before: String::new(),
                 sample_after: String::new(),
             };

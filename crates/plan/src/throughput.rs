@@ -104,7 +104,7 @@ impl Row {
         let options = StepOptions {
             mesh: Mesh::data(self.accelerators),
             shards: self.accelerators,
-            strategy: parallel::kind(&self.strategy).ok_or_else(unknown)?,
+            strategy: parallel::STRATEGIES.find(&self.strategy).ok_or_else(unknown)?,
             order: Order::Any,
             lanes: self.lanes,
             passes: 1,

@@ -7,6 +7,7 @@ use disk::printable_line;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use train::{
     ledger::{self, Entry},
+    metric::Metric,
     metrics::{self, StepMetrics},
 };
 
@@ -49,7 +50,7 @@ pub(crate) fn page(folder: &Path) -> Result<(String, Vec<String>), ReportError> 
     if let Some(run) = &mut alone {
         damage.append(&mut run.damage);
     }
-    let marks: Vec<(String, f64)> = entries.last().map(|e| ("trigram".to_owned(), e.baseline_bits_per_byte)).into_iter().collect();
+    let marks: Vec<(String, f64)> = entries.last().map(|e| ("trigram".to_owned(), e.baseline)).into_iter().collect();
     let name = folder.canonicalize().ok().and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned())).unwrap_or_default();
     let main = html! {
         @if alone.is_none() { (headline(&entries)) }
@@ -101,13 +102,13 @@ pub(crate) fn shell(brand: &str, title: &str, main: &Markup) -> String {
 }
 
 fn headline(entries: &[Entry]) -> Markup {
-    let last = entries.iter().rev().find_map(|e| Some((e, e.actual.bits_per_byte?)));
+    let last = entries.iter().rev().find_map(|e| Some((e, e.actual.held_out?)));
     let card = |value: String, what: &str| html! { div.card { p.value { (value) } p.what { (what) } } };
     html! {
         section.cards {
-            @if let Some((entry, bits)) = last {
-                (card(format!("{bits:.3}"), "held-out bits per byte"))
-                (card(format!("{:.3}", entry.baseline_bits_per_byte), "of a trigram on as many tokens"))
+            @if let Some((entry, metric)) = last {
+                (card(format!("{:.3}", metric.value), run::held_out(Some(metric))))
+                (card(format!("{:.3}", entry.baseline), "of a trigram on as many tokens"))
                 (card(count(entry.params), "parameters"))
                 (card(count(entries.iter().map(|e| e.actual.tokens).sum()), "tokens trained on"))
                 (card(secs(entries.iter().map(|e| e.actual.secs).sum()), "training time"))
@@ -127,7 +128,7 @@ fn ladder(entries: &[Entry]) -> Markup {
                     summary {
                         span class=(if e.passed { "badge ok" } else { "badge bad" }) { (if e.passed { "passed" } else { "failed" }) }
                         " " b { (e.phase) " " (e.name) } " · " (count(e.params)) " parameters · " (count(e.actual.tokens)) " tokens · "
-                        @if let Some(bits) = e.actual.bits_per_byte { (format!("{bits:.3}")) " bits per byte" }
+                        @if let Some(metric) = e.actual.held_out { (format!("{:.3} {}", metric.value, metric.kind.unit)) }
                     }
                     div.scroll { table {
                         thead { tr { th { "gate" } th { "measured" } th { "wanted" } } }
@@ -157,9 +158,10 @@ fn charts(marks: &[(String, f64)], curves: &[(String, Vec<StepMetrics>)]) -> Mar
     let over_steps = |y: &str, series: Vec<Series>, levels: &[(String, f64)]| {
         Chart { x: Axis::straight("step"), y: Axis::straight(y), series, levels: levels.to_vec(), ..Chart::default() }.svg()
     };
+    let unit = curves.iter().flat_map(|(_, steps)| steps).find_map(|m| m.held_out).map_or("loss", |metric| metric.kind.unit);
     let figures = [
-        ("Training loss", over_steps("nats per token", series(&|m| Some(f64::from(m.loss))), &[])),
-        ("Held-out loss", over_steps("bits per byte", series(&|m| m.bits_per_byte), marks)),
+        ("Training loss", over_steps("loss", series(&|m| Some(f64::from(m.loss))), &[])),
+        ("Held-out loss", over_steps(unit, series(&|m| m.held_out.map(|metric| metric.value)), marks)),
         ("Gradient norm", over_steps("norm", series(&|m| Some(f64::from(m.grad_norm))), &[])),
         ("Learning rate", over_steps("learning rate", series(&|m| Some(f64::from(m.lr))), &[])),
         ("Throughput", over_steps("tokens per second", series(&|m| Some(m.tokens_per_sec)), &[])),
@@ -177,7 +179,8 @@ fn charts(marks: &[(String, f64)], curves: &[(String, Vec<StepMetrics>)]) -> Mar
 }
 
 fn ledger_table(entries: &[Entry]) -> Markup {
-    let bits = |b: Option<f64>| b.map_or("–".to_owned(), |b| format!("{b:.3}"));
+    let number = |metric: Option<Metric>| metric.map_or("–".to_owned(), |metric| format!("{:.3}", metric.value));
+    let value = |metric: Option<Metric>| metric.map_or(0.0, |metric| metric.value);
     let interval = |i: Option<[f64; 2]>| i.map_or(String::new(), |[low, high]| format!(" ({low:.3} to {high:.3})"));
     let off =
         |predicted: f64, actual: f64| if predicted > 0.0 { format!("{:+.0}%", 100.0 * (actual / predicted - 1.0)) } else { "–".into() };
@@ -187,9 +190,9 @@ fn ledger_table(entries: &[Entry]) -> Markup {
             div.scroll { table {
                 thead { tr { th { "phase" } th { "what" } th.n { "predicted" } th.n { "actual" } th.n { "off by" } } }
                 tbody { @for e in entries {
-                    tr { td { b { (e.phase) " " (e.name) } } td { "bits per byte" }
-                        td.n { (bits(e.predicted.bits_per_byte)) (interval(e.predicted.bits_per_byte_interval)) } td.n { (bits(e.actual.bits_per_byte)) }
-                        td.n { (off(e.predicted.bits_per_byte.unwrap_or(0.0), e.actual.bits_per_byte.unwrap_or(0.0))) } }
+                    tr { td { b { (e.phase) " " (e.name) } } td { (e.actual.held_out.or(e.predicted.held_out).map_or("loss", |metric| metric.kind.unit)) }
+                        td.n { (number(e.predicted.held_out)) (interval(e.predicted.held_out_interval)) } td.n { (number(e.actual.held_out)) }
+                        td.n { (off(value(e.predicted.held_out), value(e.actual.held_out))) } }
                     tr { td {} td { "training time" } td.n { (secs(e.predicted.secs)) } td.n { (secs(e.actual.secs)) } td.n { (off(e.predicted.secs, e.actual.secs)) } }
                     tr { td {} td { "memory of a step" } td.n { (bytes(e.predicted.memory_bytes)) } td.n { (bytes(e.actual.memory_bytes)) }
                         td.n { (off(e.predicted.memory_bytes as f64, e.actual.memory_bytes as f64)) } }
@@ -284,10 +287,10 @@ mod tests {
             unix_secs: 0.0,
             predicted: ledger::Figures::default(),
             actual: ledger::Figures::default(),
-            baseline_bits_per_byte: 3.0,
+            baseline: 3.0,
             gates: vec![],
             passed: false,
-            windows: Vec::new(),
+            samples: Vec::new(),
             sample_before: "<script>alert(1)</script>".into(),
             sample_after: "a & b".into(),
         };

@@ -5,6 +5,7 @@ use std::path::Path;
 use maud::{Markup, html};
 use train::{
     checkpoint::{self, CheckpointError},
+    metric::Metric,
     metrics::{self, StepMetrics},
 };
 
@@ -22,7 +23,7 @@ pub(crate) struct Run {
 /// A checkpoint that is as its manifest wants it, so far as that tells without reading its arrays.
 struct Row {
     step: u64,
-    bits_per_byte: Option<f64>,
+    held_out: Option<Metric>,
     bytes: u64,
 }
 
@@ -37,7 +38,7 @@ impl Run {
                 Ok(manifest) => {
                     let bytes = manifest.shards.iter().chain(&manifest.tokenizer).map(|file| file.bytes).sum();
                     run.kernels = manifest.kernels.iter().map(|span| format!("`{}` from step {}", span.level, span.from_step)).collect();
-                    run.checkpoints.push(Row { step: manifest.step, bits_per_byte: manifest.bits_per_byte, bytes });
+                    run.checkpoints.push(Row { step: manifest.step, held_out: manifest.held_out, bytes });
                 }
                 Err(error) => run.damage.push(CheckpointError::with_cause(&error)),
             }
@@ -48,13 +49,13 @@ impl Run {
 
     /// The last figures.
     pub(crate) fn cards(&self) -> Vec<(String, &'static str)> {
-        let last_bits = self.steps.iter().rev().find_map(|m| m.bits_per_byte).or(self.checkpoints.last().and_then(|row| row.bits_per_byte));
+        let last_metric = self.steps.iter().rev().find_map(|m| m.held_out).or(self.checkpoints.last().and_then(|row| row.held_out));
         let skipped = self.steps.iter().filter(|m| m.is_skipped).count();
         let last = self.steps.last();
         [
             last.map(|m| (m.step.to_string(), "steps")),
-            last.map(|m| (format!("{:.4}", m.loss), "training loss, nats per token")),
-            last_bits.map(|bits| (format!("{bits:.3}"), "held-out bits per byte")),
+            last.map(|m| (format!("{:.4}", m.loss), "training loss")),
+            last_metric.map(|metric| (format!("{:.3}", metric.value), held_out(Some(metric)))),
             last.map(|m| (count(m.tokens_per_sec.max(0.0) as u64), "tokens per second")),
             (skipped > 0).then(|| (skipped.to_string(), "steps left out as spikes")),
         ]
@@ -68,14 +69,22 @@ impl Run {
             @if !self.checkpoints.is_empty() { section {
                 h2 { "Checkpoints" }
                 div.scroll { table {
-                    thead { tr { th.n { "step" } th.n { "held-out bits per byte" } th.n { "size" } } }
+                    thead { tr { th.n { "step" } th.n { (held_out(self.checkpoints.iter().find_map(|row| row.held_out))) } th.n { "size" } } }
                     tbody { @for row in &self.checkpoints { tr {
-                        td.n { (row.step) } td.n { (row.bits_per_byte.map_or("–".into(), |bits| format!("{bits:.3}"))) } td.n { (bytes(row.bytes)) }
+                        td.n { (row.step) } td.n { (row.held_out.map_or("–".into(), |metric| format!("{:.3}", metric.value))) } td.n { (bytes(row.bytes)) }
                     } } }
                 } }
                 @if !self.kernels.is_empty() { p.what { "Kernels: " (self.kernels.join(", ")) "." } }
             } }
         }
+    }
+}
+
+/// What a metric of held-out samples is called.
+pub(crate) fn held_out(metric: Option<Metric>) -> &'static str {
+    match metric.map(|metric| metric.kind.unit) {
+        None | Some("bits per byte") => "held-out bits per byte",
+        Some(unit) => unit,
     }
 }
 

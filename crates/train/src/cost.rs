@@ -72,6 +72,10 @@ pub(crate) struct Held {
 impl Held {
     pub(crate) fn of(model: &dyn Model, options: &StepOptions, place: Place) -> Result<Self, TrainError> {
         let mesh = options.mesh;
+        if let Some(why) = options.objective.whole_samples().filter(|_| mesh.context > 1) {
+            let problem = format!("the samples of this objective are not cut along their tokens: {why}");
+            return Err(TrainError::Value { key: "parallel.mesh.context", problem, help: "leave `context` out".into() });
+        }
         if model.is_whole() && mesh.pipeline * mesh.tensor * mesh.context > 1 {
             let problem = "this kind of model runs in one piece on each rank".to_owned();
             let help = "leave `pipeline`, `tensor` and `context` out: ranks then share the batch, and with `zero3` the parameters".into();
@@ -105,8 +109,10 @@ impl Held {
             }
             kernel_bytes.set(event.packs_bytes.max(kernel_bytes.get()));
         };
-        let stage = Stage { model, table, pool: &pool, store: &store, partition: &places, runs, options: tape_options, watch: &watch };
-        let inputs = model.shapes(options.micro_batch, options.context / options.mesh.context);
+        let objective = &*options.objective;
+        let stage =
+            Stage { model, objective, table, pool: &pool, store: &store, partition: &places, runs, options: tape_options, watch: &watch };
+        let inputs = options.objective.shapes(model, options.micro_batch, options.context / options.mesh.context);
         // As many lanes as are summed. Without a pipeline the pool is empty after each pass, so that one of a lane stands for all, but
         // that gradients of several of the last are held at one time; in a pipeline where the next lies depends on all before.
         let is_alone = options.mesh.pipeline == 1;
@@ -176,7 +182,10 @@ fn runs(model: &dyn Model, options: &StepOptions) -> Result<Vec<Vec<Range<usize>
     }
     let (pool, mut store) = (Pool::meta(), NoParams);
     let mut tape = engine::Tape::new(&pool, &mut store, model.params(), Options { trace: true, ..tape_options(options) });
-    let loss = model.loss(&mut tape, &model.shapes(options.micro_batch, options.context), 1.0)?;
+    let inputs = options.objective.shapes(model, options.micro_batch, options.context);
+    tape.scale_losses(1.0);
+    let x = model.trunk(&mut tape, &inputs, None, 0..blocks)?;
+    let loss = options.objective.loss(model, &mut tape, &inputs, &x, 1.0)?;
     tape.backward(&loss)?;
     let mut costs = vec![BlockCost { secs: 0.0, bytes: 0 }; blocks];
     for event in tape.events() {

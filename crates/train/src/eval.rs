@@ -1,89 +1,80 @@
-//! Held-out loss in bits per byte: comparable between tokenizers, and with anything else that compresses text.
+//! What a model is worth on samples that it never learns from: the metric of its objective, with the noise of the samples.
 
-use data::{DataError, Dataset};
 use engine::{Device, EngineError, Inputs, NoParams, Options, ParamStore, ParamTable, Pool, Precision, Tape, Tensor};
 use models::{LanguageModel, Model};
 use serde::{Deserialize, Serialize};
 
-use crate::{TrainError, step::Trainer};
+use crate::{
+    TrainError,
+    feed::Feed,
+    metric::{Metric, MetricKind},
+    objective::Objective,
+    step::Trainer,
+};
 
-/// What one window of held-out text takes, in bits, and the bytes that its targets stand for.
+/// What one held-out sample adds to a metric: its loss, in the metric's unit, over its whole weight (of text: bits, and the bytes that
+/// its targets stand for).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct WindowLoss {
-    pub bits: f64,
-    pub bytes: u64,
+pub struct SampleLoss {
+    #[serde(alias = "bits")]
+    pub loss: f64,
+    #[serde(alias = "bytes")]
+    pub weight: u64,
 }
 
-/// A held-out loss, and what it is the mean of.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+/// A metric of held-out samples, and what it is the mean of.
+#[derive(Debug, Clone, PartialEq)]
 pub struct HeldOut {
-    pub bits_per_byte: f64,
-    pub windows: Vec<WindowLoss>,
+    pub metric: Metric,
+    pub samples: Vec<SampleLoss>,
 }
 
 impl HeldOut {
-    /// Of windows that are measured.
+    /// Of samples that are measured.
     #[must_use]
-    pub fn of(windows: Vec<WindowLoss>) -> Self {
-        let bytes: u64 = windows.iter().map(|w| w.bytes).sum();
-        Self { bits_per_byte: windows.iter().map(|w| w.bits).sum::<f64>() / bytes.max(1) as f64, windows }
+    pub fn of(kind: &'static MetricKind, samples: Vec<SampleLoss>) -> Self {
+        let weight: u64 = samples.iter().map(|sample| sample.weight).sum();
+        let value = samples.iter().map(|sample| sample.loss).sum::<f64>() / weight.max(1) as f64;
+        Self { metric: Metric { kind, value }, samples }
     }
 
-    /// Standard error of the loss, bits per byte, from how windows differ: that of a ratio of two sums (Cochran, *Sampling
-    /// Techniques*, 1977, section 2.11). None of fewer than two windows.
+    /// Standard error of the metric, from how samples differ: that of a ratio of two sums (Cochran, *Sampling Techniques*, 1977,
+    /// section 2.11). None of fewer than two samples.
     #[must_use]
     pub fn standard_error(&self) -> Option<f64> {
-        standard_error(&self.windows)
+        standard_error(&self.samples)
     }
 
-    /// By how much this loss lies above that of `other`, and the standard error of that: over the same windows what is hard for
+    /// By how much this metric lies above that of `other`, and the standard error of that: over the same samples what is hard for
     /// both is no noise.
     #[must_use]
     pub fn above(&self, other: &Self) -> (f64, Option<f64>) {
         let is_paired =
-            self.windows.len() == other.windows.len() && self.windows.iter().zip(&other.windows).all(|(a, b)| a.bytes == b.bytes);
+            self.samples.len() == other.samples.len() && self.samples.iter().zip(&other.samples).all(|(a, b)| a.weight == b.weight);
         let error = if is_paired {
-            let both = self.windows.iter().zip(&other.windows);
-            standard_error(&both.map(|(a, b)| WindowLoss { bits: a.bits - b.bits, bytes: a.bytes }).collect::<Vec<_>>())
+            let both = self.samples.iter().zip(&other.samples);
+            standard_error(&both.map(|(a, b)| SampleLoss { loss: a.loss - b.loss, weight: a.weight }).collect::<Vec<_>>())
         } else {
             self.standard_error().zip(other.standard_error()).map(|(a, b)| a.hypot(b))
         };
-        (self.bits_per_byte - other.bits_per_byte, error)
+        (self.metric.value - other.metric.value, error)
     }
 }
 
-fn standard_error(windows: &[WindowLoss]) -> Option<f64> {
-    let (n, bytes) = (windows.len() as f64, windows.iter().map(|w| w.bytes).sum::<u64>() as f64);
-    if n < 2.0 || bytes == 0.0 {
+fn standard_error(samples: &[SampleLoss]) -> Option<f64> {
+    let (n, weight) = (samples.len() as f64, samples.iter().map(|sample| sample.weight).sum::<u64>() as f64);
+    if n < 2.0 || weight == 0.0 {
         return None;
     }
-    let mean = windows.iter().map(|w| w.bits).sum::<f64>() / bytes;
-    let squares: f64 = windows.iter().map(|w| (w.bits - mean * w.bytes as f64).powi(2)).sum();
-    Some((n / (n - 1.0) * squares).sqrt() / bytes)
+    let mean = samples.iter().map(|sample| sample.loss).sum::<f64>() / weight;
+    let squares: f64 = samples.iter().map(|sample| (sample.loss - mean * sample.weight as f64).powi(2)).sum();
+    Some((n / (n - 1.0) * squares).sqrt() / weight)
 }
 
 /// Options of a pass that does not train.
 #[must_use]
 pub fn inference(precision: Precision) -> Options {
     Options { precision, recompute: false, train: false, key: 0, trace: false }
-}
-
-/// Windows of held-out text, evenly spread, the same for every model of one context length.
-/// # Errors
-/// When a shard cannot be read.
-pub fn held_out_windows(data: &Dataset, context: usize, windows: u64) -> Result<Vec<Vec<u32>>, DataError> {
-    let all = data.held_out().windows(context, 1.0);
-    let count = windows.min(all);
-    (0..count).map(|i| data.held_out().window(i * all / count, context)).collect()
-}
-
-/// `tokens` and `targets` of windows of one length.
-#[must_use]
-pub fn inputs_of(windows: &[Vec<u32>]) -> Inputs {
-    let seq = windows.first().map_or(0, |w| w.len() - 1);
-    let column = |shift: usize| windows.iter().flat_map(|w| w[shift..shift + seq].to_vec()).collect::<Vec<u32>>();
-    let dims = [windows.len(), seq];
-    Inputs::new().with_u32("tokens", &dims, column(0)).with_u32("targets", &dims, column(1))
 }
 
 /// What a language model computes from tokens.
@@ -112,6 +103,17 @@ pub(crate) fn pool(need_bytes: u64) -> Result<Pool, TrainError> {
     if free_bytes < need_bytes { Err(TrainError::Memory { need_bytes, free_bytes }) } else { Ok(Pool::new(Device::Cpu, need_bytes)) }
 }
 
+/// Trunk and head: the figures of an objective.
+pub(crate) fn figures<'m>(
+    model: &'m dyn Model,
+    objective: &'m dyn Objective,
+    tape: &mut Tape<'m>,
+    inputs: &Inputs,
+) -> Result<Tensor, EngineError> {
+    let x = model.trunk(tape, inputs, None, 0..model.params().blocks().len())?;
+    objective.measure(model, tape, inputs, &x)
+}
+
 /// Runs passes without gradients over one pool.
 pub struct Evaluator {
     pool: Pool,
@@ -119,67 +121,75 @@ pub struct Evaluator {
 }
 
 impl Evaluator {
-    /// For passes of up to `batch` sequences of `context` tokens.
-    /// # Errors
-    /// When shapes do not fit, or the model is none of language.
-    pub fn new(model: &dyn Model, batch: usize, context: usize, precision: Precision) -> Result<Self, TrainError> {
-        let language = model.language().ok_or(TrainError::NotLanguage)?;
-        let pool = pool_for(language, model.params(), precision, &model.shapes(batch, context), |language, tape, inputs| {
-            language.token_nll(tape, inputs)
-        })?;
-        Ok(Self { pool, batch })
-    }
-
-    /// Held-out loss over `windows` of `data`.
+    /// For passes of up to `batch` samples of length `context`.
     /// # Errors
     /// When shapes do not fit.
+    pub fn new(
+        model: &dyn Model,
+        objective: &dyn Objective,
+        batch: usize,
+        context: usize,
+        precision: Precision,
+    ) -> Result<Self, TrainError> {
+        let (meta, mut none) = (Pool::meta(), NoParams);
+        let mut tape = Tape::new(&meta, &mut none, model.params(), inference(precision));
+        figures(model, objective, &mut tape, &objective.shapes(model, batch, context))?;
+        drop(tape);
+        Ok(Self { pool: pool(meta.usage().high_water_bytes)?, batch })
+    }
+
+    /// The metric of the held-out samples of `feed`, and what each adds to it.
+    /// # Errors
+    /// When shapes do not fit, or a sample cannot be read.
     pub fn held_out(
         &self,
-        language: &dyn LanguageModel,
-        table: &ParamTable,
+        model: &dyn Model,
+        objective: &dyn Objective,
         store: &mut dyn ParamStore,
         precision: Precision,
-        data: &Dataset,
-        windows: &[Vec<u32>],
+        feed: &dyn Feed,
     ) -> Result<HeldOut, TrainError> {
-        let (mut nats, mut losses) = (Vec::new(), Vec::new());
-        for batch in windows.chunks(self.batch) {
-            let mut tape = Tape::new(&self.pool, store, table, inference(precision));
-            let nll = language.token_nll(&mut tape, &inputs_of(batch))?;
+        let kind = objective.metric(model);
+        let (mut sums, mut samples) = (Vec::new(), Vec::new());
+        for batch in batches(feed, self.batch) {
+            let mut tape = Tape::new(&self.pool, store, model.params(), inference(precision));
+            let figures = figures(model, objective, &mut tape, &feed.held_out_inputs(batch.clone())?)?;
             let sum = |values: &[f32]| values.iter().map(|v| f64::from(*v)).sum::<f64>();
-            nats.push(sum(nll.f32s()));
-            let each = nll.f32s().chunks(nll.f32s().len() / batch.len());
-            losses.extend(
-                batch
-                    .iter()
-                    .zip(each)
-                    .map(|(window, values)| WindowLoss { bits: sum(values) / std::f64::consts::LN_2, bytes: data.target_bytes(window) }),
-            );
+            sums.push(sum(figures.f32s()));
+            let count = (batch.end - batch.start) as usize;
+            // Where there is one figure for all of them, each is taken to have an equal part.
+            let each: Vec<f64> = if figures.f32s().len() < count {
+                vec![sum(figures.f32s()) / count as f64; count]
+            } else {
+                figures.f32s().chunks(figures.f32s().len() / count).map(sum).collect()
+            };
+            let of = |(sample, loss): (u64, f64)| SampleLoss { loss: loss / kind.divisor, weight: feed.held_out_weight(sample) };
+            samples.extend(batch.zip(each).map(of));
         }
-        Ok(HeldOut { bits_per_byte: per_byte(&nats, data, windows), windows: losses })
+        Ok(HeldOut { metric: kind.of(&sums, samples.iter().map(|sample| sample.weight).sum()), samples })
     }
 
-    /// The same by a model in training; all ranks call it and get the same bits.
+    /// The metric of the held-out samples of `feed` by a model in training; all ranks call it and get the same bits.
     /// # Errors
-    /// When shapes do not fit, or a rank does not answer.
-    pub fn of_trainer(&self, trainer: &mut Trainer, data: &Dataset, windows: &[Vec<u32>]) -> Result<f64, TrainError> {
-        let nats = trainer.nats(&self.pool, &windows.chunks(self.batch).collect::<Vec<_>>())?;
-        Ok(per_byte(&nats, data, windows))
+    /// When shapes do not fit, a sample cannot be read, or a rank does not answer.
+    pub fn of_trainer(&self, trainer: &mut Trainer, feed: &dyn Feed) -> Result<Metric, TrainError> {
+        let batches = batches(feed, self.batch);
+        let sums = trainer.figures(&self.pool, batches.len(), &mut |at| feed.held_out_inputs(batches[at].clone()))?;
+        Ok(trainer.metric().of(&sums, (0..feed.held_out()).map(|sample| feed.held_out_weight(sample)).sum()))
     }
 
-    /// The loss of each of `windows` by itself, in nats a token, by a model in training; all ranks call it and get the same.
+    /// The figure of each of `inputs` by a model in training; all ranks call it and get the same.
     /// # Errors
     /// When shapes do not fit, or a rank does not answer.
-    pub fn each_of_trainer(&self, trainer: &mut Trainer, windows: &[Vec<u32>]) -> Result<Vec<f64>, TrainError> {
-        let nats = trainer.nats(&self.pool, &windows.chunks(1).collect::<Vec<_>>())?;
-        Ok(nats.into_iter().zip(windows).map(|(nats, window)| nats / (window.len() - 1).max(1) as f64).collect())
+    pub fn each_of_trainer(&self, trainer: &mut Trainer, inputs: &[Inputs]) -> Result<Vec<f64>, TrainError> {
+        trainer.figures(&self.pool, inputs.len(), &mut |at| Ok(inputs[at].clone()))
     }
 }
 
-/// The end of a document stands for no bytes; it is counted all the same, as it has to be told.
-fn per_byte(nats: &[f64], data: &Dataset, windows: &[Vec<u32>]) -> f64 {
-    let bytes: u64 = windows.iter().map(|w| data.target_bytes(w)).sum();
-    nats.iter().sum::<f64>() / std::f64::consts::LN_2 / bytes.max(1) as f64
+/// Runs of held-out samples.
+fn batches(feed: &dyn Feed, each: usize) -> Vec<std::ops::Range<u64>> {
+    let (count, each) = (feed.held_out(), each as u64);
+    (0..count).step_by(each as usize).map(|first| first..(first + each).min(count)).collect()
 }
 
 #[cfg(test)]
@@ -187,7 +197,7 @@ mod tests {
     use super::*;
 
     fn of(bits: &[f64]) -> HeldOut {
-        HeldOut::of(bits.iter().map(|bits| WindowLoss { bits: *bits, bytes: 10 }).collect())
+        HeldOut::of(&crate::metric::BITS_PER_BYTE, bits.iter().map(|bits| SampleLoss { loss: *bits, weight: 10 }).collect())
     }
 
     #[test]

@@ -4,16 +4,17 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{TrainError, eval::WindowLoss, gate::GateResult};
+use crate::{TrainError, eval::SampleLoss, gate::GateResult, metric::Metric};
 
 /// Prediction or truth of one phase.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Figures {
-    /// Held-out bits per byte.
-    pub bits_per_byte: Option<f64>,
-    /// Where the loss should land, as the law's own spread tells.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bits_per_byte_interval: Option<[f64; 2]>,
+    /// Of held-out samples: of text `bits_per_byte`.
+    #[serde(flatten)]
+    pub held_out: Option<Metric>,
+    /// Where it should land, as the law's own spread tells.
+    #[serde(default, alias = "bits_per_byte_interval", skip_serializing_if = "Option::is_none")]
+    pub held_out_interval: Option<[f64; 2]>,
     pub secs: f64,
     pub memory_bytes: u64,
     pub tokens: u64,
@@ -31,10 +32,12 @@ pub struct Entry {
     pub unix_secs: f64,
     pub predicted: Figures,
     pub actual: Figures,
-    pub baseline_bits_per_byte: f64,
-    /// Held-out loss window by window; empty in older ledgers.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub windows: Vec<WindowLoss>,
+    /// What the same metric is for a naive model of the same data: of text, a trigram's.
+    #[serde(alias = "baseline_bits_per_byte")]
+    pub baseline: f64,
+    /// Held-out loss sample by sample; empty in older ledgers.
+    #[serde(default, alias = "windows", skip_serializing_if = "Vec::is_empty")]
+    pub samples: Vec<SampleLoss>,
     pub gates: Vec<GateResult>,
     pub passed: bool,
     /// A text by the model before it was trained, and after.
@@ -93,9 +96,9 @@ mod tests {
             params: 3,
             unix_secs: 0.0,
             predicted: Figures::default(),
-            actual: Figures { bits_per_byte: Some(2.0), ..Figures::default() },
-            baseline_bits_per_byte: 3.0,
-            windows: vec![],
+            actual: Figures { held_out: Some(Metric::bits_per_byte(2.0)), ..Figures::default() },
+            baseline: 3.0,
+            samples: vec![],
             gates: vec![],
             passed: true,
             sample_before: "<b>".into(),

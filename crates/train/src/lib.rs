@@ -1,7 +1,7 @@
 //! Training: from a recipe to a checkpoint that can be trusted.
 //!
 //! ```text
-//! Recipe -> Run: windows -> Trainer::step (lanes x micro-batches -> tree -> clip -> optimiser) -> metrics
+//! Recipe -> Run: Feed -> Trainer::step (lanes x micro-batches -> tree -> clip -> optimiser) -> metrics
 //!                -> [eval] -> [checkpoint] -> gate -> ledger
 //! ```
 //! Start at [`run::train`]. One whole step is [`step::Trainer`], which planning and benchmarks run too.
@@ -15,6 +15,7 @@ pub mod clock;
 mod cost;
 mod dial;
 pub mod eval;
+pub mod feed;
 pub mod gate;
 pub mod generate;
 pub mod guard;
@@ -22,7 +23,9 @@ pub mod hf;
 pub mod ledger;
 mod links;
 pub mod measure;
+pub mod metric;
 pub mod metrics;
+pub mod objective;
 pub mod optim;
 mod passes;
 pub mod ranks;

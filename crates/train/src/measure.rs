@@ -108,9 +108,10 @@ pub fn step(trainer: &mut Trainer, recipe: &Recipe, comm: &mut dyn Communicator,
     let b = &recipe.batch;
     let each = b.sequences / b.lanes;
     let micro_batch = b.micro_batch.min(each);
+    let made_up = |first, batch| trainer.options().objective.made_up(trainer.model(), first, batch, b.context);
     let lane = |lane: usize| {
         let starts = (0..each).step_by(micro_batch);
-        starts.map(|start| trainer.model().made_up(lane * each + start, micro_batch.min(each - start), b.context)).collect::<Vec<_>>()
+        starts.map(|start| made_up(lane * each + start, micro_batch.min(each - start))).collect::<Vec<_>>()
     };
     let lanes: Vec<_> = trainer.lanes().into_iter().map(lane).collect();
     let waited = |trainer: &Trainer| trainer.traffic().iter().map(|(_, traffic)| traffic.exposed_secs).sum::<f64>();

@@ -8,20 +8,20 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{TrainError, tensorboard::EventFile};
+use crate::{TrainError, metric::Metric, tensorboard::EventFile};
 
 /// One step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepMetrics {
     pub step: u64,
-    /// Mean over tokens, nats.
+    /// Mean over the batch: of text over tokens, in nats.
     pub loss: f32,
     pub grad_norm: f32,
     pub lr: f32,
     pub tokens_per_sec: f64,
-    /// Held-out bits per byte, on steps that measured it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bits_per_byte: Option<f64>,
+    /// Of held-out samples, on steps that measured it: of text `bits_per_byte`.
+    #[serde(flatten)]
+    pub held_out: Option<Metric>,
     /// True when the guard left the update out.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_skipped: bool,
@@ -67,7 +67,7 @@ impl Metrics {
             ("lr", metrics.lr),
             ("tokens_per_sec", metrics.tokens_per_sec as f32),
         ];
-        scalars.extend(metrics.bits_per_byte.map(|b| ("bits_per_byte", b as f32)));
+        scalars.extend(metrics.held_out.map(|metric| (metric.kind.name, metric.value as f32)));
         self.events.write(metrics.step, &scalars).map_err(TrainError::io("write events to", path))
     }
 }

@@ -15,6 +15,8 @@ use engine::{
 use models::Model;
 use parallel::pipeline::Action;
 
+use crate::objective::Objective;
+
 /// A pass of one micro-batch.
 pub(crate) struct MicroBatch<'a> {
     pub inputs: &'a Inputs,
@@ -61,6 +63,7 @@ impl Links for Lengths {
 /// A stage at work: what its passes run over.
 pub(crate) struct Stage<'a, S: ?Sized> {
     pub model: &'a dyn Model,
+    pub objective: &'a dyn Objective,
     pub table: &'a ParamTable,
     pub pool: &'a Pool,
     pub store: &'a Rc<RefCell<Box<S>>>,
@@ -146,7 +149,7 @@ impl<S: ParamStore + ?Sized + 'static> Stage<'_, S> {
                     }
                     let mut y = self.model.trunk(&mut tape, pass.inputs, x.clone(), run.clone())?;
                     if run.end == blocks {
-                        y = self.model.head_loss(&mut tape, pass.inputs, &y, scale)?;
+                        y = self.objective.loss(self.model, &mut tape, pass.inputs, &y, scale)?;
                         losses[micro_batch] = y.f32s().first().copied().unwrap_or(0.0);
                     } else {
                         links.send_forward(y.f32s(), y.shape().elements())?;
@@ -179,12 +182,11 @@ impl<S: ParamStore + ?Sized + 'static> Stage<'_, S> {
         Ok(losses)
     }
 
-    /// The summed negative log-likelihood of a batch's targets: on the last stage, zero on the others.
+    /// The sum of the objective's figures over a batch: on the last stage, zero on the others.
     /// # Errors
     /// As [`Stage::run`].
-    pub(crate) fn nats(&self, inputs: &Inputs, links: &mut dyn Links) -> Result<f64, crate::TrainError> {
-        let language = self.model.language().ok_or(crate::TrainError::NotLanguage)?;
-        let mut nats = 0.0;
+    pub(crate) fn figures(&self, inputs: &Inputs, links: &mut dyn Links) -> Result<f64, EngineError> {
+        let mut sum = 0.0;
         for run in self.runs {
             let mut handle = Handle(self.store.clone());
             let mut tape = Tape::new(self.pool, &mut handle, self.table, Options { train: false, ..self.options }).cut(self.partition);
@@ -196,13 +198,13 @@ impl<S: ParamStore + ?Sized + 'static> Stage<'_, S> {
             }
             let y = self.model.trunk(&mut tape, inputs, x, run.clone())?;
             if run.end == self.table.blocks().len() {
-                let nll = language.head_nll(&mut tape, inputs, &y)?;
-                nats += nll.f32s().iter().map(|v| f64::from(*v)).sum::<f64>();
+                let figures = self.objective.measure(self.model, &mut tape, inputs, &y)?;
+                sum += figures.f32s().iter().map(|v| f64::from(*v)).sum::<f64>();
             } else {
                 links.send_forward(y.f32s(), y.shape().elements())?;
             }
         }
-        Ok(nats)
+        Ok(sum)
     }
 
     /// The shape that passes between stages, of which ranks of the tensor axis hold runs of tokens.

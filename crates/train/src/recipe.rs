@@ -11,7 +11,7 @@ use parallel::{Kind, mesh::Mesh, param_server, pipeline};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{TrainError, dial};
+use crate::{TrainError, dial, objective};
 
 /// See the head of this file. Every table may be left out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -27,6 +27,10 @@ pub struct Recipe {
     /// is not written is as in the weights' model.
     #[schemars(schema_with = "models::reference::options")]
     pub model: toml::Table,
+    /// What is learnt: `kind = "next_token"` and what that kind asks for. Absent: what its kind of model is made for.
+    #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
+    #[schemars(schema_with = "objective_schema")]
+    pub objective: toml::Table,
     /// The trained weights that it begins with; absent: random ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Beginning>,
@@ -66,6 +70,11 @@ const MOST_STEPS: u64 = 1 << 40;
 
 /// Of a recipe's file.
 const LARGEST_BYTES: u64 = 1 << 20;
+
+fn objective_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "object", "properties": {"kind": {"type": "string", "enum": objective::KINDS.names(),
+        "description": "What is learnt from the model's outputs."}}})
+}
 
 fn default_name() -> String {
     "run".into()
@@ -198,7 +207,7 @@ impl Parallel {
     pub(crate) fn kind(&self) -> &'static Kind {
         match self.staleness {
             Some(_) => &param_server::WORKER,
-            None => parallel::kind(&self.strategy).unwrap_or(&parallel::STRATEGIES[0]),
+            None => parallel::STRATEGIES.find(&self.strategy).unwrap_or(&parallel::replicated::KIND),
         }
     }
 
@@ -323,6 +332,7 @@ impl Recipe {
     }
 
     fn check(&self) -> Result<(), TrainError> {
+        objective::check(self)?;
         let b = &self.batch;
         let wrong = |key, problem: String, help: &str| Err(TrainError::Value { key, problem, help: help.into() });
         for (key, size) in
@@ -378,8 +388,8 @@ impl Recipe {
             return wrong("parallel.schedule", problem, "use `one_f_one_b`, or a `batch.micro_batch` that gives whole rounds");
         }
         let ranks = mesh.data * mesh.context;
-        let names = || parallel::STRATEGIES.iter().map(|kind| format!("`{}`", kind.name)).collect::<Vec<_>>().join(", ");
-        if parallel::kind(&self.parallel.strategy).is_none() {
+        let names = || parallel::STRATEGIES.all().into_iter().map(|kind| format!("`{}`", kind.name)).collect::<Vec<_>>().join(", ");
+        if parallel::STRATEGIES.find(&self.parallel.strategy).is_none() {
             let problem = format!("there is no strategy `{}`", self.parallel.strategy);
             return wrong("parallel.strategy", problem, &format!("use one of {}", names()));
         }

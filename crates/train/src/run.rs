@@ -1,4 +1,4 @@
-//! The loop: windows to batches, step after step, with metrics, held-out loss, checkpoints and the spike guard; stopped
+//! The loop: samples to batches, step after step, with metrics, held-out loss, checkpoints and the spike guard; stopped
 //! and resumed without a trace in the bits.
 
 mod from;
@@ -16,7 +16,6 @@ use std::{
 };
 
 use comm::Communicator;
-use data::{Dataset, Sampler};
 use engine::Inputs;
 pub use loaded::{Loaded, load};
 use models::Model;
@@ -29,9 +28,12 @@ use crate::{
     TrainError,
     checkpoint::{self, CheckpointError, Keep, KernelSpan, NamedTensor, RunLock, Snapshot, TokenizerFiles, Writer},
     clock::Clock,
-    eval::{self, Evaluator},
+    eval::Evaluator,
+    feed::{Feed, Pick},
     guard::Guard,
+    metric::Metric,
     metrics::{Metrics, StepMetrics},
+    objective,
     ranks::{self, Comm},
     recipe::Recipe,
     schedule,
@@ -63,7 +65,9 @@ pub struct Outcome {
     pub is_stopped: bool,
     pub step: u64,
     pub loss: f32,
-    pub bits_per_byte: Option<f64>,
+    /// Of held-out samples, at the last step that measured it.
+    #[serde(flatten)]
+    pub held_out: Option<Metric>,
     /// Seconds of this process, and tokens that it learnt from.
     pub secs: f64,
     pub tokens: u64,
@@ -87,12 +91,11 @@ struct State {
 /// A recipe that cannot be, too little data, a full disk, a folder in use, a loss that is lost.
 pub fn train(recipe: &Recipe, out: &Path, resume: bool, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
     let recipe = &from::with_its_model(recipe, out)?;
-    resolve::reads_text(recipe)?;
     // Ranks that are threads read the same data, whose hashes are checked once.
-    let data = Dataset::open(&recipe.data.path)?;
+    let feed = objective::feed(recipe)?;
     let on_rank = |comm: Comm, observer: &mut dyn Observer| {
-        let (recipe, model) = resolve(recipe, Some(data.vocab()))?;
-        let mut run = Run::new(&recipe, model, &data, out, comm)?;
+        let (recipe, model) = resolve(recipe, feed.text().map(data::Dataset::vocab))?;
+        let mut run = Run::new(&recipe, model, &*feed, out, comm)?;
         run.begin(resume, observer)?;
         run.steps(stop, observer)
     };
@@ -105,19 +108,17 @@ pub fn train(recipe: &Recipe, out: &Path, resume: bool, stop: &AtomicBool, obser
 
 struct Run<'a> {
     recipe: &'a Recipe,
-    data: &'a Dataset,
+    feed: &'a dyn Feed,
     out: &'a Path,
-    sampler: Sampler,
     trainer: Trainer,
     evaluator: Evaluator,
-    held_out: Vec<Vec<u32>>,
     /// The first rank's, which alone writes.
     writer: Option<Writer>,
     state: State,
     step: u64,
     saved_step: Option<u64>,
     /// Of these weights, if it was measured on them.
-    bits_per_byte: Option<f64>,
+    held_out: Option<Metric>,
     tokenizer: Arc<TokenizerFiles>,
     kernels: Vec<KernelSpan>,
     /// The last step before the learning rate comes down.
@@ -177,40 +178,28 @@ impl<'a> Run<'a> {
     fn new(
         recipe: &'a Recipe,
         model: Box<dyn Model>,
-        data: &'a Dataset,
+        feed: &'a dyn Feed,
         out: &'a Path,
         comm: Box<dyn Communicator>,
     ) -> Result<Self, TrainError> {
-        let (context, fraction) = (recipe.batch.context, recipe.data.fraction);
-        let windows = data.train().windows(context, fraction);
-        let need = recipe.batch.sequences as u64;
-        if windows < need {
-            return Err(TrainError::SmallCorpus { have: windows, need, context, percent: 100.0 * fraction });
-        }
-        let held_out = eval::held_out_windows(data, context, recipe.eval.windows)?;
-        if held_out.is_empty() {
-            return Err(TrainError::SmallCorpus { have: 0, need: 1, context, percent: 100.0 });
-        }
         let options = StepOptions::of(recipe);
-        let evaluator = Evaluator::new(&*model, options.micro_batch.min(8), context, options.precision)?;
+        let evaluator = Evaluator::new(&*model, &*options.objective, options.micro_batch.min(8), recipe.batch.context, options.precision)?;
         let stable_step = resume::stable_step(recipe);
         let is_first = comm.rank() == 0;
         let writer = is_first.then(|| Writer::new(out, Keep { last: recipe.checkpoint.keep_last, stable_step }));
-        let tokenizer = if is_first { data.tokenizer_files()? } else { Vec::new() };
+        let tokenizer = if is_first { feed.tokenizer_files()? } else { Vec::new() };
         let trainer = Trainer::on_rank(model, options, comm)?;
         Ok(Self {
             recipe,
-            data,
+            feed,
             out,
-            sampler: Sampler::new(recipe.seed, windows),
             trainer,
             evaluator,
-            held_out,
             writer,
             state: State::default(),
             step: 0,
             saved_step: None,
-            bits_per_byte: None,
+            held_out: None,
             tokenizer: Arc::new(tokenizer),
             kernels: Vec::new(),
             stable_step,
@@ -222,7 +211,7 @@ impl<'a> Run<'a> {
         if !resume && let Some((step, _)) = checkpoint::list(self.out).pop() {
             return Err(TrainError::Exists { folder: self.out.to_owned(), step });
         }
-        let standing = standing(self.out, self.recipe, Some(self.data.content()))?;
+        let standing = standing(self.out, self.recipe, Some(self.feed.content()))?;
         standing.notes.iter().for_each(|note| observer.note(note));
         let mut damaged = Vec::new();
         for path in &standing.checkpoints {
@@ -255,7 +244,7 @@ impl<'a> Run<'a> {
         if let Some(from) = &self.recipe.from
             && standing.checkpoints.is_empty()
         {
-            let mut from = from::weights(&from.path, self.recipe, self.trainer.model(), self.data)?;
+            let mut from = from::weights(&from.path, self.recipe, self.trainer.model(), self.feed)?;
             from.notes.iter().for_each(|note| observer.note(note));
             let missing = |name| CheckpointError::OtherModel { path: self.out.to_owned(), problem: format!("`{name}` is missing") };
             self.trainer.restore_values(|name| from.values.remove(name)).map_err(missing)?;
@@ -316,7 +305,7 @@ impl<'a> Run<'a> {
             .restore(snapshot.step, |name| tensors.remove(name))
             .map_err(|name| other(format!("`{name}` is missing or of another size")))?;
         self.state = serde_json::from_value(snapshot.state).map_err(|e| other(e.to_string()))?;
-        (self.step, self.saved_step, self.bits_per_byte) = (snapshot.step, Some(snapshot.step), snapshot.bits_per_byte);
+        (self.step, self.saved_step, self.held_out) = (snapshot.step, Some(snapshot.step), snapshot.held_out);
         self.kernels = snapshot.kernels;
         Ok(())
     }
@@ -370,13 +359,13 @@ impl<'a> Run<'a> {
                 }
             }
             self.note_finished(&mut here);
-            self.bits_per_byte = None;
+            self.held_out = None;
             here.secs += here.round.secs();
             here.tokens += (self.step - began) * self.recipe.step_tokens();
             self.meet(&mut here, observer)?;
         }
-        if self.step == self.recipe.train.steps && self.bits_per_byte.is_none() {
-            self.bits_per_byte = Some(self.evaluate()?);
+        if self.step == self.recipe.train.steps && self.held_out.is_none() {
+            self.held_out = Some(self.evaluate()?);
         }
         if self.saved_step != Some(self.step) {
             self.save()?;
@@ -390,7 +379,7 @@ impl<'a> Run<'a> {
             is_stopped: self.step < self.recipe.train.steps,
             step: self.step,
             loss: self.state.loss,
-            bits_per_byte: self.bits_per_byte,
+            held_out: self.held_out,
             secs: clock.secs(),
             tokens: here.tokens,
             skipped_steps: self.state.skipped_steps,
@@ -410,13 +399,15 @@ impl<'a> Run<'a> {
 
     /// This rank's part of a step, from its windows to its update.
     fn work(&mut self, step: u64, here: &mut Here, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        let lanes = self.batch(step)?;
+        self.feed.refresh(step, &mut self.trainer)?;
+        let picks = self.picks(step);
+        let lanes = self.batch(&picks)?;
         // The third of this process has everything warm.
         let is_recorded = here.parts == 2;
         if is_recorded {
             self.trainer.record();
         }
-        let gradient = self.trainer.gradient(step, &lanes, self.recipe.step_tokens())?;
+        let gradient = self.trainer.gradient(step, &lanes, self.feed.weight(&picks))?;
         // A loss can be a number where its gradient is none.
         let judged = if gradient.norm.is_finite() { gradient.loss } else { f32::NAN };
         let is_skipped = self.state.guard.left_out.contains(&step) || self.state.guard.is_spike(&self.recipe.guard, judged);
@@ -454,9 +445,9 @@ impl<'a> Run<'a> {
         }
         let is_last = step == self.recipe.train.steps;
         if step.is_multiple_of(self.recipe.eval.every_steps) || is_last {
-            self.bits_per_byte = Some(self.evaluate()?);
+            self.held_out = Some(self.evaluate()?);
             if let Some(line) = here.lines.last_mut() {
-                line.bits_per_byte = self.bits_per_byte;
+                line.held_out = self.held_out;
             }
         }
         here.tell(u64::MAX, observer)?;
@@ -481,7 +472,7 @@ impl<'a> Run<'a> {
                 self.state.loss = loss;
             }
             let lr = self.recipe.optim.lr * self.lr_share(step);
-            here.lines.push(StepMetrics { step, loss, grad_norm: norm, lr, tokens_per_sec, bits_per_byte: None, is_skipped });
+            here.lines.push(StepMetrics { step, loss, grad_norm: norm, lr, tokens_per_sec, held_out: None, is_skipped });
         }
     }
 
@@ -515,24 +506,22 @@ impl<'a> Run<'a> {
         Ok(asked[0] > 0.0)
     }
 
-    /// This rank's windows of one step, cut into lanes and micro-batches.
-    fn batch(&self, step: u64) -> Result<Vec<Vec<Inputs>>, TrainError> {
-        let b = &self.recipe.batch;
-        let (each, windows) = (b.sequences / b.lanes, self.windows(step).collect::<Vec<u64>>());
-        let micro_batch = b.micro_batch.min(each);
-        let window = |w: &u64| self.data.train().window(*w, b.context);
-        let micro = |part: &[u64]| Ok(eval::inputs_of(&part.iter().map(window).collect::<Result<Vec<_>, _>>()?));
-        let cut = |lane: &[u64]| lane.chunks(micro_batch).map(micro).collect();
-        self.trainer.lanes().into_iter().map(|lane| cut(&windows[lane * each..][..each])).collect()
-    }
-
-    fn windows(&self, step: u64) -> impl Iterator<Item = u64> {
+    /// The samples of one step, of all ranks.
+    fn picks(&self, step: u64) -> Vec<Pick> {
         let count = self.recipe.batch.sequences as u64;
-        ((step - 1) * count..step * count).map(|sample| self.sampler.at(sample))
+        self.feed.picks((step - 1) * count..step * count)
     }
 
-    fn evaluate(&mut self) -> Result<f64, TrainError> {
-        self.evaluator.of_trainer(&mut self.trainer, self.data, &self.held_out)
+    /// This rank's share of a step's samples, cut into lanes and micro-batches.
+    fn batch(&self, picks: &[Pick]) -> Result<Vec<Vec<Inputs>>, TrainError> {
+        let b = &self.recipe.batch;
+        let each = b.sequences / b.lanes;
+        let cut = |lane: &[Pick]| lane.chunks(b.micro_batch.min(each)).map(|part| self.feed.inputs(part)).collect();
+        self.trainer.lanes().into_iter().map(|lane| cut(&picks[lane * each..][..each])).collect()
+    }
+
+    fn evaluate(&mut self) -> Result<Metric, TrainError> {
+        self.evaluator.of_trainer(&mut self.trainer, self.feed)
     }
 
     fn save(&mut self) -> Result<(), TrainError> {
@@ -545,9 +534,9 @@ impl<'a> Run<'a> {
         let snapshot = Snapshot {
             step: self.step,
             recipe: self.recipe.to_toml(),
-            bits_per_byte: self.bits_per_byte,
+            held_out: self.held_out,
             state,
-            data: Some(self.data.content().clone()),
+            data: Some(self.feed.content().clone()),
             tokenizer: Arc::clone(&self.tokenizer),
             kernels: self.kernels.clone(),
             tensors,

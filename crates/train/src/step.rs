@@ -31,8 +31,9 @@ pub use crate::cost::{StepCost, cost};
 use crate::{
     TrainError, asynchronous,
     cost::{Held, tape_options},
-    eval::inputs_of,
     links::Edges,
+    metric::MetricKind,
+    objective::{self, Objective},
     optim::{Optimiser, Update},
     passes::{MicroBatch, Stage},
     recipe::{Optim, Recipe},
@@ -40,8 +41,10 @@ use crate::{
 };
 
 /// What a step is made of, besides the model.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct StepOptions {
+    /// What is learnt from the model's outputs.
+    pub objective: Arc<dyn Objective>,
     pub precision: Precision,
     pub recompute: bool,
     pub clip: f32,
@@ -71,6 +74,7 @@ impl StepOptions {
     #[must_use]
     pub fn of(recipe: &Recipe) -> Self {
         Self {
+            objective: objective::of(recipe),
             precision: recipe.train.precision.resolve(),
             recompute: recipe.train.recompute,
             clip: recipe.train.clip,
@@ -240,6 +244,11 @@ impl Trainer {
     }
 
     #[must_use]
+    pub fn options(&self) -> &StepOptions {
+        &self.options
+    }
+
+    #[must_use]
     pub fn model(&self) -> &dyn Model {
         &*self.model
     }
@@ -378,11 +387,11 @@ impl Trainer {
         (0..self.options.lanes).map(|index| store.lane(index, self.options.lanes, self.options.mesh.context)).collect()
     }
 
-    /// The gradient of the mean loss over the batch: for each lane of this rank its micro-batches, in order. `tokens` is
-    /// the number in the whole batch; the loss of each is divided by it, so cuts of one batch give one gradient.
+    /// The gradient of the mean loss over the batch: for each lane of this rank its micro-batches, in order. `weight` is what the whole
+    /// batch weighs, its tokens or samples; each loss is divided by it, so cuts of one batch give one gradient.
     /// # Errors
     /// When shapes do not fit, or a rank does not answer.
-    pub fn gradient(&mut self, step: u64, lanes: &[Vec<Inputs>], tokens: u64) -> Result<Gradient, TrainError> {
+    pub fn gradient(&mut self, step: u64, lanes: &[Vec<Inputs>], weight: u64) -> Result<Gradient, TrainError> {
         // Stores beat with every weight that an op asks for: a rank that stops doing so in here has hung.
         let _held = self.world.pulse().hold();
         let places = self.lanes();
@@ -400,7 +409,7 @@ impl Trainer {
         let stage = self.stage_of(&self.pool);
         // Without a common step the rest of the batch is not waited for: the mean is that over its own part.
         let parts = self.servers.as_ref().map_or(1, |servers| servers.rank().1);
-        let each = stage.run(&actions, &micro_batches, parts as f32 / tokens as f32, &mut self.edges.clone(), &mut |_| {})?;
+        let each = stage.run(&actions, &micro_batches, parts as f32 / weight as f32, &mut self.edges.clone(), &mut |_| {})?;
         self.store.borrow_mut().end_step()?;
         self.share_gradients()?;
 
@@ -472,31 +481,42 @@ impl Trainer {
         }
     }
 
-    /// The summed negative log-likelihood of each of `batches`, in nats; all ranks call it and get the same. Ranks that see
-    /// other data take batches in turn.
+    /// What held-out samples are judged by.
+    #[must_use]
+    pub fn metric(&self) -> &'static MetricKind {
+        self.options.objective.metric(&*self.model)
+    }
+
+    /// The summed figures of the objective over each of `batches` batches, which `inputs` gives; all ranks call it and get the same.
+    /// Ranks that see other data take batches in turn.
     /// # Errors
-    /// When shapes do not fit, or a rank does not answer.
-    pub fn nats(&mut self, pool: &Pool, batches: &[&[Vec<u32>]]) -> Result<Vec<f64>, TrainError> {
+    /// When shapes do not fit, a batch cannot be read, or a rank does not answer.
+    pub fn figures(
+        &mut self,
+        pool: &Pool,
+        batches: usize,
+        inputs: &mut dyn FnMut(usize) -> Result<Inputs, TrainError>,
+    ) -> Result<Vec<f64>, TrainError> {
         let siblings = self.options.mesh.context;
         let (rank, ranks) = self.servers.as_ref().map_or_else(|| self.store.borrow().rank(), Servers::rank);
         let (rank, ranks) = (rank / siblings, ranks / siblings);
-        let mut nats = vec![[0.0; 3]; batches.len()];
+        let mut sums = vec![[0.0; 3]; batches];
         let stage = self.stage_of(pool);
-        for round in 0..batches.len().div_ceil(ranks) {
+        for round in 0..batches.div_ceil(ranks) {
             // Where parameters are gathered, all ranks run as many passes; one that has no batch left repeats the last.
             let at = round * ranks + rank;
-            let batch = inputs_of(batches[at.min(batches.len() - 1)]);
-            let one = stage.nats(&self.own_tokens(&batch), &mut self.edges.clone())?;
-            if let Some(nats) = nats.get_mut(at) {
-                *nats = split(one);
+            let batch = inputs(at.min(batches - 1))?;
+            let one = stage.figures(&self.own_tokens(&batch), &mut self.edges.clone())?;
+            if let Some(sum) = sums.get_mut(at) {
+                *sum = split(one);
             }
         }
         match &self.servers {
-            Some(_) => sum_over(&mut self.world, nats.as_flattened_mut())?,
-            None => self.store.borrow_mut().sum(nats.as_flattened_mut())?,
+            Some(_) => sum_over(&mut self.world, sums.as_flattened_mut())?,
+            None => self.store.borrow_mut().sum(sums.as_flattened_mut())?,
         }
-        sum_over(&mut self.pipeline, nats.as_flattened_mut())?;
-        Ok(nats.iter().map(|parts| parts.iter().map(|part| f64::from(*part)).sum()).collect())
+        sum_over(&mut self.pipeline, sums.as_flattened_mut())?;
+        Ok(sums.iter().map(|parts| parts.iter().map(|part| f64::from(*part)).sum()).collect())
     }
 
     fn actions(&self, micro_batches: usize) -> Vec<Action> {
@@ -506,6 +526,7 @@ impl Trainer {
     fn stage_of<'a>(&'a self, pool: &'a Pool) -> Stage<'a, dyn Strategy> {
         Stage {
             model: &*self.model,
+            objective: &*self.options.objective,
             table: &self.table,
             pool,
             store: &self.store,

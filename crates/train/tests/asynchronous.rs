@@ -18,7 +18,7 @@ use engine::{EngineError, Inputs};
 use parallel::param_server::{Report, Turn};
 use train::{
     TrainError,
-    eval::inputs_of,
+    feed::inputs_of,
     metrics::{self, StepMetrics},
     recipe::Recipe,
     run::{self, Observer, Outcome, Quiet},
@@ -217,12 +217,12 @@ fn a_run_reaches_the_loss_of_the_synchronous_one_and_one_worker_its_bits() {
             let outcome = train(&recipe(folder.path(), &[SERVERS, staleness, &ranks(n)]), &out, false);
             let lines = metrics::read(&out.join("metrics.jsonl")).0;
             assert_eq!(lines.iter().map(|line| line.step).collect::<Vec<_>>(), (1..=120).collect::<Vec<_>>(), "every step has its line");
-            let measured: Vec<u64> = lines.iter().filter(|line| line.bits_per_byte.is_some()).map(|line| line.step).collect();
+            let measured: Vec<u64> = lines.iter().filter(|line| line.held_out.is_some()).map(|line| line.step).collect();
             assert_eq!(measured, [40, 80, 120]);
             let reports = timeline::read_ranks(&out);
             assert_eq!(reports.len(), n);
             assert_eq!(reports.iter().map(|report| report.steps).sum::<u64>(), 120 * n as u64, "parts of all ranks");
-            let (want, got) = (synchronous.bits_per_byte.unwrap(), outcome.bits_per_byte.unwrap());
+            let (want, got) = (synchronous.held_out.unwrap().value, outcome.held_out.unwrap().value);
             assert!(got < want + MARGIN, "{n} ranks, {staleness}: {got} bits per byte, and {want} with a common step");
         }
     }
@@ -233,7 +233,7 @@ fn checkpoints_go_from_and_to_every_other_strategy() {
     let folder = tempfile::tempdir().unwrap();
     text::prepare(folder.path());
     let at = |name: &str| folder.path().join(name);
-    let whole = train(&recipe(folder.path(), &[]), &at("whole"), false).bits_per_byte.unwrap();
+    let whole = train(&recipe(folder.path(), &[]), &at("whole"), false).held_out.unwrap().value;
     let (four, two) = (ranks(4), ranks(2));
     let asynchronous: &[&str] = &[SERVERS, "parallel.staleness=2", &four];
     for (from, to) in [
@@ -247,7 +247,7 @@ fn checkpoints_go_from_and_to_every_other_strategy() {
         std::fs::remove_dir_all(out.join("step-00000120")).unwrap();
         let outcome = train(&recipe(folder.path(), to), &out, true);
         assert_eq!((outcome.step, outcome.tokens), (120, 60 * 8 * 32));
-        let got = outcome.bits_per_byte.unwrap();
+        let got = outcome.held_out.unwrap().value;
         assert!(got < whole + MARGIN, "{from:?} to {to:?}: {got} bits per byte, and {whole} without a stop");
     }
 }

@@ -8,7 +8,7 @@ use comm::Communicator;
 use engine::Inputs;
 use train::{
     TrainError,
-    eval::inputs_of,
+    feed::inputs_of,
     ranks,
     recipe::Recipe,
     step::{StepOptions, Trainer},
@@ -68,7 +68,7 @@ fn a_rank_takes_what_meta_predicts_and_less_where_more_ranks_share() {
     the_optimisers_state_is_shared_out_evenly();
     for (optim, precision) in [("adamw", "f32"), ("muon", "bf16")] {
         let more = format!("precision = {precision:?}\n[optim]\nkind = {optim:?}");
-        for kind in parallel::STRATEGIES {
+        for kind in parallel::STRATEGIES.all() {
             let each = [1, 2, 4, 8].map(|ranks| first_predicted(&recipe(ranks, &format!("strategy = {:?}", kind.name), &more), kind.name));
             // Each rank's lanes are fewer too; what a strategy promises is what is left of that on one rank with one lane.
             let promised = match kind.name {

@@ -21,7 +21,8 @@ fn exported(text: &str, folder: &std::path::Path) -> Loaded {
     let store = Replicated::solo(model.params(), |id| model.params().initial(id, 3));
     let tokenizer = folder.join("any.json");
     let (tokenizer_path, passed_over) = (tokenizer.clone(), Vec::new());
-    let loaded = Loaded { recipe, model, store, precision: Precision::F32, step: 0, tokenizer_path, passed_over };
+    let objective = train::objective::of(&recipe);
+    let loaded = Loaded { recipe, model, objective, store, precision: Precision::F32, step: 0, tokenizer_path, passed_over };
     std::fs::write(&tokenizer, of_letters(None)).unwrap();
     hf::export(&loaded, &loaded.tokenizer().unwrap(), folder).unwrap();
     loaded
@@ -121,9 +122,8 @@ fn tensorboard_reads_the_event_files() {
     let mut metrics = train::metrics::Metrics::open(folder.path(), 0).unwrap();
     for step in 1..=5_u64 {
         let loss = 4.0 - 0.5 * step as f32;
-        let bits_per_byte = (step == 5).then_some(1.25);
-        let line =
-            train::metrics::StepMetrics { step, loss, grad_norm: 1.0, lr: 0.1, tokens_per_sec: 9.0, bits_per_byte, is_skipped: false };
+        let held_out = (step == 5).then_some(train::metric::Metric::bits_per_byte(1.25));
+        let line = train::metrics::StepMetrics { step, loss, grad_norm: 1.0, lr: 0.1, tokens_per_sec: 9.0, held_out, is_skipped: false };
         metrics.write(&line).unwrap();
     }
     drop(metrics);

@@ -6,7 +6,7 @@ use comm::{Communicator, Solo, Threads};
 use engine::Inputs;
 use proptest::prelude::*;
 use train::{
-    eval::inputs_of,
+    feed::inputs_of,
     recipe::Recipe,
     step::{StepOptions, Trainer},
 };
@@ -70,7 +70,7 @@ fn every_data_parallel_strategy_gives_the_bits_of_one_rank() {
                 recipe(model, &format!("[optim]\nkind = {optim:?}\n[parallel]\nranks = {ranks}\nstrategy = {strategy:?}\n"))
             };
             let (losses, tensors) = run(&of(1, "replicated"), 1, 3);
-            for kind in parallel::STRATEGIES {
+            for kind in parallel::STRATEGIES.all() {
                 for [ranks, on_machine] in [[1, 1], [2, 2], [4, 4], [4, 2], [8, 8], [8, 2], [8, 4]] {
                     let (other_losses, other) = run(&of(ranks, kind.name), on_machine, 3);
                     assert_eq!(other_losses, losses, "{} on {ranks} ranks, {on_machine} a machine, {optim}: losses and norms", kind.name);

@@ -55,7 +55,7 @@ fn one_big_batch_and_many_small_ones_give_one_gradient() {
         let options = StepOptions { lanes, passes: 1, micro_batch, ..StepOptions::of(&recipe) };
         let mut trainer = Trainer::new(models::build(&table).unwrap(), options).unwrap();
         let batch: Vec<Vec<Inputs>> =
-            windows.chunks(8 / lanes).map(|lane| lane.chunks(micro_batch).map(train::eval::inputs_of).collect()).collect();
+            windows.chunks(8 / lanes).map(|lane| lane.chunks(micro_batch).map(train::feed::inputs_of).collect()).collect();
         let gradient = trainer.gradient(1, &batch, 8 * 16).unwrap();
         (gradient.loss, trainer.with_store(|store| store.parts().iter().flat_map(|part| part.grad.to_vec()).collect::<Vec<f32>>()))
     };
@@ -282,7 +282,7 @@ fn texts_written_together_are_those_written_alone() {
         // And the log-probabilities are those of the training forward pass.
         for (request, drawn) in requests.iter().zip(&alone).filter(|(_, drawn)| !drawn.is_empty()) {
             let all: Vec<u32> = request.prompt.iter().copied().chain(drawn.iter().map(|one| one.token)).collect();
-            let inputs = train::eval::inputs_of(std::slice::from_ref(&all));
+            let inputs = train::feed::inputs_of(std::slice::from_ref(&all));
             let pool = engine::Pool::new(engine::Device::Cpu, 1 << 26);
             let mut tape = engine::Tape::new(&pool, writer.store, model.params(), train::eval::inference(engine::Precision::F32));
             let nll = language.token_nll(&mut tape, &inputs).unwrap();

@@ -42,7 +42,7 @@ pub(crate) fn file(path: &Path) -> PathBuf {
     })
 }
 
-/// Read a [`file`], of whichever kind its content is.
+/// Read a [`file()`], of whichever kind its content is.
 /// # Errors
 /// In words: it cannot be read, is torn, or of no kind that is known.
 pub(crate) fn read(path: &Path) -> Result<Text, String> {

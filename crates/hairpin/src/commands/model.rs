@@ -10,9 +10,11 @@ use ::train::{
     TrainError,
     checkpoint::{self, NamedTensor, Snapshot},
     clock::Clock,
-    eval::{Evaluator, held_out_windows},
+    eval::Evaluator,
+    feed::{Feed, TextWindows},
     generate::{Request, Sampling, Writer},
     hf,
+    objective::OfModel,
     run::{Loaded, load},
 };
 use data::Dataset;
@@ -37,26 +39,21 @@ pub(crate) struct EvalArgs {
 
 pub(crate) fn eval(args: &EvalArgs, json: bool) -> miette::Result<ExitCode> {
     let mut loaded = newest(&args.run)?;
-    let data = Dataset::open(args.data.as_ref().unwrap_or(&loaded.recipe.data.path))?;
+    let data = Arc::new(Dataset::open(args.data.as_ref().unwrap_or(&loaded.recipe.data.path))?);
     let context = loaded.recipe.batch.context;
-    let windows = held_out_windows(&data, context, args.windows)?;
-    if windows.is_empty() {
-        let problem = format!("{} held-out tokens are no window of {context}", data.held_out().tokens());
-        return Err(TrainError::Value { key: "data", problem, help: "give data with more held-out text".into() }.into());
-    }
-    let evaluator = Evaluator::new(&*loaded.model, 4, context, loaded.precision)?;
-    let language = loaded.model.language().ok_or(TrainError::NotLanguage)?;
-    let measured = evaluator.held_out(language, loaded.model.params(), &mut loaded.store, loaded.precision, &data, &windows)?;
-    let (bits, error) = (measured.bits_per_byte, measured.standard_error());
+    let feed = TextWindows::to_measure(data, context, args.windows)?;
+    let evaluator = Evaluator::new(&*loaded.model, &OfModel, 4, context, loaded.precision)?;
+    let measured = evaluator.held_out(&*loaded.model, &OfModel, &mut loaded.store, loaded.precision, &feed)?;
+    let (bits, error, windows) = (measured.metric.value, measured.standard_error(), feed.held_out());
     // What is divided by, and how many tokens' losses are divided.
-    let (bytes, tokens) = (windows.iter().map(|w| data.target_bytes(w)).sum::<u64>(), windows.len() * context);
+    let (bytes, tokens) = (measured.samples.iter().map(|sample| sample.weight).sum::<u64>(), windows * context as u64);
     if json {
         print::json(
-            &json!({"step": loaded.step, "bits_per_byte": bits, "standard_error": error, "windows": windows.len(), "bytes": bytes, "tokens": tokens}),
+            &json!({"step": loaded.step, "bits_per_byte": bits, "standard_error": error, "windows": windows, "bytes": bytes, "tokens": tokens}),
         )?;
     } else {
         let error = error.map_or(String::new(), |error| format!(" ± {error:.4}"));
-        print::result(&format!("step {}: {bits:.4}{error} bits per byte over {} windows of {context} tokens", loaded.step, windows.len()));
+        print::result(&format!("step {}: {bits:.4}{error} bits per byte over {} windows of {context} tokens", loaded.step, windows));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -211,7 +208,7 @@ pub(crate) fn import(args: &ImportArgs, json: bool) -> miette::Result<ExitCode> 
     let snapshot = Snapshot {
         step: 0,
         recipe: recipe.to_toml(),
-        bits_per_byte: None,
+        held_out: None,
         state: json!({}),
         data: None,
         tokenizer: Arc::new(imported.tokenizer.files()?),

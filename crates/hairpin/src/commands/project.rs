@@ -5,7 +5,7 @@ use std::{
     process::ExitCode,
 };
 
-use ::train::ledger::Entry;
+use ::train::{ledger::Entry, metric::Metric};
 use data::CorpusOptions;
 use miette::IntoDiagnostic;
 use plan::{climb::Outcome, project::Project};
@@ -136,12 +136,12 @@ pub(crate) fn climb_and_tell(project: &Project, folder: &Path, anew: &[String], 
     if !json {
         print::result(&tell(&outcome, &page));
     } else {
-        let gates = |e: &Entry| json!({"phase": e.phase, "name": e.name, "passed": e.passed, "gates": e.gates, "bits_per_byte": e.actual.bits_per_byte});
+        let gates = |e: &Entry| json!({"phase": e.phase, "name": e.name, "passed": e.passed, "gates": e.gates, "bits_per_byte": e.actual.held_out.map(|metric| metric.value)});
         let last = outcome.entries.last();
         print::json(&json!({
             "gates": outcome.entries.iter().map(gates).collect::<Vec<_>>(),
-            "bits_per_byte": last.and_then(|e| e.actual.bits_per_byte),
-            "baseline_bits_per_byte": last.map(|e| e.baseline_bits_per_byte),
+            "bits_per_byte": last.and_then(|e| e.actual.held_out).map(|metric| metric.value),
+            "baseline_bits_per_byte": last.map(|e| e.baseline),
             "passed": outcome.passed,
             "stopped": outcome.is_stopped,
             "report": page,
@@ -164,15 +164,15 @@ fn tell(outcome: &Outcome, page: &Path) -> String {
     }
     let mut rows = Vec::new();
     for e in &outcome.entries {
-        let bits = |b: Option<f64>| b.map_or("–".to_owned(), |b| format!("{b:.3}"));
-        let interval = e.predicted.bits_per_byte_interval.map_or(String::new(), |[low, high]| format!(" ({low:.2}–{high:.2})"));
+        let number = |metric: Option<Metric>| metric.map_or("–".to_owned(), |metric| format!("{:.3}", metric.value));
+        let interval = e.predicted.held_out_interval.map_or(String::new(), |[low, high]| format!(" ({low:.2}–{high:.2})"));
         rows.push(vec![
             format!("{} {}", e.phase, e.name),
             count(e.params),
             count(e.actual.tokens),
-            bits(e.predicted.bits_per_byte) + &interval,
-            bits(e.actual.bits_per_byte),
-            format!("{:.3}", e.baseline_bits_per_byte),
+            number(e.predicted.held_out) + &interval,
+            number(e.actual.held_out),
+            format!("{:.3}", e.baseline),
             secs(e.predicted.secs),
             secs(e.actual.secs),
             bytes(e.predicted.memory_bytes),

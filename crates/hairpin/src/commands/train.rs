@@ -56,7 +56,7 @@ pub(crate) fn run(args: &TrainArgs, json: bool) -> miette::Result<ExitCode> {
     if json {
         print::json(&outcome)?;
     } else {
-        let bits = outcome.bits_per_byte.map_or(String::new(), |b| format!(", held-out {b:.4} bits per byte"));
+        let bits = outcome.held_out.map_or(String::new(), |metric| format!(", held-out {metric}"));
         print::result(&format!(
             "step {}: loss {:.4}{bits}; {} here, {} of memory; checkpoints in {}",
             outcome.step,

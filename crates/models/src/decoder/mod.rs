@@ -21,7 +21,7 @@ use engine::{
 use layers::{Layers, NormParams};
 pub use presets::PRESETS;
 
-use crate::{LanguageModel, Model, ModelError};
+use crate::{Kind, LanguageModel, Model, ModelError};
 
 /// See the head of this file.
 pub struct Decoder {
@@ -37,7 +37,9 @@ pub struct Decoder {
 }
 
 /// The entry of [`crate::KINDS`].
-pub(crate) fn build(table: toml::Table) -> Result<Box<dyn Model>, ModelError> {
+pub(crate) const KIND: Kind = Kind { name: "decoder", unit: "tokens", objective: "next_token", presets: PRESETS, build };
+
+fn build(table: toml::Table) -> Result<Box<dyn Model>, ModelError> {
     let options: DecoderOptions = table.try_into().map_err(|e: toml::de::Error| ModelError::Table(e.message().to_owned()))?;
     Ok(Box::new(Decoder::new(options.resolve()?)?))
 }

@@ -24,6 +24,8 @@ pub use read::{latest_whole, list, manifest, read};
 use serde::{Deserialize, Serialize};
 pub use write::{Keep, Writer, write};
 
+use crate::metric::Metric;
+
 /// What is written now; 1 knew nothing of data, tokenizer and kernels.
 pub const VERSION: u32 = 2;
 
@@ -53,8 +55,8 @@ pub struct Snapshot {
     pub step: u64,
     /// The resolved recipe.
     pub recipe: String,
-    /// Held-out bits per byte, if they were measured on these weights.
-    pub bits_per_byte: Option<f64>,
+    /// Of held-out samples, if it was measured on these weights.
+    pub held_out: Option<Metric>,
     /// State of the loop that is no tensor.
     pub state: serde_json::Value,
     /// What it was trained on; unknown of what was imported, and of checkpoints of version 1.
@@ -78,12 +80,12 @@ fn is_only_weights(step: u64, state: &serde_json::Value) -> bool {
 
 /// What a checkpoint says of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Manifest {
     pub version: u32,
     pub step: u64,
     pub recipe: String,
-    pub bits_per_byte: Option<f64>,
+    #[serde(flatten)]
+    pub held_out: Option<Metric>,
     pub state: serde_json::Value,
     #[serde(default)]
     pub data: Option<Content>,
@@ -204,7 +206,7 @@ mod tests {
         Snapshot {
             step,
             recipe: "seed = 1\n".into(),
-            bits_per_byte: Some(2.5 / step as f64),
+            held_out: Some(Metric::bits_per_byte(2.5 / step as f64)),
             state: serde_json::json!({"losses": [1.5, 2.0]}),
             data: None,
             tokenizer: Arc::new(vec![("tokenizer.json".into(), b"{}".to_vec())]),
@@ -219,7 +221,7 @@ mod tests {
         let mut writer = Writer::new(folder.path(), Keep { last: 2, stable_step: None });
         for step in [1, 2, 3, 4] {
             let mut snapshot = snapshot(step);
-            snapshot.bits_per_byte = Some(if step == 1 { 1.0 } else { 2.0 });
+            snapshot.held_out = Some(Metric::bits_per_byte(if step == 1 { 1.0 } else { 2.0 }));
             writer.submit(snapshot).unwrap();
         }
         writer.finish().unwrap();
@@ -227,7 +229,7 @@ mod tests {
         assert_eq!(steps, [1, 3, 4], "the last two and the best");
         let (path, got, damaged) = latest_whole(folder.path()).unwrap().unwrap();
         let mut want = snapshot(4);
-        want.bits_per_byte = Some(2.0);
+        want.held_out = Some(Metric::bits_per_byte(2.0));
         want.tensors.sort_by(|a, b| a.name.cmp(&b.name));
         assert_eq!((got, damaged.len()), (want, 0));
         assert!(path.ends_with("step-00000004"));

@@ -58,10 +58,10 @@ pub fn read(path: &Path) -> Result<Snapshot, CheckpointError> {
     }
     let tokenizer = manifest.tokenizer.iter().map(|entry| Ok((entry.file.clone(), file(path, entry)?)));
     let tokenizer = Arc::new(tokenizer.collect::<Result<_, CheckpointError>>()?);
-    let Manifest { step, recipe, bits_per_byte, state, data, kernels, .. } = manifest;
+    let Manifest { step, recipe, held_out, state, data, kernels, .. } = manifest;
     // The order of the files' own tables is not the order of writing.
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(Snapshot { step, recipe, bits_per_byte, state, data, tokenizer, kernels, tensors })
+    Ok(Snapshot { step, recipe, held_out, state, data, tokenizer, kernels, tensors })
 }
 
 /// One file of a checkpoint, as its manifest wants it.
@@ -98,7 +98,7 @@ pub fn manifest(path: &Path) -> Result<Manifest, CheckpointError> {
     let mut manifest: Manifest = serde_json::from_slice(&text).map_err(|e| damaged(format!("`manifest.json`: {e}")))?;
     if manifest.version < 2 {
         // It may tell what was measured on the weights of an earlier step.
-        manifest.bits_per_byte = manifest.bits_per_byte.filter(|_| was_measured(&manifest));
+        manifest.held_out = manifest.held_out.filter(|_| was_measured(&manifest));
     }
     Ok(manifest)
 }

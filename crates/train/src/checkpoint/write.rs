@@ -113,12 +113,12 @@ fn write_files(scratch: &Path, snapshot: &Snapshot) -> Result<(), CheckpointErro
         shards.push(write_file(scratch, format!("tensors-{:05}.safetensors", shards.len()), &bytes)?);
     }
     let tokenizer = snapshot.tokenizer.iter().map(|(name, bytes)| write_file(scratch, name.clone(), bytes)).collect::<Result<_, _>>()?;
-    let Snapshot { step, recipe, bits_per_byte, state, data, kernels, .. } = snapshot;
+    let Snapshot { step, recipe, held_out, state, data, kernels, .. } = snapshot;
     let manifest = Manifest {
         version: VERSION,
         step: *step,
         recipe: recipe.clone(),
-        bits_per_byte: *bits_per_byte,
+        held_out: *held_out,
         state: state.clone(),
         data: data.clone(),
         kernels: kernels.clone(),
@@ -176,16 +176,16 @@ fn retain(folder: &Path, keep: Keep, step: u64) {
     }
 }
 
-/// The step of the checkpoint with the least held-out loss, of those measured on as many windows as the newest; of equal ones
+/// The step of the checkpoint with the best held-out metric, of those measured on as many windows as the newest; of equal ones
 /// the later.
 fn best(all: &[(u64, PathBuf)]) -> Option<u64> {
     let measured = |(step, path): &(u64, PathBuf)| {
         let manifest = manifest(path).ok()?;
         let windows = crate::recipe::Recipe::parse(&manifest.recipe, "", &[]).ok().map(|recipe| recipe.eval.windows);
-        Some((*step, manifest.bits_per_byte.filter(|bits| bits.is_finite())?, windows))
+        Some((*step, manifest.held_out.filter(|metric| metric.value.is_finite())?, windows))
     };
     let measured: Vec<_> = all.iter().filter_map(measured).collect();
     let windows = measured.last()?.2;
     let comparable = measured.into_iter().filter(|(.., other)| *other == windows);
-    comparable.min_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0))).map(|(step, ..)| step)
+    comparable.reduce(|best, one| if best.1.is_better_than(&one.1) { best } else { one }).map(|(step, ..)| step)
 }

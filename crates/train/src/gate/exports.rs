@@ -12,13 +12,14 @@ use crate::{
 
 pub(super) fn gate(s: &mut Subject<'_>) -> Result<GateResult, TrainError> {
     let folder = s.folder.join("export");
-    hf::export(&s.loaded, s.data.tokenizer(), &folder)?;
+    let data = s.feed.text().ok_or(TrainError::NotLanguage)?;
+    hf::export(&s.loaded, data.tokenizer(), &folder)?;
     let imported = hf::import(&folder)?;
     let model = models::build(&imported.model)?;
     let mut tensors = imported.tensors;
     let mut store = Replicated::solo(model.params(), |id| tensors.remove(&model.params().spec(id).name).unwrap_or_default());
     let context = s.loaded.recipe.batch.context.min(64);
-    let tokens = s.data.held_out().read(0, context.min(s.data.held_out().tokens() as usize))?;
+    let tokens = data.held_out().read(0, context.min(data.held_out().tokens() as usize))?;
     let ours = logits(&*s.loaded.model, &mut s.loaded.store, &tokens)?;
     let theirs = logits(&*model, &mut store, &tokens)?;
     let worst = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);

@@ -4,6 +4,7 @@ use super::{GateResult, Subject, result};
 use crate::{
     TrainError,
     eval::HeldOut,
+    metric::Better,
     metrics,
     recipe::{Recipe, Train},
     run,
@@ -11,18 +12,21 @@ use crate::{
 
 pub(super) fn is_finite(s: &mut Subject<'_>) -> Result<GateResult, TrainError> {
     let help = "lower `optim.lr`, or lengthen `schedule.warmup_steps`";
-    Ok(result("finite", s.bits_per_byte.is_finite(), bits(s.bits_per_byte), "a finite number".into(), help))
+    Ok(result("finite", s.held_out.metric.value.is_finite(), s.held_out.metric.to_string(), "a finite number".into(), help))
 }
 
 pub(super) fn better_than_before(s: &mut Subject<'_>) -> Result<GateResult, TrainError> {
     Ok(match &s.expected.before {
-        None => result("better_than_before", true, bits(s.bits_per_byte), "no phase before".into(), ""),
+        None => result("better_than_before", true, s.held_out.metric.to_string(), "no phase before".into(), ""),
         Some(before) => better_than("better_than_before", s, before, "of the phase before"),
     })
 }
 
-pub(super) fn better_than_ngram(s: &mut Subject<'_>) -> Result<GateResult, TrainError> {
-    Ok(better_than("better_than_ngram", s, &s.expected.baseline, "of a trigram"))
+pub(super) fn better_than_baseline(s: &mut Subject<'_>) -> Result<GateResult, TrainError> {
+    Ok(match &s.expected.baseline {
+        None => result("better_than_ngram", true, s.held_out.metric.to_string(), "no naive model".into(), ""),
+        Some((baseline, whose)) => better_than("better_than_ngram", s, baseline, whose),
+    })
 }
 
 /// How many standard errors of the difference are no difference yet.
@@ -30,25 +34,28 @@ const ALLOWED_ERRORS: f64 = 2.0;
 
 /// Not above `other` by more than the noise of the windows on which both were measured.
 fn better_than(name: &str, s: &Subject<'_>, other: &HeldOut, whose: &str) -> GateResult {
-    let own = HeldOut { bits_per_byte: s.bits_per_byte, windows: s.windows.clone() };
+    let (own, unit) = (&s.held_out, s.held_out.metric.kind.unit);
     let (above, error) = own.above(other);
+    // Positive is worse, whichever way the metric gets better.
+    let worse = if own.metric.kind.better == Better::Lower { above } else { -above };
     let allowed = ALLOWED_ERRORS * error.unwrap_or(0.0);
     let noise = |error: Option<f64>| error.map_or(String::new(), |error| format!(" ± {error:.4}"));
     let measured = format!(
-        "{:.4}{} bits per byte over {} windows, {above:+.4}{} from that {whose}",
-        s.bits_per_byte,
+        "{:.4}{} {unit} over {} samples, {above:+.4}{} from that {whose}",
+        own.metric.value,
         noise(own.standard_error()),
-        s.windows.len(),
+        own.samples.len(),
         noise(error)
     );
+    let side = if own.metric.kind.better == Better::Lower { "below" } else { "above" };
     let wanted = format!(
-        "below {:.4}{} {whose}, or within two standard errors of the difference, {allowed:.4}",
-        other.bits_per_byte,
+        "{side} {:.4}{} {whose}, or within two standard errors of the difference, {allowed:.4}",
+        other.metric.value,
         noise(other.standard_error())
     );
-    let passed = above < allowed;
+    let passed = worse < allowed;
     // What would do is found in the run's folder: only where it did not.
-    let help = if passed { String::new() } else { longer(s, other.bits_per_byte + allowed) };
+    let help = if passed { String::new() } else { longer(s, other.metric.value + above.signum() * allowed) };
     result(name, passed, measured, wanted, &help)
 }
 
@@ -56,7 +63,7 @@ fn better_than(name: &str, s: &Subject<'_>, other: &HeldOut, whose: &str) -> Gat
 fn longer(s: &Subject<'_>, target: f64) -> String {
     let steps = s.loaded.recipe.train.steps;
     let (measured, _) = metrics::read(&s.folder.join("metrics.jsonl"));
-    let measured: Vec<(u64, f64)> = measured.iter().filter_map(|line| Some((line.step, line.bits_per_byte?))).collect();
+    let measured: Vec<(u64, f64)> = measured.iter().filter_map(|line| Some((line.step, line.held_out?.value))).collect();
     let least = least_steps(&measured, target).unwrap_or(2 * steps);
     let recipe = Recipe { train: Train { steps: least, ..s.loaded.recipe.train.clone() }, ..s.loaded.recipe.clone() };
     let goes_on = run::standing(s.folder, &recipe, None).is_ok_and(|standing| !standing.checkpoints.is_empty());
@@ -76,17 +83,14 @@ fn least_steps(measured: &[(u64, f64)], target: f64) -> Option<u64> {
 
 pub(super) fn as_expected(s: &mut Subject<'_>) -> Result<GateResult, TrainError> {
     let help = "above: look for a learning rate that does not suit this size, or data that differs; below: look for held-out text in the training data";
-    Ok(match s.expected.bits_per_byte {
-        None => result("as_expected", true, bits(s.bits_per_byte), "no law before two phases".into(), ""),
+    let metric = s.held_out.metric;
+    Ok(match s.expected.interval {
+        None => result("as_expected", true, metric.to_string(), "no law before two phases".into(), ""),
         Some([low, high]) => {
-            let wanted = format!("{low:.3} to {high:.3} bits per byte");
-            result("as_expected", (low..=high).contains(&s.bits_per_byte), bits(s.bits_per_byte), wanted, help)
+            let wanted = format!("{low:.3} to {high:.3} {}", metric.kind.unit);
+            result("as_expected", (low..=high).contains(&metric.value), metric.to_string(), wanted, help)
         }
     })
-}
-
-fn bits(value: f64) -> String {
-    format!("{value:.4} bits per byte")
 }
 
 #[cfg(test)]

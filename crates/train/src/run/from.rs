@@ -6,13 +6,13 @@ use std::{
     path::Path,
 };
 
-use data::Dataset;
 use models::Model;
 
 use super::{loaded, resume};
 use crate::{
     TrainError,
     checkpoint::{self, CheckpointError, Snapshot},
+    feed::Feed,
     recipe::{Optim, Recipe},
 };
 
@@ -26,11 +26,11 @@ pub(super) struct Weights {
     pub notes: Vec<String>,
 }
 
-/// Read what the run of `recipe`, resolved, of `model` over `data` begins with from `path`: a run's folder, a checkpoint, or an
+/// Read what the run of `recipe`, resolved, of `model` over `feed` begins with from `path`: a run's folder, a checkpoint, or an
 /// imported model.
 /// # Errors
 /// When there is none that is whole, or the model or the tokenizer is another one, naming in what.
-pub(super) fn weights(path: &Path, recipe: &Recipe, model: &dyn Model, data: &Dataset) -> Result<Weights, TrainError> {
+pub(super) fn weights(path: &Path, recipe: &Recipe, model: &dyn Model, feed: &dyn Feed) -> Result<Weights, TrainError> {
     let (checkpoint, snapshot, damaged) = loaded::newest(path)?;
     let mut notes: Vec<String> = damaged.iter().map(CheckpointError::with_cause).collect();
     notes.push(format!("beginning with the weights of `{}` and a fresh optimiser", checkpoint.display()));
@@ -41,6 +41,7 @@ pub(super) fn weights(path: &Path, recipe: &Recipe, model: &dyn Model, data: &Da
         return Err(TrainError::OtherWeights { path: path.to_owned(), problem, help: help.into() });
     }
     let tokenizer = loaded::tokenizer_path(&checkpoint, path, &theirs);
+    let Some(data) = feed.text() else { return Ok(Weights { values: values(snapshot), notes }) };
     match is_same_tokenizer(&tokenizer, data) {
         Some(true) => {}
         None => notes.push(format!("`{}` holds no tokenizer: whether the data's is the same is not known", checkpoint.display())),
@@ -53,7 +54,11 @@ pub(super) fn weights(path: &Path, recipe: &Recipe, model: &dyn Model, data: &Da
             return Err(TrainError::OtherWeights { path: path.to_owned(), problem, help });
         }
     }
-    Ok(Weights { values: snapshot.tensors.into_iter().map(|tensor| (tensor.name, tensor.values)).collect(), notes })
+    Ok(Weights { values: values(snapshot), notes })
+}
+
+fn values(snapshot: Snapshot) -> HashMap<String, Vec<f32>> {
+    snapshot.tensors.into_iter().map(|tensor| (tensor.name, tensor.values)).collect()
 }
 
 /// `recipe` with what its `[model]` leaves open as the model has it that the run begins with: all of it where it names no size. Once
@@ -111,7 +116,7 @@ fn other_model(snapshot: &Snapshot, theirs: &Recipe, ours: &Recipe, model: &dyn 
 }
 
 /// Whether a `tokenizer.json` says what that of `data` says, however it is laid out; unknown where there is none.
-fn is_same_tokenizer(path: &Path, data: &Dataset) -> Option<bool> {
+fn is_same_tokenizer(path: &Path, data: &data::Dataset) -> Option<bool> {
     let theirs = disk::read(path, LARGEST_BYTES).ok()?;
     if blake3::hash(&theirs).to_hex().as_str() == data.content().tokenizer_blake3 {
         return Some(true);

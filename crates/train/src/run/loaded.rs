@@ -1,6 +1,9 @@
 //! A trained model, from its run's folder alone.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use data::Tokenizer;
 use engine::Precision;
@@ -10,6 +13,7 @@ use parallel::Replicated;
 use crate::{
     TrainError,
     checkpoint::{self, CheckpointError, NamedTensor, Snapshot},
+    objective::{self, Objective},
     recipe::Recipe,
 };
 
@@ -17,6 +21,8 @@ use crate::{
 pub struct Loaded {
     pub recipe: Recipe,
     pub model: Box<dyn Model>,
+    /// What it was trained by, and is judged by.
+    pub objective: Arc<dyn Objective>,
     pub store: Replicated,
     pub precision: Precision,
     pub step: u64,
@@ -53,7 +59,8 @@ pub fn load(folder: &Path) -> Result<Loaded, TrainError> {
     let precision = recipe.train.precision.resolve();
     let tokenizer_path = tokenizer_path(&path, folder, &recipe);
     let passed_over = damaged.iter().map(|error| format!("{}; taking `{}`", error.with_cause(), path.display())).collect();
-    Ok(Loaded { precision, step: snapshot.step, model, store, recipe, tokenizer_path, passed_over })
+    let objective = objective::of(&recipe);
+    Ok(Loaded { objective, precision, step: snapshot.step, model, store, recipe, tokenizer_path, passed_over })
 }
 
 /// The checkpoint that `folder` is, or the newest whole one in it, and what is wrong with newer ones.

@@ -45,11 +45,3 @@ pub fn resolve(recipe: &Recipe, vocab: Option<usize>) -> Result<(Recipe, Box<dyn
     };
     Ok((recipe, model))
 }
-
-/// Refuse a recipe whose samples no reader here gives.
-pub(super) fn reads_text(recipe: &Recipe) -> Result<(), TrainError> {
-    match models::unit(&recipe.model) {
-        "tokens" => Ok(()),
-        unit => Err(TrainError::NoReader { unit }),
-    }
-}

@@ -1,7 +1,7 @@
 //! Steps whose loss cannot be trusted: what is done with them, and which documents they read.
 
 use super::{Observer, Run};
-use crate::{TrainError, checkpoint, recipe::GuardAction};
+use crate::{TrainError, checkpoint, feed::Pick, recipe::GuardAction};
 
 impl Run<'_> {
     /// A step whose loss cannot be trusted: leave it out, or go back.
@@ -37,24 +37,24 @@ impl Run<'_> {
         Ok(TrainError::Diverged { step, loss, documents: self.documents(step)? })
     }
 
-    /// Names of documents in a batch with the loss of each by itself, in nats a token, the worst first, and of those the first few. All
-    /// ranks call it; without a common step they are in the order of the batch, without losses.
+    /// Names of a batch's samples with the loss of each by itself (of text in nats a token), the worst first, and of those the first
+    /// few. All ranks call it; without a common step they are in the order of the batch, without losses.
     fn documents(&mut self, step: u64) -> Result<Vec<String>, TrainError> {
-        let (context, windows) = (self.recipe.batch.context, self.windows(step).collect::<Vec<u64>>());
+        let picks = self.picks(step);
         let losses = if self.trainer.has_common_step() {
-            let texts = windows.iter().map(|w| self.data.train().window(*w, context)).collect::<Result<Vec<_>, _>>()?;
-            self.evaluator.each_of_trainer(&mut self.trainer, &texts)?.into_iter().map(Some).collect()
+            let inputs = picks.iter().map(|pick| self.feed.inputs(&[*pick])).collect::<Result<Vec<_>, _>>()?;
+            let sums = self.evaluator.each_of_trainer(&mut self.trainer, &inputs)?;
+            sums.into_iter().zip(&picks).map(|(sum, pick)| Some(sum / self.feed.weight(&[*pick]).max(1) as f64)).collect()
         } else {
-            vec![None; windows.len()]
+            vec![None; picks.len()]
         };
         // What is no number is worse than any.
         let order = |loss: &Option<f64>| loss.map(|loss| if loss.is_finite() { loss } else { f64::INFINITY }).unwrap_or_default();
-        let mut all: Vec<(u64, Option<f64>)> = windows.into_iter().zip(losses).collect();
+        let mut all: Vec<(Pick, Option<f64>)> = picks.into_iter().zip(losses).collect();
         all.sort_by(|(_, a), (_, b)| order(b).total_cmp(&order(a)));
         let mut named: Vec<(String, Option<f64>)> = Vec::new();
-        for (window, loss) in all {
-            let document = self.data.train().document_at(window * context as u64);
-            if let Some(name) = document.map(|document| document.name.clone()).filter(|name| named.iter().all(|(other, _)| other != name)) {
+        for (pick, loss) in all {
+            if let Some(name) = self.feed.name(pick.sample).filter(|name| named.iter().all(|(other, _)| other != name)) {
                 named.push((name, loss));
             }
         }

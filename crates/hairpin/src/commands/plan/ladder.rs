@@ -325,7 +325,7 @@ fn answer(s: &Survey, law: &Law, bytes_per_token: f64) -> Answer {
 }
 
 fn notes(s: &Survey, law: &Law) -> Vec<String> {
-    let gates: Vec<&str> = train::gate::names().collect();
+    let gates = train::gate::GATES.names();
     let mut notes = vec![
         format!("planned bits per byte: 95% interval of a law fitted to {}, of English web text; your corpus will differ", law.name),
         format!("a phase passes when every gate does: {}", gates.join(", ")),

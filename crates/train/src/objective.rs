@@ -1,0 +1,151 @@
+//! Objectives: what is learnt from a model's outputs. A model is a trunk and heads; an objective turns what a head gives into one
+//! loss, and tells what held-out samples are judged by.
+//!
+//! A recipe names one as `[objective] kind = "NAME"`; without that it is the one of the model's kind. To add one: a type that
+//! implements [`Objective`] and its [`Kind`] in [`KINDS`], or from a crate above `KINDS.add`.
+
+use std::sync::Arc;
+
+use engine::{EngineError, Inputs, Tape, Tensor};
+use models::Model;
+use registry::{Named, Registry};
+
+use crate::{
+    TrainError,
+    feed::{Feed, TextWindows},
+    metric::{BITS_PER_BYTE, LOSS, MetricKind},
+    recipe::Recipe,
+};
+
+/// What is learnt from a model's outputs.
+pub trait Objective: Send + Sync {
+    /// The loss of one micro-batch, from what the trunk gave: `scale` times a sum over its samples or tokens, one number, whose
+    /// gradient must be one.
+    /// # Errors
+    /// When an input is missing or of another shape, or memory is short.
+    fn loss<'m>(
+        &'m self,
+        model: &'m dyn Model,
+        tape: &mut Tape<'m>,
+        inputs: &Inputs,
+        x: &Tensor,
+        scale: f32,
+    ) -> Result<Tensor, EngineError>;
+
+    /// Figures whose sum over held-out samples is what [`Objective::metric`] is made of: one or more for each sample, those of one
+    /// sample together.
+    /// # Errors
+    /// As [`Objective::loss`].
+    fn measure<'m>(&'m self, model: &'m dyn Model, tape: &mut Tape<'m>, inputs: &Inputs, x: &Tensor) -> Result<Tensor, EngineError>;
+
+    /// What held-out samples are judged by.
+    fn metric(&self, model: &dyn Model) -> &'static MetricKind;
+
+    /// Inputs of the right shapes for `batch` samples of `length`, without data: what `Meta` is fed.
+    fn shapes(&self, model: &dyn Model, batch: usize, length: usize) -> Inputs {
+        model.shapes(batch, length)
+    }
+
+    /// Samples `first..first + batch` of `length` with made-up numbers, to measure speed with.
+    fn made_up(&self, model: &dyn Model, first: usize, batch: usize, length: usize) -> Inputs {
+        model.made_up(first, batch, length)
+    }
+
+    /// Why its samples cannot be cut along their tokens, if they cannot.
+    fn whole_samples(&self) -> Option<&'static str> {
+        None
+    }
+}
+
+/// One line of [`KINDS`].
+pub struct Kind {
+    /// As recipes call it.
+    pub name: &'static str,
+    pub build: fn(&Recipe) -> Result<Arc<dyn Objective>, TrainError>,
+    /// Opens what a recipe of this objective learns from.
+    pub feed: fn(&Recipe) -> Result<Arc<dyn Feed>, TrainError>,
+}
+
+impl Named for Kind {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+/// Every objective that something here can feed.
+pub static KINDS: Registry<Kind> = Registry::new(&[Kind {
+    name: "next_token",
+    build: |_| Ok(Arc::new(OfModel)),
+    feed: |recipe| Ok(Arc::new(TextWindows::open(recipe)?)),
+}]);
+
+/// The name of a recipe's objective: its own, or that of its model's kind.
+#[must_use]
+pub fn name(recipe: &Recipe) -> &str {
+    let own = recipe.objective.get("kind").and_then(toml::Value::as_str);
+    own.unwrap_or(models::kind(&recipe.model).objective)
+}
+
+/// The objective of a recipe that [`Recipe::parse`] has looked at. Where nothing here can feed it, that of the model itself, so that
+/// it can be planned.
+#[must_use]
+pub fn of(recipe: &Recipe) -> Arc<dyn Objective> {
+    let built = KINDS.find(name(recipe)).and_then(|kind| (kind.build)(recipe).ok());
+    built.unwrap_or_else(|| Arc::new(OfModel))
+}
+
+/// Open what a recipe learns from.
+/// # Errors
+/// When nothing here reads it, or its data cannot be read or are too few.
+pub fn feed(recipe: &Recipe) -> Result<Arc<dyn Feed>, TrainError> {
+    match KINDS.find(name(recipe)) {
+        Some(kind) => (kind.feed)(recipe),
+        None => Err(TrainError::NoReader { unit: models::unit(&recipe.model) }),
+    }
+}
+
+/// Refuse a table `[objective]` of no known kind, or one that its kind cannot be built from.
+pub(crate) fn check(recipe: &Recipe) -> Result<(), TrainError> {
+    if recipe.objective.is_empty() {
+        return Ok(());
+    }
+    let wrong = |problem: String| {
+        let help = format!("use one of `{}`, or leave `[objective]` out for that of the model's kind", KINDS.names().join("`, `"));
+        TrainError::Value { key: "objective.kind", problem, help }
+    };
+    match recipe.objective.get("kind").map(|kind| (kind.as_str(), kind)) {
+        None => Err(wrong("it is not set".into())),
+        Some((None, other)) => Err(wrong(format!("{other} is not a string"))),
+        Some((Some(name), _)) => {
+            let kind = KINDS.find(name).ok_or_else(|| wrong(format!("there is no objective `{name}`")))?;
+            (kind.build)(recipe).map(|_| ())
+        }
+    }
+}
+
+/// The loss of the model's own head: the next token of text, the reconstruction of an image.
+pub struct OfModel;
+
+impl Objective for OfModel {
+    fn loss<'m>(
+        &'m self,
+        model: &'m dyn Model,
+        tape: &mut Tape<'m>,
+        inputs: &Inputs,
+        x: &Tensor,
+        scale: f32,
+    ) -> Result<Tensor, EngineError> {
+        model.head_loss(tape, inputs, x, scale)
+    }
+
+    fn measure<'m>(&'m self, model: &'m dyn Model, tape: &mut Tape<'m>, inputs: &Inputs, x: &Tensor) -> Result<Tensor, EngineError> {
+        match model.language() {
+            Some(language) => language.head_nll(tape, inputs, x),
+            None => model.head_loss(tape, inputs, x, 1.0),
+        }
+    }
+
+    fn metric(&self, model: &dyn Model) -> &'static MetricKind {
+        if model.language().is_some() { &BITS_PER_BYTE } else { &LOSS }
+    }
+}
