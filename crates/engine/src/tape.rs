@@ -20,7 +20,7 @@ use leaves::fits;
 
 use crate::{
     Axis, BlockId, Buffer, Device, EngineError, Form, ParamId, ParamStore, ParamTable, Partition, Pool, Precision, Shape, Weight, Whole,
-    ops::{Backward, Forward, GradOut, Gradient, Input, Op, Saves},
+    ops::{Backward, Class, Forward, GradOut, Gradient, Input, Op, Saves},
     tensor::{Storage, Tensor},
     trace::{Event, Options, Pass},
 };
@@ -278,11 +278,11 @@ impl<'m> Tape<'m> {
         }
         let early = early.into_iter().map(|t| t.and_then(|t| self.keep_early(t))).collect();
         let output = self.tensor(shape, output, needs_grad);
-        let (name, cost, gemm) = (op.name(), op.cost(&shapes), op.gemm(&shapes));
+        let (name, class, cost, gemm) = (op.name(), op.class(), op.cost(&shapes), op.gemm(&shapes));
         let packs_bytes = op.packs(&shapes, Pass::Forward, self.options.precision) as u64;
         let saved_bytes = if records { self.record(Box::new(op), inputs, &output, extras, early, &saves) } else { 0 };
         let pass = if self.mode == Mode::Replay { Pass::Recompute } else { Pass::Forward };
-        self.trace(name, pass, gemm, [cost.forward_flops, cost.forward_bytes, saved_bytes, packs_bytes]);
+        self.trace((name, class), pass, gemm, [cost.forward_flops, cost.forward_bytes, saved_bytes, packs_bytes]);
         Ok(output)
     }
 
@@ -413,7 +413,12 @@ impl<'m> Tape<'m> {
         }
         let cost = node.op.cost(&shapes);
         let packs_bytes = node.op.packs(&shapes, Pass::Backward, self.options.precision) as u64;
-        self.trace(node.op.name(), Pass::Backward, node.op.gemm(&shapes), [cost.backward_flops, cost.backward_bytes, 0, packs_bytes]);
+        self.trace(
+            (node.op.name(), node.op.class()),
+            Pass::Backward,
+            node.op.gemm(&shapes),
+            [cost.backward_flops, cost.backward_bytes, 0, packs_bytes],
+        );
         Ok(())
     }
 
@@ -532,10 +537,16 @@ impl<'m> Tape<'m> {
         Tensor { shape, storage: Storage::Buffer(Rc::new(buffer)), value: self.grads.len() - 1, needs_grad }
     }
 
-    fn trace(&mut self, op: &'static str, pass: Pass, gemm: Option<[usize; 3]>, [flops, moved_bytes, saved_bytes, packs_bytes]: [u64; 4]) {
+    fn trace(
+        &mut self,
+        (op, class): (&'static str, Class),
+        pass: Pass,
+        gemm: Option<[usize; 3]>,
+        [flops, moved_bytes, saved_bytes, packs_bytes]: [u64; 4],
+    ) {
         if self.options.trace {
             let live_bytes = self.pool.usage().live_bytes;
-            let event = Event { block: self.block, op, pass, gemm, flops, moved_bytes, saved_bytes, live_bytes, packs_bytes };
+            let event = Event { block: self.block, op, class, pass, gemm, flops, moved_bytes, saved_bytes, live_bytes, packs_bytes };
             match self.watch {
                 Some(watch) => watch(&event),
                 None => self.events.push(event),

@@ -1,6 +1,6 @@
 //! How a tape is to run, and what it writes down of each op.
 
-use crate::{BlockId, Precision};
+use crate::{BlockId, Precision, ops::Class};
 
 /// How a tape runs.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +29,7 @@ pub enum Pass {
 pub struct Event {
     pub block: Option<BlockId>,
     pub op: &'static str,
+    pub class: Class,
     pub pass: Pass,
     /// Rows, columns and summed length of the forward product, where the op is one, or of attention's scores.
     pub gemm: Option<[usize; 3]>,

@@ -5,7 +5,7 @@
 //! * `catalogue/errors.toml`: days that published decoder runs whose kernels were a framework's took over those said of them.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its table")]
 
-use plan::{catalogue::Catalogue, hardware::Constants, published, throughput};
+use plan::{catalogue::Catalogue, evidence::published, evidence::throughput, simulation::hardware::Constants};
 
 fn loss(catalogue: &Catalogue, x: &[f64; 3]) -> f64 {
     if x[2] > 0.95 {

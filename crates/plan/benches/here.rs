@@ -8,7 +8,7 @@
 use std::sync::Mutex;
 
 use comm::Communicator;
-use plan::machine;
+use plan::ladder::here as machine;
 use train::{
     TrainError, measure, ranks,
     recipe::Recipe,

@@ -7,8 +7,8 @@
 #![allow(clippy::print_stdout, reason = "a benchmark prints its table")]
 
 use plan::{
-    fit::{self, Observation},
-    law::{self, Point, Size},
+    ladder::phase_law::{self as law, Point, Size},
+    laws::fit::{self, Observation},
     laws::{Law, train_flops},
 };
 

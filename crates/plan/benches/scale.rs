@@ -6,8 +6,8 @@ use comm::Order;
 use parallel::mesh::Mesh;
 use plan::{
     catalogue::Catalogue,
-    hardware::{Cluster, Constants},
-    simulate,
+    simulation::hardware::{Cluster, Constants},
+    simulation::step as simulate,
 };
 use train::{recipe::Recipe, step::StepOptions};
 

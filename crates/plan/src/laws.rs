@@ -1,11 +1,12 @@
 //! Published laws of what loss to expect: of parameters and data, of repeated data, of batch and learning rate, of images.
 //!
 //! Each file holds one kind with its sources and the worked problems that check it. A law that was fitted to runs, with its
-//! uncertainty, is a [`Law`]; [`crate::fit`] makes one from points, and [`Law::chinchilla`] is the one that comes with
+//! uncertainty, is a [`Law`]; [`crate::laws::fit`] makes one from points, and [`Law::chinchilla`] is the one that comes with
 //! hairpin.
 
 mod approaches;
 pub mod batch;
+pub mod fit;
 pub mod kaplan;
 mod law;
 mod parametric;

@@ -1,35 +1,23 @@
 //! Planning: what a recipe costs on this machine, what loss earlier phases lead to expect, and the ladder that climbs
 //! from small to large with a gate at each phase.
 //!
+//! ```text
+//! questions  what a budget buys, what a cluster costs, whether to pretrain at all
+//!     ask    simulation (time and memory of a step elsewhere), laws (loss), catalogue (prices, machines, models)
+//! ladder     phases laid by the same answers, climbed here, surveyed on the way
+//! evidence   published runs that the answers are checked against
+//! ```
+//!
 //! **Invariant:** there is no second model of training here. Memory and FLOPs come from the step itself on `Meta`, time
 //! from running that step.
 
-pub mod align;
-pub mod approach;
-pub mod budget;
 pub mod catalogue;
-pub mod climb;
-pub mod corpus;
-pub mod efficiency;
-pub mod family;
-pub mod fit;
-pub mod hardware;
+pub mod evidence;
 pub mod ladder;
-pub mod law;
 pub mod laws;
-pub mod machine;
-pub mod products;
-pub mod project;
-pub mod published;
-pub mod reading;
+pub mod questions;
 pub mod reference;
-pub mod reliability;
-pub mod rent;
-pub mod search;
-pub mod serving;
-pub mod simulate;
-pub mod survey;
-pub mod throughput;
+pub mod simulation;
 pub mod units;
 
 /// What can go wrong while planning or climbing.

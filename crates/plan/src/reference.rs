@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 use train::recipe::Recipe;
 
-use crate::project::Project;
+use crate::ladder::project::Project;
 
 /// One key of a file.
 #[derive(Debug, Clone, PartialEq, Serialize)]

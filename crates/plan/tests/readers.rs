@@ -5,9 +5,9 @@ use miette::Diagnostic;
 use plan::{
     PlanError,
     catalogue::Catalogue,
-    corpus::Source,
-    fit::{self, Observation},
     laws::Law,
+    laws::fit::{self, Observation},
+    questions::corpus::Source,
     units::{self, Amount},
 };
 use proptest::prelude::*;

@@ -9,8 +9,8 @@ use std::{
 use plan::{
     PlanError,
     catalogue::{Catalogue, Service, Term},
-    rent::rent,
-    search::Settled,
+    questions::rent::rent,
+    simulation::search::Settled,
 };
 use train::recipe::Recipe;
 

@@ -4,7 +4,7 @@
 
 pub use kernels::activation::Activation;
 
-use super::{Backward, Cost, Forward, Op, Saves};
+use super::{Class, Backward, Cost, Forward, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Pointwise(Activation);
@@ -12,6 +12,9 @@ struct Pointwise(Activation);
 impl Op for Pointwise {
     fn name(&self) -> &'static str {
         "activation"
+    }
+    fn class(&self) -> Class {
+        Class::Other
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         Ok(x[0])

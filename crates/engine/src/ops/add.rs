@@ -1,6 +1,6 @@
 //! The residual: `y = a + b`. Both gradients are `dy` itself, passed on without a copy.
 
-use super::{Backward, Cost, Forward, Gradient, Op, Saves};
+use super::{Class, Backward, Cost, Forward, Gradient, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Add;
@@ -8,6 +8,9 @@ struct Add;
 impl Op for Add {
     fn name(&self) -> &'static str {
         "add"
+    }
+    fn class(&self) -> Class {
+        Class::TokenWise
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         if x[0] == x[1] { Ok(x[0]) } else { Err(ShapeError::new("add", format!("a is {} and b is {}", x[0], x[1]))) }

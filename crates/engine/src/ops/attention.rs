@@ -9,7 +9,7 @@
 
 pub use kernels::attention::Mask;
 
-use super::{Backward, Cost, Forward, Op, Saves};
+use super::{Class, Backward, Cost, Forward, Op, Saves};
 use crate::{Axis, EngineError, Move, Precision, Shape, ShapeError, Tape, Tensor, trace::Pass};
 
 /// What attention needs to know besides `q` `[batch, seq, heads * head_dim]` and `k`, `v`
@@ -165,6 +165,9 @@ pub(super) fn kernel(
 impl Op for Attention {
     fn name(&self) -> &'static str {
         "attention"
+    }
+    fn class(&self) -> Class {
+        Class::Attention
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         shape(&self.options, x)

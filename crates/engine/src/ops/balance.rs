@@ -7,7 +7,7 @@
 
 use kernels::experts::{self, Scores};
 
-use super::{Backward, Cost, Forward, Gradient, Op, Routes, Saves, route::Plan};
+use super::{Class, Backward, Cost, Forward, Gradient, Op, Routes, Saves, route::Plan};
 use crate::{Axis, EngineError, Move, Shape, ShapeError, Tape, Tensor, trace::Pass};
 
 struct Balance {
@@ -21,6 +21,9 @@ struct Balance {
 impl Op for Balance {
     fn name(&self) -> &'static str {
         "balance"
+    }
+    fn class(&self) -> Class {
+        Class::Loss
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         self.plan.fits("balance", x[0])?;

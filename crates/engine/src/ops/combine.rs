@@ -3,7 +3,7 @@
 
 use kernels::experts;
 
-use super::{Backward, Cost, Forward, Gradient, Op, Routes, Saves, route::Plan};
+use super::{Class, Backward, Cost, Forward, Gradient, Op, Routes, Saves, route::Plan};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Combine {
@@ -13,6 +13,9 @@ struct Combine {
 impl Op for Combine {
     fn name(&self) -> &'static str {
         "combine"
+    }
+    fn class(&self) -> Class {
+        Class::Other
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         ShapeError::check("combine", "rows", ("x", x[0].rows()), ("routes", self.plan.slots()))?;

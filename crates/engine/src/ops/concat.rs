@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use kernels::elementwise::put;
 
-use super::{Backward, Cost, Forward, GradOut, Op, Saves};
+use super::{Class, Backward, Cost, Forward, GradOut, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 /// Along the innermost axis.
@@ -25,6 +25,9 @@ fn copied(elements: usize) -> Cost {
 impl Op for Concat {
     fn name(&self) -> &'static str {
         "concat"
+    }
+    fn class(&self) -> Class {
+        Class::Other
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         ShapeError::check("concat", "rows", ("a", x[0].rows()), ("b", x[1].rows()))?;
@@ -59,6 +62,9 @@ impl Op for Stack {
     fn name(&self) -> &'static str {
         "stack"
     }
+    fn class(&self) -> Class {
+        Class::Other
+    }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         ShapeError::check("stack", "model", ("a", x[0].last()), ("b", x[1].last()))?;
         Ok(Shape::new(&[x[0].rows() + x[1].rows(), x[0].last()]))
@@ -87,6 +93,9 @@ impl Op for Stack {
 impl Op for Columns {
     fn name(&self) -> &'static str {
         "columns"
+    }
+    fn class(&self) -> Class {
+        Class::Other
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         if self.0.is_empty() || self.0.end > x[0].last() {

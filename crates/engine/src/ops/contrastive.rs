@@ -5,7 +5,7 @@
 
 use kernels::gemm::{Gemm, Mat, Rhs};
 
-use super::{Backward, Cost, Forward, Op, Saves};
+use super::{Class, Backward, Cost, Forward, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Contrastive {
@@ -15,6 +15,9 @@ struct Contrastive {
 impl Op for Contrastive {
     fn name(&self) -> &'static str {
         "contrastive"
+    }
+    fn class(&self) -> Class {
+        Class::Loss
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         ShapeError::check("contrastive", "batch", ("a", x[0].rows()), ("b", x[1].rows()))?;

@@ -12,7 +12,7 @@ use kernels::{
     gemm::{Gemm, Mat, Rhs},
 };
 
-use super::{Backward, Cost, Forward, Op, Saves, linear::{packs, rhs}};
+use super::{Class, Backward, Cost, Forward, Op, Saves, linear::{packs, rhs}};
 use crate::{EngineError, Form, Precision, Shape, ShapeError, Tape, Tensor, trace::Pass};
 
 /// How the window goes over an image.
@@ -57,6 +57,9 @@ impl Conv2d {
 impl Op for Conv2d {
     fn name(&self) -> &'static str {
         "conv2d"
+    }
+    fn class(&self) -> Class {
+        Class::Convolution
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         let ([batch, .., channels], [out, patch]) = (x[0].dims(), x[1].dims()) else {

@@ -8,7 +8,7 @@
 
 use kernels::gemm::{Gemm, Mat, Rhs};
 
-use super::{Backward, Cost, Forward, Gradient, Input, Op, Saves, linear::{packs, rhs}};
+use super::{Class, Backward, Cost, Forward, Gradient, Input, Op, Saves, linear::{packs, rhs}};
 use crate::{Axis, EngineError, Form, Move, Partition, Precision, Shape, ShapeError, Tape, Tensor, trace::Pass};
 
 /// A target that counts for nothing: padding.
@@ -71,6 +71,9 @@ impl Op for CrossEntropy {
     fn name(&self) -> &'static str {
         "cross_entropy"
     }
+    fn class(&self) -> Class {
+        Class::Loss
+    }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         fit(x)?;
         Ok(Shape::new(&[1]))
@@ -131,6 +134,9 @@ impl Op for CrossEntropy {
 impl Op for TokenNll {
     fn name(&self) -> &'static str {
         "token_nll"
+    }
+    fn class(&self) -> Class {
+        Class::Loss
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         fit(x)?;

@@ -3,7 +3,7 @@
 
 use kernels::experts;
 
-use super::{Backward, Cost, Forward, Gradient, Op, Routes, Saves, route::Plan};
+use super::{Class, Backward, Cost, Forward, Gradient, Op, Routes, Saves, route::Plan};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Dispatch {
@@ -13,6 +13,9 @@ struct Dispatch {
 impl Op for Dispatch {
     fn name(&self) -> &'static str {
         "dispatch"
+    }
+    fn class(&self) -> Class {
+        Class::Other
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         ShapeError::check("dispatch", "rows", ("x", x[0].rows()), ("routes", self.plan.rows))?;

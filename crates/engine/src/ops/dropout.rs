@@ -4,7 +4,7 @@
 
 use kernels::dropout::Runs;
 
-use super::{Backward, Cost, Forward, Op, Saves};
+use super::{Class, Backward, Cost, Forward, Op, Saves};
 use crate::{Axis, EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Dropout {
@@ -16,6 +16,9 @@ struct Dropout {
 impl Op for Dropout {
     fn name(&self) -> &'static str {
         "dropout"
+    }
+    fn class(&self) -> Class {
+        Class::TokenWise
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         if (0.0..1.0).contains(&self.rate) {

@@ -3,7 +3,7 @@
 
 use kernels::embedding::Part;
 
-use super::{Backward, Cost, Forward, Gradient, Op, Saves};
+use super::{Class, Backward, Cost, Forward, Gradient, Op, Saves};
 use crate::{Axis, EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Embedding {
@@ -20,6 +20,9 @@ impl Embedding {
 impl Op for Embedding {
     fn name(&self) -> &'static str {
         "embedding"
+    }
+    fn class(&self) -> Class {
+        Class::Other
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         match (x[0].dims(), x[1].dims()) {

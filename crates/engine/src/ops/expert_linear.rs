@@ -10,7 +10,7 @@ use kernels::{
 };
 use rayon::prelude::*;
 
-use super::{Backward, Cost, Forward, GradOut, Gradient, Input, Op, Routes, Saves, linear::{packs, rhs_of}, route::Plan};
+use super::{Class, Backward, Cost, Forward, GradOut, Gradient, Input, Op, Routes, Saves, linear::{packs, rhs_of}, route::Plan};
 use crate::{EngineError, Form, Shape, ShapeError, Tape, Tensor, trace::Pass};
 
 struct ExpertLinear {
@@ -41,6 +41,9 @@ impl ExpertLinear {
 impl Op for ExpertLinear {
     fn name(&self) -> &'static str {
         "expert_linear"
+    }
+    fn class(&self) -> Class {
+        Class::Product
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         let [experts, out, inner] = *x[1].dims() else {

@@ -8,7 +8,7 @@
 
 use kernels::experts::{self, Gating};
 
-use super::{Backward, Cost, Forward, Gradient, Op, Routes, Saves, route::Plan};
+use super::{Class, Backward, Cost, Forward, Gradient, Op, Routes, Saves, route::Plan};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Gates {
@@ -19,6 +19,9 @@ struct Gates {
 impl Op for Gates {
     fn name(&self) -> &'static str {
         "gates"
+    }
+    fn class(&self) -> Class {
+        Class::Other
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         self.plan.fits("gates", x[0])?;

@@ -3,7 +3,7 @@
 
 use kernels::group_norm::{Groups, Normed};
 
-use super::{Backward, Cost, Forward, Op, Saves};
+use super::{Class, Backward, Cost, Forward, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct GroupNorm {
@@ -20,6 +20,9 @@ impl GroupNorm {
 impl Op for GroupNorm {
     fn name(&self) -> &'static str {
         "group_norm"
+    }
+    fn class(&self) -> Class {
+        Class::Other
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         for w in &x[1..] {

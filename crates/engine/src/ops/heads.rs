@@ -6,7 +6,7 @@
 //! resize  [.., heads * from] -> [.., heads * to]                                   zeros behind, or the end left out
 //! ```
 
-use super::{Backward, Cost, Forward, GradOut, Op, Saves};
+use super::{Class, Backward, Cost, Forward, GradOut, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Join {
@@ -34,6 +34,9 @@ fn copied(elements: usize) -> Cost {
 impl Op for Join {
     fn name(&self) -> &'static str {
         "join_heads"
+    }
+    fn class(&self) -> Class {
+        Class::Other
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         let [a, b] = self.widths;
@@ -83,6 +86,9 @@ impl Op for Join {
 impl Op for Resize {
     fn name(&self) -> &'static str {
         "resize_heads"
+    }
+    fn class(&self) -> Class {
+        Class::Other
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         Ok(x[0].with_last(heads("resize_heads", x[0], self.from)? * self.to))

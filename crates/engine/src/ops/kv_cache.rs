@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kernels::attention::Paged;
 
-use super::{AttentionOptions, Backward, Cost, Forward, Op, Saves, attention};
+use super::{Class, AttentionOptions, Backward, Cost, Forward, Op, Saves, attention};
 use crate::{EngineError, Precision, Shape, ShapeError, Tape, Tensor};
 
 /// Tokens of one page.
@@ -246,6 +246,9 @@ impl Cached {
 impl Op for Cached {
     fn name(&self) -> &'static str {
         "attention"
+    }
+    fn class(&self) -> Class {
+        Class::Attention
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         ShapeError::check("attention", "tokens", ("q", x[0].rows()), ("advance", self.advance.places().len()))?;

@@ -1,7 +1,7 @@
 //! LayerNorm over the last axis: `y = w (x - mean) / std + b`; arXiv:1607.06450.
 //! Saves mean and `1 / std` `[rows]` each; the bias is optional.
 
-use super::{Backward, Cost, Forward, Op, Saves};
+use super::{Class, Backward, Cost, Forward, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct LayerNorm {
@@ -11,6 +11,9 @@ struct LayerNorm {
 impl Op for LayerNorm {
     fn name(&self) -> &'static str {
         "layer_norm"
+    }
+    fn class(&self) -> Class {
+        Class::TokenWise
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         for w in &x[1..] {

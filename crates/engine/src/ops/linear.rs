@@ -3,7 +3,7 @@
 
 use kernels::gemm::{Gemm, Mat, PackedRhs, Precision, Rhs};
 
-use super::{Backward, Cost, Forward, Input, Op, Saves};
+use super::{Class, Backward, Cost, Forward, Input, Op, Saves};
 use crate::{Axis, EngineError, Form, Shape, ShapeError, Tape, Tensor, trace::Pass};
 
 struct Linear;
@@ -11,6 +11,9 @@ struct Linear;
 impl Op for Linear {
     fn name(&self) -> &'static str {
         "linear"
+    }
+    fn class(&self) -> Class {
+        Class::Product
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         let [out, inner] = *x[1].dims() else {

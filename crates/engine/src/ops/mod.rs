@@ -31,6 +31,9 @@ pub use route::Routes;
 pub trait Op: 'static {
     fn name(&self) -> &'static str;
 
+    /// What kind of work it is, which is what a price of it on another machine goes by.
+    fn class(&self) -> Class;
+
     /// The shape rule: of inputs, to that of the one output.
     /// # Errors
     /// Names the axis that does not fit.
@@ -75,6 +78,21 @@ pub trait Op: 'static {
     fn forward(&self, f: &mut Forward<'_>);
 
     fn backward(&self, b: &mut Backward<'_>);
+}
+
+/// See [`Op::class`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Products of matrices.
+    Product,
+    Convolution,
+    Attention,
+    /// What it gives is a loss.
+    Loss,
+    /// Of each token by itself, between products that ranks share: ranks of the tensor axis hold a run of the tokens each.
+    TokenWise,
+    /// Elementwise on what products gave, or numbers moved about.
+    Other,
 }
 
 /// See [`Op::cost`].

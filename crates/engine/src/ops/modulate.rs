@@ -4,7 +4,7 @@
 
 use rayon::prelude::*;
 
-use super::{Backward, Cost, Forward, Op, Saves};
+use super::{Class, Backward, Cost, Forward, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Modulate {
@@ -23,6 +23,9 @@ impl Modulate {
 impl Op for Modulate {
     fn name(&self) -> &'static str {
         "modulate"
+    }
+    fn class(&self) -> Class {
+        Class::Other
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         for of in &x[1..] {

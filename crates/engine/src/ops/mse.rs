@@ -1,6 +1,6 @@
 //! Squared error: `scale` times the sum over samples of the mean of `(x - target)^2` over a sample's numbers, one number.
 
-use super::{Backward, Cost, Forward, Gradient, Op, Saves};
+use super::{Class, Backward, Cost, Forward, Gradient, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Mse {
@@ -17,6 +17,9 @@ impl Mse {
 impl Op for Mse {
     fn name(&self) -> &'static str {
         "mse"
+    }
+    fn class(&self) -> Class {
+        Class::Loss
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         ShapeError::check("mse", "batch", ("x", x[0].dims()[0]), ("target", x[1].dims()[0]))?;

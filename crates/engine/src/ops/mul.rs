@@ -1,6 +1,6 @@
 //! `y = a b`, element by element: the gate of a GEGLU (arXiv:2002.05202) once its activation is made. Reads both again.
 
-use super::{Backward, Cost, Forward, GradOut, Op, Saves};
+use super::{Class, Backward, Cost, Forward, GradOut, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Mul;
@@ -8,6 +8,9 @@ struct Mul;
 impl Op for Mul {
     fn name(&self) -> &'static str {
         "mul"
+    }
+    fn class(&self) -> Class {
+        Class::Other
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         if x[0] == x[1] { Ok(x[0]) } else { Err(ShapeError::new("mul", format!("a is {} and b is {}", x[0], x[1]))) }

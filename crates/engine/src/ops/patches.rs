@@ -3,7 +3,7 @@
 
 use kernels::conv::Window;
 
-use super::{Backward, Cost, Forward, Op, Saves};
+use super::{Class, Backward, Cost, Forward, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Patches {
@@ -20,6 +20,9 @@ impl Patches {
 impl Op for Patches {
     fn name(&self) -> &'static str {
         "patches"
+    }
+    fn class(&self) -> Class {
+        Class::Other
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         let problem = || ShapeError::new("patches", format!("{} is no [batch, height, width, channels] of whole patches of {}", x[0], self.side));

@@ -1,7 +1,7 @@
 //! RMSNorm over the last axis: `y = w x / rms(x)`, `rms(x) = sqrt(mean(x^2) + eps)`; arXiv:1910.07467, eq. 4.
 //! Saves `inv_rms` `[rows]`, one number a row; the backward pass recomputes the rest.
 
-use super::{Backward, Cost, Forward, Op, Saves};
+use super::{Class, Backward, Cost, Forward, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct RmsNorm {
@@ -11,6 +11,9 @@ struct RmsNorm {
 impl Op for RmsNorm {
     fn name(&self) -> &'static str {
         "rms_norm"
+    }
+    fn class(&self) -> Class {
+        Class::TokenWise
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         ShapeError::check("rms_norm", "model", ("x", x[0].last()), ("w", x[1].elements()))?;

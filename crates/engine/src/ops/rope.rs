@@ -1,7 +1,7 @@
 //! Rotary positions: pairs `(i, i + head_dim / 2)` of each head turn by `position * theta^(-2i / head_dim)`;
 //! *RoFormer*, arXiv:2104.09864, in the half-split order of Llama. The backward pass turns the other way; nothing is saved.
 
-use super::{Advance, Backward, Cost, Forward, Op, Saves};
+use super::{Class, Advance, Backward, Cost, Forward, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 /// Where tokens `[batch, seq]` stand in their sequences.
@@ -34,6 +34,9 @@ impl Rope {
 impl Op for Rope {
     fn name(&self) -> &'static str {
         "rope"
+    }
+    fn class(&self) -> Class {
+        Class::Other
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         match *x[0].dims() {

@@ -3,7 +3,7 @@
 
 use kernels::experts;
 
-use super::{Backward, Cost, Forward, Gradient, Op, Saves};
+use super::{Class, Backward, Cost, Forward, Gradient, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 /// Where rows go, for the ops of one mixture.
@@ -45,6 +45,9 @@ struct Route {
 impl Op for Route {
     fn name(&self) -> &'static str {
         "route"
+    }
+    fn class(&self) -> Class {
+        Class::Other
     }
     fn shape(&self, _x: &[Shape]) -> Result<Shape, ShapeError> {
         let Plan { experts, per_row, .. } = self.plan;

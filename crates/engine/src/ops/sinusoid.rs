@@ -1,7 +1,7 @@
 //! A number as waves of many lengths: `[cos(t f_0), .., sin(t f_0), ..]` with `f_i = 10000^(-i / half)`, as diffusion models are
 //! told the time; arXiv:1706.03762, section 3.5, and arXiv:2006.11239.
 
-use super::{Backward, Cost, Forward, Gradient, Op, Saves};
+use super::{Class, Backward, Cost, Forward, Gradient, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Sinusoid {
@@ -11,6 +11,9 @@ struct Sinusoid {
 impl Op for Sinusoid {
     fn name(&self) -> &'static str {
         "sinusoid"
+    }
+    fn class(&self) -> Class {
+        Class::Other
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         if self.width == 0 || !self.width.is_multiple_of(2) {

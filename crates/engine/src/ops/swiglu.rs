@@ -1,6 +1,6 @@
 //! SwiGLU: `y = silu(gate) * up`; *GLU Variants Improve Transformer*, arXiv:2002.05202. Reads both inputs again.
 
-use super::{Backward, Cost, Forward, Op, Saves};
+use super::{Class, Backward, Cost, Forward, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Swiglu;
@@ -8,6 +8,9 @@ struct Swiglu;
 impl Op for Swiglu {
     fn name(&self) -> &'static str {
         "swiglu"
+    }
+    fn class(&self) -> Class {
+        Class::Other
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         ShapeError::check("swiglu", "ffn", ("gate", x[0].last()), ("up", x[1].last()))?;

@@ -9,7 +9,7 @@
 
 use kernels::elementwise::add_assign;
 
-use super::{Backward, Cost, Forward, Op, Saves};
+use super::{Class, Backward, Cost, Forward, Op, Saves};
 use crate::{Axis, EngineError, Move, Shape, ShapeError, Tape, Tensor, trace::Pass};
 
 struct Gather {
@@ -23,6 +23,9 @@ struct Sum {
 impl Op for Gather {
     fn name(&self) -> &'static str {
         "gather_tokens"
+    }
+    fn class(&self) -> Class {
+        Class::Other
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         let [batch, seq, model] = axes(x[0])?;
@@ -60,6 +63,9 @@ impl Op for Gather {
 impl Op for Sum {
     fn name(&self) -> &'static str {
         "sum_tokens"
+    }
+    fn class(&self) -> Class {
+        Class::Other
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         let [batch, seq, model] = axes(x[0])?;

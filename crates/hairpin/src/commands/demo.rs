@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use miette::IntoDiagnostic;
-use plan::project::Project;
+use plan::ladder::project::Project;
 use report::terminal::bytes;
 
 use super::{
@@ -45,6 +45,6 @@ pub(crate) fn run(args: &DemoArgs, json: bool) -> miette::Result<ExitCode> {
     let follow = Follow::new();
     data::prepare(&project.data, &args.out.join("data"), &follow)?;
     follow.end();
-    print::talk(&price_table(&plan::climb::price(&project, &args.out)?));
+    print::talk(&price_table(&plan::ladder::climb::price(&project, &args.out)?));
     climb_and_tell(&project, &args.out, &[], json)
 }

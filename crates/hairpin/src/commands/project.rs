@@ -8,7 +8,7 @@ use std::{
 use ::train::{ledger::Entry, metric::Metric};
 use data::CorpusOptions;
 use miette::IntoDiagnostic;
-use plan::{climb::Outcome, project::Project};
+use plan::{ladder::climb::Outcome, ladder::project::Project};
 use report::terminal::{bytes, count, secs, table};
 use serde_json::json;
 
@@ -36,7 +36,7 @@ pub(crate) fn init(args: &InitArgs, json: bool) -> miette::Result<ExitCode> {
     let paths = corpus(&args.corpus)?;
     let is_remote = paths.iter().any(|path| path.contains("://"));
     let text_bytes = CorpusOptions { paths: paths.clone(), ..CorpusOptions::default() }.local_bytes()?;
-    let project = Project::small(paths, if is_remote { text_bytes.max(plan::project::DEMO_BYTES) } else { text_bytes });
+    let project = Project::small(paths, if is_remote { text_bytes.max(plan::ladder::project::DEMO_BYTES) } else { text_bytes });
     std::fs::create_dir_all(&args.folder).into_diagnostic()?;
     disk::write(&path, project.to_toml()).into_diagnostic()?;
     if json {
@@ -127,7 +127,7 @@ pub(crate) fn climb(args: &ClimbArgs, json: bool) -> miette::Result<ExitCode> {
 /// Shared with the demo.
 pub(crate) fn climb_and_tell(project: &Project, folder: &Path, anew: &[String], json: bool) -> miette::Result<ExitCode> {
     let (follow, mut observer) = (Follow::new(), Follow::new());
-    let outcome = plan::climb::climb(project, folder, anew, &STOP, &follow, &mut observer);
+    let outcome = plan::ladder::climb::climb(project, folder, anew, &STOP, &follow, &mut observer);
     follow.end();
     observer.end();
     let outcome = outcome?;

@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Parametric, Repeats, train_flops};
-use crate::{PlanError, fit::Observation};
+use crate::{PlanError, laws::fit::Observation};
 
 /// What the law was fitted on, `[least, most]`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use ::plan::align::{Plan, Question, Step, instruct_gpt, plan};
+use ::plan::questions::align::{Plan, Question, Step, instruct_gpt, plan};
 use report::{
     Answer, Axis, Chart, Dot, DotKind, Table,
     terminal::{bytes, secs, usd},

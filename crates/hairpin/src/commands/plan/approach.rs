@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use ::plan::approach::{Approach, Candidate, Changes, Control, Domain, Plan, Question, Verdict, plan};
+use ::plan::questions::approach::{Approach, Candidate, Changes, Control, Domain, Plan, Question, Verdict, plan};
 use report::{Answer, Axis, Chart, Dot, DotKind, Table, terminal::usd};
 
 use super::{Renting, count, given};

@@ -4,9 +4,9 @@ use std::{path::PathBuf, process::ExitCode};
 
 use ::plan::{
     PlanError,
-    budget::{Plan, Question, plan},
     catalogue::Catalogue,
     laws::Law,
+    questions::budget::{Plan, Question, plan},
     units,
 };
 use report::{
@@ -96,7 +96,7 @@ pub(super) fn run(args: &BudgetArgs, json: bool) -> miette::Result<ExitCode> {
 
 fn answer(question: &Question, law: &Law, plan: &Plan) -> Answer {
     let best = &plan.choices[0];
-    let choice = |c: &::plan::budget::Choice| {
+    let choice = |c: &::plan::questions::budget::Choice| {
         vec![
             c.name.into(),
             count(c.params),
@@ -111,7 +111,7 @@ fn answer(question: &Question, law: &Law, plan: &Plan) -> Answer {
             format!("{:.2}", c.served_flops / best.served_flops),
         ]
     };
-    let rung = |r: &::plan::budget::Rung| {
+    let rung = |r: &::plan::questions::budget::Rung| {
         vec![
             r.name.into(),
             format!("{:.0}%", 100.0 * r.data_ratio),

@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use ::plan::{
-    hardware::Constants,
-    products::{self, Product},
-    published::{self, Outcome},
-    throughput::{self, Check},
+    evidence::products::{self, Product},
+    evidence::published::{self, Outcome},
+    evidence::throughput::{self, Check},
+    simulation::hardware::Constants,
 };
 use report::{Answer, Table, terminal::bytes};
 

@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use ::plan::{
-    corpus::{Plan, Question, Source, plan},
     laws::train_flops,
-    reading::Reading,
+    questions::corpus::{Plan, Question, Source, plan},
+    questions::reading::Reading,
 };
 use report::{
     Answer, Axis, Chart, Series, Table,

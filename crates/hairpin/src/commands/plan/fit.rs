@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use ::plan::{PlanError, fit, laws::PUBLISHED_DRIFT};
+use ::plan::{PlanError, laws::PUBLISHED_DRIFT, laws::fit};
 use report::{Answer, Axis, Chart, Dot, DotKind, Series, Table};
 
 use super::{Showing, count};

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use ::plan::{climb, machine, machine::Price, project::Project};
+use ::plan::{ladder::climb, ladder::here as machine, ladder::here::Price, ladder::project::Project};
 use report::{
     Answer, Bars, Table,
     terminal::{bytes, count, secs, table},

@@ -7,12 +7,13 @@ use std::{
 };
 
 use ::plan::{
-    PlanError, budget,
+    PlanError,
     catalogue::Catalogue,
-    ladder::{self, Place, Target},
+    ladder::lay::{self as ladder, Place, Target},
+    ladder::project::Project,
+    ladder::survey::{Rung, Said, Survey, survey},
     laws::Law,
-    project::Project,
-    survey::{Rung, Said, Survey, survey},
+    questions::budget,
 };
 use data::{Dataset, PrepareOptions, TokenizerOptions};
 use miette::IntoDiagnostic;
@@ -137,7 +138,7 @@ fn target(args: &LadderArgs, catalogue: &Catalogue, law: &Law, on: &str) -> miet
             (None, Some(deadline)) => {
                 let secs = deadline * budget::STEPS.last().map_or(1.0, |step| step.time_ratio);
                 let whole = Recipe::read(path, &args.set)?;
-                let found = ::plan::rent::cheapest(&whole, catalogue, instance, price(args, instance, on)?, secs)?;
+                let found = ::plan::questions::rent::cheapest(&whole, catalogue, instance, price(args, instance, on)?, secs)?;
                 ladder::named_nodes(instance, found.nodes)
             }
             (nodes, _) => nodes.unwrap_or(1),

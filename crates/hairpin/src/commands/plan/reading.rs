@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use ::plan::{efficiency, laws::train_flops, reading::Reading};
+use ::plan::{laws::train_flops, questions::reading::Reading, simulation::efficiency};
 use report::{Answer, Axis, Chart, Dot, DotKind, Table, terminal::secs};
 
 use super::{Showing, count, given};

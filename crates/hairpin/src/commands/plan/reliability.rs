@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use ::plan::reliability::{self, CHECKPOINT_BYTES_PER_PARAM, Cluster, HOURS_BETWEEN_FAILURES, RESTART_SECS};
+use ::plan::simulation::reliability::{self, CHECKPOINT_BYTES_PER_PARAM, Cluster, HOURS_BETWEEN_FAILURES, RESTART_SECS};
 use report::{
     Answer, Axis, Chart, Series, Table,
     terminal::{bytes, secs},

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use ::plan::{
     catalogue::Price,
-    efficiency,
-    rent::{self, Rented},
-    search::{self, Choice, Cut, Settled},
+    questions::rent::{self, Rented},
+    simulation::efficiency,
+    simulation::search::{self, Choice, Cut, Settled},
 };
 use report::{
     Answer, Bars, Table,
@@ -129,7 +129,7 @@ fn answer(r: &Rented, searched: bool) -> Answer {
             rows: std::iter::once(&r.choice).chain(&r.runners_up).map(row).collect(),
         });
         if !r.misses.is_empty() {
-            let row = |m: &::plan::search::Miss| {
+            let row = |m: &::plan::simulation::search::Miss| {
                 let help = match m.largest {
                     "activations" | "logits" => "a shorter context, or more memory",
                     _ => "more tensor or pipeline ranks, or shards",

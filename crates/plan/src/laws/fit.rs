@@ -216,7 +216,7 @@ mod tests {
     use crate::laws::EPOCH;
 
     fn chinchilla() -> Vec<Observation> {
-        read(include_str!("laws/chinchilla_points.csv"), "chinchilla").unwrap()
+        read(include_str!("chinchilla_points.csv"), "chinchilla").unwrap()
     }
 
     #[test]

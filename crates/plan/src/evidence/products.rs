@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::{
     PlanError,
     catalogue::{self, Catalogue},
-    hardware::{Constants, Hardware},
+    simulation::hardware::{Constants, Hardware},
 };
 
 /// One row of `catalogue/products.csv`, see its head.
@@ -20,7 +20,7 @@ pub struct Product {
 /// All rows.
 #[must_use]
 pub fn all() -> Vec<Product> {
-    catalogue::cells(include_str!("catalogue/products.csv")).filter_map(row).collect()
+    catalogue::cells(include_str!("../catalogue/products.csv")).filter_map(row).collect()
 }
 
 fn row(cells: Vec<&str>) -> Option<Product> {

@@ -14,12 +14,12 @@ use train::{recipe::Recipe, run, step::StepOptions};
 use crate::{
     PlanError,
     catalogue::{Accelerator, Catalogue, Instance},
-    family,
-    hardware::{Cluster, Constants},
     laws::train_flops,
-    reliability::{self, Reliability},
-    rent,
-    search::{self, Choice},
+    questions::rent,
+    simulation::family,
+    simulation::hardware::{Cluster, Constants},
+    simulation::reliability::{self, Reliability},
+    simulation::search::{self, Choice},
 };
 
 /// A share of peak, and where it comes from.
@@ -147,7 +147,7 @@ pub fn on_fewest(catalogue: &Catalogue, instance: &Instance, params: f64, contex
 /// How right the simulation has been.
 #[must_use]
 pub fn errors() -> Errors {
-    toml::from_str(include_str!("catalogue/errors.toml")).expect("checked by a test")
+    toml::from_str(include_str!("../catalogue/errors.toml")).expect("checked by a test")
 }
 
 /// Smallest model that counts: below, the paid hours are of one machine and of start-up.

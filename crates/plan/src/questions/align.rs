@@ -2,7 +2,7 @@
 //! original model's replies kept beforehand, and PPO.
 //!
 //! FLOPs of a token: forward 2 N, training 6 N. A PPO token is written by the actor, read by the original, the reward model
-//! and the critic, and trained on by actor and critic. Writing takes the time that [`crate::serving`] says, everything else
+//! and the critic, and trained on by actor and critic. Writing takes the time that [`crate::questions::serving`] says, everything else
 //! that of training.
 
 use serde::Serialize;
@@ -10,9 +10,9 @@ use serde::Serialize;
 use crate::{
     PlanError,
     catalogue::{Catalogue, Price, Service, Term},
-    efficiency::{self, Job, Mfu},
-    reliability::CHECKPOINT_BYTES_PER_PARAM,
-    serving::Replica,
+    questions::serving::Replica,
+    simulation::efficiency::{self, Job, Mfu},
+    simulation::reliability::CHECKPOINT_BYTES_PER_PARAM,
 };
 
 /// GPT-3's vocabulary, and episodes of a batch of PPO: arXiv:2203.02155, appendix C.4.

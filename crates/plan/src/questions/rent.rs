@@ -17,10 +17,10 @@ use train::{
 use crate::{
     PlanError,
     catalogue::{Catalogue, Instance, Price},
-    efficiency,
-    hardware::{Cluster, Constants, Numbers},
-    reliability::{self, CHECKPOINT_BYTES_PER_PARAM, Reliability},
-    search::{self, Choice, Found, Settled},
+    simulation::efficiency,
+    simulation::hardware::{Cluster, Constants, Numbers},
+    simulation::reliability::{self, CHECKPOINT_BYTES_PER_PARAM, Reliability},
+    simulation::search::{self, Choice, Found, Settled},
 };
 
 /// A recipe's run on a cluster.

@@ -1,7 +1,7 @@
 //! The first question: what do a budget, an instance, a deadline and a corpus buy? How large a model on how much data, for
 //! how long, with what loss to expect, and by which steps.
 //!
-//! Money becomes accelerator-hours by the catalogue's price, hours become FLOPs by [`crate::efficiency`], FLOPs become a size
+//! Money becomes accelerator-hours by the catalogue's price, hours become FLOPs by [`crate::simulation::efficiency`], FLOPs become a size
 //! and a number of tokens by a [`Law`] with repeats priced in. The ladder's first three phases, storage and failures are paid
 //! first. FLOPs are `6 N D` throughout, as in the law. How fast a size trains is known when the size is, so both are found in turn.
 
@@ -12,10 +12,10 @@ pub use told::{Choice, Curve, Plan, Published, Question, Rung};
 use crate::{
     PlanError,
     catalogue::{Accelerator, Catalogue, Instance, Price},
-    efficiency::{self, Job, Mfu},
-    family::{self, Sized},
     laws::{self, Law, Repeats, batch},
-    reliability::CHECKPOINT_BYTES_PER_PARAM,
+    simulation::efficiency::{self, Job, Mfu},
+    simulation::family::{self, Sized},
+    simulation::reliability::CHECKPOINT_BYTES_PER_PARAM,
 };
 
 /// A phase as every ladder has it.

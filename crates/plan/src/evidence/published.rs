@@ -10,9 +10,9 @@ use train::{TrainError, recipe::Recipe, run, step::StepOptions};
 use crate::{
     PlanError,
     catalogue::{Catalogue, Run},
-    hardware::{Cluster, Constants, Numbers},
-    reliability,
-    search::{self, Choice, Miss, Settled},
+    simulation::hardware::{Cluster, Constants, Numbers},
+    simulation::reliability,
+    simulation::search::{self, Choice, Miss, Settled},
 };
 
 /// One row of `catalogue/trained.toml`, see its head.
@@ -100,7 +100,7 @@ struct File {
 /// All rows.
 #[must_use]
 pub fn all() -> Vec<Trained> {
-    let file: File = toml::from_str(include_str!("catalogue/trained.toml")).expect("checked by a test");
+    let file: File = toml::from_str(include_str!("../catalogue/trained.toml")).expect("checked by a test");
     file.trained
 }
 

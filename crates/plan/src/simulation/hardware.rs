@@ -7,7 +7,7 @@
 //! ```
 
 use comm::sim::{Link, Topology};
-use engine::{Event, Pass};
+use engine::{Event, Pass, ops::Class};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -62,11 +62,11 @@ impl Numbers {
         self.bytes() / 4.0
     }
 
-    /// Share of the rate of 16-bit products that those of `op` reach.
-    fn product_share(self, op: &str, hardware: &Hardware) -> f64 {
-        match (self, op) {
+    /// Share of the rate of 16-bit products that those of ops of `class` reach.
+    fn product_share(self, class: Class, hardware: &Hardware) -> f64 {
+        match (self, class) {
             (Self::Half, _) => 1.0,
-            (Self::Tf32, _) | (Self::Single, "conv2d") => 0.5,
+            (Self::Tf32, _) | (Self::Single, Class::Convolution) => 0.5,
             (Self::Single, _) => hardware.single_share,
         }
     }
@@ -79,7 +79,7 @@ impl Numbers {
 }
 
 /// Numbers that hold for every accelerator: properties of today's libraries, set together on a third of the throughputs that
-/// others measured ([`crate::throughput`]) but where another source is named.
+/// others measured ([`crate::evidence::throughput`]) but where another source is named.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Constants {
     /// Between the starts of two kernels that a host issues one by one.
@@ -95,7 +95,7 @@ pub struct Constants {
     /// heads of 128, 141 to 159 TFLOPS at 1,024 to 4,096 tokens (github.com/liangan1/GPU_travel, performance/flash-attn).
     pub attention_share: [f64; 2],
     /// Seconds that a tile of a product starts and ends in, over those of writing it at the unit's share of the memory: set on
-    /// products that were measured alone ([`crate::products`]).
+    /// products that were measured alone ([`crate::evidence::products`]).
     pub tile_ends: f64,
     /// Share of compute that is lost while a collective runs beside it at the full rate inside a node: it holds units, memory and
     /// the order of kernels, in step with the bytes that pass.
@@ -202,11 +202,11 @@ impl Hardware {
         let stream_secs = event.moved_bytes as f64 * numbers.of_four() / (self.memory_bytes_per_sec * constants.stream_share);
         let flops = event.flops as f64;
         let is_backward = event.pass == Pass::Backward;
-        let (secs, kernels) = match (event.gemm, event.op) {
-            (Some(scores), "attention") if !constants.flash => {
+        let (secs, kernels) = match (event.gemm, event.class) {
+            (Some(scores), Class::Attention) if !constants.flash => {
                 (self.scores_secs(scores, is_backward, constants), if is_backward { 5 } else { 3 })
             }
-            (_, "attention") => {
+            (_, Class::Attention) => {
                 let rate = self.attainable_flops
                     * self.mma_share
                     * constants.attention_share[usize::from(is_backward)]
@@ -216,7 +216,7 @@ impl Hardware {
             (Some([m, n, k]), _) => {
                 // Backward: one product for the input, one for the weight, each of a third of the step's.
                 let sizes: &[[usize; 3]] = if is_backward { &[[m, k, n], [n, k, m]] } else { &[[m, n, k]] };
-                let share = numbers.product_share(event.op, self);
+                let share = numbers.product_share(event.class, self);
                 (sizes.iter().map(|size| self.product_secs(*size, share, constants)).sum::<f64>(), sizes.len())
             }
             (None, _) => (stream_secs, if flops + stream_secs > 0.0 { 1 } else { 0 }),
@@ -230,7 +230,7 @@ impl Hardware {
     fn scores_secs(&self, [rows, keys, depth]: [usize; 3], is_backward: bool, constants: Constants) -> f64 {
         let numbers = constants.numbers;
         let pass_secs = numbers.bytes() * (rows * keys) as f64 / (0.8 * self.memory_bytes_per_sec);
-        let rate = self.attainable_flops * numbers.product_share("attention", self);
+        let rate = self.attainable_flops * numbers.product_share(Class::Attention, self);
         let product_secs = 2.0 * (rows * keys * depth) as f64 / rate;
         let (products, softmax_passes) = if is_backward { (4.0, 3.0) } else { (2.0, 2.0) };
         products * product_secs.max(pass_secs) + softmax_passes * pass_secs

@@ -10,9 +10,9 @@ use serde::Serialize;
 use crate::{
     PlanError,
     catalogue::{Accelerator, BaseModel, Catalogue, Permits, Price, Service, Term},
-    efficiency,
     laws::train_flops,
-    serving::Replica,
+    questions::serving::Replica,
+    simulation::efficiency,
     units,
 };
 

@@ -4,9 +4,9 @@ use serde::Serialize;
 
 use crate::{
     catalogue::{Accelerator, Price, Service, Term},
-    efficiency::{Mfu, Reached},
-    family::Sized,
     laws::{Prediction, batch},
+    simulation::efficiency::{Mfu, Reached},
+    simulation::family::Sized,
 };
 
 /// What is asked.
@@ -24,7 +24,7 @@ pub struct Question {
     pub unique_tokens: Option<f64>,
     /// Tokens that the model will write and read in its life, when they are to be paid from the same budget.
     pub served_tokens: Option<f64>,
-    /// A share of peak in place of [`crate::efficiency`]'s.
+    /// A share of peak in place of [`crate::simulation::efficiency`]'s.
     pub mfu: Option<f64>,
     pub context: usize,
     pub vocab: usize,

@@ -10,7 +10,7 @@
 //! is how long an operation takes on a device, and one set of constants holds for all devices and runs.
 
 use comm::sim::{Clock, Settings, Sim};
-use engine::{Event, NoParams, Options, Pass, Pool, Tape};
+use engine::{Event, NoParams, Options, Pass, Pool, Tape, ops::Class};
 use models::Model;
 use parallel::mesh::Place;
 use serde::Serialize;
@@ -19,7 +19,7 @@ use train::{
     step::{StepCost, StepOptions, Trainer},
 };
 
-use crate::hardware::{Cluster, Constants, Hardware, Numbers};
+use crate::simulation::hardware::{Cluster, Constants, Hardware, Numbers};
 
 /// A step's price.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -175,13 +175,12 @@ fn role(
         let (clock, flops, logits, hardware) = (clock.clone(), flops.clone(), logits.clone(), hardware.clone());
         let parts = if constants.shares_tokens { 1.0 } else { options.mesh.tensor as f64 };
         Box::new(move |event: &Event| {
-            // Ops between the cut ones, on a run of the tokens.
-            let is_shared = matches!(event.op, "layer_norm" | "rms_norm" | "add" | "dropout");
+            let is_shared = event.class == Class::TokenWise;
             clock.compute(hardware.op_secs(event, constants) * if is_shared { parts } else { 1.0 });
             if event.pass != Pass::Recompute {
                 flops.set(flops.get() + event.flops as f64);
             }
-            if let (Some([rows, vocab, _]), "cross_entropy") = (event.gemm, event.op) {
+            if let (Some([rows, vocab, _]), Class::Loss) = (event.gemm, event.class) {
                 logits.set(logits.get().max((rows * vocab) as f64 * (2.0 + 4.0)));
             }
         })

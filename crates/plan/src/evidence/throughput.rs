@@ -9,8 +9,8 @@ use train::{recipe::Recipe, run, step::StepOptions};
 use crate::{
     PlanError,
     catalogue::{self, Catalogue},
-    hardware::{Cluster, Constants},
-    simulate::{self, StepTime},
+    simulation::hardware::{Cluster, Constants},
+    simulation::step::{self as simulate, StepTime},
 };
 
 /// One row of `catalogue/throughput.csv`, see its head.
@@ -43,7 +43,7 @@ const DEVICES: usize = 8;
 /// All rows in 16 bits: in 8 bits other units do the products, and which of them is not printed.
 #[must_use]
 pub fn rows() -> Vec<Row> {
-    catalogue::cells(include_str!("catalogue/throughput.csv")).filter_map(row).collect()
+    catalogue::cells(include_str!("../catalogue/throughput.csv")).filter_map(row).collect()
 }
 
 fn row(cells: Vec<&str>) -> Option<Row> {

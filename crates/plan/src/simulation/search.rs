@@ -18,8 +18,8 @@ use serde::Serialize;
 use train::{TrainError, step::StepOptions};
 
 use crate::{
-    hardware::{Cluster, Constants},
-    simulate::{self, StepTime},
+    simulation::hardware::{Cluster, Constants},
+    simulation::step::{self as simulate, StepTime},
 };
 
 /// What is settled before the search; the rest is its choice.

@@ -28,9 +28,9 @@ use train::{
 
 use crate::{
     PlanError,
-    law::{self, Point, Size},
-    machine::{self, Price},
-    project::Project,
+    ladder::here::{self as machine, Price},
+    ladder::phase_law::{self as law, Point, Size},
+    ladder::project::Project,
 };
 
 /// How far the climb came.

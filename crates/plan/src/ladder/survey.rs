@@ -6,7 +6,7 @@
 //! + ledger -> predicted beside actual; loss of the rest by a law fitted to the finished, time by how long those took
 //! ```
 //! Before any phase the loss is that of other people's text ([`crate::laws::Law::chinchilla`]), turned from nats a token into bits a byte by
-//! the catalogue's English; after one phase [`crate::law`] takes its place, as in the gates.
+//! the catalogue's English; after one phase [`crate::ladder::phase_law`] takes its place, as in the gates.
 
 use std::path::Path;
 
@@ -19,15 +19,16 @@ use train::{
 };
 
 use crate::{
-    PlanError, climb,
-    efficiency::{self, Errors},
-    ladder::Place,
-    law::{self, Point, Size},
+    PlanError,
+    ladder::climb,
+    ladder::here as machine,
+    ladder::lay::Place,
+    ladder::phase_law::{self as law, Point, Size},
+    ladder::project::Project,
     laws::{Law, train_flops},
-    machine,
-    project::Project,
-    rent,
-    search::Cut,
+    questions::rent,
+    simulation::efficiency::{self, Errors},
+    simulation::search::Cut,
 };
 
 /// A project's phases as they stand.
@@ -271,7 +272,7 @@ mod tests {
     use super::*;
     use crate::{
         catalogue::{Catalogue, Service, Term},
-        ladder::{self, Target},
+        ladder::lay::{self as ladder, Target},
     };
 
     #[test]

@@ -5,20 +5,20 @@
 //! ```
 //! Sizes go down the target's own family so that each is as well balanced with its share of the data as the target is with all of it
 //! ([`crate::laws::Parametric::balanced`]). On a rented cluster an early phase has few accelerators and little time, and is no
-//! larger than they hold and train. What the phases cost and promise is [`crate::survey`]'s to say, from the project alone.
+//! larger than they hold and train. What the phases cost and promise is [`crate::ladder::survey`]'s to say, from the project alone.
 
 use data::PrepareOptions;
 use train::recipe::{OptimKind, Recipe};
 
 use crate::{
     PlanError,
-    budget::{LAST, STEPS},
     catalogue::{Catalogue, Instance, Price},
-    family,
+    ladder::project::{Phase, Project},
     laws::{Law, train_flops},
-    project::{Phase, Project},
-    rent::{self, Rented},
-    search::{Cut, Settled},
+    questions::budget::{LAST, STEPS},
+    questions::rent::{self, Rented},
+    simulation::family,
+    simulation::search::{Cut, Settled},
 };
 
 /// The machines that the ladder is climbed on.
