@@ -61,6 +61,7 @@ fn main() -> ExitCode {
         std::thread::spawn(progress::asked_to_stop);
     };
     let _ = ctrlc::set_handler(on_signal);
+    align::register();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Help and version are results, which may not get lost on a full disk.

@@ -97,6 +97,21 @@ pub trait LanguageModel: Model {
         self.head_nll(tape, inputs, &x)
     }
 
+    /// What it ends in.
+    fn head(&self) -> decoder::Head {
+        decoder::Head::Tokens
+    }
+
+    /// The last block, of a model with a scalar head: a number at each token, `[batch, seq]`.
+    /// # Errors
+    /// As [`Model::trunk`]; when it has no such head.
+    fn head_scalars<'m>(&'m self, tape: &mut Tape<'m>, x: &Tensor) -> Result<Tensor, EngineError>;
+
+    /// The last block, of a model with both heads: [`LanguageModel::head_nll`] and [`LanguageModel::head_scalars`] in one.
+    /// # Errors
+    /// As [`Model::trunk`]; when it has not both.
+    fn head_nll_and_scalars<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs, x: &Tensor) -> Result<[Tensor; 2], EngineError>;
+
     /// Logits `[batch, seq, vocab]` of the token after each of `tokens` `[batch, seq]`.
     /// # Errors
     /// As [`Model::trunk`].

@@ -59,7 +59,7 @@ pub struct Replicated {
     pass: PassAt,
     group: Group,
     order: Order,
-    packing: Box<dyn Packing>,
+    packing: Box<dyn Packing + Send>,
     sent: Vec<(Ticket, Vec<Piece>)>,
     /// Gradients that are final in this step.
     is_final: Vec<bool>,
@@ -92,7 +92,7 @@ impl Replicated {
         device: Device,
         comm: Box<dyn Communicator>,
         order: Order,
-        packing: Box<dyn Packing>,
+        packing: Box<dyn Packing + Send>,
         mut value: impl FnMut(ParamId) -> Vec<f32>,
     ) -> Self {
         let mut value = |id| if device == Device::Cpu { value(id) } else { Vec::new() };

@@ -166,11 +166,15 @@ fn charts(marks: &[(String, f64)], curves: &[(String, Vec<StepMetrics>)]) -> Mar
         ("Learning rate", over_steps("learning rate", series(&|m| Some(f64::from(m.lr))), &[])),
         ("Throughput", over_steps("tokens per second", series(&|m| Some(m.tokens_per_sec)), &[])),
     ];
+    // What feeds tell of their samples: rewards, divergence.
+    let names: std::collections::BTreeSet<&String> = curves.iter().flat_map(|(_, steps)| steps).flat_map(|m| m.figures.keys()).collect();
+    let told: Vec<(&str, String)> =
+        names.iter().map(|name| (name.as_str(), over_steps(name, series(&|m| m.figures.get(*name).copied()), &[]))).collect();
     html! {
         section {
             h2 { "Curves" }
             div.grid2 {
-                @for (title, svg) in figures.iter().filter(|(_, svg)| !svg.is_empty()) {
+                @for (title, svg) in figures.iter().chain(&told).filter(|(_, svg)| !svg.is_empty()) {
                     figure { figcaption { (title) } (PreEscaped(svg)) }
                 }
             }

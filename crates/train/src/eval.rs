@@ -9,7 +9,7 @@ use crate::{
     feed::Feed,
     metric::{Metric, MetricKind},
     objective::Objective,
-    step::Trainer,
+    step::{Trainer, split},
 };
 
 /// What one held-out sample adds to a metric: its loss, in the metric's unit, over its whole weight (of text: bits, and the bytes that
@@ -98,7 +98,7 @@ pub fn pool_for(
 /// A pool of so many bytes.
 /// # Errors
 /// [`TrainError::Memory`] where this process may not have them: the allocator could only abort.
-pub(crate) fn pool(need_bytes: u64) -> Result<Pool, TrainError> {
+pub fn pool(need_bytes: u64) -> Result<Pool, TrainError> {
     let free_bytes = limits::available_bytes().unwrap_or(u64::MAX);
     if free_bytes < need_bytes { Err(TrainError::Memory { need_bytes, free_bytes }) } else { Ok(Pool::new(Device::Cpu, need_bytes)) }
 }
@@ -149,6 +149,9 @@ impl Evaluator {
         precision: Precision,
         feed: &dyn Feed,
     ) -> Result<HeldOut, TrainError> {
+        if let Some(judged) = feed.judge(model, store, precision)? {
+            return Ok(judged);
+        }
         let kind = objective.metric(model);
         let (mut sums, mut samples) = (Vec::new(), Vec::new());
         for batch in batches(feed, self.batch) {
@@ -173,6 +176,9 @@ impl Evaluator {
     /// # Errors
     /// When shapes do not fit, a sample cannot be read, or a rank does not answer.
     pub fn of_trainer(&self, trainer: &mut Trainer, feed: &dyn Feed) -> Result<Metric, TrainError> {
+        if feed.is_judge() {
+            return judged(trainer, feed);
+        }
         let batches = batches(feed, self.batch);
         let sums = trainer.figures(&self.pool, batches.len(), &mut |at| feed.held_out_inputs(batches[at].clone()))?;
         Ok(trainer.metric().of(&sums, (0..feed.held_out()).map(|sample| feed.held_out_weight(sample)).sum()))
@@ -184,6 +190,19 @@ impl Evaluator {
     pub fn each_of_trainer(&self, trainer: &mut Trainer, inputs: &[Inputs]) -> Result<Vec<f64>, TrainError> {
         trainer.figures(&self.pool, inputs.len(), &mut |at| Ok(inputs[at].clone()))
     }
+}
+
+/// What `feed` finds of the model on the first rank, told to all.
+fn judged(trainer: &mut Trainer, feed: &dyn Feed) -> Result<Metric, TrainError> {
+    let whole = trainer.whole()?;
+    let precision = trainer.options().precision;
+    let found = match whole {
+        Some(mut store) => feed.judge(trainer.model(), &mut store, precision)?.map_or(f64::NAN, |found| found.metric.value),
+        None => 0.0,
+    };
+    let mut parts = split(found);
+    trainer.sum(&mut parts)?;
+    Ok(Metric { kind: trainer.metric(), value: parts.iter().map(|part| f64::from(*part)).sum() })
 }
 
 /// Runs of held-out samples.

@@ -4,7 +4,7 @@ use registry::{Named, Registry};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::SerializeMap};
 
 /// What a number of held-out samples means.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct MetricKind {
     /// As JSON calls it.
     pub name: &'static str,

@@ -1,6 +1,7 @@
 //! Metrics: one JSON object a step in `metrics.jsonl`, and the same in TensorBoard's event files.
 
 use std::{
+    collections::BTreeMap,
     fs::{File, OpenOptions},
     io::{BufRead, BufReader, Write},
     path::Path,
@@ -22,6 +23,9 @@ pub struct StepMetrics {
     /// Of held-out samples, on steps that measured it: of text `bits_per_byte`.
     #[serde(flatten)]
     pub held_out: Option<Metric>,
+    /// What the feed tells of the step's samples: rewards, divergence from the model that it began as.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub figures: BTreeMap<String, f64>,
     /// True when the guard left the update out.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_skipped: bool,
@@ -68,6 +72,7 @@ impl Metrics {
             ("tokens_per_sec", metrics.tokens_per_sec as f32),
         ];
         scalars.extend(metrics.held_out.map(|metric| (metric.kind.name, metric.value as f32)));
+        scalars.extend(metrics.figures.iter().map(|(name, value)| (name.as_str(), *value as f32)));
         self.events.write(metrics.step, &scalars).map_err(TrainError::io("write events to", path))
     }
 }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use engine::{EngineError, Inputs, Tape, Tensor};
-use models::Model;
+use models::{Model, decoder::Head};
 use registry::{Named, Registry};
 
 use crate::{
@@ -41,6 +41,11 @@ pub trait Objective: Send + Sync {
     /// What held-out samples are judged by.
     fn metric(&self, model: &dyn Model) -> &'static MetricKind;
 
+    /// What a decoder has to end in for it, unless a recipe says.
+    fn head(&self) -> Option<Head> {
+        None
+    }
+
     /// Inputs of the right shapes for `batch` samples of `length`, without data: what `Meta` is fed.
     fn shapes(&self, model: &dyn Model, batch: usize, length: usize) -> Inputs {
         model.shapes(batch, length)
@@ -58,6 +63,7 @@ pub trait Objective: Send + Sync {
 }
 
 /// One line of [`KINDS`].
+#[derive(Clone, Copy)]
 pub struct Kind {
     /// As recipes call it.
     pub name: &'static str,

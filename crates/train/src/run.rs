@@ -17,7 +17,7 @@ use std::{
 
 use comm::Communicator;
 use engine::Inputs;
-pub use loaded::{Loaded, load};
+pub use loaded::{Loaded, load, tokenizer_of};
 use models::Model;
 use parallel::param_server::{Report, Turn};
 pub use resolve::resolve;
@@ -94,7 +94,7 @@ pub fn train(recipe: &Recipe, out: &Path, resume: bool, stop: &AtomicBool, obser
     // Ranks that are threads read the same data, whose hashes are checked once.
     let feed = objective::feed(recipe)?;
     let on_rank = |comm: Comm, observer: &mut dyn Observer| {
-        let (recipe, model) = resolve(recipe, feed.text().map(data::Dataset::vocab))?;
+        let (recipe, model) = resolve(recipe, feed.tokenizer().map(data::Tokenizer::vocab))?;
         let mut run = Run::new(&recipe, model, &*feed, out, comm)?;
         run.begin(resume, observer)?;
         run.steps(stop, observer)
@@ -250,6 +250,7 @@ impl<'a> Run<'a> {
             self.trainer.restore_values(|name| from.values.remove(name)).map_err(missing)?;
         }
         self.note_kernels(observer);
+        self.feed.notes().iter().for_each(|note| observer.note(note));
         if self.writer.is_none() {
             return Ok(());
         }
@@ -399,7 +400,7 @@ impl<'a> Run<'a> {
 
     /// This rank's part of a step, from its windows to its update.
     fn work(&mut self, step: u64, here: &mut Here, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        self.feed.refresh(step, &mut self.trainer)?;
+        self.feed.refresh(step, &mut self.trainer, self.out)?;
         let picks = self.picks(step);
         let lanes = self.batch(&picks)?;
         // The third of this process has everything warm.
@@ -472,7 +473,8 @@ impl<'a> Run<'a> {
                 self.state.loss = loss;
             }
             let lr = self.recipe.optim.lr * self.lr_share(step);
-            here.lines.push(StepMetrics { step, loss, grad_norm: norm, lr, tokens_per_sec, held_out: None, is_skipped });
+            let figures = self.feed.figures(step).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            here.lines.push(StepMetrics { step, loss, grad_norm: norm, lr, tokens_per_sec, figures, held_out: None, is_skipped });
         }
     }
 

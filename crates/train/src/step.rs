@@ -584,7 +584,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Three numbers whose sum is `x`, so that ranks can send it.
-fn split(x: f64) -> [f32; 3] {
+pub(crate) fn split(x: f64) -> [f32; 3] {
     let (first, rest) = (x as f32, x - f64::from(x as f32));
     [first, rest as f32, (rest - f64::from(rest as f32)) as f32]
 }

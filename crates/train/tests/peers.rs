@@ -123,7 +123,16 @@ fn tensorboard_reads_the_event_files() {
     for step in 1..=5_u64 {
         let loss = 4.0 - 0.5 * step as f32;
         let held_out = (step == 5).then_some(train::metric::Metric::bits_per_byte(1.25));
-        let line = train::metrics::StepMetrics { step, loss, grad_norm: 1.0, lr: 0.1, tokens_per_sec: 9.0, held_out, is_skipped: false };
+        let line = train::metrics::StepMetrics {
+            step,
+            loss,
+            grad_norm: 1.0,
+            lr: 0.1,
+            tokens_per_sec: 9.0,
+            figures: Default::default(),
+            held_out,
+            is_skipped: false,
+        };
         metrics.write(&line).unwrap();
     }
     drop(metrics);

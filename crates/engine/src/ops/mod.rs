@@ -15,7 +15,7 @@ macro_rules! ops {
 
 ops! {
     activation, add, attention, balance, combine, concat, contrastive, conv2d, cross_entropy, dispatch, dropout, embedding,
-    expert_linear, gates, group_norm, heads, kv_cache, layer_norm, linear, modulate, mse, mul, patches, rms_norm, rope, route, sinusoid, swiglu, tokens
+    expert_linear, gates, group_norm, heads, kv_cache, layer_norm, linear, modulate, mse, mul, patches, rms_norm, rope, route, score, sinusoid, swiglu, tokens
 }
 
 pub use activation::Activation;

@@ -1,5 +1,6 @@
 //! Subcommands: one file each, or one file for a few that belong together.
 
+mod align;
 mod bench;
 mod demo;
 mod doctor;
@@ -27,6 +28,8 @@ pub(crate) enum Command {
     Generate(model::GenerateArgs),
     Export(model::ExportArgs),
     Import(model::ImportArgs),
+    #[command(subcommand)]
+    Align(align::AlignCommand),
     Doctor(doctor::DoctorArgs),
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -56,6 +59,7 @@ pub(crate) fn run(command: &Command, json: bool) -> miette::Result<ExitCode> {
         Command::Generate(args) => model::generate(args, json),
         Command::Export(args) => model::export(args, json),
         Command::Import(args) => model::import(args, json),
+        Command::Align(command) => align::run(command, json),
         Command::Doctor(args) => doctor::run(args, json),
         Command::Bench(command) => bench::run(command, json),
     }

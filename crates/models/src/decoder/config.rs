@@ -57,6 +57,35 @@ pub enum Router {
     SigmoidNormalised,
 }
 
+/// What a decoder ends in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Head {
+    /// The probability of each next token.
+    #[default]
+    Tokens,
+    /// One number at each token: a reward.
+    Scalar,
+    /// Both: a policy and its value.
+    TokensAndScalar,
+}
+
+impl Head {
+    #[must_use]
+    pub fn has_tokens(self) -> bool {
+        self != Self::Scalar
+    }
+
+    #[must_use]
+    pub fn has_scalar(self) -> bool {
+        self != Self::Tokens
+    }
+
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// A mixture of experts in place of the feed-forward part, complete.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Mixture {
@@ -127,6 +156,9 @@ pub struct DecoderConfig {
     pub bias: bool,
     /// The output layer is the embedding.
     pub tied: bool,
+    /// What it ends in; an objective that needs another head than that of tokens sets it.
+    #[serde(default, skip_serializing_if = "Head::is_default")]
+    pub head: Head,
     /// RMSNorm over each head's queries and keys (arXiv:2302.05442).
     pub qk_norm: bool,
     /// Such a norm goes over all heads together (OLMo 2, OLMoE).
@@ -206,7 +238,7 @@ macro_rules! options {
 options! {
     vocab: usize, context: usize, layers: usize, model: usize, heads: usize, kv_heads: usize, head_dim: usize,
     ffn: usize, norm: Norm, norm_bias: bool, eps: f32, position: Position, theta: f32, mlp: Mlp, parallel_block: bool,
-    shared_norm: bool, bias: bool, tied: bool, qk_norm: bool, qk_norm_joint: bool, embed_norm: bool, window: usize, kv_rank: usize,
+    shared_norm: bool, bias: bool, tied: bool, head: Head, qk_norm: bool, qk_norm_joint: bool, embed_norm: bool, window: usize, kv_rank: usize,
     q_rank: usize, rope_dim: usize, value_dim: usize, experts: usize,
     experts_per_token: usize, expert_ffn: usize, shared_experts: usize, dense_layers: usize, router: Router, router_scale: f32,
     balance: f32, dropout: f32, init_std: f32, zero_init: bool,
@@ -445,6 +477,7 @@ pub(super) fn of_depth(depth: usize) -> DecoderConfig {
         shared_norm: false,
         bias: false,
         tied: false,
+        head: Head::Tokens,
         qk_norm: false,
         qk_norm_joint: false,
         embed_norm: true,

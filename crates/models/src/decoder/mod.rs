@@ -13,7 +13,7 @@ mod presets;
 
 use std::{ops::Range, sync::Arc};
 
-pub use config::{DecoderConfig, DecoderOptions, Mixture, Mlp, Norm, Position, Router};
+pub use config::{DecoderConfig, DecoderOptions, Head, Mixture, Mlp, Norm, Position, Router};
 use engine::{
     Axis, BlockId, EngineError, Init, Inputs, Mask, ParamId, ParamKind, ParamTable, Shape, ShapeError, Tape, Tensor,
     ops::{Advance, KvCache, Places},
@@ -33,7 +33,9 @@ pub struct Decoder {
     layers: Layers,
     head_block: BlockId,
     norm: NormParams,
-    head: ParamId,
+    /// Of tokens.
+    head: Option<ParamId>,
+    scalar: Option<[ParamId; 2]>,
 }
 
 /// The entry of [`crate::KINDS`].
@@ -64,12 +66,21 @@ impl Decoder {
         let head_block = table.block("");
         let norm = NormParams::new(&mut table, c, "norm");
         let start = if c.zero_init { Init::Zeros } else { start };
-        if c.tied {
+        if c.tied && c.head.has_tokens() {
             table.share(embed);
         }
-        let head = if c.tied { embed } else { table.add("head.weight", &[c.vocab, c.model], start, ParamKind::Head) };
-        table.may_cut(head, 0, 1);
-        Ok(Self { params: table, embed_block, embed, positions, embed_norm, layers, head_block, norm, head })
+        let head = c.head.has_tokens().then(|| {
+            let head = if c.tied { embed } else { table.add("head.weight", &[c.vocab, c.model], start, ParamKind::Head) };
+            table.may_cut(head, 0, 1);
+            head
+        });
+        // As reward models begin: *Learning to summarize from human feedback*, arXiv:2009.01325, appendix C.
+        let start = Init::Normal { std: 1.0 / (c.model as f32 + 1.0).sqrt() };
+        let scalar = c.head.has_scalar().then(|| {
+            let weight = table.add("scalar.weight", &[1, c.model], start, ParamKind::Head);
+            [weight, table.add("scalar.bias", &[1], Init::Zeros, ParamKind::Vector)]
+        });
+        Ok(Self { params: table, embed_block, embed, positions, embed_norm, layers, head_block, norm, head, scalar })
     }
 
     #[must_use]
@@ -148,13 +159,26 @@ impl Decoder {
         x: &Tensor,
         run: impl Fn(&mut Tape<'m>, &Tensor, &Tensor) -> Result<Tensor, EngineError> + 'm,
     ) -> Result<Tensor, EngineError> {
+        let head = self.head.ok_or_else(|| ShapeError::new("decoder", "it ends in one number, not in tokens"))?;
         let [y] = tape.kept_block(self.head_block, [x], move |tape, [x]| {
             let normed = self.layers.norm(tape, self.norm, x)?;
             let normed = tape.gather_tokens(&normed)?;
-            let head = tape.param(self.head);
+            let head = tape.param(head);
             Ok([run(tape, &normed, &head)?])
         })?;
         Ok(y)
+    }
+
+    /// The scalar head of normed states `[batch, seq, model]`: `[batch, seq]`.
+    fn scalars(&self, tape: &mut Tape<'_>, normed: &Tensor) -> Result<Tensor, EngineError> {
+        let [weight, bias] = self.scalar.ok_or_else(|| ShapeError::new("decoder", "it has no scalar head: set `model.head`"))?;
+        if tape.place(Axis::Tensor).1 > 1 {
+            return Err(ShapeError::new("decoder", "a scalar head is not shared: use `parallel.mesh.tensor = 1`").into());
+        }
+        let (weight, bias) = (tape.param(weight), tape.param(bias));
+        let scalars = tape.linear(normed, &weight, Some(&bias))?;
+        let dims = normed.shape();
+        scalars.reshape(&dims.dims()[..dims.dims().len() - 1])
     }
 }
 
@@ -207,6 +231,29 @@ impl LanguageModel for Decoder {
     fn head_nll<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs, x: &Tensor) -> Result<Tensor, EngineError> {
         let targets = tape.input(inputs, "targets")?;
         self.output(tape, x, move |tape, x, head| tape.token_nll(x, head, &targets))
+    }
+
+    fn head(&self) -> Head {
+        self.layers.config.head
+    }
+
+    fn head_scalars<'m>(&'m self, tape: &mut Tape<'m>, x: &Tensor) -> Result<Tensor, EngineError> {
+        let [y] = tape.kept_block(self.head_block, [x], move |tape, [x]| {
+            let normed = self.layers.norm(tape, self.norm, x)?;
+            Ok([self.scalars(tape, &normed)?])
+        })?;
+        Ok(y)
+    }
+
+    fn head_nll_and_scalars<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs, x: &Tensor) -> Result<[Tensor; 2], EngineError> {
+        let targets = tape.input(inputs, "targets")?;
+        let head = self.head.ok_or_else(|| ShapeError::new("decoder", "it ends in one number, not in tokens"))?;
+        tape.kept_block(self.head_block, [x], move |tape, [x]| {
+            let normed = self.layers.norm(tape, self.norm, x)?;
+            let scalars = self.scalars(tape, &normed)?;
+            let head = tape.param(head);
+            Ok([tape.token_nll(&normed, &head, &targets)?, scalars])
+        })
     }
 
     fn logits<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs) -> Result<Tensor, EngineError> {

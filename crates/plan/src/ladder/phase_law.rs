@@ -78,7 +78,7 @@ impl Size {
 /// Predict the loss at `next` from at least two phases; `None` before that.
 ///
 /// ```
-/// use plan::law::{Point, Size, predict};
+/// use plan::ladder::phase_law::{Point, Size, predict};
 /// let size = |params, tokens| Size { params, tokens, unique_tokens: 1e8 };
 /// let law = |s: Size| 0.9 + 0.03 * (406.4 * s.params.powf(-0.34) + 410.7 * s.tokens.powf(-0.28));
 /// let points = [size(1e6, 1e6), size(4e6, 3e6)].map(|size| Point { size, loss: law(size) });

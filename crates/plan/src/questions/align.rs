@@ -74,7 +74,7 @@ pub struct Step {
 /// ```
 /// // InstructGPT 175B printed 4.9 and 60 PF-days for examples and PPO-ptx (arXiv:2203.02155, section 5.1), at sequences of up
 /// // to 2,048 tokens.
-/// let [examples, .., ppo] = plan::align::flops(&plan::align::instruct_gpt("p4d.24xlarge"));
+/// let [examples, .., ppo] = plan::questions::align::flops(&plan::questions::align::instruct_gpt("p4d.24xlarge"));
 /// assert!((examples / 8.64e19 / 4.9 - 1.0).abs() < 0.10);
 /// assert!((ppo / 8.64e19 / 60.0 - 1.0).abs() < 0.10);
 /// ```

@@ -25,7 +25,7 @@ impl Reading {
     ///
     /// ```
     /// // A talk said about 85 million hours for 5.74 billion pages at 52 seconds; it is 82.9 million.
-    /// let reading = plan::reading::Reading::of_pages(5.74e9, 52.0);
+    /// let reading = plan::questions::reading::Reading::of_pages(5.74e9, 52.0);
     /// assert!((reading.hours / 82.9e6 - 1.0).abs() < 1e-3);
     /// assert!((reading.years - 9_459.0).abs() < 1.0);
     /// ```
@@ -38,7 +38,7 @@ impl Reading {
     /// As many tokens of English as are read in that time at 238 words a minute.
     ///
     /// ```
-    /// let tokens = plan::reading::Reading::of_tokens(1e12).tokens();
+    /// let tokens = plan::questions::reading::Reading::of_tokens(1e12).tokens();
     /// assert!((tokens / 1e12 - 1.0).abs() < 1e-9);
     /// ```
     #[must_use]

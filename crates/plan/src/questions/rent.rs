@@ -84,7 +84,7 @@ pub fn rent(
 ) -> Result<Rented, PlanError> {
     let (resolved, model) = run::resolve(recipe, None)?;
     let params = model.params().elements();
-    let (precision, numbers) = numbers(&resolved);
+    let (precision, numbers) = numbers(recipe);
     let options = StepOptions { precision, ..StepOptions::of(&resolved) };
     let constants = Constants { numbers, ..Constants::default() };
     let cluster = Cluster::part(catalogue, instance, accelerators)?;

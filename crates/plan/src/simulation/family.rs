@@ -24,7 +24,7 @@ pub struct Sized {
 /// ```
 /// // Asked for Llama's sizes it gives Llama's shapes, or their neighbours.
 /// for (params, layers, width) in [(6.74e9, 32, 4096), (65.3e9, 80, 8192)] {
-///     let it = plan::family::sized(params, 32_000, 2048)?;
+///     let it = plan::simulation::family::sized(params, 32_000, 2048)?;
 ///     assert!((it.params as f64 / params - 1.0).abs() < 0.05, "{it:?}");
 ///     assert!(it.layers.abs_diff(layers) <= layers / 5 && it.width.abs_diff(width) <= width / 8, "{it:?}");
 /// }
@@ -62,13 +62,13 @@ pub fn sized(params: f64, vocab: usize, context: usize) -> Result<Sized, PlanErr
 ///
 /// ```
 /// let falcon: toml::Table = "preset = \"falcon-40b\"".parse().unwrap();
-/// let small = plan::family::shrunk(&falcon, 1e9, None)?;
+/// let small = plan::simulation::family::shrunk(&falcon, 1e9, None)?;
 /// assert!((small.params as f64 / 1e9 - 1.0).abs() < 0.2 && small.table["parallel_block"].as_bool() == Some(true));
 /// let mixtral: toml::Table = "preset = \"mixtral-8x7b\"".parse().unwrap();
-/// let small = plan::family::shrunk(&mixtral, 1e9, None)?;
+/// let small = plan::simulation::family::shrunk(&mixtral, 1e9, None)?;
 /// assert!((small.params as f64 / 1e9 - 1.0).abs() < 0.2 && small.table["experts"].as_integer() == Some(8));
 /// let dial: toml::Table = "depth = 8".parse().unwrap();
-/// assert_eq!(plan::family::shrunk(&dial, 1e6, None)?.table.to_string(), "depth = 2\n");
+/// assert_eq!(plan::simulation::family::shrunk(&dial, 1e6, None)?.table.to_string(), "depth = 2\n");
 /// # Ok::<(), plan::PlanError>(())
 /// ```
 pub fn shrunk(model: &toml::Table, params: f64, vocab: Option<usize>) -> Result<Sized, PlanError> {

@@ -11,7 +11,7 @@ use crate::PlanError;
 /// Hours of one accelerator between unexpected stops: 419 in 54 days on 16,384 H100, arXiv:2407.21783, section 3.3.4.
 ///
 /// ```
-/// assert!((plan::reliability::HOURS_BETWEEN_FAILURES / (54.0 * 24.0 * 16_384.0 / 419.0) - 1.0).abs() < 0.001);
+/// assert!((plan::simulation::reliability::HOURS_BETWEEN_FAILURES / (54.0 * 24.0 * 16_384.0 / 419.0) - 1.0).abs() < 0.001);
 /// ```
 pub const HOURS_BETWEEN_FAILURES: f64 = 50_677.0;
 /// From a stop to the first new step: noticing, replacing the machine, loading. Ten minutes, near what arXiv:2407.21783 tells.
@@ -66,7 +66,7 @@ pub fn usual(params: f64, accelerators: f64, nodes: f64) -> Result<Reliability, 
 /// [`PlanError::Impossible`] when the cluster fails before it can save.
 ///
 /// ```
-/// use plan::reliability::{plan, Cluster, HOURS_BETWEEN_FAILURES};
+/// use plan::simulation::reliability::{plan, Cluster, HOURS_BETWEEN_FAILURES};
 /// // Llama 3.1 405B: 16,384 accelerators, "more than 90% effective time", arXiv:2407.21783, section 3.3.4.
 /// let cluster = Cluster { accelerators: 16_384.0, hours_between_failures: HOURS_BETWEEN_FAILURES, checkpoint_secs: 10.0, restart_secs: 600.0 };
 /// let plan = plan(&cluster)?;

@@ -5,13 +5,15 @@
 
 mod text;
 
-use std::ops::Range;
+use std::{ops::Range, path::Path};
 
-use data::{Content, Dataset};
-use engine::Inputs;
+use data::{Content, Tokenizer};
+use engine::{Inputs, ParamStore, Precision};
+use models::Model;
+use parallel::Replicated;
 pub use text::{TextWindows, held_out_windows, inputs_of};
 
-use crate::{TrainError, checkpoint::TokenizerFiles, step::Trainer};
+use crate::{TrainError, checkpoint::TokenizerFiles, eval::HeldOut};
 
 /// A sample of training data at a place of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +22,26 @@ pub struct Pick {
     pub sample: u64,
     /// Its place in the run, counted over epochs: the key of whatever is drawn for it (masks, crops, noise).
     pub position: u64,
+}
+
+/// A model in training, as a feed may see it; all ranks call each of these.
+pub trait InTraining {
+    fn model(&self) -> &dyn Model;
+
+    fn precision(&self) -> Precision;
+
+    /// Whether this is the first rank, which alone writes.
+    fn is_first(&self) -> bool;
+
+    /// All weights as they are now, whole, on the first rank.
+    /// # Errors
+    /// When a rank does not answer.
+    fn weights(&mut self) -> Result<Option<Replicated>, TrainError>;
+
+    /// Wait until all ranks are here.
+    /// # Errors
+    /// When a rank does not answer.
+    fn meet(&mut self) -> Result<(), TrainError>;
 }
 
 /// See the head of this file.
@@ -62,15 +84,37 @@ pub trait Feed: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// The tokens behind it, of text.
-    fn text(&self) -> Option<&Dataset> {
+    /// The tokenizer of its text, if that is what it gives.
+    fn tokenizer(&self) -> Option<&Tokenizer> {
         None
     }
 
-    /// Called by all ranks before the step `step` is made: what is learnt from may come from the model itself.
+    /// What a person should read of it: samples that were left out, and why.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Called by all ranks before the step `step` of the run in `folder` is made: what is learnt from may come from the model itself.
     /// # Errors
     /// Whatever befell it.
-    fn refresh(&self, _step: u64, _trainer: &mut Trainer) -> Result<(), TrainError> {
+    fn refresh(&self, _step: u64, _trainer: &mut dyn InTraining, _folder: &Path) -> Result<(), TrainError> {
         Ok(())
+    }
+
+    /// Figures of the samples of `step`, for its line of metrics.
+    fn figures(&self, _step: u64) -> Vec<(&'static str, f64)> {
+        Vec::new()
+    }
+
+    /// The metric of a model that is judged by what it does, not by a pass over samples.
+    /// # Errors
+    /// Whatever befell it.
+    fn judge(&self, _model: &dyn Model, _store: &mut dyn ParamStore, _precision: Precision) -> Result<Option<HeldOut>, TrainError> {
+        Ok(None)
+    }
+
+    /// Whether [`Feed::judge`] gives one.
+    fn is_judge(&self) -> bool {
+        false
     }
 }

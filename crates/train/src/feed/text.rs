@@ -2,7 +2,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use data::{Content, DataError, Dataset, Sampler};
+use data::{Content, DataError, Dataset, Sampler, Tokenizer};
 use engine::Inputs;
 
 use super::{Feed, Pick};
@@ -115,7 +115,7 @@ impl Feed for TextWindows {
         Ok(self.data.tokenizer_files()?)
     }
 
-    fn text(&self) -> Option<&Dataset> {
-        Some(&self.data)
+    fn tokenizer(&self) -> Option<&Tokenizer> {
+        Some(self.data.tokenizer())
     }
 }

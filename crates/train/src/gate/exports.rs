@@ -1,6 +1,6 @@
 //! The model leaves and comes back: exported to a Hugging Face folder and imported again, it gives the same logits.
 
-use engine::{Inputs, Precision, Tape};
+use engine::{Array, Inputs, Precision, Tape};
 use parallel::Replicated;
 
 use super::{GateResult, Subject, result};
@@ -12,16 +12,17 @@ use crate::{
 
 pub(super) fn gate(s: &mut Subject<'_>) -> Result<GateResult, TrainError> {
     let folder = s.folder.join("export");
-    let data = s.feed.text().ok_or(TrainError::NotLanguage)?;
-    hf::export(&s.loaded, data.tokenizer(), &folder)?;
+    hf::export(&s.loaded, s.feed.tokenizer().ok_or(TrainError::NotLanguage)?, &folder)?;
     let imported = hf::import(&folder)?;
     let model = models::build(&imported.model)?;
     let mut tensors = imported.tensors;
     let mut store = Replicated::solo(model.params(), |id| tensors.remove(&model.params().spec(id).name).unwrap_or_default());
     let context = s.loaded.recipe.batch.context.min(64);
-    let tokens = data.held_out().read(0, context.min(data.held_out().tokens() as usize))?;
-    let ours = logits(&*s.loaded.model, &mut s.loaded.store, &tokens)?;
-    let theirs = logits(&*model, &mut store, &tokens)?;
+    let held_out = s.feed.held_out_inputs(0..1)?;
+    let Array::U32(_, tokens) = held_out.get("tokens")? else { return Err(TrainError::NotLanguage) };
+    let tokens = &tokens[..context.min(tokens.len())];
+    let ours = logits(&*s.loaded.model, &mut s.loaded.store, tokens)?;
+    let theirs = logits(&*model, &mut store, tokens)?;
     let worst = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     let help = "the exported folder does not hold what was trained: report it, with the recipe";
     Ok(result("exports", worst == 0.0, format!("logits within {worst:.1e}"), "equal logits".into(), help))

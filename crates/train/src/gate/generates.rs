@@ -20,7 +20,7 @@ pub(super) fn gate(s: &mut Subject<'_>) -> Result<GateResult, TrainError> {
     // A router's choice is a step: what bf16 rounds otherwise in the other pass may go to another expert, and that is no fault.
     let has_experts = language.decoder().is_some_and(|config| config.experts.is_some());
     let precision = if has_experts { Precision::F32 } else { loaded.precision };
-    let prompt = s.feed.text().ok_or(TrainError::NotLanguage)?.tokenizer().ends().before_prompt.clone();
+    let prompt = s.feed.tokenizer().ok_or(TrainError::NotLanguage)?.ends().before_prompt.clone();
     let request = Request { prompt, count: 32.min(language.context() - 1), stops: Vec::new(), sampling: Sampling::default() };
     let drawn = Writer { language, table, store: &mut loaded.store, precision }.write_one(&request, |_| {})?;
 

@@ -80,9 +80,8 @@ fn has_baseline(s: &Subject<'_>) -> bool {
     s.expected.baseline.is_some()
 }
 
-/// A model of text whose own head was trained.
 fn writes_text(s: &Subject<'_>) -> bool {
-    s.loaded.model.language().is_some() && s.feed.text().is_some()
+    s.loaded.model.language().is_some_and(|language| language.head().has_tokens()) && s.feed.tokenizer().is_some()
 }
 
 /// Pass through all gates that are for the subject; an error inside one is that gate's failure.

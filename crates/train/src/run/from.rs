@@ -41,8 +41,10 @@ pub(super) fn weights(path: &Path, recipe: &Recipe, model: &dyn Model, feed: &dy
         return Err(TrainError::OtherWeights { path: path.to_owned(), problem, help: help.into() });
     }
     let tokenizer = loaded::tokenizer_path(&checkpoint, path, &theirs);
-    let Some(data) = feed.text() else { return Ok(Weights { values: values(snapshot), notes }) };
-    match is_same_tokenizer(&tokenizer, data) {
+    if feed.tokenizer().is_none() {
+        return values(snapshot, recipe, model, notes);
+    }
+    match is_same_tokenizer(&tokenizer, feed)? {
         Some(true) => {}
         None => notes.push(format!("`{}` holds no tokenizer: whether the data's is the same is not known", checkpoint.display())),
         Some(false) => {
@@ -54,12 +56,27 @@ pub(super) fn weights(path: &Path, recipe: &Recipe, model: &dyn Model, feed: &dy
             return Err(TrainError::OtherWeights { path: path.to_owned(), problem, help });
         }
     }
-    Ok(Weights { values: values(snapshot), notes })
+    values(snapshot, recipe, model, notes)
 }
 
-fn values(snapshot: Snapshot) -> HashMap<String, Vec<f32>> {
-    snapshot.tensors.into_iter().map(|tensor| (tensor.name, tensor.values)).collect()
+/// A head begins anew where the weights have none of its kind, and one that the model has not is left out.
+fn values(snapshot: Snapshot, recipe: &Recipe, model: &dyn Model, mut notes: Vec<String>) -> Result<Weights, TrainError> {
+    let mut values: HashMap<String, Vec<f32>> = snapshot.tensors.into_iter().map(|tensor| (tensor.name, tensor.values)).collect();
+    let table = model.params();
+    let left_out = HEADS.iter().filter(|name| values.contains_key(**name) && table.specs().iter().all(|spec| spec.name != **name));
+    notes.extend(left_out.map(|name| format!("`{name}` is left out: this model does not end in it")));
+    for id in table.ids() {
+        let name = &table.spec(id).name;
+        if HEADS.contains(&name.as_str()) && !values.contains_key(name) {
+            notes.push(format!("`{name}` begins anew: the weights hold none"));
+            values.insert(name.clone(), table.initial(id, recipe.seed));
+        }
+    }
+    Ok(Weights { values, notes })
 }
+
+/// What a decoder ends in: of two models that differ in no more, one can begin with the other's weights.
+const HEADS: [&str; 3] = ["head.weight", "scalar.weight", "scalar.bias"];
 
 /// `recipe` with what its `[model]` leaves open as the model has it that the run begins with: all of it where it names no size. Once
 /// the run in `out` has a checkpoint, its own recipe tells.
@@ -94,11 +111,13 @@ const SIZES: [&str; 6] = ["layers", "model", "heads", "kv_heads", "head_dim", "f
 
 /// In what the model of `snapshot` is not the one of `ours`: the names and shapes of its arrays, or an option that shows in none.
 fn other_model(snapshot: &Snapshot, theirs: &Recipe, ours: &Recipe, model: &dyn Model) -> Option<String> {
+    let is_same_head = theirs.model.get("head") == ours.model.get("head");
     let is_state = |name: &str| name.starts_with(crate::optim::STATE);
+    let counts = |name: &&str| is_same_head || !HEADS.contains(name);
     let there: BTreeMap<&str, &[usize]> =
         snapshot.tensors.iter().filter(|t| !is_state(&t.name)).map(|t| (t.name.as_str(), t.shape.as_slice())).collect();
     let here: BTreeMap<&str, &[usize]> = model.params().specs().iter().map(|spec| (spec.name.as_str(), spec.shape.dims())).collect();
-    let names: std::collections::BTreeSet<&str> = there.keys().chain(here.keys()).copied().collect();
+    let names: std::collections::BTreeSet<&str> = there.keys().chain(here.keys()).copied().filter(counts).collect();
     let count = names.iter().filter(|name| there.get(*name) != here.get(*name)).count();
     if let Some(name) = names.into_iter().find(|name| there.get(name) != here.get(name)) {
         let shape = |shape: Option<&&[usize]>| shape.map_or("absent".to_owned(), |dims| format!("{dims:?}"));
@@ -109,19 +128,22 @@ fn other_model(snapshot: &Snapshot, theirs: &Recipe, ours: &Recipe, model: &dyn 
     let bare = |recipe: &Recipe| {
         let mut recipe = Recipe { model: recipe.model.clone(), optim: Optim::default(), ..ours.clone() };
         recipe.model.remove("context");
+        recipe.model.remove("head");
+        recipe.objective.clear();
         recipe
     };
     let differences = resume::differences(&bare(theirs), &bare(ours));
     (!differences.is_empty()).then(|| differences.join(", "))
 }
 
-/// Whether a `tokenizer.json` says what that of `data` says, however it is laid out; unknown where there is none.
-fn is_same_tokenizer(path: &Path, data: &data::Dataset) -> Option<bool> {
-    let theirs = disk::read(path, LARGEST_BYTES).ok()?;
-    if blake3::hash(&theirs).to_hex().as_str() == data.content().tokenizer_blake3 {
-        return Some(true);
+/// Whether a `tokenizer.json` says what that of `feed` says, however it is laid out; unknown where there is none.
+fn is_same_tokenizer(path: &Path, feed: &dyn Feed) -> Result<Option<bool>, TrainError> {
+    let Ok(theirs) = disk::read(path, LARGEST_BYTES) else { return Ok(None) };
+    if blake3::hash(&theirs).to_hex().as_str() == feed.content().tokenizer_blake3 {
+        return Ok(Some(true));
     }
     let value = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).ok();
-    let ours = disk::read(&data.tokenizer_path(), LARGEST_BYTES).ok()?;
-    Some(value(&theirs).is_some() && value(&theirs) == value(&ours))
+    let files = feed.tokenizer_files()?;
+    let ours = files.iter().find(|(name, _)| name == "tokenizer.json").and_then(|(_, bytes)| value(bytes));
+    Ok(Some(ours.is_some() && value(&theirs) == ours))
 }

@@ -63,6 +63,20 @@ pub fn load(folder: &Path) -> Result<Loaded, TrainError> {
     Ok(Loaded { objective, precision, step: snapshot.step, model, store, recipe, tokenizer_path, passed_over })
 }
 
+/// Where the `tokenizer.json` of a run, a checkpoint or an imported model is, without reading its weights.
+/// # Errors
+/// When there is no checkpoint, or none whose manifest can be read.
+pub fn tokenizer_of(folder: &Path) -> Result<PathBuf, TrainError> {
+    let checkpoints = std::iter::once(folder.to_owned()).chain(checkpoint::list(folder).into_iter().rev().map(|(_, path)| path));
+    for path in checkpoints {
+        if let Ok(manifest) = checkpoint::manifest(&path) {
+            let recipe = Recipe::parse(&manifest.recipe, &path.display().to_string(), &[])?;
+            return Ok(tokenizer_path(&path, folder, &recipe));
+        }
+    }
+    Err(CheckpointError::None { folder: folder.to_owned() }.into())
+}
+
 /// The checkpoint that `folder` is, or the newest whole one in it, and what is wrong with newer ones.
 pub(super) fn newest(folder: &Path) -> Result<(PathBuf, Snapshot, Vec<CheckpointError>), CheckpointError> {
     if folder.join("manifest.json").is_file() {

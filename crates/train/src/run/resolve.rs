@@ -4,7 +4,7 @@ use engine::Precision;
 use models::Model;
 
 use crate::{
-    TrainError,
+    TrainError, objective,
     recipe::{PrecisionChoice, Recipe},
 };
 
@@ -14,6 +14,9 @@ use crate::{
 /// When the model cannot be.
 pub fn resolve(recipe: &Recipe, vocab: Option<usize>) -> Result<(Recipe, Box<dyn Model>), TrainError> {
     let mut recipe = recipe.clone();
+    if let Some(head) = objective::of(&recipe).head().and_then(|head| toml::Value::try_from(head).ok()) {
+        recipe.model.entry("head").or_insert(head);
+    }
     if models::unit(&recipe.model) == "tokens" {
         if let Some(vocab) = vocab {
             recipe.model.entry("vocab").or_insert_with(|| toml::Value::Integer(vocab as i64));

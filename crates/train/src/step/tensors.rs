@@ -1,12 +1,15 @@
 //! What a checkpoint holds of a model in training: every whole parameter and its optimiser's state, by name, gathered from
 //! whichever ranks have them, and put back on as many others.
 
+use std::collections::HashMap;
+
 use comm::{Group, Job};
-use engine::{BlockId, Device, EngineError, ParamId, ParamTable, Shape};
-use parallel::flat::Layout;
+use engine::{BlockId, Device, EngineError, ParamId, ParamTable, Precision, Shape};
+use models::Model;
+use parallel::{Replicated, flat::Layout};
 
 use super::{Trainer, lock};
-use crate::TrainError;
+use crate::{TrainError, feed::InTraining};
 
 impl Trainer {
     /// Every whole parameter and its optimiser's state, by name, on the first rank; all ranks call it.
@@ -51,6 +54,16 @@ impl Trainer {
         lock(&self.optimiser).restore(&self.table, |name, id| whole(full, at, &mut find, name, id))
     }
 
+    /// The whole model in one place, on the first rank; all ranks call it.
+    /// # Errors
+    /// When a rank does not answer.
+    pub fn whole(&mut self) -> Result<Option<Replicated>, TrainError> {
+        let mut tensors: HashMap<String, Vec<f32>> = self.tensors()?.into_iter().map(|(name, _, values)| (name, values)).collect();
+        let table = self.model.params();
+        let is_first = self.world.rank() == 0;
+        Ok(is_first.then(|| Replicated::solo(table, |id| tensors.remove(&table.spec(id).name).unwrap_or_default())))
+    }
+
     /// Put values alone in place, under an optimiser that begins.
     pub fn restore_values(&mut self, mut find: impl FnMut(&str) -> Option<Vec<f32>>) -> Result<(), String> {
         let (full, at) = (self.model.params(), (self.place.tensor, self.options.mesh.tensor));
@@ -62,6 +75,24 @@ impl Trainer {
             }
         }
         Ok(())
+    }
+}
+
+impl InTraining for Trainer {
+    fn model(&self) -> &dyn Model {
+        &*self.model
+    }
+    fn precision(&self) -> Precision {
+        self.options.precision
+    }
+    fn is_first(&self) -> bool {
+        self.world.rank() == 0
+    }
+    fn weights(&mut self) -> Result<Option<Replicated>, TrainError> {
+        self.whole()
+    }
+    fn meet(&mut self) -> Result<(), TrainError> {
+        self.sum(&mut [0.0])
     }
 }
 

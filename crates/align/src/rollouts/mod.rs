@@ -1,0 +1,670 @@
+//! Rollouts: what a policy in training writes, judged, as the feed of its next steps.
+//!
+//! ```text
+//! iteration i, before its first step:
+//!   prompts -> the policy writes -> reward; ln p and values of the policy, ln p of the reference -> advantages
+//!   -> RUN/rollouts/000007.json
+//! steps of iteration i: `inner_epochs` times over these rollouts, in keyed order
+//! ```
+//! A file is written whole or not at all, and holds all that the steps need: a run that is killed in the middle of an iteration goes on
+//! to the same bits. The first rank writes; the others read.
+
+mod advantages;
+mod source;
+
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+pub use advantages::{Advantages, gae};
+use data::{Content, Dataset, Sampler, Tokenizer};
+use engine::{Inputs, ParamStore, Precision, mix};
+use models::Model;
+use parallel::Replicated;
+use serde::{Deserialize, Serialize};
+pub use source::{Source, SourceOptions, options as source_options};
+use train::{
+    TrainError,
+    checkpoint::TokenizerFiles,
+    eval::{HeldOut, SampleLoss},
+    feed::{Feed, InTraining, Pick},
+    generate::{Request, Sampling, Writer},
+    recipe::Recipe,
+    run::Loaded,
+};
+
+use crate::{
+    AlignError,
+    objectives::policy::ARRAYS,
+    passes::{Asked, Said},
+    preferences::lines,
+    rows::{self, Encoder, Row},
+};
+
+/// Texts that are written together.
+const AT_ONCE: usize = 64;
+/// Iterations whose rollouts stay on disk.
+const KEPT: u64 = 4;
+
+/// What is written, and who judges: keys of the table `[objective]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Writing {
+    /// A file of prompts: a text a line, or JSON lines with a `prompt`.
+    pub prompts: PathBuf,
+    /// Who judges a response.
+    pub reward: toml::Table,
+    /// Tokens of a response, at most.
+    #[serde(default = "usual_tokens")]
+    pub response_tokens: usize,
+    #[serde(default = "one")]
+    pub temperature: f32,
+    /// Responses of an iteration.
+    #[serde(default = "usual_rollouts")]
+    pub rollouts: usize,
+    /// How often an iteration's rollouts are learnt from.
+    #[serde(default = "two")]
+    pub inner_epochs: usize,
+    /// Taken off the reward of a response without an end.
+    #[serde(default)]
+    pub missing_end_penalty: f64,
+    /// Taken off it times the share of its runs of four tokens that it has had before.
+    #[serde(default)]
+    pub repetition_penalty: f64,
+    /// Prepared text whose next tokens are learnt beside, and how much that counts: eq. 2's `gamma` of arXiv:2203.02155.
+    pub pretrain_data: Option<PathBuf>,
+    #[serde(default)]
+    pub pretrain_coef: f64,
+    /// Responses of the model that training begins with, stored by `hairpin align originals`, and how much their own loss counts: the
+    /// divergence of the policy from the original as the stored answers tell it, without running the original.
+    pub originals: Option<PathBuf>,
+    #[serde(default)]
+    pub originals_coef: f64,
+    #[serde(default = "tenth")]
+    pub held_out_ratio: f64,
+}
+
+fn usual_tokens() -> usize {
+    48
+}
+
+fn one() -> f32 {
+    1.0
+}
+
+fn usual_rollouts() -> usize {
+    64
+}
+
+fn two() -> usize {
+    2
+}
+
+fn tenth() -> f64 {
+    0.1
+}
+
+impl Writing {
+    /// Its keys, which stand among those of the objective.
+    pub const KEYS: &[&str] = &[
+        "prompts",
+        "reward",
+        "response_tokens",
+        "temperature",
+        "rollouts",
+        "inner_epochs",
+        "missing_end_penalty",
+        "repetition_penalty",
+        "pretrain_data",
+        "pretrain_coef",
+        "originals",
+        "originals_coef",
+        "held_out_ratio",
+    ];
+
+    /// Rows of a sample: a rollout, with pretraining a window of text, and with stored originals one of those.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        1 + usize::from(self.pretrain_data.is_some()) + usize::from(self.originals.is_some())
+    }
+
+    /// Refuse what cannot be, of a recipe with `group` responses to a prompt.
+    /// # Errors
+    /// Names the key.
+    pub fn check(&self, recipe: &Recipe, group: usize) -> Result<(), TrainError> {
+        let wrong = |key, problem: String, help: &str| Err(TrainError::Value { key, problem, help: help.into() });
+        source::options(&self.reward)?;
+        let sequences = recipe.batch.sequences;
+        if self.rollouts == 0 || !self.rollouts.is_multiple_of(sequences) || group == 0 || !self.rollouts.is_multiple_of(group) {
+            let problem = format!("{} are no whole number of batches of {sequences} and of groups of {group}", self.rollouts);
+            return wrong("objective.rollouts", problem, "use a multiple of `batch.sequences` and of `objective.group`");
+        }
+        if !(1..=1 << 12).contains(&self.inner_epochs) {
+            return wrong("objective.inner_epochs", format!("{} is not in 1..=4096", self.inner_epochs), "2 or 4 are usual");
+        }
+        if self.response_tokens == 0 || self.response_tokens >= recipe.batch.context {
+            let problem = format!("{} tokens leave no room for a prompt in {}", self.response_tokens, recipe.batch.context);
+            return wrong("objective.response_tokens", problem, "use fewer, or a larger `batch.context`");
+        }
+        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
+            return wrong("objective.temperature", format!("{} is not above zero", self.temperature), "1.0 is usual");
+        }
+        if self.originals.is_none() && self.originals_coef != 0.0 {
+            return wrong("objective.originals_coef", "there are no originals".into(), "set `objective.originals`");
+        }
+        if self.pretrain_data.is_none() && self.pretrain_coef != 0.0 {
+            return wrong("objective.pretrain_coef", "there is no text to learn from".into(), "set `objective.pretrain_data`");
+        }
+        Ok(())
+    }
+}
+
+/// One response with all that is learnt from it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Rollout {
+    pub prompt: String,
+    pub response: String,
+    pub tokens: Vec<u32>,
+    /// The place of the response's first token.
+    pub first: usize,
+    /// As it was judged, with penalties.
+    pub reward: f64,
+    pub has_end: bool,
+    /// At each token of the response.
+    pub log_probs: Vec<f32>,
+    pub reference: Vec<f32>,
+    pub values: Vec<f32>,
+    pub advantages: Vec<f32>,
+    pub returns: Vec<f32>,
+}
+
+impl Rollout {
+    fn row(&self) -> Row {
+        Row { tokens: self.tokens.clone(), first: self.first }
+    }
+
+    /// `sum of ln p - ln p_ref`.
+    #[must_use]
+    pub fn kl(&self) -> f64 {
+        self.log_probs.iter().zip(&self.reference).map(|(p, r)| f64::from(p - r)).sum()
+    }
+}
+
+/// The rollouts between two of a run's steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Iteration {
+    /// Of the recipe that they are part of.
+    pub key: String,
+    pub iteration: u64,
+    /// The weight of the penalty that was in force.
+    pub kl_coef: f64,
+    /// Mean and deviation of the rewards of the first iteration, by the model that training began with.
+    pub origin: [f64; 2],
+    pub rollouts: Vec<Rollout>,
+}
+
+/// See the head of this file.
+pub struct Rollouts {
+    options: Writing,
+    group: usize,
+    advantages: Advantages,
+    key: String,
+    seed: u64,
+    sequences: usize,
+    context: usize,
+    encoder: Encoder,
+    prompts: Vec<String>,
+    held_out: Vec<String>,
+    source: Source,
+    reference: Mutex<Loaded>,
+    pretrain: Option<(Dataset, Sampler)>,
+    originals: Option<(Vec<Row>, Sampler)>,
+    content: Content,
+    now: Mutex<Option<Arc<Iteration>>>,
+    notes: Vec<String>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Rollouts {
+    /// Open what a recipe names: prompts, judge, reference, pretraining data.
+    /// # Errors
+    /// When one cannot be read, or there are too few prompts.
+    pub fn open(recipe: &Recipe, options: Writing, group: usize, advantages: Advantages) -> Result<Self, TrainError> {
+        options.check(recipe, group)?;
+        let from = recipe.from.as_ref().map(|from| from.path.clone()).ok_or_else(|| TrainError::Value {
+            key: "from.path",
+            problem: "a policy begins as a trained model, and none is named".into(),
+            help: "add `--from RUN`, or `[from] path = \"RUN\"` to the recipe".into(),
+        })?;
+        let encoder = Encoder::new(&train::run::tokenizer_of(&from)?, recipe.batch.context)?;
+        let (all, mut notes) = read_prompts(&options, &encoder, recipe.batch.context)?;
+        let is_held_out = |prompt: &String| (mix(engine::key(recipe.seed, prompt)) as f64 / u64::MAX as f64) < options.held_out_ratio;
+        let (mut held_out, prompts): (Vec<String>, Vec<String>) = all.into_iter().partition(is_held_out);
+        held_out.truncate(recipe.eval.windows as usize);
+        if prompts.is_empty() || held_out.is_empty() {
+            let problem =
+                format!("`{}` gives {} prompts to train on and {} to judge by", options.prompts.display(), prompts.len(), held_out.len());
+            let help = "give more prompts, or another `objective.held_out_ratio`".into();
+            return Err(TrainError::Value { key: "objective.prompts", problem, help });
+        }
+        notes.push(format!("{} prompts to train on, {} to judge by", prompts.len(), held_out.len()));
+        let pretrain = match &options.pretrain_data {
+            Some(path) => {
+                let data = Dataset::open(path)?;
+                let windows = data.train().windows(recipe.batch.context, 1.0);
+                if windows == 0 {
+                    return Err(TrainError::SmallCorpus { have: 0, need: 1, context: recipe.batch.context, percent: 100.0 });
+                }
+                Some((data, Sampler::new(recipe.seed, windows)))
+            }
+            None => None,
+        };
+        let originals = match &options.originals {
+            Some(path) => {
+                let rows = read_originals(path, &from, &encoder)?;
+                let count = rows.len() as u64;
+                Some((rows, Sampler::new(recipe.seed, count)))
+            }
+            None => None,
+        };
+        let files = encoder.tokenizer.files()?;
+        let tokenizer = files.iter().find(|(name, _)| name == "tokenizer.json").map_or(&[][..], |(_, bytes)| bytes);
+        let mut hasher = blake3::Hasher::new();
+        prompts.iter().chain(&held_out).for_each(|prompt| {
+            hasher.update(prompt.as_bytes());
+            hasher.update(b"\0");
+        });
+        let content = Content {
+            tokens_blake3: hasher.finalize().to_hex().to_string(),
+            tokenizer_blake3: blake3::hash(tokenizer).to_hex().to_string(),
+        };
+        let decides =
+            format!("{} {} {} {:?} {}", recipe.objective, recipe.seed, recipe.batch.sequences, recipe.from, content.tokens_blake3);
+        Ok(Self {
+            source: Source::open(&source::options(&options.reward)?, &content.tokenizer_blake3)?,
+            reference: Mutex::new(train::run::load(&from)?),
+            key: blake3::hash(decides.as_bytes()).to_hex().to_string(),
+            group,
+            advantages,
+            seed: recipe.seed,
+            sequences: recipe.batch.sequences,
+            context: recipe.batch.context,
+            encoder,
+            prompts,
+            held_out,
+            pretrain,
+            originals,
+            content,
+            now: Mutex::new(None),
+            notes,
+            options,
+        })
+    }
+
+    /// Steps of an iteration.
+    fn steps(&self) -> u64 {
+        (self.options.rollouts * self.options.inner_epochs / self.sequences) as u64
+    }
+
+    fn iteration(&self, step: u64) -> u64 {
+        (step - 1) / self.steps()
+    }
+
+    fn path(&self, folder: &Path, iteration: u64) -> PathBuf {
+        folder.join("rollouts").join(format!("{iteration:06}.json"))
+    }
+
+    /// The iteration that is on disk, if it is of this recipe.
+    fn read(&self, folder: &Path, iteration: u64) -> Option<Iteration> {
+        let text = disk::read(&self.path(folder, iteration), 1 << 32).ok()?;
+        serde_json::from_slice::<Iteration>(&text).ok().filter(|read| read.key == self.key && read.iteration == iteration)
+    }
+
+    /// Write, judge and keep the rollouts of `iteration`.
+    fn make(
+        &self,
+        iteration: u64,
+        model: &dyn Model,
+        store: &mut Replicated,
+        precision: Precision,
+        folder: &Path,
+    ) -> Result<Iteration, TrainError> {
+        let before = if iteration > 0 { self.read(folder, iteration - 1) } else { None };
+        let kl_coef = self.advantages.kl_coef(before.as_ref());
+        let count = self.options.rollouts / self.group;
+        let sampler = Sampler::new(self.seed, self.prompts.len() as u64);
+        let prompts: Vec<&String> = (0..count)
+            .map(|i| &self.prompts[sampler.at(iteration * count as u64 + i as u64) as usize])
+            .flat_map(|prompt| std::iter::repeat_n(prompt, self.group))
+            .collect();
+        let seed = mix(engine::key(self.seed, "rollouts") ^ mix(iteration));
+        let written = self.write(model, store, precision, &prompts, seed)?;
+        let rows: Vec<Row> = written.iter().map(|one| one.row.clone()).collect();
+        let said = Asked { model, store, precision }.say(&rows)?;
+        let reference = Asked::of(&mut lock(&self.reference)).say(&rows)?;
+        let rewards = self.judge_all(&written)?;
+        let origin = match &before {
+            Some(before) => before.origin,
+            None => {
+                let mean = rewards.iter().sum::<f64>() / rewards.len() as f64;
+                let deviation = (rewards.iter().map(|r| (r - mean).powi(2)).sum::<f64>() / rewards.len() as f64).sqrt();
+                if self.source.is_relative() { [mean, deviation.max(1e-6)] } else { [0.0, 1.0] }
+            }
+        };
+        let rollout = |((one, reward), (said, reference)): ((Written, f64), (Said, Said))| Rollout {
+            prompt: one.prompt,
+            response: one.response,
+            tokens: one.row.tokens,
+            first: one.row.first,
+            reward: (reward - origin[0]) / origin[1],
+            has_end: one.has_end,
+            log_probs: said.log_probs,
+            reference: reference.log_probs,
+            values: said.values,
+            advantages: Vec::new(),
+            returns: Vec::new(),
+        };
+        let mut rollouts: Vec<Rollout> = written.into_iter().zip(rewards).zip(said.into_iter().zip(reference)).map(rollout).collect();
+        self.advantages.fill(&mut rollouts, kl_coef, self.group);
+        let made = Iteration { key: self.key.clone(), iteration, kl_coef, origin, rollouts };
+        let path = self.path(folder, iteration);
+        let parent = path.parent().unwrap_or(folder);
+        std::fs::create_dir_all(parent).map_err(AlignError::io("create", parent))?;
+        let text = serde_json::to_vec(&made).map_err(|e| AlignError::io("write", &path)(e.into()))?;
+        disk::write(&path, text).map_err(AlignError::io("write", &path))?;
+        if iteration >= KEPT {
+            // What is older is no longer needed by any checkpoint that is kept, and is made again if it is.
+            let _ = std::fs::remove_file(self.path(folder, iteration - KEPT));
+        }
+        Ok(made)
+    }
+
+    /// What the policy writes after each of `prompts`.
+    fn write(
+        &self,
+        model: &dyn Model,
+        store: &mut dyn ParamStore,
+        precision: Precision,
+        prompts: &[&String],
+        seed: u64,
+    ) -> Result<Vec<Written>, TrainError> {
+        let language = model.language().ok_or(TrainError::NotLanguage)?;
+        let stops = self.encoder.tokenizer.ends().stops.clone();
+        let requests: Vec<Request> = prompts
+            .iter()
+            .enumerate()
+            .map(|(i, prompt)| {
+                let sampling = Sampling { temperature: self.options.temperature, top_k: 0, top_p: 1.0, seed: mix(seed ^ mix(i as u64)) };
+                Ok(Request { prompt: self.encoder.prompt(prompt)?, count: self.options.response_tokens, stops: stops.clone(), sampling })
+            })
+            .collect::<Result<_, TrainError>>()?;
+        let drawn = Writer { language, table: model.params(), store, precision }.write(&requests, AT_ONCE, |_, _| {})?;
+        let one = |((request, drawn), prompt): ((Request, Vec<train::generate::Drawn>), &&String)| {
+            let response: Vec<u32> = drawn.iter().map(|drawn| drawn.token).collect();
+            let has_end = response.last().is_some_and(|last| stops.contains(last));
+            let text = self.encoder.tokenizer.decode(&response[..response.len() - usize::from(has_end)]);
+            let first = request.prompt.len();
+            let row = Row { tokens: request.prompt.into_iter().chain(response).collect(), first };
+            Written { prompt: (*prompt).clone(), response: text, row, has_end }
+        };
+        Ok(requests.into_iter().zip(drawn).zip(prompts).map(one).collect())
+    }
+
+    /// Rewards with penalties, in the judge's own units.
+    fn judge_all(&self, written: &[Written]) -> Result<Vec<f64>, TrainError> {
+        let texts: Vec<(&str, &str)> = written.iter().map(|one| (one.prompt.as_str(), one.response.as_str())).collect();
+        let rows: Vec<Row> = written.iter().map(|one| one.row.clone()).collect();
+        let scores = self.source.score(&texts, &rows)?;
+        let with_penalties = |(one, score): (&Written, f64)| {
+            let missing = if one.has_end { 0.0 } else { self.options.missing_end_penalty };
+            score - missing - self.options.repetition_penalty * repeated_share(one.row.response())
+        };
+        Ok(written.iter().zip(scores).map(with_penalties).collect())
+    }
+
+    fn current(&self, iteration: u64) -> Result<Arc<Iteration>, TrainError> {
+        lock(&self.now).as_ref().filter(|now| now.iteration == iteration).cloned().ok_or_else(|| TrainError::Value {
+            key: "objective",
+            problem: format!("the rollouts of iteration {iteration} are not here"),
+            help: "resume the run: they are made again".into(),
+        })
+    }
+}
+
+/// A text that the policy wrote.
+struct Written {
+    prompt: String,
+    response: String,
+    row: Row,
+    has_end: bool,
+}
+
+/// Share of the runs of four tokens that have been there before.
+fn repeated_share(tokens: &[u32]) -> f64 {
+    let mut seen = std::collections::HashSet::new();
+    let runs = tokens.windows(4).len();
+    let again = tokens.windows(4).filter(|run| !seen.insert(*run)).count();
+    again as f64 / runs.max(1) as f64
+}
+
+/// Stored responses of the model in `from`.
+fn read_originals(path: &Path, from: &Path, encoder: &Encoder) -> Result<Vec<Row>, TrainError> {
+    let (all, identity) = (crate::respond::read(path)?, crate::respond::identity(from)?);
+    let mut rows = Vec::new();
+    for one in &all {
+        if one.model != identity {
+            let problem = format!("it is of `{}`, and training begins with `{identity}`", disk::printable_line(&one.model));
+            return Err(AlignError::OtherModel { path: path.to_owned(), problem }.into());
+        }
+        for response in &one.responses {
+            rows.extend(encoder.row(&one.prompt, response)?);
+        }
+    }
+    if rows.is_empty() {
+        let help = "write them with `hairpin align originals`".into();
+        return Err(AlignError::TooFew { path: path.to_owned(), problem: "no response".into(), help }.into());
+    }
+    Ok(rows)
+}
+
+/// Prompts that leave room for a response, and what was left out.
+fn read_prompts(options: &Writing, encoder: &Encoder, context: usize) -> Result<(Vec<String>, Vec<String>), TrainError> {
+    let (all, bad) = prompts_of(&options.prompts)?;
+    let mut notes = Vec::new();
+    if bad > 0 {
+        notes.push(format!("`{}`: {bad} lines hold no prompt and are left out", options.prompts.display()));
+    }
+    let most = context - options.response_tokens;
+    let (mut kept, mut long) = (Vec::new(), 0);
+    for prompt in all {
+        if encoder.prompt(&prompt)?.len() <= most { kept.push(prompt) } else { long += 1 }
+    }
+    if long > 0 {
+        notes.push(format!("`{}`: {long} prompts of more than {most} tokens are left out", options.prompts.display()));
+    }
+    Ok((kept, notes))
+}
+
+/// Prompts of a file: a text a line, or JSON lines with a `prompt`; each once, and how many lines held none.
+/// # Errors
+/// When it cannot be read.
+pub fn prompts_of(path: &Path) -> Result<(Vec<String>, usize), AlignError> {
+    let (mut all, mut seen, mut bad) = (Vec::new(), std::collections::HashSet::new(), 0);
+    lines(path, |_, line| {
+        let prompt = match line {
+            Ok(line) if line.starts_with('{') => {
+                serde_json::from_str::<serde_json::Value>(line).ok().and_then(|value| value["prompt"].as_str().map(str::to_owned))
+            }
+            Ok(line) => Some(line.to_owned()),
+            Err(_) => None,
+        };
+        match prompt {
+            Some(prompt) if seen.insert(prompt.clone()) => all.push(prompt),
+            Some(_) => {}
+            None => bad += 1,
+        }
+        Ok(())
+    })?;
+    Ok((all, bad))
+}
+
+impl Feed for Rollouts {
+    fn samples(&self) -> u64 {
+        self.prompts.len() as u64
+    }
+
+    fn picks(&self, positions: Range<u64>) -> Vec<Pick> {
+        let of_iteration = self.steps() * self.sequences as u64;
+        let rollouts = self.options.rollouts as u64;
+        let pick = |position: u64| {
+            let (iteration, within) = (position / of_iteration, position % of_iteration);
+            let sampler = Sampler::new(mix(self.seed ^ mix(iteration)), rollouts);
+            Pick { sample: iteration * rollouts + sampler.index(within / rollouts, within % rollouts), position }
+        };
+        positions.map(pick).collect()
+    }
+
+    fn inputs(&self, picks: &[Pick]) -> Result<Inputs, TrainError> {
+        let (rollouts, each, seq) = (self.options.rollouts as u64, self.options.rows(), self.context);
+        let Some(first) = picks.first() else { return Ok(Inputs::new()) };
+        let now = self.current(first.sample / rollouts)?;
+        let mean_tokens =
+            now.rollouts.iter().map(|one| one.log_probs.len()).sum::<usize>().max(1) as f32 / now.rollouts.len().max(1) as f32;
+        let mut all: Vec<Row> = Vec::new();
+        let mut arrays: Vec<Vec<f32>> = vec![vec![0.0; picks.len() * each * seq]; ARRAYS.len()];
+        for (i, pick) in picks.iter().enumerate() {
+            let one = &now.rollouts[(pick.sample % rollouts) as usize];
+            let (row, at) = (one.row(), i * each * seq);
+            let places = row.places();
+            let counted = vec![1.0 / mean_tokens; places.len()];
+            let values: [&[f32]; 6] = [&one.log_probs, &one.advantages, &one.returns, &one.values, &one.reference, &counted];
+            for (array, values) in arrays.iter_mut().zip(values).filter(|(_, values)| !values.is_empty()) {
+                array[at + places.start..at + places.end].copy_from_slice(values);
+            }
+            all.push(row);
+            if let Some((data, sampler)) = &self.pretrain {
+                let window = data.train().window(sampler.at(pick.position), seq)?;
+                arrays[6][at + seq..at + 2 * seq].fill(self.options.pretrain_coef as f32 / seq as f32);
+                all.push(Row { tokens: window, first: 1 });
+            }
+            if let Some((rows, sampler)) = &self.originals {
+                let row = rows[sampler.at(pick.position) as usize].clone();
+                let (at, places) = (at + (each - 1) * seq, row.places());
+                arrays[6][at + places.start..at + places.end].fill(self.options.originals_coef as f32 / places.len() as f32);
+                all.push(row);
+            }
+        }
+        let dims = [all.len(), seq];
+        let inputs = rows::inputs(&all.iter().collect::<Vec<_>>(), seq, self.encoder.tokenizer.end_of_text());
+        Ok(ARRAYS.iter().zip(arrays).fold(inputs, |inputs, (name, array)| inputs.with_f32(name, &dims, array)))
+    }
+
+    fn weight(&self, picks: &[Pick]) -> u64 {
+        picks.len() as u64
+    }
+
+    fn name(&self, sample: u64) -> Option<String> {
+        let now = lock(&self.now).clone()?;
+        now.rollouts.get((sample % self.options.rollouts as u64) as usize).map(|one| one.prompt.clone())
+    }
+
+    fn held_out(&self) -> u64 {
+        self.held_out.len() as u64
+    }
+
+    fn held_out_inputs(&self, samples: Range<u64>) -> Result<Inputs, TrainError> {
+        let prompts = &self.held_out[samples.start as usize..samples.end as usize];
+        let all = prompts.iter().map(|prompt| Ok(Row { tokens: self.encoder.prompt(prompt)?, first: 1 }));
+        let all = all.collect::<Result<Vec<Row>, TrainError>>()?;
+        // A prompt of one token has nothing to read before it.
+        let padding = self.encoder.tokenizer.end_of_text();
+        let all: Vec<Row> = all.into_iter().map(|row| Row { tokens: [&row.tokens[..], &[padding]].concat(), first: 1 }).collect();
+        Ok(rows::inputs(&all.iter().collect::<Vec<_>>(), self.context, padding))
+    }
+
+    fn held_out_weight(&self, _sample: u64) -> u64 {
+        1
+    }
+
+    fn content(&self) -> &Content {
+        &self.content
+    }
+
+    fn tokenizer_files(&self) -> Result<TokenizerFiles, TrainError> {
+        Ok(self.encoder.tokenizer.files()?)
+    }
+
+    fn tokenizer(&self) -> Option<&Tokenizer> {
+        Some(&self.encoder.tokenizer)
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.notes.clone()
+    }
+
+    fn refresh(&self, step: u64, trainer: &mut dyn InTraining, folder: &Path) -> Result<(), TrainError> {
+        let iteration = self.iteration(step);
+        let is_here = || lock(&self.now).as_ref().is_some_and(|now| now.iteration == iteration);
+        let was_here = is_here();
+        // Ranks that are threads share this feed: none may change it before all have looked.
+        trainer.meet()?;
+        if was_here {
+            return Ok(());
+        }
+        let weights = trainer.weights()?;
+        if let Some(mut store) = weights {
+            let made = match self.read(folder, iteration) {
+                Some(read) => read,
+                None => self.make(iteration, trainer.model(), &mut store, trainer.precision(), folder)?,
+            };
+            *lock(&self.now) = Some(Arc::new(made));
+        }
+        trainer.meet()?;
+        if !is_here() {
+            // Another process, which reads what the first has written.
+            *lock(&self.now) = self.read(folder, iteration).map(Arc::new);
+        }
+        self.current(iteration).map(|_| ())
+    }
+
+    fn figures(&self, step: u64) -> Vec<(&'static str, f64)> {
+        let Ok(now) = self.current(self.iteration(step)) else { return Vec::new() };
+        let count = now.rollouts.len().max(1) as f64;
+        let mean = |of: &dyn Fn(&Rollout) -> f64| now.rollouts.iter().map(of).sum::<f64>() / count;
+        vec![
+            ("reward", mean(&|one| one.reward * now.origin[1] + now.origin[0])),
+            ("kl", mean(&Rollout::kl)),
+            ("kl_coef", now.kl_coef),
+            ("response_tokens", mean(&|one| one.log_probs.len() as f64)),
+            ("ended", mean(&|one| f64::from(u8::from(one.has_end)))),
+        ]
+    }
+
+    fn judge(&self, model: &dyn Model, store: &mut dyn ParamStore, precision: Precision) -> Result<Option<HeldOut>, TrainError> {
+        let prompts: Vec<&String> = self.held_out.iter().collect();
+        let written = self.write(model, store, precision, &prompts, mix(engine::key(self.seed, "held out")))?;
+        let samples = self.judge_all(&written)?.into_iter().map(|reward| SampleLoss { loss: reward, weight: 1 }).collect();
+        Ok(Some(HeldOut::of(&crate::objectives::REWARD, samples)))
+    }
+
+    fn is_judge(&self) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_that_come_again_are_counted() {
+        assert_eq!(repeated_share(&[1, 2, 3, 4, 5]), 0.0);
+        assert_eq!(repeated_share(&[7; 8]), 4.0 / 5.0);
+        assert_eq!(repeated_share(&[1]), 0.0);
+    }
+}

@@ -1,0 +1,397 @@
+//! Learning from feedback: responses, rankings, what rankers agree on, who is preferred, and the whole loop as a demo.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::atomic::Ordering,
+};
+
+use ::align::{
+    agreement::{self, Statistics},
+    demo, judge, preferences, respond,
+    rollouts::{Source, prompts_of, source_options},
+    rows::{Encoder, Row, tokenizer_blake3},
+};
+use ::train::{generate::Sampling, run::load};
+use data::Progress;
+use report::terminal::table;
+use serde_json::json;
+
+#[cfg(feature = "page")]
+use crate::SAVES;
+use crate::{STOP, print, progress::Follow};
+
+/// Learn from people's, models' or signals' judgements
+#[derive(clap::Subcommand)]
+#[command(
+    after_help = "Example: hairpin align demo\n\nThe loop: `sample` responses, `rank` them, train a recipe with `[objective] kind = \"reward\"`, then one with `kind = \"ppo\"`\n(or \"dpo\", \"grpo\", \"sft\") by `hairpin train`, and `judge` the result against what it began as. docs/align.md walks through it."
+)]
+pub(crate) enum AlignCommand {
+    Sample(SampleArgs),
+    Originals(OriginalsArgs),
+    Rank(RankArgs),
+    Stats(StatsArgs),
+    Judge(JudgeArgs),
+    Demo(DemoArgs),
+}
+
+pub(crate) fn run(command: &AlignCommand, json: bool) -> miette::Result<ExitCode> {
+    match command {
+        AlignCommand::Sample(args) => sample(args, json),
+        AlignCommand::Originals(args) => originals(args, json),
+        AlignCommand::Rank(args) => rank(args, json),
+        AlignCommand::Stats(args) => stats(args, json),
+        AlignCommand::Judge(args) => judged(args, json),
+        AlignCommand::Demo(args) => demo(args, json),
+    }
+}
+
+#[derive(clap::Args)]
+struct Writing {
+    /// A file of prompts: a text a line, or JSON lines with a `prompt`
+    #[arg(long)]
+    prompts: PathBuf,
+    /// Tokens of a response, at most
+    #[arg(long, default_value_t = 128)]
+    tokens: usize,
+    #[arg(long, default_value_t = 1.0)]
+    temperature: f32,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+impl Writing {
+    fn options(&self, k: usize, log_probs: bool) -> respond::Options {
+        let sampling = Sampling { temperature: self.temperature, top_k: 0, top_p: 1.0, seed: self.seed };
+        respond::Options { k, tokens: self.tokens, sampling, log_probs }
+    }
+}
+
+#[derive(clap::Args)]
+struct By {
+    /// Who judges: a signal (`arithmetic`, `json`, `regex=PATTERN`, `length=CHARS`, `lexicon=FILE`, `command=PROGRAM`), or the folder of a reward model
+    #[arg(long)]
+    by: String,
+}
+
+impl By {
+    /// The judge, for texts of the tokenizer with this hash.
+    fn open(&self, tokenizer_blake3: &str) -> miette::Result<Source> {
+        let (name, value) = self.by.split_once('=').unwrap_or((&self.by, ""));
+        let mut table = toml::Table::new();
+        let mut set = |key: &str, value: toml::Value| table.insert(key.into(), value);
+        set("kind", "signal".into());
+        match name {
+            "arithmetic" | "json" => {
+                set("name", name.into());
+            }
+            "regex" => {
+                set("name", name.into());
+                set("pattern", value.into());
+            }
+            "length" => {
+                set("name", name.into());
+                set("chars", value.parse::<i64>().map_or_else(|_| value.into(), Into::into));
+            }
+            "lexicon" => {
+                set("name", name.into());
+                set("path", value.into());
+            }
+            "command" => {
+                set("name", name.into());
+                set("argv", toml::Value::Array(value.split_whitespace().map(Into::into).collect()));
+            }
+            path => {
+                set("kind", "model".into());
+                set("path", path.into());
+            }
+        }
+        Ok(Source::open(&source_options(&table)?, tokenizer_blake3)?)
+    }
+}
+
+/// Write responses to prompts, several to each; stopped, the same command goes on
+#[derive(clap::Args)]
+#[command(after_help = "Example: hairpin align sample runs/base --prompts prompts.jsonl --k 4 --out responses.jsonl")]
+pub(crate) struct SampleArgs {
+    /// A run's folder, or one checkpoint
+    run: PathBuf,
+    #[command(flatten)]
+    writing: Writing,
+    /// Responses to each prompt
+    #[arg(long, default_value_t = 4)]
+    k: usize,
+    /// The file to write, or to go on with
+    #[arg(long)]
+    out: PathBuf,
+}
+
+fn sample(args: &SampleArgs, json: bool) -> miette::Result<ExitCode> {
+    write(&args.run, &args.writing.options(args.k.max(1), false), &args.writing.prompts, &args.out, None, json)
+}
+
+/// Write the original model's responses ahead of time, with log-probabilities and rewards, for the loops that need them
+#[derive(clap::Args)]
+#[command(after_help = "Example: hairpin align originals runs/base --prompts prompts.jsonl --by runs/reward --out originals.jsonl")]
+pub(crate) struct OriginalsArgs {
+    /// A run's folder, or one checkpoint
+    run: PathBuf,
+    #[command(flatten)]
+    writing: Writing,
+    #[command(flatten)]
+    by: By,
+    /// The file to write, or to go on with
+    #[arg(long)]
+    out: PathBuf,
+}
+
+fn originals(args: &OriginalsArgs, json: bool) -> miette::Result<ExitCode> {
+    write(&args.run, &args.writing.options(1, true), &args.writing.prompts, &args.out, Some(&args.by), json)
+}
+
+fn write(run: &Path, options: &respond::Options, prompts: &Path, out: &Path, by: Option<&By>, json: bool) -> miette::Result<ExitCode> {
+    let mut loaded = load(run)?;
+    let (prompts, bad) = prompts_of(prompts)?;
+    if bad > 0 {
+        print::talk(&format!("{bad} lines hold no prompt and are left out"));
+    }
+    let judge = by.map(|by| by.open(&tokenizer_blake3(&loaded.tokenizer_path)?)).transpose()?;
+    let follow = Follow::new();
+    follow.stage("responses", prompts.len() as u64);
+    let mut before = 0;
+    let each = |done: usize| {
+        follow.advance((done - before) as u64);
+        before = done;
+    };
+    let finished = respond::respond(&mut loaded, &respond::identity(run)?, &prompts, out, *options, judge.as_ref(), &STOP, each)?;
+    follow.end();
+    let all = respond::read(out)?;
+    if json {
+        print::json(
+            &json!({"out": out, "prompts": all.len(), "responses": all.iter().map(|one| one.responses.len()).sum::<usize>(), "is_stopped": !finished}),
+        )?;
+    } else {
+        print::result(&format!("{} prompts have their responses in {}", all.len(), out.display()));
+    }
+    Ok(if finished { ExitCode::SUCCESS } else { stopped() })
+}
+
+fn stopped() -> ExitCode {
+    print::talk("stopped; nothing finished was lost, and the same command goes on from here");
+    ExitCode::from(3)
+}
+
+/// Rank responses: by people on a page of this machine, by a signal, or by a reward model
+#[derive(clap::Args)]
+#[command(
+    after_help = "Example: hairpin align rank responses.jsonl --serve --out preferences.jsonl\n         hairpin align rank responses.jsonl --by arithmetic --run runs/base --out preferences.jsonl"
+)]
+pub(crate) struct RankArgs {
+    /// A file that `hairpin align sample` wrote
+    responses: PathBuf,
+    /// Who judges, as for `hairpin align judge`
+    #[arg(long, required_unless_present = "serve", requires = "run")]
+    by: Option<String>,
+    /// The run that wrote them, for its tokenizer
+    #[arg(long)]
+    run: Option<PathBuf>,
+    /// People judge, on a page at an address that is printed; Ctrl-C ends it
+    #[arg(long, conflicts_with = "by")]
+    serve: bool,
+    /// Of the page; 0 takes any that is free
+    #[arg(long, default_value_t = 0)]
+    port: u16,
+    /// People who judge each prompt
+    #[arg(long, default_value_t = 1)]
+    overlap: usize,
+    /// The file of preferences to write
+    #[arg(long)]
+    out: PathBuf,
+}
+
+fn rank(args: &RankArgs, json: bool) -> miette::Result<ExitCode> {
+    let all = respond::read(&args.responses)?;
+    let (Some(by), Some(run)) = (&args.by, &args.run) else { return serve(args, all, json) };
+    let by = By { by: by.clone() };
+    let path = ::train::run::tokenizer_of(run)?;
+    let judge = by.open(&tokenizer_blake3(&path)?)?;
+    let encoder = Encoder::new(&path, usize::MAX / 2)?;
+    let ranked = respond::rank(&all, &judge, &by.by, &encoder)?;
+    preferences::write(&args.out, &ranked)?;
+    tell(&agreement::statistics(&ranked), &args.out, json)
+}
+
+#[cfg(feature = "page")]
+fn serve(args: &RankArgs, all: Vec<respond::Responses>, json: bool) -> miette::Result<ExitCode> {
+    SAVES.store(true, Ordering::Relaxed);
+    let tell_address =
+        |address: &str| print::talk(&format!("rank at {address}\nCtrl-C ends; every judgement is in {} by then", args.out.display()));
+    ::align::page::serve(all, &args.out, args.port, args.overlap, tell_address, || STOP.load(Ordering::Relaxed))?;
+    if !args.out.exists() {
+        print::talk("nothing was judged");
+        return Ok(ExitCode::SUCCESS);
+    }
+    tell(&agreement::statistics(&preferences::read(&args.out)?.all), &args.out, json)
+}
+
+#[cfg(not(feature = "page"))]
+fn serve(_args: &RankArgs, _all: Vec<respond::Responses>, _json: bool) -> miette::Result<ExitCode> {
+    miette::bail!(
+        code = "align::page",
+        help = "build it with `--features page`",
+        "this program is built without the page on which people rank"
+    )
+}
+
+/// What a file of preferences is like: agreement of rankers, ties, what rankings lean on
+#[derive(clap::Args)]
+#[command(after_help = "Example: hairpin align stats preferences.jsonl")]
+pub(crate) struct StatsArgs {
+    /// A file of preferences, in any layout that is read
+    preferences: PathBuf,
+}
+
+fn stats(args: &StatsArgs, json: bool) -> miette::Result<ExitCode> {
+    let read = preferences::read(&args.preferences)?;
+    if read.left_out > 0 {
+        print::talk(&format!("{} lines are no rankings and left out:\n{}", read.left_out, read.reasons.join("\n")));
+    }
+    tell(&agreement::statistics(&read.all), &args.preferences, json)
+}
+
+fn tell(found: &Statistics, path: &Path, json: bool) -> miette::Result<ExitCode> {
+    if json {
+        print::json(&json!({"preferences": path, "statistics": found}))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let share = |share: f64| format!("{:.1}%", 100.0 * share);
+    let number = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.3}"));
+    let rows = [
+        ("rankings", found.rankings.to_string()),
+        ("prompts", found.prompts.to_string()),
+        ("pairs with a better one", found.pairs.to_string()),
+        ("ties", share(found.tie_share)),
+        ("the longer is better", share(found.longer_is_better)),
+        ("the first is better", share(found.first_is_better)),
+        ("duplicates", found.duplicates.to_string()),
+        ("prompts that several ranked", found.shared_prompts.to_string()),
+        ("Kendall's W", number(found.kendall_w)),
+        ("Krippendorff's alpha", number(found.krippendorff_alpha)),
+        ("rankers", found.rankers.iter().map(|(name, count)| format!("{name} ({count})")).collect::<Vec<_>>().join(", ")),
+    ];
+    let rows: Vec<Vec<String>> = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
+    print::result(&format!("{}\n{}", path.display(), table(&["preferences", ""], &rows)));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Let two models answer the same prompts, and somebody say which answer is better
+#[derive(clap::Args)]
+#[command(after_help = "Example: hairpin align judge runs/policy runs/base --prompts held-out.jsonl --by arithmetic --out judged")]
+pub(crate) struct JudgeArgs {
+    /// The first model: a run's folder, or one checkpoint
+    ours: PathBuf,
+    /// The second
+    theirs: PathBuf,
+    #[command(flatten)]
+    writing: Writing,
+    #[command(flatten)]
+    by: By,
+    /// Folder for the answers of both
+    #[arg(long)]
+    out: PathBuf,
+}
+
+fn judged(args: &JudgeArgs, json: bool) -> miette::Result<ExitCode> {
+    let (prompts, _) = prompts_of(&args.writing.prompts)?;
+    let options = args.writing.options(1, false);
+    let [mut ours, mut theirs] = [load(&args.ours)?, load(&args.theirs)?];
+    std::fs::create_dir_all(&args.out).map_err(|source| ::align::AlignError::Io { action: "create", path: args.out.clone(), source })?;
+    let answers = [(&mut ours, &args.ours, args.out.join("ours.jsonl")), (&mut theirs, &args.theirs, args.out.join("theirs.jsonl"))];
+    let mut read = Vec::new();
+    for (loaded, run, path) in answers {
+        if !respond::respond(loaded, &respond::identity(run)?, &prompts, &path, options, None, &STOP, |_| {})? {
+            return Ok(stopped());
+        }
+        read.push(respond::read(&path)?);
+    }
+    let judge_by = args.by.open(&tokenizer_blake3(&ours.tokenizer_path)?)?;
+    let context = ours.recipe.batch.context;
+    let encoder = Encoder::new(&ours.tokenizer_path, context)?;
+    let row = |prompt: &str, response: &str| -> Result<Row, ::align::AlignError> {
+        let problem = format!("a prompt is as long as the context of {context} tokens");
+        encoder.row(prompt, response)?.ok_or_else(|| ::align::AlignError::Signal {
+            name: "judge".into(),
+            problem,
+            help: "give shorter prompts".into(),
+        })
+    };
+    let mut verdict = judge::judge(&read[0], &read[1], &judge_by, row)?;
+    let is_same_tokenizer = tokenizer_blake3(&ours.tokenizer_path)? == tokenizer_blake3(&theirs.tokenizer_path)?;
+    if is_same_tokenizer {
+        let rows = read[0].iter().map(|one| row(&one.prompt, &one.responses[0])).collect::<Result<Vec<_>, _>>()?;
+        verdict.kl = Some(judge::divergence(&mut ours, &mut theirs, &rows)?);
+    }
+    if json {
+        print::json(&verdict)?
+    } else {
+        print::result(&of_verdict(&verdict))
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn of_verdict(v: &judge::Verdict) -> String {
+    let [low, high] = v.margin_interval;
+    format!(
+        "of {} pairs of answers the first wins {:.1}%, loses {:.1}% and ties {:.1}%: {:.2} wins to a loss (wins less losses {:+.3} to {:+.3}, 95%)\n\
+         characters of a response: {:.0} against {:.0}{}",
+        v.pairs,
+        100.0 * v.win_rate,
+        100.0 * v.loss_rate,
+        100.0 * v.tie_rate,
+        v.ratio,
+        low,
+        high,
+        v.chars[0],
+        v.chars[1],
+        v.kl.map_or(String::new(), |kl| format!("; divergence {kl:.2} nats a response"))
+    )
+}
+
+/// See the loop work: sums that a small model learnt half wrong, ranked by arithmetic, a reward model, PPO; some minutes
+#[derive(clap::Args)]
+#[command(after_help = "Example: hairpin align demo\n\nRun it again and it goes on where it stopped. Delete its folder to start anew.")]
+pub(crate) struct DemoArgs {
+    /// Folder for all parts of it
+    #[arg(long, default_value = "hairpin-align-demo")]
+    out: PathBuf,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+fn demo(args: &DemoArgs, json: bool) -> miette::Result<ExitCode> {
+    let mut follow = Follow::new();
+    let reading = Follow::new();
+    let outcome = demo::run(&args.out, args.seed, &STOP, &reading, &mut follow)?;
+    follow.end();
+    let Some(outcome) = outcome.filter(|_| !STOP.load(Ordering::Relaxed)) else { return Ok(stopped()) };
+    if json {
+        let v = &outcome.verdict;
+        print::json(&json!({
+            "win_rate": v.win_rate, "loss_rate": v.loss_rate, "ratio": v.ratio, "kl": v.kl, "reward_accuracy": outcome.reward_accuracy,
+            "bits_per_byte_before": outcome.bits_per_byte_before, "bits_per_byte_after": outcome.bits_per_byte_after,
+            "samples": outcome.samples, "curve": outcome.curve, "report": outcome.folder,
+        }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rows: Vec<Vec<String>> =
+        outcome.samples.iter().map(|one| vec![one.prompt.clone(), one.before.trim().to_owned(), one.after.trim().to_owned()]).collect();
+    print::result(&format!(
+        "{}\n{}\nthe reward model orders {:.1}% of held-out pairs right; the base's own text: {:.3} bits per byte before, {:.3} after",
+        table(&["prompt", "before", "after"], &rows),
+        of_verdict(&outcome.verdict),
+        100.0 * outcome.reward_accuracy,
+        outcome.bits_per_byte_before,
+        outcome.bits_per_byte_after
+    ));
+    Ok(ExitCode::SUCCESS)
+}
