@@ -9,7 +9,10 @@ pub struct Rope<'a> {
     pub heads: usize,
     pub head_dim: usize,
     pub places: Places<'a>,
-    pub theta: f32,
+    /// Of each pair, radians a position; of twice as many first numbers of a head. The rest of it is not turned.
+    pub frequencies: &'a [f64],
+    /// What sines and cosines are multiplied by.
+    pub factor: f32,
 }
 
 /// Positions of rows.
@@ -32,21 +35,24 @@ impl Places<'_> {
 impl Rope<'_> {
     /// `y = turned x`; the other way with `inverse`; added to what `y` holds with `accumulate`.
     pub fn run(&self, x: &[f32], y: &mut [f32], inverse: bool, accumulate: bool) {
-        let (half, width) = (self.head_dim / 2, self.heads * self.head_dim);
+        let (half, width) = (self.frequencies.len(), self.heads * self.head_dim);
         let rows = x.len() / width;
         // One sine and cosine per position and pair, shared by heads and sequences.
-        let frequency: Vec<f64> = (0..half).map(|i| f64::from(self.theta).powf(-2.0 * i as f64 / self.head_dim as f64)).collect();
         let turns: Vec<(Vec<f32>, Vec<f32>)> = (0..self.seq.min(rows))
             .into_par_iter()
             .map(|p| {
                 let angle = |f: &f64| (self.places.of(p) as f64 * f).sin_cos();
                 let sign = if inverse { -1.0 } else { 1.0 };
-                frequency.iter().map(angle).map(|(sin, cos)| (cos as f32, (sign * sin) as f32)).unzip()
+                self.frequencies.iter().map(angle).map(|(sin, cos)| (self.factor * cos as f32, self.factor * (sign * sin) as f32)).unzip()
             })
             .collect();
         y.par_chunks_mut(width).zip(x.par_chunks(width)).enumerate().with_min_len(16).for_each(|(r, (y, x))| {
             let (cos, sin) = &turns[r % self.seq];
             for (y, x) in y.chunks_exact_mut(self.head_dim).zip(x.chunks_exact(self.head_dim)) {
+                let ((y, y_rest), (x, x_rest)) = (y.split_at_mut(2 * half), x.split_at(2 * half));
+                for (y, x) in y_rest.iter_mut().zip(x_rest) {
+                    *y = if accumulate { *y + x } else { *x };
+                }
                 let ((ya, yb), (xa, xb)) = (y.split_at_mut(half), x.split_at(half));
                 for i in 0..half {
                     let (a, b) = (xa[i] * cos[i] - xb[i] * sin[i], xb[i] * cos[i] + xa[i] * sin[i]);

@@ -5,20 +5,38 @@ use engine::{Device, Inputs, Pool, Precision, Tape};
 use parallel::Replicated;
 use train::{eval::inference, hf, recipe::Recipe, run::Loaded};
 
-const MODELS: [&str; 6] = [
+const MODELS: [&str; 16] = [
     "preset = \"gpt2-124m\"\nlayers = 2\nmodel = 48\nheads = 3\nvocab = 97\ncontext = 32",
     "depth = 2\nzero_init = false\nvocab = 97\ncontext = 32\nkv_heads = 1",
     "depth = 2\nzero_init = false\nembed_norm = false\nvocab = 97\ncontext = 32\nqk_norm = true\ntied = true",
     "depth = 2\nzero_init = false\nvocab = 97\ncontext = 32\nkv_heads = 1\nexperts = 5",
     "depth = 2\nzero_init = false\nvocab = 97\ncontext = 32\nqk_norm = true\nqk_norm_joint = true\nexperts = 5\nrouter = \"softmax\"",
     "depth = 2\nzero_init = false\nvocab = 97\ncontext = 32\nqk_norm = true\nexperts = 6\nexperts_per_token = 3",
+    "depth = 2\nzero_init = false\nembed_norm = false\nvocab = 97\ncontext = 32\nkv_heads = 1\nrope_scaling = { kind = \"llama3\", factor = 4.0, low_freq_factor = 1.0, high_freq_factor = 4.0, original_context = 16 }",
+    "depth = 2\nzero_init = false\nembed_norm = false\nvocab = 97\ncontext = 32\nrope_scaling = { kind = \"linear\", factor = 3.0 }",
+    "depth = 2\nzero_init = false\nembed_norm = false\nvocab = 97\ncontext = 32\nrope_scaling = { kind = \"yarn\", factor = 4.0, original_context = 8, beta_fast = 32.0, beta_slow = 1.0, attention_factor = 1.1386294 }",
+    "depth = 2\nzero_init = false\nembed_norm = false\nvocab = 97\ncontext = 32\nkv_heads = 1\nwindow = 5",
+    "depth = 2\nzero_init = false\nembed_norm = false\nvocab = 97\ncontext = 32\nkv_heads = 1\nqkv_bias = true\ntied = true",
+    "depth = 2\nzero_init = false\nembed_norm = false\nvocab = 97\ncontext = 32\npost_norm = true\nqk_norm = true\nqk_norm_joint = true",
+    "depth = 2\nzero_init = false\nembed_norm = false\nvocab = 97\ncontext = 32\nkv_heads = 1\nrope_dim = 32",
+    "depth = 2\nzero_init = false\nembed_norm = false\nvocab = 97\ncontext = 32\nkv_heads = 1\nrope_dim = 16\nwindow = 7",
+    "depth = 2\nzero_init = false\nembed_norm = false\nvocab = 97\ncontext = 32\nnorm = \"layer_norm\"\nnorm_bias = true\nqkv_bias = true\nrope_dim = 16\nkv_heads = 1",
+    "depth = 2\nzero_init = false\nembed_norm = false\nvocab = 97\ncontext = 32\nnorm = \"layer_norm\"\nnorm_bias = true\nbias = true\nmlp = \"gelu_tanh\"\ntied = true\nkv_heads = 1\nwindow = 6",
 ];
 
 /// A model of [`MODELS`], exported.
 fn exported(text: &str, folder: &std::path::Path) -> Loaded {
     let recipe = Recipe::parse(&format!("[model]\n{text}\n"), "test", &[]).unwrap();
     let model = models::build(&recipe.model).unwrap();
-    let store = Replicated::solo(model.params(), |id| model.params().initial(id, 3));
+    // Biases and norms that say something.
+    let store = Replicated::solo(model.params(), |id| {
+        let (spec, mut values) = (model.params().spec(id), model.params().initial(id, 3));
+        if spec.kind == engine::ParamKind::Vector {
+            let key = engine::key(7, &spec.name);
+            values.iter_mut().enumerate().for_each(|(i, v)| *v += (engine::mix(key ^ i as u64) >> 40) as f32 / (1 << 26) as f32);
+        }
+        values
+    });
     let tokenizer = folder.join("any.json");
     let (tokenizer_path, passed_over) = (tokenizer.clone(), Vec::new());
     let objective = train::objective::of(&recipe);

@@ -24,7 +24,7 @@ pub use conv2d::ConvOptions;
 pub use cross_entropy::IGNORE;
 pub use kernels::experts::{Gating, Scores};
 pub use kv_cache::{Advance, KvCache, PAGE_TOKENS, SequenceId};
-pub use rope::Places;
+pub use rope::{Places, Rotary};
 pub use route::Routes;
 
 /// One fused operation. Everything that a plan needs follows from shapes; only the last two methods touch numbers.

@@ -1,5 +1,7 @@
-//! Rotary positions: pairs `(i, i + head_dim / 2)` of each head turn by `position * theta^(-2i / head_dim)`;
+//! Rotary positions: pairs `(i, i + dim / 2)` of each head turn by `position * frequency[i]`, usually `theta^(-2i / dim)`;
 //! *RoFormer*, arXiv:2104.09864, in the half-split order of Llama. The backward pass turns the other way; nothing is saved.
+
+use std::sync::Arc;
 
 use super::{Class, Advance, Backward, Cost, Forward, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
@@ -13,10 +15,28 @@ pub enum Places {
     After(Advance),
 }
 
+/// How heads turn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rotary {
+    /// Of each pair, radians a position.
+    pub frequencies: Arc<[f64]>,
+    /// What sines and cosines are multiplied by; 1 unless long contexts are stretched.
+    pub factor: f32,
+}
+
+impl Rotary {
+    /// The first `dim` numbers of a head, in pairs, by powers of `theta`.
+    #[must_use]
+    pub fn plain(dim: usize, theta: f32) -> Self {
+        let frequency = |i: usize| f64::from(theta).powf(-2.0 * i as f64 / dim as f64);
+        Self { frequencies: (0..dim / 2).map(frequency).collect(), factor: 1.0 }
+    }
+}
+
 struct Rope {
     head_dim: usize,
     places: Places,
-    theta: f32,
+    rotary: Rotary,
 }
 
 impl Rope {
@@ -27,7 +47,7 @@ impl Rope {
             Places::From(first) => kernels::rope::Places::From(*first),
             Places::After(advance) => kernels::rope::Places::Each(advance.places()),
         };
-        kernels::rope::Rope { seq, heads, head_dim, places, theta: self.theta }
+        kernels::rope::Rope { seq, heads, head_dim, places, frequencies: &self.rotary.frequencies, factor: self.rotary.factor }
     }
 }
 
@@ -40,8 +60,8 @@ impl Op for Rope {
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         match *x[0].dims() {
-            _ if !self.head_dim.is_multiple_of(2) => {
-                Err(ShapeError::new("rope", format!("`head_dim` is {}, and pairs need an even number", self.head_dim)))
+            _ if 2 * self.rotary.frequencies.len() > self.head_dim => {
+                Err(ShapeError::new("rope", format!("`head_dim` is {}, and {} pairs turn", self.head_dim, self.rotary.frequencies.len())))
             }
             [_, _, width] if width % self.head_dim == 0 => Ok(x[0]),
             _ => Err(ShapeError::new("rope", format!("x is {}, not [batch, seq, heads * {}]", x[0], self.head_dim))),
@@ -67,35 +87,35 @@ impl Op for Rope {
 impl Tape<'_> {
     /// Turn `x` `[batch, seq, heads * head_dim]`, whose rows stand at `places`.
     /// # Errors
-    /// When `head_dim` is odd or does not divide the last axis.
-    pub fn rope(&mut self, x: &Tensor, head_dim: usize, places: &Places, theta: f32) -> Result<Tensor, EngineError> {
-        self.apply(Rope { head_dim, places: places.clone(), theta }, &[x])
+    /// When `head_dim` has fewer pairs than turn, or does not divide the last axis.
+    pub fn rope(&mut self, x: &Tensor, head_dim: usize, places: &Places, rotary: &Rotary) -> Result<Tensor, EngineError> {
+        self.apply(Rope { head_dim, places: places.clone(), rotary: rotary.clone() }, &[x])
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Places;
+    use super::{Places, Rotary};
     use crate::{Shape, check};
 
     #[test]
     fn agrees_with_its_differences() {
-        for (batch, seq, heads, head_dim, offset) in [(1, 1, 1, 2, 0), (2, 5, 3, 6, 0), (1, 3, 2, 16, 7)] {
+        for (batch, seq, heads, head_dim, turned, offset) in [(1, 1, 1, 2, 2, 0), (2, 5, 3, 6, 6, 0), (1, 3, 2, 16, 16, 7), (2, 3, 2, 16, 6, 2)] {
             check::gradients(
                 &[Shape::new(&[batch, seq, heads * head_dim])],
-                move |tape, [x]| tape.rope(x, head_dim, &Places::From(offset), 100.0),
+                move |tape, [x]| tape.rope(x, head_dim, &Places::From(offset), &Rotary::plain(turned, 100.0)),
                 |[x]| {
                     let mut y = x.clone();
                     for (r, row) in x.chunks(heads * head_dim).enumerate() {
                         let position = (r % seq + offset) as f64;
                         for h in 0..heads {
-                            for i in 0..head_dim / 2 {
-                                let angle = position * 100f64.powf(-2.0 * i as f64 / head_dim as f64);
+                            for i in 0..turned / 2 {
+                                let angle = position * 100f64.powf(-2.0 * i as f64 / turned as f64);
                                 let at = h * head_dim + i;
-                                let (a, b) = (row[at], row[at + head_dim / 2]);
+                                let (a, b) = (row[at], row[at + turned / 2]);
                                 let out = &mut y[r * heads * head_dim..];
                                 out[at] = a * angle.cos() - b * angle.sin();
-                                out[at + head_dim / 2] = b * angle.cos() + a * angle.sin();
+                                out[at + turned / 2] = b * angle.cos() + a * angle.sin();
                             }
                         }
                     }

@@ -2,6 +2,7 @@
 //!
 //! One dial first: `preset = "gpt2-124m"` or `depth = 6` sets everything, any other key then overrides.
 
+use engine::ops::Rotary;
 use serde::{Deserialize, Serialize};
 
 use super::presets::{gpt, preset};
@@ -55,6 +56,43 @@ pub enum Router {
     SoftmaxNormalised,
     /// A sigmoid of each expert by itself, over the sum of those chosen.
     SigmoidNormalised,
+}
+
+/// How rotary positions reach further than a model was first trained for.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum RopeScaling {
+    /// All turn slower (arXiv:2306.15595).
+    Linear { factor: f64 },
+    /// Slow pairs turn slower, fast ones as before, those between in part (arXiv:2407.21783, section 3.4.1).
+    Llama3 { factor: f64, low_freq_factor: f64, high_freq_factor: f64, original_context: f64 },
+    /// The same by how often a pair turns within the first context, with sharper attention (arXiv:2309.00071, section 3).
+    Yarn { factor: f64, original_context: f64, beta_fast: f64, beta_slow: f64, attention_factor: f64 },
+}
+
+impl RopeScaling {
+    fn apply(self, dim: usize, theta: f64, frequencies: &mut [f64]) {
+        let turn = 2.0 * std::f64::consts::PI;
+        match self {
+            Self::Linear { factor } => frequencies.iter_mut().for_each(|f| *f /= factor),
+            Self::Llama3 { factor, low_freq_factor: low, high_freq_factor: high, original_context } => {
+                for f in frequencies {
+                    let turns = original_context * *f / turn;
+                    let share = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+                    *f = (1.0 - share) * *f / factor + share * *f;
+                }
+            }
+            Self::Yarn { factor, original_context, beta_fast, beta_slow, .. } => {
+                let place = |turns: f64| dim as f64 * (original_context / (turns * turn)).ln() / (2.0 * theta.ln());
+                let low = place(beta_fast).floor().max(0.0);
+                let high = place(beta_slow).ceil().min(dim as f64 - 1.0).max(low + 1e-3);
+                for (i, f) in frequencies.iter_mut().enumerate() {
+                    let share = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                    *f = share * *f / factor + (1.0 - share) * *f;
+                }
+            }
+        }
+    }
 }
 
 /// What a decoder ends in.
@@ -146,14 +184,23 @@ pub struct DecoderConfig {
     pub position: Position,
     /// Base of the rotary angles.
     pub theta: f32,
+    /// How the angles are stretched for longer contexts; absent: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_scaling: Option<RopeScaling>,
     /// The middle of the feed-forward part.
     pub mlp: Mlp,
     /// Attention and feed-forward read the same residual and are added together (GPT-J, Falcon).
     pub parallel_block: bool,
     /// In a parallel block: one norm for both parts (Falcon-7B) instead of one each (Falcon-40B).
     pub shared_norm: bool,
+    /// Norms stand after attention and feed-forward part, not before them (OLMo 2).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub post_norm: bool,
     /// Whether linear layers have biases.
     pub bias: bool,
+    /// Whether those of queries, keys and values have them, whatever `bias` says (Qwen2).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub qkv_bias: bool,
     /// The output layer is the embedding.
     pub tied: bool,
     /// What it ends in; an objective that needs another head than that of tokens sets it.
@@ -176,7 +223,7 @@ pub struct DecoderConfig {
     /// Of one that its queries are made of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub q_rank: Option<usize>,
-    /// How much of `head_dim` rotary positions turn.
+    /// How much of `head_dim` rotary positions turn; absent: all of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rope_dim: Option<usize>,
     /// Width of a head's values.
@@ -237,7 +284,8 @@ macro_rules! options {
 
 options! {
     vocab: usize, context: usize, layers: usize, model: usize, heads: usize, kv_heads: usize, head_dim: usize,
-    ffn: usize, norm: Norm, norm_bias: bool, eps: f32, position: Position, theta: f32, mlp: Mlp, parallel_block: bool,
+    ffn: usize, norm: Norm, norm_bias: bool, eps: f32, position: Position, theta: f32, rope_scaling: RopeScaling, mlp: Mlp,
+    parallel_block: bool, post_norm: bool, qkv_bias: bool,
     shared_norm: bool, bias: bool, tied: bool, head: Head, qk_norm: bool, qk_norm_joint: bool, embed_norm: bool, window: usize, kv_rank: usize,
     q_rank: usize, rope_dim: usize, value_dim: usize, experts: usize,
     experts_per_token: usize, expert_ffn: usize, shared_experts: usize, dense_layers: usize, router: Router, router_scale: f32,
@@ -307,6 +355,21 @@ impl DecoderConfig {
         self.router.get_or_insert(Router::SoftmaxNormalised);
         self.router_scale.get_or_insert(1.0);
         self.balance.get_or_insert(0.01);
+    }
+
+    /// How heads turn, where `position` is rotary.
+    pub(crate) fn rotary(&self) -> Rotary {
+        let dim = self.rope_dim.filter(|_| self.kv_rank.is_none()).unwrap_or(self.head_dim);
+        let mut rotary = Rotary::plain(dim, self.theta);
+        if let Some(scaling) = self.rope_scaling {
+            let mut frequencies = rotary.frequencies.to_vec();
+            scaling.apply(dim, f64::from(self.theta), &mut frequencies);
+            rotary.frequencies = frequencies.into();
+            if let RopeScaling::Yarn { attention_factor, .. } = scaling {
+                rotary.factor = attention_factor as f32;
+            }
+        }
+        rotary
     }
 
     /// The widths of latent attention, if it has that.
@@ -379,6 +442,21 @@ impl DecoderConfig {
                 return Err(ModelError::key(key, format!("{value} is not above zero"), format!("leave `{key}` out for the default")));
             }
         }
+        if self.post_norm && self.parallel_block {
+            return Err(ModelError::key("post_norm", "a parallel block has its norm before its parts", "leave one of the two out"));
+        }
+        let scaling = match self.rope_scaling {
+            None => [1.0; 2],
+            Some(RopeScaling::Linear { factor }) => [factor, 1.0],
+            Some(RopeScaling::Llama3 { factor, original_context, low_freq_factor, high_freq_factor }) => {
+                [factor.min(high_freq_factor - low_freq_factor), original_context]
+            }
+            Some(RopeScaling::Yarn { factor, original_context, attention_factor, .. }) => [factor.min(attention_factor), original_context],
+        };
+        if !scaling.iter().all(|value| *value > 0.0 && value.is_finite()) {
+            let problem = "a factor or the original context is not above zero, or the high frequency is not above the low one";
+            return Err(ModelError::key("rope_scaling", problem, "leave `rope_scaling` out, or take that of the published model"));
+        }
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(ModelError::key("dropout", format!("{} is not in 0..1", self.dropout), "use 0 or, say, 0.1"));
         }
@@ -387,8 +465,12 @@ impl DecoderConfig {
 
     fn check_latent(&self) -> Result<(), ModelError> {
         let Some(kv_rank) = self.kv_rank else {
-            let of_latent =
-                [("q_rank", self.q_rank.is_some()), ("rope_dim", self.rope_dim.is_some()), ("value_dim", self.value_dim.is_some())];
+            let turned = self.rope_dim.unwrap_or(2);
+            if !turned.is_multiple_of(2) || !(2..=self.head_dim.max(2)).contains(&turned) {
+                let problem = format!("{turned} of {} numbers of a head are no pairs of them", self.head_dim);
+                return Err(ModelError::key("rope_dim", problem, "choose an even number of at most `head_dim`"));
+            }
+            let of_latent = [("q_rank", self.q_rank.is_some()), ("value_dim", self.value_dim.is_some())];
             return match of_latent.iter().find(|(_, is_there)| *is_there) {
                 Some((key, _)) => Err(ModelError::key(key, "attention is not latent", "set `kv_rank = 512` too, or leave it out")),
                 None => Ok(()),
@@ -472,10 +554,13 @@ pub(super) fn of_depth(depth: usize) -> DecoderConfig {
         eps: 1e-5,
         position: Position::Rope,
         theta: 10_000.0,
+        rope_scaling: None,
         mlp: Mlp::Swiglu,
         parallel_block: false,
         shared_norm: false,
+        post_norm: false,
         bias: false,
+        qkv_bias: false,
         tied: false,
         head: Head::Tokens,
         qk_norm: false,

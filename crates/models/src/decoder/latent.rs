@@ -9,7 +9,10 @@
 //! Attention reads values as wide as keys, so that they go with zeros behind them. **Absent on purpose:** a cache of the short
 //! vectors; what is cached are keys and values.
 
-use engine::{EngineError, Init, ParamId, ParamKind, Tape, Tensor, ops::Places};
+use engine::{
+    EngineError, Init, ParamId, ParamKind, Tape, Tensor,
+    ops::{Places, Rotary},
+};
 
 use super::{
     config::{DecoderConfig, LatentWidths},
@@ -68,12 +71,12 @@ impl Latent {
             None => x.clone(),
         };
         let q_rope = tape.linear(&from, &tape.param(self.q_rope), None)?;
-        let q_rope = tape.rope(&q_rope, rope, places, c.theta)?;
+        let q_rope = tape.rope(&q_rope, rope, places, &Rotary::plain(rope, c.theta))?;
         let q = tape.linear(&from, &tape.param(self.q), None)?;
         let q = tape.join_heads(&q, &q_rope, [plain, rope])?;
         drop((from, q_rope));
         let k_rope = tape.linear(x, &tape.param(self.k_rope), None)?;
-        let k_rope = tape.rope(&k_rope, rope, places, c.theta)?;
+        let k_rope = tape.rope(&k_rope, rope, places, &Rotary::plain(rope, c.theta))?;
         let from = short(tape, self.kv_down)?;
         let k = tape.linear(&from, &tape.param(self.k), None)?;
         let k = tape.join_heads(&k, &k_rope, [plain, rope])?;

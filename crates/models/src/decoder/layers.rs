@@ -7,7 +7,7 @@
 
 use engine::{
     BlockId, EngineError, Init, Mask, ParamId, ParamKind, ParamTable, Tape, Tensor,
-    ops::{Activation, AttentionOptions, Places},
+    ops::{Activation, AttentionOptions, Places, Rotary},
 };
 
 use super::{
@@ -19,6 +19,7 @@ use super::{
 /// See the head of this file. Of the config it reads what concerns a layer.
 pub(crate) struct Layers {
     pub config: DecoderConfig,
+    rotary: Rotary,
     mask: Mask,
     layers: Vec<Layer>,
 }
@@ -92,7 +93,7 @@ impl Layers {
     pub fn new(table: &mut ParamTable, config: DecoderConfig, mask: Mask, prefix: &str) -> Self {
         let mut declare = Declare { table, config: &config };
         let layers = (0..config.layers).map(|i| declare.layer(prefix, i)).collect();
-        Self { config, mask, layers }
+        Self { rotary: config.rotary(), config, mask, layers }
     }
 
     pub fn each(&self) -> &[Layer] {
@@ -101,6 +102,9 @@ impl Layers {
 
     /// `x` `[batch, seq, model]` through one layer, whose tokens stand at `places`.
     pub fn run<'m>(&'m self, tape: &mut Tape<'m>, layer: &Layer, x: &Tensor, places: &Places) -> Result<Tensor, EngineError> {
+        if self.config.post_norm {
+            return self.run_normed_after(tape, layer, x, places);
+        }
         let normed = self.norm(tape, layer.attn_norm, x)?;
         let normed = tape.gather_tokens(&normed)?;
         let attended = self.attention(tape, layer, &normed, places)?;
@@ -130,6 +134,28 @@ impl Layers {
         let normed = tape.gather_tokens(&normed)?;
         let fed = self.feed(tape, layer, &normed)?;
         let fed = tape.sum_tokens(&fed)?;
+        let fed = tape.dropout(&fed, self.config.dropout)?;
+        tape.add(&x, &fed)
+    }
+
+    /// Each part reads the residual as it is, and what it gives is normed: `x + norm(part(x))`.
+    fn run_normed_after<'m>(&'m self, tape: &mut Tape<'m>, layer: &Layer, x: &Tensor, places: &Places) -> Result<Tensor, EngineError> {
+        let whole = tape.gather_tokens(x)?;
+        let attended = self.attention(tape, layer, &whole, places)?;
+        drop(whole);
+        let attended = tape.sum_tokens(&attended)?;
+        let attended = self.norm(tape, layer.attn_norm, &attended)?;
+        let attended = tape.dropout(&attended, self.config.dropout)?;
+        let x = tape.add(x, &attended)?;
+        drop(attended);
+        let whole = tape.gather_tokens(&x)?;
+        let fed = self.feed(tape, layer, &whole)?;
+        drop(whole);
+        let fed = tape.sum_tokens(&fed)?;
+        let fed = match layer.mlp_norm {
+            Some(norm) => self.norm(tape, norm, &fed)?,
+            None => fed,
+        };
         let fed = tape.dropout(&fed, self.config.dropout)?;
         tape.add(&x, &fed)
     }
@@ -167,8 +193,8 @@ impl Layers {
             k = self.head_norm(tape, k_norm, &k)?;
         }
         if c.position == Position::Rope {
-            q = tape.rope(&q, c.head_dim, places, c.theta)?;
-            k = tape.rope(&k, c.head_dim, places, c.theta)?;
+            q = tape.rope(&q, c.head_dim, places, &self.rotary)?;
+            k = tape.rope(&k, c.head_dim, places, &self.rotary)?;
         }
         Ok([q, k, v])
     }
@@ -249,7 +275,8 @@ impl Declare<'_> {
     fn linear(&mut self, name: &str, out: usize, inner: usize, std: f32, shared: Shared) -> LinearParams {
         let unit = if name.starts_with("attn.") { self.config.head_dim } else { 1 };
         let weight = self.table.add(&format!("{name}.weight"), &[out, inner], Init::Normal { std }, ParamKind::Matrix);
-        let bias = self.config.bias.then(|| self.table.add(&format!("{name}.bias"), &[out], Init::Zeros, ParamKind::Vector));
+        let has_bias = self.config.bias || self.config.qkv_bias && ["attn.q", "attn.k", "attn.v"].contains(&name);
+        let bias = has_bias.then(|| self.table.add(&format!("{name}.bias"), &[out], Init::Zeros, ParamKind::Vector));
         self.table.may_cut(weight, shared as usize, unit);
         if let Some(bias) = bias.filter(|_| shared == Shared::Outputs) {
             self.table.may_cut(bias, 0, unit);

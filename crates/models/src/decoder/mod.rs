@@ -13,7 +13,7 @@ mod presets;
 
 use std::{ops::Range, sync::Arc};
 
-pub use config::{DecoderConfig, DecoderOptions, Head, Mixture, Mlp, Norm, Position, Router};
+pub use config::{DecoderConfig, DecoderOptions, Head, Mixture, Mlp, Norm, Position, RopeScaling, Router};
 use engine::{
     Axis, BlockId, EngineError, Init, Inputs, Mask, ParamId, ParamKind, ParamTable, Shape, ShapeError, Tape, Tensor,
     ops::{Advance, KvCache, Places},

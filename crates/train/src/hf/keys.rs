@@ -120,6 +120,15 @@ const HARMLESS: &[(&str, &[&str])] = &[
 const HARMLESS_IN_GPT2: &[&str] = &["n_ctx", "reorder_and_upcast_attn"];
 /// Layers from which on a window slides, and its width, both without effect unless `use_sliding_window`.
 const HARMLESS_IN_QWEN: &[&str] = &["max_window_layers", "sliding_window"];
+/// Further keys that a class reads or that are dropout of its training.
+const OF_CLASS: &[(&str, &[&str])] = &[
+    ("mistral", &["sliding_window"]),
+    ("phi3", &["sliding_window", "partial_rotary_factor", "original_max_position_embeddings"]),
+    ("stablelm", &["layer_norm_eps", "use_qkv_bias", "partial_rotary_factor"]),
+    ("starcoder2", &["norm_epsilon", "sliding_window", "residual_dropout", "embedding_dropout"]),
+];
+/// The only value that a class is computed with here.
+const ONLY_IN_CLASS: &[(&str, &str)] = &[("use_bias", "true"), ("qk_layernorm", "false"), ("use_parallel_residual", "false")];
 
 /// The only value that a key may have, in every layout.
 const ONLY: &[(&str, &str)] = &[
@@ -144,7 +153,19 @@ const ONLY_IN_LLAMA: &[(&str, &str)] = &[
     ("mlp_only_layers", "[]"),
 ];
 /// Of the table of rotary positions.
-const ONLY_IN_ROPE: &[(&str, &str)] = &[("rope_type", "\"default\""), ("type", "\"default\""), ("partial_rotary_factor", "1")];
+const READ_IN_ROPE: &[&str] = &[
+    "rope_theta",
+    "rope_type",
+    "type",
+    "factor",
+    "original_max_position_embeddings",
+    "low_freq_factor",
+    "high_freq_factor",
+    "beta_fast",
+    "beta_slow",
+    "attention_factor",
+];
+const ONLY_IN_ROPE: &[(&str, &str)] = &[("partial_rotary_factor", "1")];
 
 /// # Errors
 /// With the first key that is unknown or has a value that this layout (its `model_type`) is not computed with.
@@ -156,7 +177,7 @@ pub(super) fn check(kind: &str, config: &Value) -> Result<(), TrainError> {
     if is_gpt2 {
         free.push(HARMLESS_IN_GPT2);
     }
-    if kind.starts_with("qwen3") {
+    if kind.starts_with("qwen") {
         free.push(HARMLESS_IN_QWEN);
     }
     if has_experts {
@@ -168,11 +189,14 @@ pub(super) fn check(kind: &str, config: &Value) -> Result<(), TrainError> {
         "qwen3_moe" => free.push(&["norm_topk_prob", "moe_intermediate_size"]),
         _ => {}
     }
-    let only = [ONLY, if is_gpt2 { ONLY_IN_GPT2 } else { ONLY_IN_LLAMA }].concat();
+    free.extend(OF_CLASS.iter().filter(|(class, _)| *class == kind).map(|(_, keys)| *keys));
+    let of_class = if ["stablelm", "starcoder2"].contains(&kind) { ONLY_IN_CLASS } else { &[] };
+    let only = [ONLY, of_class, if is_gpt2 { ONLY_IN_GPT2 } else { ONLY_IN_LLAMA }].concat();
     table("", config, &free, &only)?;
     for name in ["rope_parameters", "rope_scaling"] {
         if let Some(rope) = config.get(name).filter(|rope| !is_gpt2 && !rope.is_null()) {
-            table(&format!("{name}."), rope, &[&["rope_theta"]], ONLY_IN_ROPE)?;
+            let partial: &[&str] = if ["phi3", "stablelm"].contains(&kind) { &["partial_rotary_factor"] } else { &[] };
+            table(&format!("{name}."), rope, &[READ_IN_ROPE, partial], ONLY_IN_ROPE)?;
         }
     }
     Ok(())
@@ -222,7 +246,7 @@ mod tests {
 
     use super::*;
 
-    const KINDS: &[&str] = &["gpt2", "llama", "qwen3", "mixtral", "olmoe", "qwen3_moe"];
+    use super::super::layout::KINDS;
 
     #[test]
     fn a_key_that_changes_what_is_computed_is_named() {
@@ -244,7 +268,9 @@ mod tests {
             ("llama", json!({"num_experts": 8}), "num_experts"),
             ("llama", json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor"),
             ("llama", json!({"rope_scaling": {"rope_type": "default", "mrope_section": [1]}}), "rope_scaling.mrope_section"),
-            ("llama", json!({"rope_parameters": null, "rope_scaling": {"type": "linear"}}), "linear"),
+            ("stablelm", json!({"use_parallel_residual": true}), "use_parallel_residual"),
+            ("starcoder2", json!({"use_bias": false}), "use_bias"),
+            ("qwen2", json!({"use_sliding_window": true}), "use_sliding_window"),
             ("qwen3", json!({"layer_types": ["full_attention", "sliding_attention"]}), "layer_types"),
             ("qwen3_moe", json!({"mlp_only_layers": [0]}), "mlp_only_layers"),
         ];
