@@ -62,6 +62,7 @@ fn main() -> ExitCode {
     };
     let _ = ctrlc::set_handler(on_signal);
     align::register();
+    vision::register();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Help and version are results, which may not get lost on a full disk.

@@ -62,16 +62,16 @@ fn usual_beta() -> f64 {
 
 /// See the head of this file.
 pub struct Dpo {
-    beta: f64,
-    label_smoothing: f64,
+    pub(super) beta: f64,
+    pub(super) label_smoothing: f64,
 }
 
 impl Dpo {
     /// The loss of the pairs whose rows' log-likelihoods are `log_probs`, and its slope by each.
-    fn rule(&self, log_probs: &[f64], reference: &[f32]) -> (f64, Vec<f64>) {
+    pub(super) fn rule(&self, log_probs: &[f64], reference: &[f64]) -> (f64, Vec<f64>) {
         let (mut loss, mut slope) = (0.0, vec![0.0; log_probs.len()]);
         for (pair, rows) in (0..log_probs.len()).step_by(2).zip(reference.chunks_exact(2)) {
-            let of = |i: usize| log_probs[pair + i] - f64::from(rows[i]);
+            let of = |i: usize| log_probs[pair + i] - rows[i];
             let ahead = self.beta * (of(0) - of(1));
             let smooth = self.label_smoothing;
             loss += (1.0 - smooth) * softplus(-ahead) + smooth * softplus(ahead);
@@ -103,7 +103,8 @@ impl Objective for Dpo {
         scale: f32,
     ) -> Result<Tensor, EngineError> {
         let nll = Self::nll(model, tape, inputs, x)?;
-        let (reference, seq) = (f32s(inputs, "reference")?, nll.shape().last());
+        let seq = nll.shape().last();
+        let reference: Vec<f64> = f32s(inputs, "reference")?.into_iter().map(f64::from).collect();
         let rule = Self { beta: self.beta, label_smoothing: self.label_smoothing };
         tape.score(&nll, move |nll, slopes| {
             let (loss, slope) = rule.rule(&log_probs(nll, seq), &reference);

@@ -3,6 +3,8 @@
 //! To add one: a file with an `Objective` and a feed, and its kind in [`KINDS`].
 
 pub mod dpo;
+#[cfg(test)]
+mod golden;
 pub mod grpo;
 pub mod policy;
 pub mod ppo;

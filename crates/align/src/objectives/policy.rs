@@ -32,7 +32,7 @@ pub const ARRAYS: [&str; 7] = ["old", "advantages", "returns", "values", "refere
 
 impl Policy {
     /// The loss of one token and its slope by `-ln p`.
-    fn token(&self, nll: f64, old: f64, advantage: f64, reference: f64) -> (f64, f64) {
+    pub(super) fn token(&self, nll: f64, old: f64, advantage: f64, reference: f64) -> (f64, f64) {
         let log_ratio = (-nll - old).clamp(-20.0, 20.0);
         let ratio = log_ratio.exp();
         let (free, held) = (-advantage * ratio, -advantage * ratio.clamp(1.0 - self.clip, 1.0 + self.clip));
@@ -47,7 +47,7 @@ impl Policy {
     }
 
     /// The loss of one value and its slope.
-    fn value(&self, value: f64, old: f64, target: f64) -> (f64, f64) {
+    pub(super) fn value(&self, value: f64, old: f64, target: f64) -> (f64, f64) {
         let held = old + (value - old).clamp(-self.value_clip, self.value_clip);
         let (free_error, held_error) = (value - target, held - target);
         if free_error.powi(2) >= held_error.powi(2) {

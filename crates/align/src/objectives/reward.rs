@@ -162,7 +162,7 @@ fn pairs(ranks: &[u32]) -> Vec<(usize, usize)> {
 }
 
 /// The mean over pairs, and its slope by each reward.
-fn of_pairs(rewards: &[f64], ranks: &[u32], margin: f64) -> (f64, Vec<f64>) {
+pub(super) fn of_pairs(rewards: &[f64], ranks: &[u32], margin: f64) -> (f64, Vec<f64>) {
     let (mut loss, mut slope, pairs) = (0.0, vec![0.0; rewards.len()], pairs(ranks));
     let share = 1.0 / pairs.len().max(1) as f64;
     for (better, worse) in pairs {
@@ -177,7 +177,7 @@ fn of_pairs(rewards: &[f64], ranks: &[u32], margin: f64) -> (f64, Vec<f64>) {
 
 /// `-ln` of the probability that the responses are drawn in their order, each draw in proportion to `e^r` among those that are left;
 /// of responses that tie, each is drawn before those that are worse. The mean over draws that choose.
-fn of_order(rewards: &[f64], ranks: &[u32]) -> (f64, Vec<f64>) {
+pub(super) fn of_order(rewards: &[f64], ranks: &[u32]) -> (f64, Vec<f64>) {
     let mut slope = vec![0.0; rewards.len()];
     let (mut loss, mut draws) = (0.0, 0);
     for best in (0..ranks.len()).filter(|i| ranks[*i] != ABSENT) {

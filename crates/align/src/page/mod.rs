@@ -56,7 +56,7 @@ pub fn serve(
             .await
             .map_err(AlignError::io("listen for", out))?;
         let address = listener.local_addr().map_err(AlignError::io("listen for", out))?;
-        tell(&format!("http://{address}/?token={token}"));
+        tell(&format!("http://{address}/?ticket={token}"));
         let server = Arc::new(Server { board: Mutex::new(board), token });
         let ended = async move {
             while !until() {
@@ -81,7 +81,7 @@ fn routes(server: Arc<Server>) -> Router {
 #[derive(Deserialize)]
 struct Who {
     #[serde(default)]
-    token: String,
+    ticket: String,
     #[serde(default)]
     name: String,
 }
@@ -94,7 +94,7 @@ impl Server {
     /// What whoever does not know the token, or came by another page, is told.
     fn refusal(&self, who: &Who, headers: &HeaderMap) -> Option<Response> {
         let is_own = |name| headers.get(name).and_then(|value| value.to_str().ok()).is_none_or(is_loopback);
-        let is_known = who.token == self.token && is_own(header::HOST) && is_own(header::ORIGIN);
+        let is_known = who.ticket == self.token && is_own(header::HOST) && is_own(header::ORIGIN);
         (!is_known).then(|| (StatusCode::FORBIDDEN, "open the address that the command printed").into_response())
     }
 }
@@ -202,18 +202,19 @@ mod tests {
             serve(vec![one], &path, 0, 1, |address| send.send(address.to_owned()).unwrap(), move || until.load(Ordering::Relaxed))
         });
         let url = receive.recv().unwrap();
-        let (address, token) = url.strip_prefix("http://").unwrap().split_once("/?token=").unwrap();
-        let page = ask(address, "GET", &format!("/?token={token}"), address, "");
+        let (address, token) = url.strip_prefix("http://").unwrap().split_once("/?ticket=").unwrap();
+        let page = ask(address, "GET", &format!("/?ticket={token}"), address, "");
         assert!(page.starts_with("HTTP/1.1 200") && page.contains("default-src 'none'") && !page.contains(hostile), "{page}");
-        for (path, host) in [("/".to_owned(), address), ("/?token=guess".into(), address), (format!("/?token={token}"), "evil.example:80")]
+        for (path, host) in
+            [("/".to_owned(), address), ("/?ticket=guess".into(), address), (format!("/?ticket={token}"), "evil.example:80")]
         {
             assert!(ask(address, "GET", &path, host, "").starts_with("HTTP/1.1 403"), "{path} {host}");
         }
-        let next = ask(address, "GET", &format!("/api/next?token={token}&name=ann"), address, "");
+        let next = ask(address, "GET", &format!("/api/next?ticket={token}&name=ann"), address, "");
         assert!(next.contains("application/json") && next.contains("<script>"), "as data: {next}");
-        let wrong = ask(address, "POST", &format!("/api/judge?token={token}&name=ann"), address, r#"{"task":0,"ranks":[0]}"#);
+        let wrong = ask(address, "POST", &format!("/api/judge?ticket={token}&name=ann"), address, r#"{"task":0,"ranks":[0]}"#);
         assert!(wrong.starts_with("HTTP/1.1 422") && !out.exists(), "{wrong}");
-        let judged = ask(address, "POST", &format!("/api/judge?token={token}&name=ann"), address, r#"{"task":0,"ranks":[0,1]}"#);
+        let judged = ask(address, "POST", &format!("/api/judge?ticket={token}&name=ann"), address, r#"{"task":0,"ranks":[0,1]}"#);
         assert!(judged.starts_with("HTTP/1.1 200") && judged.contains("\"done\":1"), "{judged}");
         assert_eq!(crate::preferences::read(&out).unwrap().all.len(), 1);
         stop.store(true, Ordering::Relaxed);

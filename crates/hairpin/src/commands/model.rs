@@ -14,7 +14,7 @@ use ::train::{
     feed::{Feed, TextWindows},
     generate::{Request, Sampling, Writer},
     hf,
-    objective::OfModel,
+    objective::{self, OfModel},
     run::{Loaded, load},
 };
 use data::Dataset;
@@ -23,7 +23,7 @@ use serde_json::json;
 
 use crate::print;
 
-/// Measure a run's held-out loss in bits per byte
+/// Measure a run on samples that it never learnt from: of text its held-out loss in bits per byte
 #[derive(clap::Args)]
 #[command(after_help = "Example: hairpin eval hairpin-demo/phases/3-large")]
 pub(crate) struct EvalArgs {
@@ -39,6 +39,9 @@ pub(crate) struct EvalArgs {
 
 pub(crate) fn eval(args: &EvalArgs, json: bool) -> miette::Result<ExitCode> {
     let mut loaded = newest(&args.run)?;
+    if loaded.model.language().is_none() {
+        return eval_others(loaded, args, json);
+    }
     let data = Arc::new(Dataset::open(args.data.as_ref().unwrap_or(&loaded.recipe.data.path))?);
     let context = loaded.recipe.batch.context;
     let feed = TextWindows::to_measure(data, context, args.windows)?;
@@ -54,6 +57,26 @@ pub(crate) fn eval(args: &EvalArgs, json: bool) -> miette::Result<ExitCode> {
     } else {
         let error = error.map_or(String::new(), |error| format!(" ± {error:.4}"));
         print::result(&format!("step {}: {bits:.4}{error} bits per byte over {} windows of {context} tokens", loaded.step, windows));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A model of something else than text, on its objective's own held-out samples.
+fn eval_others(mut loaded: Loaded, args: &EvalArgs, json: bool) -> miette::Result<ExitCode> {
+    let mut recipe = loaded.recipe.clone();
+    recipe.eval.windows = args.windows;
+    if let Some(path) = &args.data {
+        recipe.data.path.clone_from(path);
+    }
+    let (feed, objective) = (objective::feed(&recipe)?, loaded.objective.clone());
+    let evaluator = Evaluator::new(&*loaded.model, &*objective, 8, 1, loaded.precision)?;
+    let measured = evaluator.held_out(&*loaded.model, &*objective, &mut loaded.store, loaded.precision, &*feed)?;
+    let (metric, error, samples) = (measured.metric, measured.standard_error(), measured.samples.len());
+    if json {
+        print::json(&json!({"step": loaded.step, (metric.kind.name): metric.value, "standard_error": error, "samples": samples}))?;
+    } else {
+        let error = error.map_or(String::new(), |error| format!(" ± {error:.4}"));
+        print::result(&format!("step {}: {:.4}{error} {} over {samples} samples", loaded.step, metric.value, metric.kind.unit));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -173,7 +196,7 @@ pub(crate) fn export(args: &ExportArgs, json: bool) -> miette::Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
-/// Make a run's folder from a Hugging Face one (GPT-2, Llama, Qwen3, Mixtral, OLMoE or Qwen3-MoE layout)
+/// Make a run's folder from a Hugging Face one (docs/models.md names the layouts)
 #[derive(clap::Args)]
 #[command(after_help = "Example: hairpin import downloads/gpt2 runs/gpt2")]
 pub(crate) struct ImportArgs {

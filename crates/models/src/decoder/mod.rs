@@ -5,6 +5,7 @@
 //! ```
 //! In a parallel block both parts read the same residual. Start at [`Decoder::residual`]; a layer is in [`layers`].
 
+mod choices;
 mod config;
 mod experts;
 mod latent;
