@@ -16,7 +16,7 @@ use serde::Serialize;
 use train::{
     TrainError,
     eval::Evaluator,
-    feed::TextWindows,
+    feed::{TextWindows, is_held_out},
     generate::Sampling,
     metrics,
     objective::OfModel,
@@ -49,7 +49,6 @@ pub struct Outcome {
     /// Of each step of PPO: mean reward and divergence of its rollouts.
     pub curve: Vec<Point>,
     pub folder: PathBuf,
-    pub is_stopped: bool,
 }
 
 /// An answer before and after.
@@ -125,27 +124,29 @@ pub fn run(
         preferences::write(&ranked, &respond::rank(&respond::read(&answers)?, &arithmetic()?, "arithmetic", &encoder)?)?;
     }
 
-    let common = format!(
-        "[model]\n[from]\npath = {base:?}\n[optim]\nkind = \"adamw\"\n[schedule]\nwarmup_steps = 10\n[checkpoint]\nevery_steps = 100\n"
-    );
+    let common = |optim: &str| {
+        format!(
+            "[model]\n[from]\npath = {base:?}\n[optim]\nkind = \"adamw\"\n{optim}\n[schedule]\nwarmup_steps = 10\n[checkpoint]\nevery_steps = 100\n"
+        )
+    };
+    let optim = common("lr = 1e-3");
     let reward = format!(
-        "name = \"reward\"\nseed = {seed}\n{common}[objective]\nkind = \"reward\"\npreferences = {ranked:?}\nk = 8\nheld_out_ratio = {HELD_OUT}\n[batch]\nsequences = 16\ncontext = 32\n\
+        "name = \"reward\"\nseed = {seed}\n{optim}[objective]\nkind = \"reward\"\npreferences = {ranked:?}\nk = 8\nheld_out_ratio = {HELD_OUT}\n[batch]\nsequences = 16\ncontext = 32\n\
          [train]\nsteps = 300\n[eval]\nevery_steps = 100\nwindows = 64\n"
-    )
-    .replace("kind = \"adamw\"", "kind = \"adamw\"\nlr = 1e-3");
+    );
     let Some(reward) = train("reward", reward, observer)? else { return Ok(None) };
+    let optim = common("lr = 3e-4\nweight_decay = 0.0");
     let policy = format!(
-        "name = \"policy\"\nseed = {seed}\n{common}[objective]\nkind = \"ppo\"\nprompts = {prompts:?}\nheld_out_ratio = {HELD_OUT}\nresponse_tokens = 6\nrollouts = 128\n\
+        "name = \"policy\"\nseed = {seed}\n{optim}[objective]\nkind = \"ppo\"\nprompts = {prompts:?}\nheld_out_ratio = {HELD_OUT}\nresponse_tokens = 6\nrollouts = 128\n\
          inner_epochs = 2\nkl_coef = 0.05\nmissing_end_penalty = 1.0\npretrain_data = {data:?}\npretrain_coef = 0.3\n\
          reward = {{ kind = \"model\", path = {reward:?} }}\n[batch]\nsequences = 64\ncontext = 32\nmicro_batch = 64\n\
          [train]\nsteps = 160\n[eval]\nevery_steps = 40\nwindows = 64\n[guard]\naction = \"off\"\n"
-    )
-    .replace("kind = \"adamw\"", "kind = \"adamw\"\nlr = 3e-4\nweight_decay = 0.0");
+    );
     let Some(policy) = train("policy", policy, observer)? else { return Ok(None) };
 
     observer.phase("judging: the policy against the base");
     let mut after = run::load(&policy)?;
-    let held_out: Vec<String> = all.iter().filter(|prompt| is_held_out(prompt, seed)).cloned().collect();
+    let held_out: Vec<String> = all.iter().filter(|prompt| is_held_out(seed, prompt, HELD_OUT)).cloned().collect();
     let judged = Options { k: 4, ..options };
     let answer = |loaded: &mut run::Loaded, folder: &Path, name: &str| -> Result<Vec<Responses>, AlignError> {
         let path = out.join(name);
@@ -184,13 +185,7 @@ pub fn run(
         verdict,
         curve,
         folder: out.to_owned(),
-        is_stopped: false,
     }))
-}
-
-/// As the feeds of rollouts and rankings choose them.
-fn is_held_out(prompt: &str, seed: u64) -> bool {
-    (mix(engine::key(seed, prompt)) as f64 / u64::MAX as f64) < HELD_OUT
 }
 
 fn write_corpus(corpus: &Path, prompts: &Path, seed: u64) -> Result<(), AlignError> {

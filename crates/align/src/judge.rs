@@ -1,6 +1,8 @@
 //! Which of two models is preferred: both answer the same prompts, somebody judges both answers, and the share of prompts that one wins
 //! comes with its interval.
 
+use std::collections::HashMap;
+
 use engine::mix;
 use serde::Serialize;
 use train::run::Loaded;
@@ -37,12 +39,11 @@ pub fn judge(
     judge: &Source,
     rows: impl Fn(&str, &str) -> Result<Row, AlignError>,
 ) -> Result<Verdict, AlignError> {
+    let of_prompt: HashMap<&str, &Responses> = theirs.iter().map(|b| (b.prompt.as_str(), b)).collect();
     let pairs: Vec<(&str, &str, &str)> = ours
         .iter()
-        .flat_map(|a| {
-            let b = theirs.iter().filter(|b| b.prompt == a.prompt).take(1);
-            b.flat_map(|b| a.responses.iter().zip(&b.responses)).map(|(ours, theirs)| (a.prompt.as_str(), ours.as_str(), theirs.as_str()))
-        })
+        .filter_map(|a| Some((a, *of_prompt.get(a.prompt.as_str())?)))
+        .flat_map(|(a, b)| a.responses.iter().zip(&b.responses).map(|(ours, theirs)| (a.prompt.as_str(), ours.as_str(), theirs.as_str())))
         .collect();
     if pairs.is_empty() {
         let help = "let both models answer the same file of prompts".into();

@@ -1,17 +1,21 @@
-//! Forward passes of a model that is not trained here over rows of prompts and responses: log-probabilities, values, rewards.
+//! What a model that is not trained here writes after prompts, and what it says of rows of prompts and responses: log-probabilities,
+//! values, rewards.
 
 use engine::{Inputs, NoParams, ParamStore, ParamTable, Pool, Precision, Tape};
 use models::{LanguageModel, Model};
 use train::{
     TrainError,
     eval::{inference, pool},
+    generate::{Drawn, Request, Sampling, Writer},
     run::Loaded,
 };
 
-use crate::rows::{self, Row};
+use crate::rows::{self, Encoder, Row};
 
 /// Rows in one pass.
 const BATCH: usize = 16;
+/// Texts that are written together.
+pub(crate) const AT_ONCE: usize = 64;
 
 /// What a model says of the tokens of a response.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -31,10 +35,50 @@ pub struct Asked<'a> {
     pub precision: Precision,
 }
 
+/// A text that a model wrote.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Written {
+    pub prompt: String,
+    /// Without its end.
+    pub response: String,
+    pub row: Row,
+    pub has_end: bool,
+}
+
 impl<'a> Asked<'a> {
     #[must_use]
     pub fn of(loaded: &'a mut Loaded) -> Self {
         Self { model: &*loaded.model, store: &mut loaded.store, precision: loaded.precision }
+    }
+
+    /// What the model writes after each prompt, of up to `tokens` tokens, each drawn by its own seed and else as `sampling` says.
+    /// # Errors
+    /// When it is no model of language, or a prompt is longer than it reads.
+    pub fn write(
+        &mut self,
+        encoder: &Encoder,
+        asks: &[(&str, u64)],
+        tokens: usize,
+        sampling: Sampling,
+    ) -> Result<Vec<Written>, TrainError> {
+        let language = self.model.language().ok_or(TrainError::NotLanguage)?;
+        let stops = encoder.tokenizer.ends().stops.clone();
+        let request = |(prompt, seed): &(&str, u64)| {
+            let sampling = Sampling { seed: *seed, ..sampling };
+            Ok(Request { prompt: encoder.prompt(prompt)?, count: tokens, stops: stops.clone(), sampling })
+        };
+        let requests = asks.iter().map(request).collect::<Result<Vec<Request>, TrainError>>()?;
+        let (table, precision) = (self.model.params(), self.precision);
+        let drawn = Writer { language, table, store: self.store, precision }.write(&requests, AT_ONCE, |_, _| {})?;
+        let one = |((request, drawn), (prompt, _)): ((Request, Vec<Drawn>), &(&str, u64))| {
+            let response: Vec<u32> = drawn.iter().map(|drawn| drawn.token).collect();
+            let has_end = response.last().is_some_and(|last| stops.contains(last));
+            let text = encoder.tokenizer.decode(&response[..response.len() - usize::from(has_end)]);
+            let first = request.prompt.len();
+            let row = Row { tokens: request.prompt.into_iter().chain(response).collect(), first };
+            Written { prompt: (*prompt).to_owned(), response: text, row, has_end }
+        };
+        Ok(requests.into_iter().zip(drawn).zip(asks).map(one).collect())
     }
 
     /// What the model says of each row.

@@ -290,10 +290,10 @@ fn numbered(value: &Value) -> Option<Result<Preference, String>> {
 /// Write preferences as JSON lines, whole or not at all.
 /// # Errors
 /// When the file cannot be written.
-pub fn write(path: &Path, all: &[Preference]) -> Result<(), AlignError> {
+pub fn write(path: &Path, all: &[impl std::borrow::Borrow<Preference>]) -> Result<(), AlignError> {
     let mut text = Vec::new();
     for one in all {
-        serde_json::to_writer(&mut text, one).map_err(|e| AlignError::io("write", path)(e.into()))?;
+        serde_json::to_writer(&mut text, one.borrow()).map_err(|e| AlignError::io("write", path)(e.into()))?;
         text.push(b'\n');
     }
     disk::write(path, text).map_err(AlignError::io("write", path))

@@ -12,22 +12,15 @@ use std::{
 
 use engine::mix;
 use serde::{Deserialize, Serialize};
-use train::{
-    checkpoint,
-    generate::{Request, Sampling, Writer},
-    run::Loaded,
-};
+use train::{checkpoint, generate::Sampling, run::Loaded};
 
 use crate::{
     AlignError,
-    passes::Asked,
+    passes::{AT_ONCE, Asked},
     preferences::{Preference, Ranker, RankerKind, lines},
     rollouts::Source,
     rows::{Encoder, Row},
 };
-
-/// Texts that are written together.
-const AT_ONCE: usize = 64;
 
 /// Responses to one prompt, and by whom.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -101,51 +94,29 @@ pub fn respond(
 }
 
 /// Responses to prompts, each with its place among all.
-fn write(
+fn write<'a>(
     loaded: &mut Loaded,
     encoder: &Encoder,
     model: &str,
-    prompts: &[(usize, &String)],
+    prompts: &[(usize, &'a String)],
     options: Options,
     judge: Option<&Source>,
 ) -> Result<Vec<Responses>, AlignError> {
-    let stops = encoder.tokenizer.ends().stops.clone();
     let seed = |place: usize, i: usize| mix(options.sampling.seed ^ mix((place * options.k + i) as u64 + 1));
-    let mut requests = Vec::new();
-    for (place, prompt) in prompts {
-        for i in 0..options.k {
-            let sampling = Sampling { seed: seed(*place, i), ..options.sampling };
-            requests.push(Request { prompt: encoder.prompt(prompt)?, count: options.tokens, stops: stops.clone(), sampling });
-        }
-    }
-    let language = loaded.model.language().ok_or(train::TrainError::NotLanguage)?;
-    let (table, precision) = (loaded.model.params(), loaded.precision);
-    let drawn = Writer { language, table, store: &mut loaded.store, precision }.write(&requests, AT_ONCE, |_, _| {})?;
-    let rows: Vec<Row> = requests
-        .iter()
-        .zip(&drawn)
-        .map(|(request, drawn)| Row {
-            tokens: request.prompt.iter().copied().chain(drawn.iter().map(|one| one.token)).collect(),
-            first: request.prompt.len(),
-        })
-        .collect();
-    let said = if options.log_probs { Asked::of(loaded).say(&rows)? } else { Vec::new() };
-    let text = |row: &Row| {
-        let response = row.response();
-        let ended = response.last().is_some_and(|last| stops.contains(last));
-        encoder.tokenizer.decode(&response[..response.len() - usize::from(ended)])
-    };
-    let texts: Vec<String> = rows.iter().map(text).collect();
-    let asked: Vec<&str> = prompts.iter().flat_map(|(_, prompt)| std::iter::repeat_n(prompt.as_str(), options.k)).collect();
-    let rewards = match judge {
-        Some(judge) => judge.score(&asked.into_iter().zip(texts.iter().map(String::as_str)).collect::<Vec<_>>(), &rows)?,
-        None => Vec::new(),
-    };
+    let of_prompt = |(place, prompt): (usize, &'a String)| (0..options.k).map(move |i| (prompt.as_str(), seed(place, i)));
+    let asks: Vec<(&str, u64)> = prompts.iter().copied().flat_map(of_prompt).collect();
+
+    let mut asked = Asked::of(loaded);
+    let written = asked.write(encoder, &asks, options.tokens, options.sampling)?;
+    let rows: Vec<Row> = written.iter().map(|one| one.row.clone()).collect();
+    let said = if options.log_probs { asked.say(&rows)? } else { Vec::new() };
+    let texts: Vec<(&str, &str)> = written.iter().map(|one| (one.prompt.as_str(), one.response.as_str())).collect();
+    let rewards = judge.map_or(Ok(Vec::new()), |judge| judge.score(&texts, &rows))?;
     let of = |(n, (place, prompt)): (usize, &(usize, &String))| {
         let all = n * options.k..(n + 1) * options.k;
         Responses {
             prompt: (*prompt).clone(),
-            responses: texts[all.clone()].to_vec(),
+            responses: written[all.clone()].iter().map(|one| one.response.clone()).collect(),
             seeds: (0..options.k).map(|i| seed(*place, i)).collect(),
             model: model.to_owned(),
             log_probs: said.get(all.clone()).map_or_else(Vec::new, |said| said.iter().map(|said| said.log_probs.clone()).collect()),

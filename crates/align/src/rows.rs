@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use data::{DataError, Tokenizer};
+use data::{Content, DataError, Tokenizer};
 use engine::{Inputs, ops::IGNORE};
 
 use crate::AlignError;
@@ -54,6 +54,16 @@ impl Encoder {
     /// When it cannot be read.
     pub fn new(path: &Path, context: usize) -> Result<Self, DataError> {
         Ok(Self { tokenizer: Tokenizer::load(path)?, context })
+    }
+
+    /// What a feed of these tokens is known by, whose samples `hasher` has seen.
+    /// # Errors
+    /// When the tokenizer cannot be written down.
+    pub fn content(&self, hasher: &blake3::Hasher) -> Result<Content, DataError> {
+        let files = self.tokenizer.files()?;
+        let tokenizer = files.iter().find(|(name, _)| name == "tokenizer.json").map_or(&[][..], |(_, bytes)| bytes);
+        let tokens_blake3 = hasher.finalize().to_hex().to_string();
+        Ok(Content { tokens_blake3, tokenizer_blake3: blake3::hash(tokenizer).to_hex().to_string() })
     }
 
     /// A prompt as the model reads it.

@@ -155,14 +155,32 @@ fn a_run_that_stops_in_the_middle_of_its_rollouts_goes_on_to_the_same_bits() {
         room.train(&name, &text, &[]);
         assert!(room.weights(&name) == room.weights("whole"), "stopped after {at}");
     }
-    // A torn file of rollouts is made again.
-    let torn = room.at("whole").join("rollouts/000002.json");
-    let text = std::fs::read(&torn).unwrap();
-    let iteration: Iteration = serde_json::from_slice(&text).unwrap();
+    let iteration: Iteration = serde_json::from_slice(&std::fs::read(room.at("whole").join("rollouts/000002.json")).unwrap()).unwrap();
     for one in &iteration.rollouts {
         assert_eq!((one.log_probs.len(), one.values.len()), (one.tokens.len() - one.first, one.tokens.len() - one.first));
         assert!(one.log_probs.iter().zip(&one.reference).all(|(a, b)| *a <= 0.0 && *b <= 0.0));
     }
+}
+
+#[test]
+fn rollouts_that_are_lost_in_the_middle_of_their_iteration_are_named_and_not_written_anew_by_later_weights() {
+    let room = Room::new();
+    let text = room.recipe(&room.ppo(), 10);
+    room.train("whole", &text, &[]);
+    let recipe = Recipe::parse(&text, "torn", &[]).unwrap();
+    let stop = AtomicBool::new(false);
+    run::train(&recipe, &room.at("torn"), true, &stop, &mut StopAfter(5, &stop)).unwrap();
+    // Four steps are an iteration, so that the fifth is one of the second.
+    let path = room.at("torn").join("rollouts/000001.json");
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    let error = run::train(&recipe, &room.at("torn"), true, &AtomicBool::new(false), &mut Quiet).unwrap_err();
+    let help = miette::Diagnostic::help(&error).unwrap().to_string();
+    assert!(error.to_string().contains("000001.json") && help.contains("after step 4"), "{error} {help}");
+    // What the help says does it.
+    std::fs::remove_dir_all(room.at("torn").join("step-00000005")).unwrap();
+    room.train("torn", &text, &[]);
+    assert!(room.weights("torn") == room.weights("whole"));
 }
 
 #[test]

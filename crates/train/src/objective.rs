@@ -20,7 +20,7 @@ use crate::{
 /// What is learnt from a model's outputs.
 pub trait Objective: Send + Sync {
     /// The loss of one micro-batch, from what the trunk gave: `scale` times a sum over its samples or tokens, one number, whose
-    /// gradient must be one.
+    /// gradient must be one. Unless said, that of the model's own head.
     /// # Errors
     /// When an input is missing or of another shape, or memory is short.
     fn loss<'m>(
@@ -30,13 +30,20 @@ pub trait Objective: Send + Sync {
         inputs: &Inputs,
         x: &Tensor,
         scale: f32,
-    ) -> Result<Tensor, EngineError>;
+    ) -> Result<Tensor, EngineError> {
+        model.head_loss(tape, inputs, x, scale)
+    }
 
     /// Figures whose sum over held-out samples is what [`Objective::metric`] is made of: one or more for each sample, those of one
-    /// sample together.
+    /// sample together. Unless said, those of the model's own head.
     /// # Errors
     /// As [`Objective::loss`].
-    fn measure<'m>(&'m self, model: &'m dyn Model, tape: &mut Tape<'m>, inputs: &Inputs, x: &Tensor) -> Result<Tensor, EngineError>;
+    fn measure<'m>(&'m self, model: &'m dyn Model, tape: &mut Tape<'m>, inputs: &Inputs, x: &Tensor) -> Result<Tensor, EngineError> {
+        match model.language() {
+            Some(language) => language.head_nll(tape, inputs, x),
+            None => model.head_loss(tape, inputs, x, 1.0),
+        }
+    }
 
     /// What held-out samples are judged by.
     fn metric(&self, model: &dyn Model) -> &'static MetricKind;
@@ -133,24 +140,6 @@ pub(crate) fn check(recipe: &Recipe) -> Result<(), TrainError> {
 pub struct OfModel;
 
 impl Objective for OfModel {
-    fn loss<'m>(
-        &'m self,
-        model: &'m dyn Model,
-        tape: &mut Tape<'m>,
-        inputs: &Inputs,
-        x: &Tensor,
-        scale: f32,
-    ) -> Result<Tensor, EngineError> {
-        model.head_loss(tape, inputs, x, scale)
-    }
-
-    fn measure<'m>(&'m self, model: &'m dyn Model, tape: &mut Tape<'m>, inputs: &Inputs, x: &Tensor) -> Result<Tensor, EngineError> {
-        match model.language() {
-            Some(language) => language.head_nll(tape, inputs, x),
-            None => model.head_loss(tape, inputs, x, 1.0),
-        }
-    }
-
     fn metric(&self, model: &dyn Model) -> &'static MetricKind {
         if model.language().is_some() { &BITS_PER_BYTE } else { &LOSS }
     }

@@ -97,19 +97,6 @@ struct Certain;
 const CERTAIN: MetricKind = MetricKind { name: "certain", unit: "of tokens certain", better: Better::Higher, divisor: 1.0 };
 
 impl Objective for Certain {
-    fn loss<'m>(
-        &'m self,
-        model: &'m dyn Model,
-        tape: &mut Tape<'m>,
-        inputs: &Inputs,
-        x: &Tensor,
-        scale: f32,
-    ) -> Result<Tensor, EngineError> {
-        model.head_loss(tape, inputs, x, scale)
-    }
-    fn measure<'m>(&'m self, model: &'m dyn Model, tape: &mut Tape<'m>, inputs: &Inputs, x: &Tensor) -> Result<Tensor, EngineError> {
-        model.head_loss(tape, inputs, x, 1.0)
-    }
     fn metric(&self, _model: &dyn Model) -> &'static MetricKind {
         METRICS.find(CERTAIN.name).expect("added")
     }

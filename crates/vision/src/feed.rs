@@ -4,12 +4,12 @@
 use std::{ops::Range, sync::Arc};
 
 use data::{Content, Sampler};
-use engine::{EngineError, Inputs, Tape, Tensor, mix};
+use engine::{Inputs, mix};
 use image::{RgbImage, imageops};
 use models::{Model, vit_mae::Choice};
 use train::{
     TrainError,
-    feed::{Feed, Pick},
+    feed::{Feed, Pick, is_held_out},
     metric::{Better, MetricKind},
     objective::{Kind, Objective},
     recipe::Recipe,
@@ -39,21 +39,6 @@ pub(crate) const KINDS: &[Kind] = &[
 struct OfHead(&'static MetricKind);
 
 impl Objective for OfHead {
-    fn loss<'m>(
-        &'m self,
-        model: &'m dyn Model,
-        tape: &mut Tape<'m>,
-        inputs: &Inputs,
-        x: &Tensor,
-        scale: f32,
-    ) -> Result<Tensor, EngineError> {
-        model.head_loss(tape, inputs, x, scale)
-    }
-
-    fn measure<'m>(&'m self, model: &'m dyn Model, tape: &mut Tape<'m>, inputs: &Inputs, x: &Tensor) -> Result<Tensor, EngineError> {
-        model.head_loss(tape, inputs, x, 1.0)
-    }
-
     fn metric(&self, _model: &dyn Model) -> &'static MetricKind {
         self.0
     }
@@ -127,11 +112,8 @@ fn open(recipe: &Recipe, task: Task) -> Result<Arc<dyn Feed>, TrainError> {
     }
     let class = |name: &String| names.binary_search(name).unwrap_or(0) as u32;
     let classes: Vec<u32> = pictures.all.iter().map(|picture| class(&picture.class)).collect();
-    let is_held_out = |i: &usize| {
-        let draw = mix(engine::key(recipe.seed, &pictures.all[*i].name)) as f64 / u64::MAX as f64;
-        draw < HELD_OUT
-    };
-    let (mut held_out, train): (Vec<usize>, Vec<usize>) = (0..pictures.all.len()).partition(is_held_out);
+    let of_name = |i: &usize| is_held_out(recipe.seed, &pictures.all[*i].name, HELD_OUT);
+    let (mut held_out, train): (Vec<usize>, Vec<usize>) = (0..pictures.all.len()).partition(of_name);
     held_out.truncate(recipe.eval.windows as usize);
     if train.len() < recipe.batch.sequences || held_out.is_empty() {
         let problem = format!(
@@ -196,8 +178,8 @@ impl Images {
         let (whole, size) = (&self.pictures.all[picture].pixels, self.size as u32);
         let Some(draws) = draws else { return imageops::resize(whole, size, size, imageops::FilterType::Triangle) };
         let side = f64::from(whole.width());
-        let (of_crop, least) = if self.task == Task::Denoising { (side, side) } else { (side, side * LEAST_CROP.sqrt()) };
-        let crop = (least + draws.next() * (of_crop - least)).round().min(side);
+        let least = if self.task == Task::Denoising { side } else { side * LEAST_CROP.sqrt() };
+        let crop = (least + draws.next() * (side - least)).round().min(side);
         let mut place = || (draws.next() * (side - crop)).round() as u32;
         let (x, y) = (place(), place());
         let part = imageops::crop_imm(whole, x, y, crop as u32, crop as u32).to_image();
@@ -255,10 +237,6 @@ impl Images {
 }
 
 impl Feed for Images {
-    fn samples(&self) -> u64 {
-        self.train.len() as u64
-    }
-
     fn picks(&self, positions: Range<u64>) -> Vec<Pick> {
         positions.map(|position| Pick { sample: self.sampler.at(position), position }).collect()
     }

@@ -60,7 +60,7 @@ fn with_writing<T: DeserializeOwned>(recipe: &Recipe) -> Result<(Writing, T), Tr
 }
 
 /// The weights that a recipe of these objectives begins with.
-fn beginning(recipe: &Recipe) -> Result<&Path, TrainError> {
+pub(crate) fn beginning(recipe: &Recipe) -> Result<&Path, TrainError> {
     recipe.from.as_ref().map(|from| from.path.as_path()).ok_or_else(|| TrainError::Value {
         key: "from.path",
         problem: "this objective begins with a trained model, and none is named".into(),

@@ -109,11 +109,6 @@ impl Objective for Policy {
         tape.add(&of_policy, &of_value)
     }
 
-    fn measure<'m>(&'m self, model: &'m dyn Model, tape: &mut Tape<'m>, inputs: &Inputs, x: &Tensor) -> Result<Tensor, EngineError> {
-        let language = model.language().ok_or_else(|| ShapeError::new("policy", "the model is none of text"))?;
-        language.head_nll(tape, inputs, x)
-    }
-
     fn metric(&self, _model: &dyn Model) -> &'static MetricKind {
         &super::REWARD
     }

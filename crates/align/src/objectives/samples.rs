@@ -8,7 +8,7 @@ use engine::Inputs;
 use train::{
     TrainError,
     checkpoint::TokenizerFiles,
-    feed::{Feed, Pick},
+    feed::{Feed, Pick, is_held_out},
     recipe::Recipe,
 };
 
@@ -67,10 +67,6 @@ impl<B: Batch> Samples<B> {
         batch: B,
         mut notes: Vec<String>,
     ) -> Result<Self, TrainError> {
-        let is_held_out = |prompt: &str| {
-            let draw = engine::mix(engine::key(recipe.seed, prompt)) as f64 / u64::MAX as f64;
-            draw < held_out_ratio
-        };
         let mut hasher = blake3::Hasher::new();
         let (mut train, mut held_out) = (Vec::new(), Vec::new());
         for (prompt, sample) in samples {
@@ -81,7 +77,7 @@ impl<B: Batch> Samples<B> {
                     hasher.update(&token.to_le_bytes());
                 });
             }
-            if is_held_out(&prompt) { held_out.push(sample) } else { train.push(sample) }
+            if is_held_out(recipe.seed, &prompt, held_out_ratio) { held_out.push(sample) } else { train.push(sample) }
         }
         held_out.truncate(recipe.eval.windows as usize);
         let need = recipe.batch.sequences;
@@ -95,12 +91,7 @@ impl<B: Batch> Samples<B> {
             let help = "give more prompts, a smaller `batch.sequences`, or another `objective.held_out_ratio`".into();
             return Err(TrainError::Value { key: "objective", problem, help });
         }
-        let files = encoder.tokenizer.files()?;
-        let tokenizer = files.iter().find(|(name, _)| name == "tokenizer.json").map_or(&[][..], |(_, bytes)| bytes);
-        let content = Content {
-            tokens_blake3: hasher.finalize().to_hex().to_string(),
-            tokenizer_blake3: blake3::hash(tokenizer).to_hex().to_string(),
-        };
+        let content = encoder.content(&hasher)?;
         notes.push(format!("{} samples to train on, {} held out by their prompts", train.len(), held_out.len()));
         let sampler = Sampler::new(recipe.seed, train.len() as u64);
         Ok(Self { batch, tokenizer: encoder.tokenizer, train, held_out, sampler, content, notes })
@@ -112,10 +103,6 @@ impl<B: Batch> Samples<B> {
 }
 
 impl<B: Batch> Feed for Samples<B> {
-    fn samples(&self) -> u64 {
-        self.train.len() as u64
-    }
-
     fn picks(&self, positions: Range<u64>) -> Vec<Pick> {
         positions.map(|position| Pick { sample: self.sampler.at(position), position }).collect()
     }

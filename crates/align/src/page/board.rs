@@ -1,7 +1,7 @@
 //! Who has judged what, and what each person is shown next. The file of preferences is the only state.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs::File,
     path::{Path, PathBuf},
 };
@@ -18,7 +18,8 @@ use crate::{
 /// See the head of this file.
 pub struct Board {
     tasks: Vec<Responses>,
-    judged: Vec<Preference>,
+    /// With the task of each, where it is one of these.
+    judged: Vec<(Option<usize>, Preference)>,
     /// Tasks that somebody left out.
     skipped: HashSet<(String, usize)>,
     path: PathBuf,
@@ -71,12 +72,11 @@ impl Board {
             let help = "write at least two to each prompt: `hairpin align sample --k 4`".into();
             return Err(AlignError::TooFew { path: path.to_owned(), problem: "no prompt with two responses to rank".into(), help });
         }
+        let numbers: HashMap<(&str, &[String]), usize> =
+            tasks.iter().enumerate().map(|(i, task)| ((task.prompt.as_str(), task.responses.as_slice()), i)).collect();
+        let number = |one: &Preference| numbers.get(&(one.prompt.as_str(), one.responses.as_slice())).copied();
+        let judged = judged.into_iter().map(|one| (number(&one), one)).collect();
         Ok(Self { tasks, judged, skipped: HashSet::new(), path: path.to_owned(), overlap: overlap.max(1), _lock: lock })
-    }
-
-    fn task_of(&self, one: &Preference) -> Option<usize> {
-        let is_same = |task: &&Responses| task.prompt == one.prompt && task.responses == one.responses;
-        self.tasks.iter().position(|task| is_same(&task))
     }
 
     fn is_by(one: &Preference, name: &str) -> bool {
@@ -88,8 +88,8 @@ impl Board {
     pub(super) fn next(&self, name: &str) -> Shown {
         let mut counts = vec![0_usize; self.tasks.len()];
         let mut own = vec![false; self.tasks.len()];
-        for one in &self.judged {
-            if let Some(task) = self.task_of(one) {
+        for (task, one) in &self.judged {
+            if let Some(task) = *task {
                 counts[task] += 1;
                 own[task] |= Self::is_by(one, name);
             }
@@ -110,7 +110,7 @@ impl Board {
     }
 
     fn shown(&self, name: &str, task: Option<usize>, prompt: String, responses: Vec<String>) -> Shown {
-        let done = self.judged.iter().filter(|one| Self::is_by(one, name)).count();
+        let done = self.judged.iter().filter(|(_, one)| Self::is_by(one, name)).count();
         Shown { task, prompt, responses, done, total: self.tasks.len(), can_undo: done > 0 }
     }
 
@@ -135,7 +135,7 @@ impl Board {
         if ranks.len() != one.responses.len() {
             return Err(format!("{} ranks of {} responses", ranks.len(), one.responses.len()));
         }
-        if self.judged.iter().any(|one| Self::is_by(one, name) && self.task_of(one) == Some(task)) {
+        if self.judged.iter().any(|(of, one)| *of == Some(task) && Self::is_by(one, name)) {
             return Err("you have judged this one".into());
         }
         let mut own = vec![0; ranks.len()];
@@ -152,18 +152,17 @@ impl Board {
         };
         let line = serde_json::to_string(&preference).map_err(|e| e.to_string())?;
         disk::append_line(&self.path, &line).map_err(|e| format!("it cannot be written: {e}"))?;
-        self.judged.push(preference);
+        self.judged.push((Some(task), preference));
         Ok(())
     }
 
     /// Take back the last judgement of `name`, and give its task.
     pub(super) fn undo(&mut self, name: &str) -> Result<usize, String> {
-        let at = self.judged.iter().rposition(|one| Self::is_by(one, name)).ok_or("there is nothing to take back")?;
-        let task = self.task_of(&self.judged[at]).ok_or("its prompt is no longer here")?;
-        let mut left = self.judged.clone();
-        left.remove(at);
+        let at = self.judged.iter().rposition(|(_, one)| Self::is_by(one, name)).ok_or("there is nothing to take back")?;
+        let task = self.judged[at].0.ok_or("its prompt is no longer here")?;
+        let left: Vec<&Preference> = self.judged.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, (_, one))| one).collect();
         preferences::write(&self.path, &left).map_err(|e| e.to_string())?;
-        self.judged = left;
+        self.judged.remove(at);
         Ok(task)
     }
 }

@@ -30,8 +30,8 @@ use train::{
     TrainError,
     checkpoint::TokenizerFiles,
     eval::{HeldOut, SampleLoss},
-    feed::{Feed, InTraining, Pick},
-    generate::{Request, Sampling, Writer},
+    feed::{Feed, InTraining, Pick, is_held_out},
+    generate::Sampling,
     recipe::Recipe,
     run::Loaded,
 };
@@ -40,15 +40,10 @@ use writing::{read_originals, read_prompts};
 
 use crate::{
     AlignError,
-    objectives::policy::ARRAYS,
-    passes::{Asked, Said},
+    objectives::{beginning, policy::ARRAYS},
+    passes::{Asked, Said, Written},
     rows::{self, Encoder, Row},
 };
-
-/// Texts that are written together.
-const AT_ONCE: usize = 64;
-/// Iterations whose rollouts stay on disk.
-const KEPT: u64 = 4;
 
 /// One response with all that is learnt from it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -125,15 +120,11 @@ impl Rollouts {
     /// When one cannot be read, or there are too few prompts.
     pub fn open(recipe: &Recipe, options: Writing, group: usize, advantages: Advantages) -> Result<Self, TrainError> {
         options.check(recipe, group)?;
-        let from = recipe.from.as_ref().map(|from| from.path.clone()).ok_or_else(|| TrainError::Value {
-            key: "from.path",
-            problem: "a policy begins as a trained model, and none is named".into(),
-            help: "add `--from RUN`, or `[from] path = \"RUN\"` to the recipe".into(),
-        })?;
-        let encoder = Encoder::new(&train::run::tokenizer_of(&from)?, recipe.batch.context)?;
+        let from = beginning(recipe)?;
+        let encoder = Encoder::new(&train::run::tokenizer_of(from)?, recipe.batch.context)?;
         let (all, mut notes) = read_prompts(&options, &encoder, recipe.batch.context)?;
-        let is_held_out = |prompt: &String| (mix(engine::key(recipe.seed, prompt)) as f64 / u64::MAX as f64) < options.held_out_ratio;
-        let (mut held_out, prompts): (Vec<String>, Vec<String>) = all.into_iter().partition(is_held_out);
+        let by_prompt = |prompt: &String| is_held_out(recipe.seed, prompt, options.held_out_ratio);
+        let (mut held_out, prompts): (Vec<String>, Vec<String>) = all.into_iter().partition(by_prompt);
         held_out.truncate(recipe.eval.windows as usize);
         if prompts.is_empty() || held_out.is_empty() {
             let problem =
@@ -155,28 +146,23 @@ impl Rollouts {
         };
         let originals = match &options.originals {
             Some(path) => {
-                let rows = read_originals(path, &from, &encoder)?;
+                let rows = read_originals(path, from, &encoder)?;
                 let count = rows.len() as u64;
                 Some((rows, Sampler::new(recipe.seed, count)))
             }
             None => None,
         };
-        let files = encoder.tokenizer.files()?;
-        let tokenizer = files.iter().find(|(name, _)| name == "tokenizer.json").map_or(&[][..], |(_, bytes)| bytes);
         let mut hasher = blake3::Hasher::new();
         prompts.iter().chain(&held_out).for_each(|prompt| {
             hasher.update(prompt.as_bytes());
             hasher.update(b"\0");
         });
-        let content = Content {
-            tokens_blake3: hasher.finalize().to_hex().to_string(),
-            tokenizer_blake3: blake3::hash(tokenizer).to_hex().to_string(),
-        };
+        let content = encoder.content(&hasher)?;
         let decides =
             format!("{} {} {} {:?} {}", recipe.objective, recipe.seed, recipe.batch.sequences, recipe.from, content.tokens_blake3);
         Ok(Self {
             source: Source::open(&source::options(&options.reward)?, &content.tokenizer_blake3)?,
-            reference: Mutex::new(train::run::load(&from)?),
+            reference: Mutex::new(train::run::load(from)?),
             key: blake3::hash(decides.as_bytes()).to_hex().to_string(),
             group,
             advantages,
@@ -223,7 +209,10 @@ impl Rollouts {
         precision: Precision,
         folder: &Path,
     ) -> Result<Iteration, TrainError> {
-        let before = if iteration > 0 { self.read(folder, iteration - 1) } else { None };
+        let before = match iteration {
+            0 => None,
+            _ => Some(self.read(folder, iteration - 1).ok_or_else(|| self.lost(folder, iteration - 1))?),
+        };
         let kl_coef = self.advantages.kl_coef(before.as_ref());
         let count = self.options.rollouts / self.group;
         let sampler = Sampler::new(self.seed, self.prompts.len() as u64);
@@ -232,9 +221,10 @@ impl Rollouts {
             .flat_map(|prompt| std::iter::repeat_n(prompt, self.group))
             .collect();
         let seed = mix(engine::key(self.seed, "rollouts") ^ mix(iteration));
-        let written = self.write(model, store, precision, &prompts, seed)?;
+        let mut policy = Asked { model, store, precision };
+        let written = self.write(&mut policy, &prompts, seed)?;
         let rows: Vec<Row> = written.iter().map(|one| one.row.clone()).collect();
-        let said = Asked { model, store, precision }.say(&rows)?;
+        let said = policy.say(&rows)?;
         let reference = Asked::of(&mut lock(&self.reference)).say(&rows)?;
         let rewards = self.judge_all(&written)?;
         let origin = match &before {
@@ -266,42 +256,14 @@ impl Rollouts {
         std::fs::create_dir_all(parent).map_err(AlignError::io("create", parent))?;
         let text = serde_json::to_vec(&made).map_err(|e| AlignError::io("write", &path)(e.into()))?;
         disk::write(&path, text).map_err(AlignError::io("write", &path))?;
-        if iteration >= KEPT {
-            // What is older is no longer needed by any checkpoint that is kept, and is made again if it is.
-            let _ = std::fs::remove_file(self.path(folder, iteration - KEPT));
-        }
         Ok(made)
     }
 
     /// What the policy writes after each of `prompts`.
-    fn write(
-        &self,
-        model: &dyn Model,
-        store: &mut dyn ParamStore,
-        precision: Precision,
-        prompts: &[&String],
-        seed: u64,
-    ) -> Result<Vec<Written>, TrainError> {
-        let language = model.language().ok_or(TrainError::NotLanguage)?;
-        let stops = self.encoder.tokenizer.ends().stops.clone();
-        let requests: Vec<Request> = prompts
-            .iter()
-            .enumerate()
-            .map(|(i, prompt)| {
-                let sampling = Sampling { temperature: self.options.temperature, top_k: 0, top_p: 1.0, seed: mix(seed ^ mix(i as u64)) };
-                Ok(Request { prompt: self.encoder.prompt(prompt)?, count: self.options.response_tokens, stops: stops.clone(), sampling })
-            })
-            .collect::<Result<_, TrainError>>()?;
-        let drawn = Writer { language, table: model.params(), store, precision }.write(&requests, AT_ONCE, |_, _| {})?;
-        let one = |((request, drawn), prompt): ((Request, Vec<train::generate::Drawn>), &&String)| {
-            let response: Vec<u32> = drawn.iter().map(|drawn| drawn.token).collect();
-            let has_end = response.last().is_some_and(|last| stops.contains(last));
-            let text = self.encoder.tokenizer.decode(&response[..response.len() - usize::from(has_end)]);
-            let first = request.prompt.len();
-            let row = Row { tokens: request.prompt.into_iter().chain(response).collect(), first };
-            Written { prompt: (*prompt).clone(), response: text, row, has_end }
-        };
-        Ok(requests.into_iter().zip(drawn).zip(prompts).map(one).collect())
+    fn write(&self, policy: &mut Asked<'_>, prompts: &[&String], seed: u64) -> Result<Vec<Written>, TrainError> {
+        let asks: Vec<(&str, u64)> = prompts.iter().enumerate().map(|(i, prompt)| (prompt.as_str(), mix(seed ^ mix(i as u64)))).collect();
+        let sampling = Sampling { temperature: self.options.temperature, top_k: 0, top_p: 1.0, seed: 0 };
+        policy.write(&self.encoder, &asks, self.options.response_tokens, sampling)
     }
 
     /// Rewards with penalties, in the judge's own units.
@@ -316,6 +278,18 @@ impl Rollouts {
         Ok(written.iter().zip(scores).map(with_penalties).collect())
     }
 
+    /// Rollouts that were written before, by weights that are no more, and cannot be read.
+    fn lost(&self, folder: &Path, iteration: u64) -> TrainError {
+        TrainError::Value {
+            key: "objective",
+            problem: format!("the rollouts in `{}` are missing, damaged or of another recipe", self.path(folder, iteration).display()),
+            help: format!(
+                "bring the file back from a copy, or remove the checkpoints after step {} and go on: it is made again",
+                iteration * self.steps()
+            ),
+        }
+    }
+
     fn current(&self, iteration: u64) -> Result<Arc<Iteration>, TrainError> {
         lock(&self.now).as_ref().filter(|now| now.iteration == iteration).cloned().ok_or_else(|| TrainError::Value {
             key: "objective",
@@ -323,14 +297,6 @@ impl Rollouts {
             help: "resume the run: they are made again".into(),
         })
     }
-}
-
-/// A text that the policy wrote.
-struct Written {
-    prompt: String,
-    response: String,
-    row: Row,
-    has_end: bool,
 }
 
 /// Share of the runs of four tokens that have been there before.
@@ -342,10 +308,6 @@ fn repeated_share(tokens: &[u32]) -> f64 {
 }
 
 impl Feed for Rollouts {
-    fn samples(&self) -> u64 {
-        self.prompts.len() as u64
-    }
-
     fn picks(&self, positions: Range<u64>) -> Vec<Pick> {
         let of_iteration = self.steps() * self.sequences as u64;
         let rollouts = self.options.rollouts as u64;
@@ -448,6 +410,8 @@ impl Feed for Rollouts {
         if let Some(mut store) = weights {
             let made = match self.read(folder, iteration) {
                 Some(read) => read,
+                // Later weights would write others.
+                None if step != iteration * self.steps() + 1 => return Err(self.lost(folder, iteration)),
                 None => self.make(iteration, trainer.model(), &mut store, trainer.precision(), folder)?,
             };
             *lock(&self.now) = Some(Arc::new(made));
@@ -475,7 +439,7 @@ impl Feed for Rollouts {
 
     fn judge(&self, model: &dyn Model, store: &mut dyn ParamStore, precision: Precision) -> Result<Option<HeldOut>, TrainError> {
         let prompts: Vec<&String> = self.held_out.iter().collect();
-        let written = self.write(model, store, precision, &prompts, mix(engine::key(self.seed, "held out")))?;
+        let written = self.write(&mut Asked { model, store, precision }, &prompts, mix(engine::key(self.seed, "held out")))?;
         let samples = self.judge_all(&written)?.into_iter().map(|reward| SampleLoss { loss: reward, weight: 1 }).collect();
         Ok(Some(HeldOut::of(&crate::objectives::REWARD, samples)))
     }

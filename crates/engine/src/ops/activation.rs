@@ -4,7 +4,7 @@
 
 pub use kernels::activation::Activation;
 
-use super::{Class, Backward, Cost, Forward, Op, Saves};
+use super::{Backward, Class, Cost, Forward, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Pointwise(Activation);

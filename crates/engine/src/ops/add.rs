@@ -1,6 +1,6 @@
 //! The residual: `y = a + b`. Both gradients are `dy` itself, passed on without a copy.
 
-use super::{Class, Backward, Cost, Forward, Gradient, Op, Saves};
+use super::{Backward, Class, Cost, Forward, Gradient, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Add;

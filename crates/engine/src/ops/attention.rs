@@ -9,7 +9,7 @@
 
 pub use kernels::attention::Mask;
 
-use super::{Class, Backward, Cost, Forward, Op, Saves};
+use super::{Backward, Class, Cost, Forward, Op, Saves};
 use crate::{Axis, EngineError, Move, Precision, Shape, ShapeError, Tape, Tensor, trace::Pass};
 
 /// What attention needs to know besides `q` `[batch, seq, heads * head_dim]` and `k`, `v`

@@ -7,7 +7,7 @@
 
 use kernels::experts::{self, Scores};
 
-use super::{Class, Backward, Cost, Forward, Gradient, Op, Routes, Saves, route::Plan};
+use super::{Backward, Class, Cost, Forward, Gradient, Op, Routes, Saves, route::Plan};
 use crate::{Axis, EngineError, Move, Shape, ShapeError, Tape, Tensor, trace::Pass};
 
 struct Balance {

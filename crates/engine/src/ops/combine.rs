@@ -3,7 +3,7 @@
 
 use kernels::experts;
 
-use super::{Class, Backward, Cost, Forward, Gradient, Op, Routes, Saves, route::Plan};
+use super::{Backward, Class, Cost, Forward, Gradient, Op, Routes, Saves, route::Plan};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Combine {

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use kernels::elementwise::put;
 
-use super::{Class, Backward, Cost, Forward, GradOut, Op, Saves};
+use super::{Backward, Class, Cost, Forward, GradOut, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 /// Along the innermost axis.

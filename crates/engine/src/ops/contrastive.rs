@@ -5,7 +5,7 @@
 
 use kernels::gemm::{Gemm, Mat, Rhs};
 
-use super::{Class, Backward, Cost, Forward, Op, Saves};
+use super::{Backward, Class, Cost, Forward, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Contrastive {

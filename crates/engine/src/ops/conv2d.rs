@@ -12,7 +12,7 @@ use kernels::{
     gemm::{Gemm, Mat, Rhs},
 };
 
-use super::{Class, Backward, Cost, Forward, Op, Saves, linear::{packs, rhs}};
+use super::{Backward, Class, Cost, Forward, Op, Saves, linear::{packs, rhs}};
 use crate::{EngineError, Form, Precision, Shape, ShapeError, Tape, Tensor, trace::Pass};
 
 /// How the window goes over an image.

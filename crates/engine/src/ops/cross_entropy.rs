@@ -8,7 +8,7 @@
 
 use kernels::gemm::{Gemm, Mat, Rhs};
 
-use super::{Class, Backward, Cost, Forward, Gradient, Input, Op, Saves, linear::{packs, rhs}};
+use super::{Backward, Class, Cost, Forward, Gradient, Input, Op, Saves, linear::{packs, rhs}};
 use crate::{Axis, EngineError, Form, Move, Partition, Precision, Shape, ShapeError, Tape, Tensor, trace::Pass};
 
 /// A target that counts for nothing: padding.

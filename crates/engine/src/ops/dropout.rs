@@ -4,7 +4,7 @@
 
 use kernels::dropout::Runs;
 
-use super::{Class, Backward, Cost, Forward, Op, Saves};
+use super::{Backward, Class, Cost, Forward, Op, Saves};
 use crate::{Axis, EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Dropout {

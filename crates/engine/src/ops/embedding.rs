@@ -3,7 +3,7 @@
 
 use kernels::embedding::Part;
 
-use super::{Class, Backward, Cost, Forward, Gradient, Op, Saves};
+use super::{Backward, Class, Cost, Forward, Gradient, Op, Saves};
 use crate::{Axis, EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Embedding {

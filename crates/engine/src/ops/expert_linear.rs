@@ -10,7 +10,7 @@ use kernels::{
 };
 use rayon::prelude::*;
 
-use super::{Class, Backward, Cost, Forward, GradOut, Gradient, Input, Op, Routes, Saves, linear::{packs, rhs_of}, route::Plan};
+use super::{Backward, Class, Cost, Forward, GradOut, Gradient, Input, Op, Routes, Saves, linear::{packs, rhs_of}, route::Plan};
 use crate::{EngineError, Form, Shape, ShapeError, Tape, Tensor, trace::Pass};
 
 struct ExpertLinear {

@@ -8,7 +8,7 @@
 
 use kernels::experts::{self, Gating};
 
-use super::{Class, Backward, Cost, Forward, Gradient, Op, Routes, Saves, route::Plan};
+use super::{Backward, Class, Cost, Forward, Gradient, Op, Routes, Saves, route::Plan};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Gates {

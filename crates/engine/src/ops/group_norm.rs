@@ -3,7 +3,7 @@
 
 use kernels::group_norm::{Groups, Normed};
 
-use super::{Class, Backward, Cost, Forward, Op, Saves};
+use super::{Backward, Class, Cost, Forward, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct GroupNorm {

@@ -6,7 +6,7 @@
 //! resize  [.., heads * from] -> [.., heads * to]                                   zeros behind, or the end left out
 //! ```
 
-use super::{Class, Backward, Cost, Forward, GradOut, Op, Saves};
+use super::{Backward, Class, Cost, Forward, GradOut, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Join {

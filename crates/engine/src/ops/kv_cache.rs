@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kernels::attention::Paged;
 
-use super::{Class, AttentionOptions, Backward, Cost, Forward, Op, Saves, attention};
+use super::{AttentionOptions, Backward, Class, Cost, Forward, Op, Saves, attention};
 use crate::{EngineError, Precision, Shape, ShapeError, Tape, Tensor};
 
 /// Tokens of one page.

@@ -1,7 +1,7 @@
 //! LayerNorm over the last axis: `y = w (x - mean) / std + b`; arXiv:1607.06450.
 //! Saves mean and `1 / std` `[rows]` each; the bias is optional.
 
-use super::{Class, Backward, Cost, Forward, Op, Saves};
+use super::{Backward, Class, Cost, Forward, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct LayerNorm {

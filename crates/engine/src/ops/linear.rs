@@ -3,7 +3,7 @@
 
 use kernels::gemm::{Gemm, Mat, PackedRhs, Precision, Rhs};
 
-use super::{Class, Backward, Cost, Forward, Input, Op, Saves};
+use super::{Backward, Class, Cost, Forward, Input, Op, Saves};
 use crate::{Axis, EngineError, Form, Shape, ShapeError, Tape, Tensor, trace::Pass};
 
 struct Linear;

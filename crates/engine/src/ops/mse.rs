@@ -1,6 +1,6 @@
 //! Squared error: `scale` times the sum over samples of the mean of `(x - target)^2` over a sample's numbers, one number.
 
-use super::{Class, Backward, Cost, Forward, Gradient, Op, Saves};
+use super::{Backward, Class, Cost, Forward, Gradient, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Mse {

@@ -1,6 +1,6 @@
 //! `y = a b`, element by element: the gate of a GEGLU (arXiv:2002.05202) once its activation is made. Reads both again.
 
-use super::{Class, Backward, Cost, Forward, GradOut, Op, Saves};
+use super::{Backward, Class, Cost, Forward, GradOut, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Mul;

@@ -3,7 +3,7 @@
 
 use kernels::conv::Window;
 
-use super::{Class, Backward, Cost, Forward, Op, Saves};
+use super::{Backward, Class, Cost, Forward, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Patches {

@@ -1,7 +1,7 @@
 //! RMSNorm over the last axis: `y = w x / rms(x)`, `rms(x) = sqrt(mean(x^2) + eps)`; arXiv:1910.07467, eq. 4.
 //! Saves `inv_rms` `[rows]`, one number a row; the backward pass recomputes the rest.
 
-use super::{Class, Backward, Cost, Forward, Op, Saves};
+use super::{Backward, Class, Cost, Forward, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct RmsNorm {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Class, Advance, Backward, Cost, Forward, Op, Saves};
+use super::{Advance, Backward, Class, Cost, Forward, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 /// Where tokens `[batch, seq]` stand in their sequences.

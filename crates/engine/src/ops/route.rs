@@ -3,7 +3,7 @@
 
 use kernels::experts;
 
-use super::{Class, Backward, Cost, Forward, Gradient, Op, Saves};
+use super::{Backward, Class, Cost, Forward, Gradient, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 /// Where rows go, for the ops of one mixture.

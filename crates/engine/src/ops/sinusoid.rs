@@ -1,7 +1,7 @@
 //! A number as waves of many lengths: `[cos(t f_0), .., sin(t f_0), ..]` with `f_i = 10000^(-i / half)`, as diffusion models are
 //! told the time; arXiv:1706.03762, section 3.5, and arXiv:2006.11239.
 
-use super::{Class, Backward, Cost, Forward, Gradient, Op, Saves};
+use super::{Backward, Class, Cost, Forward, Gradient, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Sinusoid {

@@ -1,6 +1,6 @@
 //! SwiGLU: `y = silu(gate) * up`; *GLU Variants Improve Transformer*, arXiv:2002.05202. Reads both inputs again.
 
-use super::{Class, Backward, Cost, Forward, Op, Saves};
+use super::{Backward, Class, Cost, Forward, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Swiglu;

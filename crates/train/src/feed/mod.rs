@@ -18,10 +18,16 @@ use crate::{TrainError, checkpoint::TokenizerFiles, eval::HeldOut};
 /// A sample of training data at a place of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pick {
-    /// Which sample: below [`Feed::samples`].
+    /// Which sample, by the feed's own numbers.
     pub sample: u64,
     /// Its place in the run, counted over epochs: the key of whatever is drawn for it (masks, crops, noise).
     pub position: u64,
+}
+
+/// Whether a sample of this name is one of the `ratio` that are never trained on: by its name, so that whatever has one name falls alike.
+#[must_use]
+pub fn is_held_out(seed: u64, name: &str, ratio: f64) -> bool {
+    (engine::mix(engine::key(seed, name)) as f64 / u64::MAX as f64) < ratio
 }
 
 /// A model in training, as a feed may see it; all ranks call each of these.
@@ -29,9 +35,6 @@ pub trait InTraining {
     fn model(&self) -> &dyn Model;
 
     fn precision(&self) -> Precision;
-
-    /// Whether this is the first rank, which alone writes.
-    fn is_first(&self) -> bool;
 
     /// All weights as they are now, whole, on the first rank.
     /// # Errors
@@ -46,9 +49,6 @@ pub trait InTraining {
 
 /// See the head of this file.
 pub trait Feed: Send + Sync {
-    /// Samples to train on.
-    fn samples(&self) -> u64;
-
     /// The samples that stand at `positions` of a run.
     fn picks(&self, positions: Range<u64>) -> Vec<Pick>;
 

@@ -73,10 +73,6 @@ pub fn inputs_of(windows: &[Vec<u32>]) -> Inputs {
 }
 
 impl Feed for TextWindows {
-    fn samples(&self) -> u64 {
-        self.sampler.windows()
-    }
-
     fn picks(&self, positions: Range<u64>) -> Vec<Pick> {
         positions.map(|position| Pick { sample: self.sampler.at(position), position }).collect()
     }

@@ -85,9 +85,6 @@ impl InTraining for Trainer {
     fn precision(&self) -> Precision {
         self.options.precision
     }
-    fn is_first(&self) -> bool {
-        self.world.rank() == 0
-    }
     fn weights(&mut self) -> Result<Option<Replicated>, TrainError> {
         self.whole()
     }
