@@ -1,0 +1,327 @@
+//! Slurm: a batch script by `sbatch`, states by `scontrol`, signals by `scancel`; or steps in an allocation that is held already
+//! (`salloc --no-shell`), which are warm machines.
+//!
+//! The script passes Slurm's warning before the time limit on to training, which saves, and writes how it ended beside the log, so that
+//! the end is known also when Slurm has forgotten the job. A lost node is Slurm's to replace: `--requeue` starts the script anew, and
+//! training goes on from its checkpoint.
+
+use serde::Deserialize;
+
+use super::{Ended, Launcher, Logs, Place, Seen, local, options};
+use crate::{
+    LaunchError,
+    cause::Cause,
+    job::Job,
+    outside::{Input, Request, quoted},
+    progress,
+    record::Attempt,
+};
+
+pub(super) const PLACE: Place = Place {
+    name: "slurm",
+    what: "a cluster under Slurm that shares files",
+    shares_files: true,
+    launcher: &Slurm,
+    options: &[
+        ("partition", "its partition"),
+        ("account", "who pays"),
+        ("qos", "quality of service"),
+        ("time", "time limit, `1-12:00:00`; a job that needs more goes on in the next"),
+        ("ranks_each", "processes on each machine; default: 1"),
+        ("allocation", "number of a held allocation to run in: no waiting, no start"),
+        ("program", "where `hairpin` is there; default: this program's own path"),
+        ("sbatch", "more arguments of `sbatch`, as a list: `[\"--gres=gpu:8\"]`"),
+        ("mpirun", "more arguments of `mpirun`, as a list"),
+        ("setup", "lines of shell before it starts: `[\"module load openmpi\"]`"),
+    ],
+};
+static HERE: Place = PLACE;
+
+/// Before the time limit: enough for a checkpoint.
+const WARNING_SECS: u32 = 120;
+const HELP: &str = "install Slurm's commands (Debian: `slurm-client`), or run this on a login node";
+
+struct Slurm;
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Options {
+    partition: Option<String>,
+    account: Option<String>,
+    qos: Option<String>,
+    time: Option<String>,
+    ranks_each: Option<usize>,
+    allocation: Option<u64>,
+    program: Option<String>,
+    sbatch: Vec<String>,
+    mpirun: Vec<String>,
+    setup: Vec<String>,
+}
+
+impl Launcher for Slurm {
+    fn requests(&self, job: &Job, attempt: u32) -> Result<Vec<Request>, LaunchError> {
+        let options: Options = options(&HERE, job)?;
+        options.check()?;
+        if let Some(allocation) = options.allocation {
+            return Ok(vec![local::work(job, attempt, options.step(job, allocation))]);
+        }
+        let script = options.script(job, attempt);
+        Ok(vec![Request::new(["sbatch", "--parsable"]).with(Input::Text(script))])
+    }
+
+    fn find(&self, job: &Job, attempt: u32) -> Result<Option<String>, LaunchError> {
+        if in_allocation(job) {
+            return Ok(local::find(job, attempt));
+        }
+        if local::exit(&job.home, attempt).is_some() {
+            return Ok(Some("ended".into()));
+        }
+        let name = job.attempt_name(attempt);
+        let told = call(["squeue", "--noheader", "--me", "--states=all", "--format=%A", "--name", &name])?;
+        Ok(told.split_whitespace().next().map(str::to_owned))
+    }
+
+    fn send(&self, job: &Job, attempt: u32) -> Result<String, LaunchError> {
+        let requests = self.requests(job, attempt)?;
+        if in_allocation(job) {
+            return local::start(job, &requests[0]);
+        }
+        let told = requests[0].call(HERE.name, HELP, cause)?;
+        // `1234`, or `1234;cluster`.
+        Ok(told.trim().split(';').next().unwrap_or_default().to_owned())
+    }
+
+    fn look(&self, job: &Job, attempt: &Attempt) -> Result<Seen, LaunchError> {
+        if in_allocation(job) {
+            return Ok(local::look(job, attempt));
+        }
+        let progress = || progress::of_folder(std::path::Path::new(&job.checkpoints));
+        let ended = |ended| Ok(Seen { ended: Some(ended), progress: progress(), ..Seen::default() });
+        let id = attempt.id.as_deref().unwrap_or_default();
+        let exit = local::exit(&job.home, attempt.number);
+        let told = match call(["scontrol", "--oneliner", "show", "job", id]) {
+            Ok(told) => told,
+            // Slurm forgets what has ended; the script has written how.
+            Err(LaunchError::Call { problem, .. }) if problem.contains("Invalid job id") => match exit {
+                Some(exit) => return ended(local::ended(job, exit.code)),
+                None => return ended(Ended::Failed(Cause::Gone, "Slurm no longer knows it, and it left no exit code".into())),
+            },
+            Err(error) => return Err(error),
+        };
+        let state = field(&told, "JobState=");
+        let reason = field(&told, "Reason=");
+        let limit = || ended(Ended::Failed(Cause::TimeLimit, format!("Slurm: {state}")));
+        match state {
+            "RUNNING" | "COMPLETING" | "SUSPENDED" | "STOPPED" | "SIGNALING" | "STAGE_OUT" => Ok(Seen { is_running: true, ..Seen::default() }),
+            "PENDING" | "CONFIGURING" | "REQUEUED" | "REQUEUE_HOLD" | "REQUEUE_FED" | "SPECIAL_EXIT" | "RESV_DEL_HOLD" | "RESIZING" => {
+                Ok(Seen { note: Some(format!("Slurm: {}", reason_text(state, reason))), ..Seen::default() })
+            }
+            "COMPLETED" => ended(Ended::Done),
+            "TIMEOUT" | "DEADLINE" => limit(),
+            "NODE_FAIL" | "BOOT_FAIL" => ended(Ended::Failed(Cause::NodeLost, format!("Slurm: {state}"))),
+            "PREEMPTED" | "REVOKED" => ended(Ended::Failed(Cause::Spot, format!("Slurm: {state}"))),
+            "OUT_OF_MEMORY" => ended(Ended::Failed(Cause::Environment, "Slurm: out of memory".into())),
+            // Training that was warned of the limit, saved and ended.
+            "FAILED" if reason == "TimeLimit" => limit(),
+            "CANCELLED" if exit.is_none() => ended(Ended::Stopped),
+            _ => match exit.map(|exit| exit.code).or_else(|| field(&told, "ExitCode=").split(':').next()?.parse().ok()) {
+                Some(code) if code != 0 => ended(local::ended(job, code)),
+                _ => ended(Ended::Failed(Cause::Killed, format!("Slurm: {state} {reason}"))),
+            },
+        }
+    }
+
+    fn stop(&self, job: &Job, attempt: &Attempt, now: bool) -> Result<(), LaunchError> {
+        if in_allocation(job) {
+            return local::stop(job, attempt, now);
+        }
+        let id = attempt.id.as_deref().unwrap_or_default();
+        let is_gone = |error: &LaunchError| matches!(error, LaunchError::Call { problem, .. } if problem.contains("Invalid job id"));
+        let told = call(["scontrol", "--oneliner", "show", "job", id]);
+        let is_running = told.as_ref().is_ok_and(|told| field(told, "JobState=") == "RUNNING");
+        // The script passes it on to training, which saves; what waits has nothing to save.
+        let asked =
+            if is_running && !now { call(["scancel", "--batch", "--signal=TERM", id]) } else { call(["scancel", id]) };
+        match asked {
+            Err(error) if !is_gone(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn logs(&self, job: &Job, _attempt: &Attempt) -> Logs {
+        Logs::File(job.log())
+    }
+
+    fn poll_secs(&self) -> f64 {
+        2.0
+    }
+
+    fn notes(&self, job: &Job) -> Vec<String> {
+        let held = "a job in a held allocation starts at once: `salloc --no-shell --nodes N`, then `--place allocation=NUMBER`";
+        if in_allocation(job) { Vec::new() } else { vec![held.into()] }
+    }
+}
+
+fn in_allocation(job: &Job) -> bool {
+    job.options.contains_key("allocation")
+}
+
+fn call<const N: usize>(argv: [&str; N]) -> Result<String, LaunchError> {
+    Request::new(argv).call(HERE.name, HELP, cause)
+}
+
+/// What Slurm's commands say when they fail.
+fn cause(said: &str) -> Cause {
+    let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    if says(&["Unable to contact", "Socket timed out", "Connection refused", "Zero Bytes were transmitted", "slurm_load_jobs error: Connection"]) {
+        Cause::Unreachable
+    } else if says(&["Limit", "limit"]) && says(&["QOS", "Assoc", "Max", "accounting/QOS"]) {
+        Cause::Quota
+    } else if says(&["authentication", "Munge", "Invalid authentication credential"]) {
+        Cause::Credentials
+    } else if says(&["temporarily", "Resource temporarily unavailable"]) {
+        Cause::Throttled
+    } else {
+        Cause::Refused
+    }
+}
+
+/// What stands behind `name` in a line of `scontrol`.
+fn field<'a>(told: &'a str, name: &str) -> &'a str {
+    let at = told.find(&format!(" {name}")).map(|at| &told[at + 1 + name.len()..]);
+    at.and_then(|rest| rest.split_whitespace().next()).unwrap_or_default()
+}
+
+fn reason_text(state: &str, reason: &str) -> String {
+    if reason.is_empty() || reason == "None" { state.to_lowercase() } else { format!("{}, {reason}", state.to_lowercase()) }
+}
+
+impl Options {
+    /// One line stays one line.
+    fn check(&self) -> Result<(), LaunchError> {
+        let words = [&self.partition, &self.account, &self.qos, &self.time, &self.program].into_iter().flatten();
+        let bad = words.chain(&self.sbatch).chain(&self.mpirun).chain(&self.setup).find(|text| text.contains(['\n', '\r', '\0']));
+        bad.map_or(Ok(()), |text| {
+            let problem = format!("`{}` holds an end of line", disk::printable_line(text));
+            Err(LaunchError::Option { place: HERE.name, problem, help: "write each line as an entry of its own".into() })
+        })
+    }
+
+    fn program(&self) -> String {
+        let own = || std::env::current_exe().map_or_else(|_| "hairpin".to_owned(), |path| path.display().to_string());
+        self.program.clone().unwrap_or_else(own)
+    }
+
+    /// Processes on each machine.
+    fn each(&self, job: &Job) -> usize {
+        self.ranks_each.unwrap_or(job.machines.ranks_each).max(1)
+    }
+
+    /// Of the program on all machines, inside an allocation: `mpirun` finds its machines by itself.
+    fn command(&self, job: &Job) -> Vec<String> {
+        let (each, count) = (self.each(job), job.machines.count);
+        let mut argv = Vec::new();
+        if each * count > 1 {
+            let ranks = (each * count).to_string();
+            argv.extend(["mpirun", "-n", &ranks, "--map-by", &format!("ppr:{each}:node"), "--mca", "odls_base_sigkill_timeout", "120"].map(str::to_owned));
+            argv.extend(self.mpirun.clone());
+        }
+        argv.push(self.program());
+        argv.extend(job.command(&job.paths_here()));
+        argv
+    }
+
+    /// As a step of a held allocation.
+    fn step(&self, job: &Job, allocation: u64) -> Vec<String> {
+        let (each, count) = (self.each(job), job.machines.count);
+        if each * count > 1 {
+            // `mpirun` learns of the allocation by what `salloc` would have set.
+            return ["env".to_owned(), format!("SLURM_JOB_ID={allocation}"), format!("SLURM_JOBID={allocation}")]
+                .into_iter()
+                .chain(self.command(job))
+                .collect();
+        }
+        let mut argv: Vec<String> = ["srun".to_owned(), format!("--jobid={allocation}"), "--overlap".into(), "--nodes=1".into(), "--ntasks=1".into()].into();
+        // Otherwise it takes what `salloc` was given for its own steps.
+        argv.extend(self.command(job));
+        argv
+    }
+
+    fn script(&self, job: &Job, attempt: u32) -> String {
+        let mut script = String::from("#!/bin/bash\n");
+        let mut line = |text: String| script += &format!("#SBATCH {text}\n");
+        line(format!("--job-name={}", job.attempt_name(attempt)));
+        line(format!("--nodes={}", job.machines.count));
+        line(format!("--ntasks-per-node={}", self.each(job)));
+        line(format!("--output={}", quoted(&job.log().display().to_string())));
+        line("--open-mode=append".into());
+        line("--requeue".into());
+        line(format!("--signal=B:TERM@{WARNING_SECS}"));
+        // In minutes, where nothing else is set.
+        let time = self.time.clone().or_else(|| job.max_secs.map(|secs| secs.div_ceil(60).to_string()));
+        for (name, value) in [("partition", &self.partition), ("account", &self.account), ("qos", &self.qos), ("time", &time)] {
+            value.iter().for_each(|value| line(format!("--{name}={}", quoted(value))));
+        }
+        self.sbatch.iter().for_each(|argument| line(argument.clone()));
+        let exit = quoted(&job.home.join("exit.json").display().to_string());
+        script += &format!("cd {} || exit 3\n", quoted(&job.folder.display().to_string()));
+        job.env.iter().for_each(|(key, value)| script += &format!("export {key}={}\n", quoted(value)));
+        self.setup.iter().for_each(|line| script += &format!("{line}\n"));
+        let command = self.command(job).iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
+        // A signal ends a wait before what is waited for has ended: wait again until it has.
+        script += &format!(
+            "{command} &\nprogram=$!\ntrap 'kill -TERM $program 2>/dev/null' TERM\nwait $program; code=$?\nwhile kill -0 $program 2>/dev/null; do wait $program; code=$?; done\n\
+             printf '{{\"attempt\":{attempt},\"code\":%d}}\\n' $code > {exit}.new && mv {exit}.new {exit}\nexit $code\n"
+        );
+        script
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+    use crate::places::tests::job;
+
+    #[test]
+    fn a_job_is_one_script() {
+        let options = "partition = \"gpu\"\ntime = \"1-00:00:00\"\nprogram = \"/opt/hair pin\"\nsbatch = [\"--gres=gpu:8\"]\nsetup = [\"module load openmpi\"]";
+        let request = &Slurm.requests(&job("slurm:4", options), 2).unwrap()[0];
+        expect![[r#"
+            sbatch --parsable <<'EOF'
+            #!/bin/bash
+            #SBATCH --job-name=small-1a2b3c4d-try2
+            #SBATCH --nodes=4
+            #SBATCH --ntasks-per-node=1
+            #SBATCH --output=/shared/jobs/small-1a2b3c4d/log
+            #SBATCH --open-mode=append
+            #SBATCH --requeue
+            #SBATCH --signal=B:TERM@120
+            #SBATCH --partition=gpu
+            #SBATCH --time=1-00:00:00
+            #SBATCH --gres=gpu:8
+            cd /shared || exit 3
+            export HAIRPIN_KERNELS=portable
+            module load openmpi
+            mpirun -n 4 --map-by ppr:1:node --mca odls_base_sigkill_timeout 120 '/opt/hair pin' train /shared/jobs/small-1a2b3c4d/recipe.toml --out /shared/jobs/small-1a2b3c4d/run --resume --set data.path=/shared/data &
+            program=$!
+            trap 'kill -TERM $program 2>/dev/null' TERM
+            wait $program; code=$?
+            while kill -0 $program 2>/dev/null; do wait $program; code=$?; done
+            printf '{"attempt":2,"code":%d}\n' $code > /shared/jobs/small-1a2b3c4d/exit.json.new && mv /shared/jobs/small-1a2b3c4d/exit.json.new /shared/jobs/small-1a2b3c4d/exit.json
+            exit $code
+            EOF"#]]
+        .assert_eq(&request.text());
+        assert!(Slurm.requests(&job("slurm:4", "partition = \"a\\n#SBATCH --uid=0\""), 1).is_err());
+    }
+
+    #[test]
+    fn what_slurm_says_is_understood() {
+        let told = "JobId=7 JobName=a UserId=u(1) JobState=FAILED Reason=NonZeroExitCode Dependency=(null) Requeue=1 ExitCode=3:0 RunTime=00:01:00";
+        assert_eq!((field(told, "JobState="), field(told, "ExitCode="), field(told, "Missing=")), ("FAILED", "3:0", ""));
+        assert_eq!(cause("sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)"), Cause::Unreachable);
+        assert_eq!(cause("sbatch: error: AssocMaxSubmitJobLimit"), Cause::Quota);
+        assert_eq!(cause("sbatch: error: invalid partition specified: x"), Cause::Refused);
+    }
+}

@@ -1,0 +1,490 @@
+//! The queue: the one writer of records. It sends what may go, asks how the rest is, and does again what is worth it.
+//!
+//! ```text
+//! Queued --written down--> Sending --send--> Sent -> Running -> Done
+//!    ^                        | unknown outcome: ask the place first     | Failed, Stopped
+//!    +------ wait, by cause --+---------------------------------------+
+//! ```
+//! **Invariants:** of an attempt whose sending had no certain outcome the place is asked before it is sent again. An error of the store
+//! ends a pass: what is not written down is not done.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+};
+
+use crate::{
+    LaunchError,
+    cause::Cause,
+    places::{Ended, Launcher, Seen},
+    record::{Attempt, Record, State, Wish},
+    store::{Order, Store, WriterLock},
+};
+
+/// How the launcher of a place is found; [`crate::places::launcher`], or a test's own.
+pub type Launchers<'a> = &'a (dyn Fn(&str) -> Option<&'a dyn Launcher> + Sync);
+
+/// Calls to places that are made at a time, since each is a wait.
+const CALLS_AT_ONCE: usize = 8;
+
+/// See the head of this file.
+pub struct Queue<'a> {
+    store: &'a Store,
+    lock: WriterLock,
+    launchers: Launchers<'a>,
+    records: BTreeMap<String, Record>,
+    next_order: u64,
+}
+
+/// What is left after a pass.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Left {
+    /// Jobs that have not ended.
+    pub alive: usize,
+    /// When there is something to do next, orders aside.
+    pub next_unix: f64,
+}
+
+impl<'a> Queue<'a> {
+    /// Over `store`; `None` while another process is its writer. Records that cannot be read are passed over, and told by whoever lists.
+    /// # Errors
+    /// [`LaunchError::Io`].
+    pub fn open(store: &'a Store, launchers: Launchers<'a>) -> Result<Option<Self>, LaunchError> {
+        let Some(lock) = store.lock()? else { return Ok(None) };
+        let (records, _) = store.list()?;
+        let next_order = records.iter().map(|r| r.order + 1).max().unwrap_or(0);
+        let records = records.into_iter().map(|record| (record.job.name.clone(), record)).collect();
+        Ok(Some(Self { store, lock, launchers, records, next_order }))
+    }
+
+    /// One round at time `now`: orders, what became of what is out, limits, and what may go.
+    /// # Errors
+    /// What befell the store; a queue opened again goes on from what was written.
+    pub fn pass(&mut self, now: f64) -> Result<Left, LaunchError> {
+        self.take_orders(now)?;
+        self.look(now)?;
+        self.keep_to_budgets(now)?;
+        self.start(now)?;
+        let alive = self.records.values().filter(|record| !record.state.is_ended());
+        let next = alive.clone().map(|record| record.next_unix).fold(f64::INFINITY, f64::min);
+        Ok(Left { alive: alive.count(), next_unix: next })
+    }
+
+    #[must_use]
+    pub fn records(&self) -> &BTreeMap<String, Record> {
+        &self.records
+    }
+
+    fn take_orders(&mut self, now: f64) -> Result<(), LaunchError> {
+        for (path, order) in self.store.orders()? {
+            match order {
+                Ok(Order::Launch(records)) => records.into_iter().try_for_each(|record| self.enter(record))?,
+                Ok(Order::Stop { names, kill }) => {
+                    names.iter().try_for_each(|name| self.wish(name, if kill { Wish::Kill } else { Wish::Stop }, now))?;
+                }
+                Ok(Order::Resume { names }) => names.iter().try_for_each(|name| self.resume(name, now))?,
+                Err(_) => {
+                    // Kept for whoever wants to know, and in nobody's way.
+                    let aside = path.with_extension("damaged");
+                    fs::rename(&path, &aside).map_err(LaunchError::io("set aside", &path))?;
+                    continue;
+                }
+            }
+            fs::remove_file(&path).map_err(LaunchError::io("remove", &path))?;
+        }
+        Ok(())
+    }
+
+    /// A job of a name that is there already is that job.
+    fn enter(&mut self, mut record: Record) -> Result<(), LaunchError> {
+        if self.records.contains_key(&record.job.name) || self.store.read(&record.job.name)?.is_some() {
+            return Ok(());
+        }
+        record.order = self.next_order;
+        self.next_order += 1;
+        self.store.write_files(&record)?;
+        self.put(record)
+    }
+
+    fn wish(&mut self, name: &str, wish: Wish, now: f64) -> Result<(), LaunchError> {
+        let Some(mut record) = self.records.get(name).filter(|record| !record.state.is_ended()).cloned() else { return Ok(()) };
+        record.wish = wish;
+        record.next_unix = now;
+        if record.state == State::Queued {
+            record.state = State::Stopped;
+        } else if wish == Wish::Kill && record.state == State::Stopping {
+            // Asked once more, with more weight.
+            record.state = State::Running;
+        }
+        self.put(record)
+    }
+
+    fn resume(&mut self, name: &str, now: f64) -> Result<(), LaunchError> {
+        let Some(mut record) = self.records.get(name).filter(|r| matches!(r.state, State::Stopped | State::Failed)).cloned() else {
+            return Ok(());
+        };
+        (record.wish, record.state, record.tries, record.next_unix, record.note) = (Wish::Run, State::Queued, 0, now, None);
+        self.put(record)
+    }
+
+    fn put(&mut self, record: Record) -> Result<(), LaunchError> {
+        self.store.write(&self.lock, &record)?;
+        self.records.insert(record.job.name.clone(), record);
+        Ok(())
+    }
+
+    /// Ask after all that is out and due, and fulfil wishes.
+    fn look(&mut self, now: f64) -> Result<(), LaunchError> {
+        let due: Vec<Record> = self.records.values().filter(|r| r.state.is_out() && r.next_unix <= now).cloned().collect();
+        let launchers = self.launchers;
+        let answers = side_by_side(&due, &|record: &Record| look_at(launchers, record));
+        for (record, answer) in due.into_iter().zip(answers) {
+            let mut after = record.clone();
+            apply(launchers, &mut after, answer?, now);
+            if after != record {
+                // When to look next is no news that a kill may not lose.
+                let is_news = Record { next_unix: record.next_unix, ..after.clone() } != record;
+                if is_news { self.put(after)? } else { _ = self.records.insert(after.job.name.clone(), after) }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whoever has spent what it may is stopped, cleanly.
+    fn keep_to_budgets(&mut self, now: f64) -> Result<(), LaunchError> {
+        let mut spent: HashMap<&str, f64> = HashMap::new();
+        for record in self.records.values().filter(|record| record.group.max_usd.is_some()) {
+            *spent.entry(&record.group.name).or_default() += record.usd(now);
+        }
+        let is_over = |record: &&Record| {
+            let usd = spent.get(record.group.name.as_str()).copied().unwrap_or(0.0);
+            !record.state.is_ended() && record.wish == Wish::Run && record.group.max_usd.is_some_and(|max| usd >= max)
+        };
+        let over: Vec<Record> = self.records.values().filter(is_over).cloned().collect();
+        for mut record in over {
+            record.wish = Wish::Stop;
+            record.next_unix = now;
+            record.note = Some(format!("stopped: --max-usd {} is spent", record.group.max_usd.unwrap_or_default()));
+            if record.state == State::Queued {
+                record.state = State::Stopped;
+            }
+            self.put(record)?;
+        }
+        Ok(())
+    }
+
+    /// Send what may go: by priority, then in order, as far as the limits of its group and the memory here reach.
+    fn start(&mut self, now: f64) -> Result<(), LaunchError> {
+        let mut out: HashMap<String, usize> = HashMap::new();
+        for record in self.records.values().filter(|record| record.state.is_out()) {
+            *out.entry(record.group.name.clone()).or_default() += 1;
+        }
+        let mut queued: Vec<Record> = self.records.values().filter(|r| r.state == State::Queued && r.next_unix <= now).cloned().collect();
+        queued.sort_by(|a, b| b.priority.cmp(&a.priority).then(a.order.cmp(&b.order)));
+        let mut going = Vec::new();
+        for mut record in queued {
+            let running = out.entry(record.group.name.clone()).or_default();
+            if record.group.at_once.is_some_and(|most| *running >= most) {
+                continue;
+            }
+            let Some(launcher) = (self.launchers)(&record.job.machines.place) else {
+                record.state = State::Failed;
+                record.note = Some(format!("this program knows no place `{}`", record.job.machines.place));
+                self.put(record)?;
+                continue;
+            };
+            let is_alone = self.records.values().chain(&going).all(|other| !other.state.is_out());
+            if let Some(why) = launcher.no_room(&record.job).filter(|_| !is_alone) {
+                record.note = Some(why);
+                record.next_unix = now + 1.0;
+                self.records.insert(record.job.name.clone(), record);
+                continue;
+            }
+            *running += 1;
+            let number = record.attempts.last().map_or(1, |attempt| attempt.number + 1);
+            record.attempts.push(Attempt { number, sent_unix: now, ..Attempt::default() });
+            (record.state, record.note) = (State::Sending, None);
+            // Before it is sent, so that after a kill the place is asked.
+            self.put(record.clone())?;
+            going.push(record);
+        }
+        let launchers = self.launchers;
+        let answers = side_by_side(&going, &|record: &Record| send(launchers, record));
+        for (mut record, answer) in going.into_iter().zip(answers) {
+            apply(launchers, &mut record, answer?, now);
+            self.put(record)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a call said of a job.
+enum Answer {
+    SentAs(String),
+    /// Neither sent nor to be sent.
+    NotThere,
+    Seen(Seen),
+    Asked,
+    /// It did not come off.
+    Not(LaunchError),
+}
+
+/// A call's outcome; what befell this machine's own files ends the pass.
+fn outcome(result: Result<Answer, LaunchError>) -> Result<Answer, LaunchError> {
+    match result {
+        Err(error @ LaunchError::Io { .. }) => Err(error),
+        Err(error) => Ok(Answer::Not(error)),
+        answer => answer,
+    }
+}
+
+fn send(launchers: Launchers<'_>, record: &Record) -> Result<Answer, LaunchError> {
+    let Some((launcher, attempt)) = launcher_of(launchers, record) else { return Ok(Answer::NotThere) };
+    outcome(launcher.send(&record.job, attempt.number).map(Answer::SentAs))
+}
+
+fn look_at(launchers: Launchers<'_>, record: &Record) -> Result<Answer, LaunchError> {
+    let Some((launcher, attempt)) = launcher_of(launchers, record) else { return Ok(Answer::NotThere) };
+    let job = &record.job;
+    outcome(match (record.state, record.wish) {
+        (State::Sending, wish) => launcher.find(job, attempt.number).and_then(|id| match (id, wish) {
+            (Some(id), _) => Ok(Answer::SentAs(id)),
+            (None, Wish::Run) => launcher.send(job, attempt.number).map(Answer::SentAs),
+            (None, _) => Ok(Answer::NotThere),
+        }),
+        (State::Sent | State::Running, wish @ (Wish::Stop | Wish::Kill)) => {
+            launcher.stop(job, attempt, wish == Wish::Kill).map(|()| Answer::Asked)
+        }
+        _ => launcher.look(job, attempt).map(Answer::Seen),
+    })
+}
+
+fn launcher_of<'a, 'r>(launchers: Launchers<'a>, record: &'r Record) -> Option<(&'a dyn Launcher, &'r Attempt)> {
+    Some((launchers(&record.job.machines.place)?, record.attempts.last()?))
+}
+
+/// What an answer makes of a record.
+fn apply(launchers: Launchers<'_>, record: &mut Record, answer: Answer, now: f64) {
+    let poll_secs = launchers(&record.job.machines.place).map_or(1.0, Launcher::poll_secs);
+    record.next_unix = now + poll_secs;
+    if !matches!(answer, Answer::Not(_)) {
+        record.unheard = 0;
+    }
+    let Some(attempt) = record.attempts.last_mut() else { return };
+    match answer {
+        Answer::SentAs(id) => {
+            attempt.id = Some(id);
+            (record.state, record.note) = (State::Sent, None);
+            // What is to be stopped is stopped at the next look.
+            if record.wish != Wish::Run {
+                record.next_unix = now;
+            }
+        }
+        Answer::NotThere => {
+            attempt.ended_unix = Some(now);
+            record.state = State::Stopped;
+        }
+        Answer::Asked => record.state = State::Stopping,
+        Answer::Seen(seen) => see(record, seen, now),
+        Answer::Not(error) => fail_to_ask(record, &error, now),
+    }
+}
+
+fn see(record: &mut Record, seen: Seen, now: f64) {
+    let Some(attempt) = record.attempts.last_mut() else { return };
+    if seen.progress.is_some() {
+        record.progress = seen.progress;
+    }
+    attempt.billed_secs = seen.billed_secs.or(attempt.billed_secs);
+    match seen.ended {
+        None => {
+            if seen.is_running && attempt.started_unix.is_none() {
+                attempt.started_unix = Some(now);
+            }
+            if record.state != State::Stopping {
+                record.state = if seen.is_running { State::Running } else { State::Sent };
+                record.note = seen.note;
+            }
+        }
+        Some(ended) => {
+            attempt.started_unix.get_or_insert(attempt.sent_unix);
+            attempt.ended_unix = Some(now);
+            end(record, ended, now);
+        }
+    }
+}
+
+/// An attempt has come to its end.
+fn end(record: &mut Record, ended: Ended, now: f64) {
+    let is_asked = record.wish != Wish::Run;
+    match ended {
+        Ended::Done => (record.state, record.note) = (State::Done, None),
+        // Why it was asked to, stays.
+        Ended::Failed(..) | Ended::Stopped if is_asked => record.state = State::Stopped,
+        Ended::Stopped => (record.state, record.note) = (State::Stopped, Some("stopped at the place, not from here".into())),
+        Ended::Failed(cause, text) => {
+            let step = record.progress.as_ref().map_or(0, |progress| progress.step);
+            if step > record.tries_at_step {
+                (record.tries, record.tries_at_step) = (0, step);
+            }
+            if let Some(attempt) = record.attempts.last_mut() {
+                attempt.cause = Some(cause);
+            }
+            again(record, cause, &text, State::Queued, now);
+        }
+    }
+}
+
+/// A call did not come off: nothing is known of the job that was not known before.
+fn fail_to_ask(record: &mut Record, error: &LaunchError, now: f64) {
+    let (cause, text) = match error {
+        LaunchError::Call { cause, problem, .. } => (*cause, problem.clone()),
+        other => (Cause::Refused, other.to_string()),
+    };
+    if record.state == State::Sending {
+        if cause.is_refusal()
+            && let Some(attempt) = record.attempts.last_mut()
+        {
+            (attempt.ended_unix, attempt.cause) = (Some(now), Some(cause));
+        }
+        return again(record, cause, &text, State::Sending, now);
+    }
+    // What is out is never given up for an answer that did not come.
+    record.next_unix = now + cause.wait_secs(record.unheard.min(8), &record.job.name).unwrap_or(60.0);
+    record.unheard += 1;
+    record.note = Some(format!("cannot be asked: {text}"));
+}
+
+/// Wait and go to `state`, or fail for good.
+fn again(record: &mut Record, cause: Cause, text: &str, state: State, now: f64) {
+    let wait = cause.wait_secs(record.tries, &record.job.name);
+    record.tries += 1;
+    let text = text.trim();
+    record.note = Some(if text.is_empty() { cause.name().to_owned() } else { format!("{}: {text}", cause.name()) });
+    match wait {
+        Some(secs) => (record.state, record.next_unix) = (state, now + secs),
+        None => record.state = State::Failed,
+    }
+}
+
+/// `call` of each, several at a time, answers in the order of `items`.
+fn side_by_side<T: Sync, A: Send>(items: &[T], call: &(dyn Fn(&T) -> A + Sync)) -> Vec<A> {
+    if let [one] = items {
+        return vec![call(one)];
+    }
+    let each = items.len().div_ceil(CALLS_AT_ONCE).max(1);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = items.chunks(each).map(|part| scope.spawn(move || part.iter().map(call).collect::<Vec<A>>())).collect();
+        threads.into_iter().flat_map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::{
+        job::{Job, Machines},
+        quote::Quoted,
+        record::Group,
+    };
+
+    /// A job of the place `fake`.
+    pub(crate) fn record(store: &Store, name: &str) -> Record {
+        let machines = Machines {
+            place: "fake".into(),
+            instance: None,
+            count: 1,
+            hosts: vec![],
+            ranks_each: 1,
+            usd_per_hour: Some(3600.0),
+            memory_bytes: None,
+        };
+        let job = Job {
+            name: name.into(),
+            argv: vec!["train".into(), "{files}/recipe.toml".into()],
+            files: BTreeMap::from([("recipe.toml".into(), "[model]\ndepth = 1\n".into())]),
+            env: BTreeMap::new(),
+            machines,
+            data: "data".into(),
+            checkpoints: "run".into(),
+            max_secs: None,
+            options: serde_json::Map::new(),
+            folder: "/".into(),
+            home: store.home(name),
+        };
+        Record::new(job, Group { name: "g".into(), at_once: None, max_usd: None }, Quoted::default(), 0, 0.0)
+    }
+
+    /// Starts what it is sent and says so for ever.
+    struct Endless;
+
+    impl Launcher for Endless {
+        fn requests(&self, _: &Job, _: u32) -> Result<Vec<crate::outside::Request>, LaunchError> {
+            Ok(Vec::new())
+        }
+        fn find(&self, _: &Job, _: u32) -> Result<Option<String>, LaunchError> {
+            Ok(None)
+        }
+        fn send(&self, job: &Job, attempt: u32) -> Result<String, LaunchError> {
+            Ok(job.attempt_name(attempt))
+        }
+        fn look(&self, _: &Job, _: &Attempt) -> Result<Seen, LaunchError> {
+            Ok(Seen { is_running: true, ..Seen::default() })
+        }
+        fn stop(&self, _: &Job, _: &Attempt, _: bool) -> Result<(), LaunchError> {
+            Ok(())
+        }
+        fn logs(&self, _: &Job, _: &Attempt) -> crate::places::Logs {
+            crate::places::Logs::File("none".into())
+        }
+    }
+
+    fn states(queue: &Queue<'_>, state: State) -> Vec<&str> {
+        queue.records().values().filter(|record| record.state == state).map(|record| record.job.name.as_str()).collect()
+    }
+
+    #[test]
+    fn priorities_go_first_as_many_at_once_as_may_and_a_name_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let group = Group { name: "g".into(), at_once: Some(2), max_usd: None };
+        let of = |name: &str, priority| Record { priority, group: group.clone(), ..record(&store, name) };
+        let launch = Order::Launch(vec![of("a", 0), of("b", 0), of("c", 5)]);
+        // The same command twice is one launch.
+        store.order(&launch).unwrap();
+        store.order(&launch).unwrap();
+        let find = |_: &str| Some(&Endless as &dyn Launcher);
+        let mut queue = Queue::open(&store, &find).unwrap().unwrap();
+        assert_eq!(queue.pass(0.0).unwrap().alive, 3);
+        assert_eq!((states(&queue, State::Sent), states(&queue, State::Queued)), (vec!["a", "c"], vec!["b"]));
+        assert!(Queue::open(&store, &find).unwrap().is_none(), "one writer");
+        store.order(&Order::Stop { names: vec!["a".into(), "b".into()], kill: false }).unwrap();
+        queue.pass(100.0).unwrap();
+        queue.pass(200.0).unwrap();
+        assert_eq!((states(&queue, State::Stopping), states(&queue, State::Stopped)), (vec!["a"], vec!["b"]));
+        store.order(&Order::Resume { names: vec!["b".into(), "c".into()] }).unwrap();
+        queue.pass(300.0).unwrap();
+        assert_eq!((states(&queue, State::Queued), states(&queue, State::Running)), (vec!["b"], vec!["c"]), "both places are taken");
+    }
+
+    #[test]
+    fn what_a_group_may_cost_is_what_it_costs() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let group = Group { name: "g".into(), at_once: Some(1), max_usd: Some(50.0) };
+        let of = |name: &str| Record { group: group.clone(), ..record(&store, name) };
+        store.order(&Order::Launch(vec![of("a"), of("b")])).unwrap();
+        let find = |_: &str| Some(&Endless as &dyn Launcher);
+        let mut queue = Queue::open(&store, &find).unwrap().unwrap();
+        // At a dollar a second.
+        for now in 0..49 {
+            queue.pass(f64::from(now)).unwrap();
+        }
+        assert_eq!(states(&queue, State::Running), ["a"]);
+        (50..56).for_each(|now| _ = queue.pass(f64::from(now)).unwrap());
+        assert_eq!((states(&queue, State::Stopping), states(&queue, State::Stopped)), (vec!["a"], vec!["b"]));
+        assert!(queue.records()["a"].note.as_ref().unwrap().contains("--max-usd 50"));
+    }
+}
