@@ -20,6 +20,11 @@ pub(crate) fn piece(text: &str) {
     to_stdout(&disk::printable(text));
 }
 
+/// To a terminal, in the place of `before`, which was shown last.
+pub(crate) fn instead(before: &str, text: &str) {
+    to_stdout(&format!("\x1b[{}A\x1b[J{}\n", before.trim_end().lines().count(), disk::printable(text.trim_end())));
+}
+
 /// To stderr.
 pub(crate) fn talk(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", disk::printable(text.trim_end()));

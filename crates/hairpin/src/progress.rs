@@ -5,7 +5,10 @@
 
 use std::{
     io::IsTerminal,
-    sync::{Mutex, MutexGuard, Once, PoisonError, atomic::Ordering},
+    sync::{
+        Mutex, MutexGuard, Once, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -38,6 +41,9 @@ struct Now {
     said: Option<Clock>,
 }
 
+/// Whether whoever is at work looks at [`STOP`] often and ends by itself.
+pub(crate) static ENDS_ITSELF: AtomicBool = AtomicBool::new(false);
+
 static NOW: Mutex<Now> = Mutex::new(Now { work: None, said: None });
 
 fn now() -> MutexGuard<'static, Now> {
@@ -66,6 +72,9 @@ pub(crate) fn busy(name: &str) {
 
 /// A signal has come, the first: say what happens, and see to it that it does.
 pub(crate) fn asked_to_stop() {
+    if ENDS_ITSELF.load(Ordering::Relaxed) {
+        return;
+    }
     std::thread::sleep(Duration::from_millis(500));
     if now().work.as_ref().is_some_and(|work| work.is_training) {
         line("stopping: this step is finished and saved first; a second Ctrl-C ends at once");

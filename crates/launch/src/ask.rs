@@ -22,7 +22,8 @@ use crate::{
 /// See the head of this file.
 #[derive(Debug, Clone, Default)]
 pub struct Ask {
-    pub recipes: Vec<PathBuf>,
+    /// Texts in TOML, each with what it is called in errors.
+    pub recipes: Vec<(String, String)>,
     /// Keys of all recipes, `optim.lr=3e-4`.
     pub sets: Vec<String>,
     pub sweeps: Vec<Sweep>,
@@ -45,7 +46,7 @@ pub struct Ask {
 pub const PLACES_FILE: &str = "places.toml";
 
 /// Of a name, what comes before the mark of its content.
-const NAME_CHARS: usize = 36;
+const NAME_CHARS: usize = 28;
 
 /// The jobs of `ask` in the order in which they go, and what they take together.
 /// # Errors
@@ -58,10 +59,10 @@ pub fn jobs(ask: &Ask, store: &Store, catalogue: &Catalogue) -> Result<(Vec<Reco
     let group = Group { name: format!("{:.0}", unix_secs() * 1e3), at_once: at_once(ask, &machines), max_usd: ask.max_usd };
     let (combinations, mut desk, now) = (sweep::product(&ask.sweeps)?, Desk::default(), unix_secs());
     let (mut records, mut all): (Vec<Record>, Vec<Found>) = (Vec::new(), Vec::new());
-    for path in &ask.recipes {
+    for (origin, text) in &ask.recipes {
         for values in &combinations {
             let sets: Vec<String> = ask.sets.iter().chain(values).cloned().collect();
-            let recipe = Recipe::read(path, &sets)?;
+            let recipe = Recipe::parse(text, origin, &sets)?;
             let found = desk.ask(&recipe, &machines, catalogue)?;
             let mut job = job(&recipe, &found, &machines, ask, &folder, place.shares_files)?;
             job.options.clone_from(&options);

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{LaunchError, places::PLACES};
 
-/// Names become names of pods, which append up to fifteen characters to it and take 63 in all.
-pub const LONGEST_NAME: usize = 45;
+/// Names become names of pods, which append up to twenty characters to it and take 63 in all.
+pub const LONGEST_NAME: usize = 42;
 
 /// See the head of this file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -69,6 +69,10 @@ pub enum LaunchError {
     #[diagnostic(code(launch::budget), help("{relax}raise `--max-usd`, or take fewer steps or machines"))]
     Budget { usd: f64, max_usd: f64, relax: String },
 
+    #[error("{problem}")]
+    #[diagnostic(code(launch::does_not_fit), help("take more or larger machines, or a smaller batch or model; `hairpin plan RECIPE --on INSTANCE:N --search` shows what fits"))]
+    DoesNotFit { problem: String },
+
     #[error("nothing was launched: this costs {usd:.2} US dollars, and nobody has said yes")]
     #[diagnostic(code(launch::unconfirmed), help("add `--yes`; `--dry-run` shows what would be sent"))]
     Unconfirmed { usd: f64 },

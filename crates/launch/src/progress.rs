@@ -21,11 +21,17 @@ pub struct Progress {
 /// A line of metrics has some hundred bytes, and the last one may be half written.
 const TAIL_BYTES: u64 = 16 << 10;
 
-/// Of a run's folder; `None` before its first step.
+/// The last step of a run's folder; `None` before its first.
+#[must_use]
+pub fn last_step(run: &Path) -> Option<StepMetrics> {
+    let text = tail(&run.join("metrics.jsonl"), TAIL_BYTES)?;
+    text.lines().rev().find_map(|line| serde_json::from_str(line).ok())
+}
+
+/// The same in short.
 #[must_use]
 pub fn of_folder(run: &Path) -> Option<Progress> {
-    let text = tail(&run.join("metrics.jsonl"), TAIL_BYTES)?;
-    let last: StepMetrics = text.lines().rev().find_map(|line| serde_json::from_str(line).ok())?;
+    let last = last_step(run)?;
     Some(Progress { step: last.step, loss: Some(f64::from(last.loss)), tokens_per_sec: Some(last.tokens_per_sec) })
 }
 

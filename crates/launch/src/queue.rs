@@ -441,7 +441,7 @@ pub(crate) mod tests {
         }
     }
 
-    fn states(queue: &Queue<'_>, state: State) -> Vec<&str> {
+    fn states<'q>(queue: &'q Queue<'_>, state: State) -> Vec<&'q str> {
         queue.records().values().filter(|record| record.state == state).map(|record| record.job.name.as_str()).collect()
     }
 
@@ -478,12 +478,12 @@ pub(crate) mod tests {
         store.order(&Order::Launch(vec![of("a"), of("b")])).unwrap();
         let find = |_: &str| Some(&Endless as &dyn Launcher);
         let mut queue = Queue::open(&store, &find).unwrap().unwrap();
-        // At a dollar a second.
-        for now in 0..49 {
+        // At a dollar a second, from the first look that finds it running.
+        for now in 0..64 {
             queue.pass(f64::from(now)).unwrap();
         }
         assert_eq!(states(&queue, State::Running), ["a"]);
-        (50..56).for_each(|now| _ = queue.pass(f64::from(now)).unwrap());
+        (64..90).for_each(|now| _ = queue.pass(f64::from(now)).unwrap());
         assert_eq!((states(&queue, State::Stopping), states(&queue, State::Stopped)), (vec!["a"], vec!["b"]));
         assert!(queue.records()["a"].note.as_ref().unwrap().contains("--max-usd 50"));
     }

@@ -46,6 +46,9 @@ pub struct Quote {
     /// The same by other services and terms.
     pub offers: Vec<(String, f64)>,
     pub notes: Vec<String>,
+    /// Why it cannot be, where it cannot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<String>,
 }
 
 /// What is found out about one recipe on its machines.
@@ -229,7 +232,7 @@ pub fn sum(all: &[Found], at_once: Option<usize>) -> Quote {
     let fits: Vec<bool> = all.iter().filter_map(|found| found.memory_fits).collect();
     let of_rented = |of: fn(&Rented) -> f64| total(&|found| found.rented.as_ref().map(of));
     let mut notes: Vec<String> = Vec::new();
-    for note in all.iter().flat_map(|found| found.notes.iter().chain(&found.refusal)) {
+    for note in all.iter().flat_map(|found| &found.notes) {
         if !notes.contains(note) {
             notes.push(note.clone());
         }
@@ -252,6 +255,7 @@ pub fn sum(all: &[Found], at_once: Option<usize>) -> Quote {
         price: all.first().and_then(|found| found.price.clone()),
         offers,
         notes,
+        refusal: all.iter().find_map(|found| found.refusal.clone()),
     }
 }
 

@@ -48,10 +48,17 @@ impl Store {
     /// # Errors
     /// [`LaunchError::Io`].
     pub fn open(folder: &Path) -> Result<Self, LaunchError> {
-        let folder = std::path::absolute(folder).map_err(LaunchError::io("find", folder))?;
-        let inbox = folder.join(INBOX);
+        let store = Self::at(folder)?;
+        let inbox = store.folder.join(INBOX);
         fs::create_dir_all(&inbox).map_err(LaunchError::io("create", &inbox))?;
-        Ok(Self { folder })
+        Ok(store)
+    }
+
+    /// The same, and nothing is made yet.
+    /// # Errors
+    /// [`LaunchError::Io`].
+    pub fn at(folder: &Path) -> Result<Self, LaunchError> {
+        Ok(Self { folder: std::path::absolute(folder).map_err(LaunchError::io("find", folder))? })
     }
 
     #[must_use]

@@ -38,6 +38,12 @@ const HOSTS_WITHIN_SECS: f64 = 900.0;
 /// A host that has not been seen to work for so long after its start has no first host any longer.
 const IDLE_SECS: f64 = 1800.0;
 
+/// Leave the terminal's session, so that neither its Ctrl-C nor its end is ours.
+pub fn detach() {
+    // Whoever leads a session already has left it.
+    let _ = rustix::process::setsid();
+}
+
 /// Run `argv` as attempt `attempt` of the job in `home`: once, however often it is started. The exit code, which is also in `exit.json`.
 /// # Errors
 /// [`LaunchError::Io`]; [`LaunchError::Contract`] when another process is at it.
@@ -385,8 +391,17 @@ mod tests {
         assert_eq!(fs::read_to_string(&out).unwrap(), "once\n");
         assert_eq!(attempt(home.path(), 2, &argv("kill -9 $$"), &stop).unwrap(), 137);
         assert_eq!(attempt(home.path(), 3, &["no-such-program".into()], &stop).unwrap(), 3);
-        stop.store(true, Ordering::Relaxed);
-        assert_eq!(attempt(home.path(), 4, &argv("trap 'exit 7' TERM; sleep 5 & wait"), &stop).unwrap(), 7, "a wish to stop goes on to it");
+        let ready = home.path().join("ready");
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !ready.exists() {
+                    std::thread::sleep(LOOK);
+                }
+                stop.store(true, Ordering::Relaxed);
+            });
+            let waits = format!("trap 'exit 7' TERM; touch {}; sleep 5 & wait", ready.display());
+            assert_eq!(attempt(home.path(), 4, &argv(&waits), &stop).unwrap(), 7, "a wish to stop goes on to it");
+        });
     }
 
     proptest! {

@@ -38,6 +38,10 @@ pub enum PlanError {
     )]
     Phase { phase: usize, name: String, problem: String, restore: String },
 
+    #[error("a phase did not come to its end there: {problem}")]
+    #[diagnostic(code(plan::elsewhere), help("{help}"))]
+    Elsewhere { problem: String, help: String },
+
     #[error("there is no phase `{name}`")]
     #[diagnostic(code(plan::no_phase), help("the phases are `{names}`"))]
     NoPhase { name: String, names: String },

@@ -46,5 +46,5 @@ pub(crate) fn run(args: &DemoArgs, json: bool) -> miette::Result<ExitCode> {
     data::prepare(&project.data, &args.out.join("data"), &follow)?;
     follow.end();
     print::talk(&price_table(&plan::ladder::climb::price(&project, &args.out)?));
-    climb_and_tell(&project, &args.out, &[], json)
+    climb_and_tell(&project, &args.out, &[], None, json)
 }

@@ -4,6 +4,9 @@ mod align;
 mod bench;
 mod demo;
 mod doctor;
+mod elsewhere;
+mod jobs;
+mod launch;
 mod model;
 mod plan;
 mod project;
@@ -23,6 +26,15 @@ pub(crate) enum Command {
     Climb(project::ClimbArgs),
     Report(project::ReportArgs),
     Train(train::TrainArgs),
+    Launch(Box<launch::LaunchArgs>),
+    Jobs(jobs::JobsArgs),
+    Logs(jobs::LogsArgs),
+    Stop(jobs::StopArgs),
+    Resume(jobs::ResumeArgs),
+    Cost(jobs::CostArgs),
+    Compare(jobs::CompareArgs),
+    Supervise(launch::SuperviseArgs),
+    Work(launch::WorkArgs),
     Recipe(recipe::RecipeArgs),
     Eval(model::EvalArgs),
     Generate(model::GenerateArgs),
@@ -39,6 +51,7 @@ pub(crate) fn run(command: &Command, json: bool) -> miette::Result<ExitCode> {
     match command {
         Command::Plan(_) => progress::busy("planning"),
         Command::Report(_) => progress::busy("writing the report"),
+        Command::Launch(_) => progress::busy("quoting"),
         Command::Eval(_) => progress::busy("measuring held-out loss"),
         Command::Generate(_) => progress::busy("reading the model"),
         Command::Export(_) => progress::busy("exporting"),
@@ -54,6 +67,15 @@ pub(crate) fn run(command: &Command, json: bool) -> miette::Result<ExitCode> {
         Command::Climb(args) => project::climb(args, json),
         Command::Report(args) => project::report(args, json),
         Command::Train(args) => train::run(args, json),
+        Command::Launch(args) => launch::run(args, json),
+        Command::Jobs(args) => jobs::jobs(args, json),
+        Command::Logs(args) => jobs::logs(args),
+        Command::Stop(args) => jobs::stop(args, json),
+        Command::Resume(args) => jobs::resume(args, json),
+        Command::Cost(args) => jobs::cost(args, json),
+        Command::Compare(args) => jobs::compare(args, json),
+        Command::Supervise(args) => launch::supervise(args),
+        Command::Work(args) => launch::work(args),
         Command::Recipe(args) => recipe::run(args, json),
         Command::Eval(args) => model::eval(args, json),
         Command::Generate(args) => model::generate(args, json),

@@ -5,13 +5,17 @@ use std::{
     process::ExitCode,
 };
 
-use ::train::{ledger::Entry, metric::Metric};
+use ::train::{ledger::Entry, metric::Metric, recipe::Recipe, run::Observer};
 use data::CorpusOptions;
 use miette::IntoDiagnostic;
-use plan::{ladder::climb::Outcome, ladder::project::Project};
+use plan::{
+    ladder::climb::{Elsewhere, Outcome},
+    ladder::project::Project,
+};
 use report::terminal::{bytes, count, secs, table};
 use serde_json::json;
 
+use super::elsewhere::ElsewhereArgs;
 use crate::{STOP, print, progress::Follow};
 
 /// Write a project: a ladder of three small phases over a corpus, sized by how much text there is
@@ -109,7 +113,9 @@ pub(crate) fn data(args: &DataArgs, json: bool) -> miette::Result<ExitCode> {
 
 /// Climb a project's ladder: every phase trained and gated, going on where it stopped
 #[derive(clap::Args)]
-#[command(after_help = "Example: hairpin climb my-model")]
+#[command(
+    after_help = "Example: hairpin climb my-model\n         hairpin climb my-model --on slurm:2\n\nElsewhere each phase is a job of `hairpin launch`: Ctrl-C leaves it running, and the same command goes on from there."
+)]
 pub(crate) struct ClimbArgs {
     /// Folder of the project
     #[arg(default_value = ".")]
@@ -117,17 +123,24 @@ pub(crate) struct ClimbArgs {
     /// Train this phase again from its beginning, and keep its old run beside it; repeat for more
     #[arg(long, value_name = "PHASE")]
     anew: Vec<String>,
+    #[command(flatten)]
+    elsewhere: ElsewhereArgs,
 }
 
 pub(crate) fn climb(args: &ClimbArgs, json: bool) -> miette::Result<ExitCode> {
     let project = Project::read(&args.folder)?;
-    climb_and_tell(&project, &args.folder, &args.anew, json)
+    let elsewhere = args.elsewhere.of(&args.folder)?;
+    let train = |recipe: &Recipe, out: &Path, observer: &mut dyn Observer| match &elsewhere {
+        Some(elsewhere) => elsewhere.train(recipe, out, observer),
+        None => Ok(true),
+    };
+    climb_and_tell(&project, &args.folder, &args.anew, elsewhere.is_some().then_some(&train), json)
 }
 
 /// Shared with the demo.
-pub(crate) fn climb_and_tell(project: &Project, folder: &Path, anew: &[String], json: bool) -> miette::Result<ExitCode> {
+pub(crate) fn climb_and_tell(project: &Project, folder: &Path, anew: &[String], elsewhere: Option<Elsewhere<'_>>, json: bool) -> miette::Result<ExitCode> {
     let (follow, mut observer) = (Follow::new(), Follow::new());
-    let outcome = plan::ladder::climb::climb(project, folder, anew, &STOP, &follow, &mut observer);
+    let outcome = plan::ladder::climb::climb(project, folder, anew, elsewhere, &STOP, &follow, &mut observer);
     follow.end();
     observer.end();
     let outcome = outcome?;

@@ -7,7 +7,6 @@
 
 use std::{
     fs::{self, OpenOptions},
-    os::unix::process::CommandExt,
     path::Path,
     process::{Command, Stdio},
 };
@@ -90,14 +89,14 @@ pub(super) fn work(job: &Job, attempt: u32, command: impl IntoIterator<Item = St
     Request::new(["hairpin".to_owned(), "work".into(), home, attempt.to_string(), "--".into()].into_iter().chain(command))
 }
 
-/// Start it in the background, in a group of its own, where no Ctrl-C reaches it.
+/// Start it in the background; it leaves our session by itself, so that no Ctrl-C reaches it.
 pub(super) fn start(job: &Job, request: &Request) -> Result<String, LaunchError> {
     let log = job.log();
     let open = || OpenOptions::new().create(true).append(true).open(&log).map_err(LaunchError::io("open", &log));
     let failed = |e: std::io::Error| LaunchError::Call { program: "hairpin".into(), problem: e.to_string(), cause: Cause::Environment };
     let program = std::env::current_exe().map_err(failed)?;
     let mut command = Command::new(program);
-    command.args(&request.argv[1..]).envs(&job.env).current_dir(&job.folder).process_group(0);
+    command.args(&request.argv[1..]).envs(&job.env).current_dir(&job.folder);
     command.stdin(Stdio::null()).stdout(open()?).stderr(open()?);
     // Whoever started it looks at its lock and its exit, but it is our child as long as we live.
     let child = command.spawn().map_err(failed)?;

@@ -72,6 +72,11 @@ pub trait Launcher: Send + Sync {
     /// Where to read what it says.
     fn logs(&self, job: &Job, attempt: &Attempt) -> Logs;
 
+    /// The call that brings a job's checkpoints to `to`, where they are not here already.
+    fn fetch(&self, _job: &Job, _to: &Path) -> Option<Request> {
+        None
+    }
+
     /// Between two looks: a question to a service is not free.
     fn poll_secs(&self) -> f64 {
         15.0

@@ -123,6 +123,8 @@ impl Launcher for Slurm {
             "OUT_OF_MEMORY" => ended(Ended::Failed(Cause::Environment, "Slurm: out of memory".into())),
             // Training that was warned of the limit, saved and ended.
             "FAILED" if reason == "TimeLimit" => limit(),
+            // The batch step went away under its script.
+            "FAILED" if reason == "JobLaunchFailure" => ended(Ended::Failed(Cause::NodeLost, format!("Slurm: {reason}"))),
             "CANCELLED" if exit.is_none() => ended(Ended::Stopped),
             _ => match exit.map(|exit| exit.code).or_else(|| field(&told, "ExitCode=").split(':').next()?.parse().ok()) {
                 Some(code) if code != 0 => ended(local::ended(job, code)),

@@ -42,6 +42,9 @@ pub struct Outcome {
     pub passed: bool,
 }
 
+/// Trains a recipe into a folder on other machines, of which the files come back: whether it came to its end, or goes on there.
+pub type Elsewhere<'a> = &'a dyn Fn(&Recipe, &Path, &mut dyn Observer) -> Result<bool, PlanError>;
+
 /// Tokens from which the n-gram baseline counts, at most.
 const BASELINE_TOKENS: u64 = 4 << 20;
 
@@ -54,7 +57,7 @@ pub fn price(project: &Project, folder: &Path) -> Result<Vec<Price>, PlanError> 
 }
 
 /// Climb: prepare the data, then every phase that has not passed yet. The phases named in `anew` begin again, and what they were is
-/// kept beside them; no other run is ever given up.
+/// kept beside them; no other run is ever given up. Phases train here, or `elsewhere`; gates are judged here.
 /// # Errors
 /// What befell data, training or a checkpoint; a phase whose run is no longer that of its recipe or data, or a ledger that cannot be
 /// written, before any phase trains. A gate that fails is no error: see [`Outcome::passed`].
@@ -62,6 +65,7 @@ pub fn climb(
     project: &Project,
     folder: &Path,
     anew: &[String],
+    elsewhere: Option<Elsewhere<'_>>,
     stop: &AtomicBool,
     progress: &dyn Progress,
     observer: &mut dyn Observer,
@@ -97,7 +101,7 @@ pub fn climb(
             entries.push(entry);
             continue;
         }
-        let Some(entry) = rung.climb(&entries, stop, observer)? else {
+        let Some(entry) = rung.climb(&entries, elsewhere, stop, observer)? else {
             return Ok(Outcome { entries, is_stopped: true, passed: false });
         };
         ledger::append(&path, &entry)?;
@@ -201,7 +205,13 @@ impl Rung<'_> {
     }
 
     /// Train and gate one phase; `None` when asked to stop.
-    fn climb(&self, before: &[Entry], stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Option<Entry>, PlanError> {
+    fn climb(
+        &self,
+        before: &[Entry],
+        elsewhere: Option<Elsewhere<'_>>,
+        stop: &AtomicBool,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Entry>, PlanError> {
         let (index, name) = (self.index, &self.project.phases[self.index].name);
         let price = machine::price(&self.recipe, Some(self.data.vocab()))?;
         self.check_budget(before, price.secs)?;
@@ -234,6 +244,12 @@ impl Rung<'_> {
         if self.is_anew {
             self.set_aside(observer)?;
         }
+        if let Some(elsewhere) = elsewhere
+            && !elsewhere(&self.recipe, &out, observer)?
+        {
+            return Ok(None);
+        }
+        // What was trained elsewhere is whole, and is only read.
         let outcome = run::train(&self.recipe, &out, true, stop, observer)?;
         if outcome.is_stopped {
             return Ok(None);

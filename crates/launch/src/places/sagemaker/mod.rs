@@ -159,6 +159,12 @@ impl Launcher for SageMaker {
         Logs::Commands { once, follow }
     }
 
+    fn fetch(&self, job: &Job, to: &std::path::Path) -> Option<Request> {
+        let options: Options = options(&HERE, job).ok()?;
+        let from = format!("{}/{}/run", options.checkpoints.as_ref()?.trim_end_matches('/'), job.name);
+        Some(options.aws(&["s3", "sync", &from, &to.display().to_string()]))
+    }
+
     fn notes(&self, job: &Job) -> Vec<String> {
         let Ok(options) = options::<Options>(&HERE, job) else { return Vec::new() };
         let mut notes: Vec<String> = body::missing(job, &options)
