@@ -86,7 +86,7 @@ pub fn jobs(ask: &Ask, store: &Store, catalogue: &Catalogue) -> Result<(Vec<Reco
         return Err(LaunchError::NameTaken { name: twice.job.name.clone() });
     }
     let mut quote = quote::sum(&all, group.at_once);
-    quote.notes.extend(records.first().map(|record| place.launcher.notes(&record.job)).unwrap_or_default());
+    quote.notes.extend(records.first().map(|record| place.launcher.notes(&record.job, &record.quoted)).unwrap_or_default());
     if let (Some(usd), Some(max_usd)) = (quote.usd, ask.max_usd)
         && usd > max_usd
     {
@@ -111,7 +111,7 @@ fn threads(recipe: &Recipe, machines: &Machines, at_once: Option<usize>) -> Opti
 
 fn job(recipe: &Recipe, found: &Found, machines: &Machines, ask: &Ask, folder: &Path, shares_files: bool) -> Result<Job, LaunchError> {
     let mut recipe = Recipe::parse(&recipe.to_toml(), &recipe.name, &found.layout)?;
-    let mut argv = ["train", "{files}/recipe.toml", "--out", "{out}", "--resume", "--json"].map(str::to_owned).to_vec();
+    let mut argv = ["train", "{files}/recipe.toml", "--out", "{out}", "--resume"].map(str::to_owned).to_vec();
     let data = ask.data.clone().unwrap_or_else(|| recipe.data.path.display().to_string());
     let data = if shares_files && !data.contains("://") { folder.join(&data).display().to_string() } else { data };
     if shares_files {

@@ -298,8 +298,11 @@ fn see(record: &mut Record, seen: Seen, now: f64) {
     attempt.billed_secs = seen.billed_secs.or(attempt.billed_secs);
     match seen.ended {
         None => {
-            if seen.is_running && attempt.started_unix.is_none() {
-                attempt.started_unix = Some(now);
+            if seen.is_running {
+                attempt.started_unix.get_or_insert(now);
+            } else if let Some(started) = attempt.started_unix.take() {
+                // The place starts it anew, and nobody pays for the wait.
+                attempt.held_before_secs += (now - started).max(0.0);
             }
             if record.state != State::Stopping {
                 record.state = if seen.is_running { State::Running } else { State::Sent };
@@ -307,7 +310,10 @@ fn see(record: &mut Record, seen: Seen, now: f64) {
             }
         }
         Some(ended) => {
-            attempt.started_unix.get_or_insert(attempt.sent_unix);
+            // One that was over before anybody looked.
+            if attempt.held_before_secs == 0.0 {
+                attempt.started_unix.get_or_insert(attempt.sent_unix);
+            }
             attempt.ended_unix = Some(now);
             end(record, ended, now);
         }

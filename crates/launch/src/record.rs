@@ -91,6 +91,8 @@ pub struct Attempt {
     pub started_unix: Option<f64>,
     pub ended_unix: Option<f64>,
     pub cause: Option<Cause>,
+    /// Of machines that it had before and that were taken away under it.
+    pub held_before_secs: f64,
     /// As the place bills them, where it tells.
     pub billed_secs: Option<f64>,
 }
@@ -163,6 +165,6 @@ impl Attempt {
     /// From when it started, as far as is known; what waits for machines is not billed.
     fn held_secs(&self, now: f64) -> f64 {
         let since = |started: f64| (self.ended_unix.unwrap_or(now) - started).max(0.0);
-        self.billed_secs.or_else(|| self.started_unix.map(since)).unwrap_or(0.0)
+        self.billed_secs.unwrap_or_else(|| self.held_before_secs + self.started_unix.map_or(0.0, since))
     }
 }

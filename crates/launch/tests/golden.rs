@@ -12,7 +12,7 @@ use launch::{
 fn job(on: &str, options: &str) -> Job {
     let recipe = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../recipes/llm-30b.toml")).unwrap();
     let options = serde_json::to_value(options.parse::<toml::Table>().unwrap()).unwrap();
-    let argv = ["train", "{files}/recipe.toml", "--out", "{out}", "--resume", "--json", "--set", "data.path={data}"];
+    let argv = ["train", "{files}/recipe.toml", "--out", "{out}", "--resume", "--set", "data.path={data}"];
     Job {
         name: "llm-30b-1a2b3c4d".into(),
         argv: argv.map(Into::into).to_vec(),

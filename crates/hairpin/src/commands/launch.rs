@@ -250,6 +250,8 @@ pub(crate) struct SuperviseArgs {
 
 /// Between two looks, at least and at most.
 const LOOKS: [f64; 2] = [0.002, 0.02];
+/// For a lock that is held only to look.
+const LOCKED_SECS: f64 = 0.5;
 /// After a pass that failed, a full disk, say.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
@@ -258,8 +260,16 @@ pub(crate) fn supervise(args: &SuperviseArgs) -> miette::Result<ExitCode> {
     work::detach();
     let store = Store::open(&args.store.store)?;
     let find = |place: &str| places::launcher(place).map(|launcher| launcher as &dyn places::Launcher);
+    let mut since = Clock::start();
     loop {
-        let Some(mut queue) = Queue::open(&store, &find)? else { return Ok(ExitCode::SUCCESS) };
+        let Some(mut queue) = Queue::open(&store, &find)? else {
+            // Whoever looks whether there is a writer holds the lock for a moment; another queue holds it for good.
+            if since.secs() > LOCKED_SECS {
+                return Ok(ExitCode::SUCCESS);
+            }
+            std::thread::sleep(Duration::from_secs_f64(LOOKS[1]));
+            continue;
+        };
         let ended = loop {
             // Jobs go on without us.
             if STOP.load(Ordering::Relaxed) {
@@ -272,6 +282,7 @@ pub(crate) fn supervise(args: &SuperviseArgs) -> miette::Result<ExitCode> {
             }
         };
         drop(queue);
+        since = Clock::start();
         match ended {
             Ok(()) if store.orders()?.is_empty() => return Ok(ExitCode::SUCCESS),
             Ok(()) => {}

@@ -12,7 +12,7 @@ pub(crate) use hosts::mpirun;
 use registry::{Named, Registry};
 use serde::de::DeserializeOwned;
 
-use crate::{LaunchError, cause::Cause, job::Job, outside::Request, progress::Progress, record::Attempt};
+use crate::{LaunchError, cause::Cause, job::Job, outside::Request, progress::Progress, quote::Quoted, record::Attempt};
 
 /// A place as it is listed.
 pub struct Place {
@@ -88,7 +88,7 @@ pub trait Launcher: Send + Sync {
     }
 
     /// What to know before it is sent: what is not set and was taken to be something, quotas, what kept machines cost.
-    fn notes(&self, _job: &Job) -> Vec<String> {
+    fn notes(&self, _job: &Job, _quoted: &Quoted) -> Vec<String> {
         Vec::new()
     }
 

@@ -14,6 +14,7 @@ use crate::{
     job::Job,
     outside::{Input, Request, quoted},
     progress,
+    quote::Quoted,
     record::Attempt,
 };
 
@@ -158,7 +159,7 @@ impl Launcher for Slurm {
         2.0
     }
 
-    fn notes(&self, job: &Job) -> Vec<String> {
+    fn notes(&self, job: &Job, _quoted: &Quoted) -> Vec<String> {
         let held = "a job in a held allocation starts at once: `salloc --no-shell --nodes N`, then `--place allocation=NUMBER`";
         if in_allocation(job) { Vec::new() } else { vec![held.into()] }
     }

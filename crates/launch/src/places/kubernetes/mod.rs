@@ -16,6 +16,7 @@ use crate::{
     job::Job,
     outside::{Input, Request},
     progress,
+    quote::Quoted,
     record::Attempt,
 };
 
@@ -175,7 +176,7 @@ impl Launcher for Kubernetes {
         Logs::Commands { once: of(&[]), follow: of(&["--follow"]) }
     }
 
-    fn notes(&self, job: &Job) -> Vec<String> {
+    fn notes(&self, job: &Job, _quoted: &Quoted) -> Vec<String> {
         let Ok(options) = options::<Options>(&HERE, job) else { return Vec::new() };
         let missing = manifests::missing(&options);
         let mut notes = Vec::new();

@@ -42,7 +42,7 @@ pub(super) fn create(job: &Job, attempt: u32, options: &Options) -> Result<Value
         Value::Object(pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect::<Map<_, _>>())
     };
     let instance = job.machines.instance.clone().unwrap_or_else(|| "ml.m5.xlarge".into());
-    let runtime = options.max_runtime_secs.unwrap_or(LONGEST_SECS).min(job.max_secs.unwrap_or(LONGEST_SECS));
+    let runtime = runtime_secs(job, options);
     let wait = options.spot.then(|| json!(options.max_wait_secs.unwrap_or(2 * runtime).max(runtime)));
     let tags = std::iter::once(("hairpin:job", &job.name)).chain(options.tags.iter().map(|(key, value)| (key.as_str(), value)));
     let vpc = (!options.subnets.is_empty()).then(|| json!({"Subnets": options.subnets, "SecurityGroupIds": options.security_groups}));
@@ -70,6 +70,11 @@ pub(super) fn create(job: &Job, attempt: u32, options: &Options) -> Result<Value
         ("Tags", Some(tags.map(|(key, value)| json!({"Key": key, "Value": value})).collect())),
         ("RetryStrategy", Some(json!({"MaximumRetryAttempts": 3}))),
     ]))
+}
+
+/// When SageMaker ends it at the latest.
+pub(super) fn runtime_secs(job: &Job, options: &Options) -> u64 {
+    options.max_runtime_secs.unwrap_or(LONGEST_SECS).min(job.max_secs.unwrap_or(LONGEST_SECS))
 }
 
 /// What SageMaker would refuse, or what would not be what was meant.

@@ -20,6 +20,7 @@ use crate::{
     keep,
     outside::{Input, Request},
     progress::Progress,
+    quote::Quoted,
     record::Attempt,
 };
 
@@ -165,7 +166,7 @@ impl Launcher for SageMaker {
         Some(options.aws(&["s3", "sync", &from, &to.display().to_string()]))
     }
 
-    fn notes(&self, job: &Job) -> Vec<String> {
+    fn notes(&self, job: &Job, quoted: &Quoted) -> Vec<String> {
         let Ok(options) = options::<Options>(&HERE, job) else { return Vec::new() };
         let mut notes: Vec<String> = body::missing(job, &options)
             .map(|missing| format!("{} not set: what is shown has a stand-in there, and cannot be sent", missing.join(", ")))
@@ -174,6 +175,11 @@ impl Launcher for SageMaker {
         let (instance, count) = (job.machines.instance.as_deref().unwrap_or_default(), job.machines.count);
         let kind = if options.spot { "spot training job usage" } else { "training job usage" };
         notes.push(format!("quota that is needed: \"{instance} for {kind}\" of {count} (Service Quotas, Amazon SageMaker)"));
+        let most = body::runtime_secs(job, &options);
+        notes.extend(quoted.secs.filter(|secs| *secs > most as f64).map(|secs| {
+            let jobs = (secs / most as f64).ceil();
+            format!("a training job ends after {:.0} days at most: this run goes through {jobs:.0} of them, each from the checkpoints of the one before", most as f64 / 86_400.0)
+        }));
         if let Some(usd_per_hour) = job.machines.usd_per_hour {
             if !options.spot {
                 notes.push("cheaper: `--place spot=true` takes spare machines; training goes on from its checkpoints when they are taken back".into());
