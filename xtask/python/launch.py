@@ -218,6 +218,7 @@ def run(hairpin):
             names, since = [job["name"] for job in told["jobs"]], time.time()
             if stop is not None:
                 while next(job for job in call("jobs") if job["name"] == names[stop])["state"] not in ("sent", "running"):
+                    assert time.time() - since < 600, call("jobs")
                     time.sleep(1)
                 call("stop", names[stop])
             while not all(job["state"] in ("done", "stopped", "failed") for job in call("jobs")):

@@ -103,7 +103,9 @@ impl Launcher for SageMaker {
     fn requests(&self, job: &Job, attempt: u32) -> Result<Vec<Request>, LaunchError> {
         let options: Options = options(&HERE, job)?;
         let body = body::create(job, attempt, &options)?;
-        let call = options.aws(&["sagemaker", "create-training-job", "--cli-input-json", "file:///dev/stdin"]);
+        // By a file, as the client reads it more than once.
+        let file = format!("file://{}", request_path(job, attempt).display());
+        let call = options.aws(&["sagemaker", "create-training-job", "--cli-input-json", &file]);
         Ok(vec![call.with(Input::Json(body))])
     }
 
@@ -124,7 +126,12 @@ impl Launcher for SageMaker {
     }
 
     fn send(&self, job: &Job, attempt: u32) -> Result<String, LaunchError> {
-        match self.requests(job, attempt)?[0].call(HERE.name, HELP, cause) {
+        let Request { argv, input } = self.requests(job, attempt)?.swap_remove(0);
+        let path = request_path(job, attempt);
+        if let Input::Json(body) = input {
+            disk::write(&path, body.to_string()).map_err(LaunchError::io("write", &path))?;
+        }
+        match (Request { argv, input: Input::None }).call(HERE.name, HELP, cause) {
             // It is there: this very attempt, as its name is nobody else's.
             Err(LaunchError::Call { problem, .. }) if problem.contains("ResourceInUse") => {}
             Err(error) => return Err(error),
@@ -188,6 +195,10 @@ impl Launcher for SageMaker {
         }
         notes
     }
+}
+
+fn request_path(job: &Job, attempt: u32) -> std::path::PathBuf {
+    job.home.join(format!("request-{attempt}.json"))
 }
 
 /// What SageMaker tells of a job; `None` where it knows none of this name.
