@@ -128,7 +128,12 @@ pub(crate) fn end_at_once(code: i32) -> ! {
 fn exit_code(code: &str) -> i32 {
     match code {
         "plan::budget" | "launch::budget" => 1,
-        code if ["::io", "::locked", "::cancelled", "::pool_full", "::memory", "::rank", "::client", "::call"].iter().any(|end| code.ends_with(end)) => 3,
+        code if ["::io", "::locked", "::cancelled", "::pool_full", "::memory", "::rank", "::client", "::call"]
+            .iter()
+            .any(|end| code.ends_with(end)) =>
+        {
+            3
+        }
         _ => 2,
     }
 }

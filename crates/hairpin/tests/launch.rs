@@ -154,7 +154,8 @@ fn what_cannot_be_is_refused_before_anything_is_launched() {
     refused(&["launch", "small.toml", "--on", "sagemaker:ml.m5.xlarge", "--sweep", "seed=4..1"], 2, "launch::sweep");
     refused(&["launch", "none.toml"], 3, "none.toml");
     let set = ["role=arn:aws:iam::123456789012:role/x", "image=i", "checkpoints=s3://b/c"];
-    let whole: Vec<&str> = ["launch", "wide.toml", "--on", p4d, "--data", "s3://b/d"].into_iter().chain(set.iter().flat_map(|set| ["--place", set])).collect();
+    let whole: Vec<&str> =
+        ["launch", "wide.toml", "--on", p4d, "--data", "s3://b/d"].into_iter().chain(set.iter().flat_map(|set| ["--place", set])).collect();
     refused(&whole, 2, "nobody has said yes");
     refused(&[&whole[..], &["--max-usd", "0.0001"]].concat(), 1, "are allowed");
     refused(&["stop", "nobody"], 2, "there is no job `nobody`");

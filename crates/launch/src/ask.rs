@@ -53,7 +53,8 @@ const NAME_CHARS: usize = 28;
 /// What is wrong with recipes, sweeps, machines or options; a name that is another job's; a quote above `max_usd`.
 pub fn jobs(ask: &Ask, store: &Store, catalogue: &Catalogue) -> Result<(Vec<Record>, Quote), LaunchError> {
     let machines = Machines::parse(&ask.on)?;
-    let place = PLACES.find(&machines.place).ok_or_else(|| LaunchError::Place { text: ask.on.clone(), problem: "it is no place".into() })?;
+    let place =
+        PLACES.find(&machines.place).ok_or_else(|| LaunchError::Place { text: ask.on.clone(), problem: "it is no place".into() })?;
     let options = options(ask, &machines.place)?;
     let folder = std::env::current_dir().map_err(LaunchError::io("find", Path::new(".")))?;
     let group = Group { name: format!("{:.0}", unix_secs() * 1e3), at_once: at_once(ask, &machines), max_usd: ask.max_usd };
@@ -183,5 +184,9 @@ fn options(ask: &Ask, place: &str) -> Result<Map<String, Value>, LaunchError> {
 }
 
 fn options_error(origin: &str, problem: &str) -> LaunchError {
-    LaunchError::Option { place: "options of places", problem: format!("{origin}: {problem}"), help: "write a table for each place, as docs/launch.md shows".into() }
+    LaunchError::Option {
+        place: "options of places",
+        problem: format!("{origin}: {problem}"),
+        help: "write a table for each place, as docs/launch.md shows".into(),
+    }
 }

@@ -88,7 +88,9 @@ impl Machines {
         if place == "hosts" {
             let hosts: Vec<String> = rest.join(":").split(',').map(|host| host.trim().to_owned()).filter(|host| !host.is_empty()).collect();
             // An option of ssh, say, is no host.
-            let is_host = |host: &String| host.starts_with(char::is_alphanumeric) && host.chars().all(|c| c.is_ascii_alphanumeric() || "._-@".contains(c));
+            let is_host = |host: &String| {
+                host.starts_with(char::is_alphanumeric) && host.chars().all(|c| c.is_ascii_alphanumeric() || "._-@".contains(c))
+            };
             return match hosts.iter().find(|host| !is_host(host)) {
                 Some(host) => Err(wrong(format!("`{host}` is no name of a host"))),
                 None if hosts.is_empty() => Err(wrong("it lists no hosts".into())),
@@ -96,7 +98,10 @@ impl Machines {
             };
         }
         let count = |text: &str| {
-            text.parse::<usize>().ok().filter(|n| (1..=100_000).contains(n)).ok_or_else(|| wrong(format!("`{text}` is no number of machines")))
+            text.parse::<usize>()
+                .ok()
+                .filter(|n| (1..=100_000).contains(n))
+                .ok_or_else(|| wrong(format!("`{text}` is no number of machines")))
         };
         let is_number = |text: &str| text.chars().all(|c| c.is_ascii_digit() || c == '-');
         match rest[..] {
@@ -208,7 +213,18 @@ mod tests {
         let p4d = Some("ml.p4d.24xlarge".to_owned());
         assert_eq!(parse("sagemaker:ml.p4d.24xlarge:16").unwrap(), ("sagemaker".into(), p4d, 16, none()));
         assert_eq!(parse("hosts:a,b").unwrap(), ("hosts".into(), None, 2, vec!["a".into(), "b".into()]));
-        for bad in ["", "moon", "slurm:0", "slurm:-1", "slurm:99999999999999999999", "local:2", "hosts:", "hosts:-oProxyCommand=x", "slurm:a:b:c", "slurm::4"] {
+        for bad in [
+            "",
+            "moon",
+            "slurm:0",
+            "slurm:-1",
+            "slurm:99999999999999999999",
+            "local:2",
+            "hosts:",
+            "hosts:-oProxyCommand=x",
+            "slurm:a:b:c",
+            "slurm::4",
+        ] {
             assert!(matches!(Machines::parse(bad), Err(LaunchError::Place { .. })), "{bad}");
         }
     }

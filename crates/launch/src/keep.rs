@@ -58,7 +58,11 @@ impl Pool {
             self.cold_secs - self.warm_secs
         )];
         notes.extend(self.keep_secs.map(|secs| {
-            format!("kept for {secs:.0} s after the last job: up to ${:.2}, ${:.2} more than a cold start", per_minute * secs / 60.0, self.usd_more(secs).max(0.0))
+            format!(
+                "kept for {secs:.0} s after the last job: up to ${:.2}, ${:.2} more than a cold start",
+                per_minute * secs / 60.0,
+                self.usd_more(secs).max(0.0)
+            )
         }));
         notes
     }

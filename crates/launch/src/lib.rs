@@ -38,7 +38,10 @@ pub enum LaunchError {
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
 
     #[error("`{text}` names no machines: {problem}")]
-    #[diagnostic(code(launch::place), help("write it like `local`, `hosts:a,b`, `slurm:8`, `sagemaker:ml.p4d.24xlarge:16` or `kubernetes:4`"))]
+    #[diagnostic(
+        code(launch::place),
+        help("write it like `local`, `hosts:a,b`, `slurm:8`, `sagemaker:ml.p4d.24xlarge:16` or `kubernetes:4`")
+    )]
     Place { text: String, problem: String },
 
     #[error("{place}: {problem}")]
@@ -70,7 +73,10 @@ pub enum LaunchError {
     Budget { usd: f64, max_usd: f64, relax: String },
 
     #[error("{problem}")]
-    #[diagnostic(code(launch::does_not_fit), help("take more or larger machines, or a smaller batch or model; `hairpin plan RECIPE --on INSTANCE:N --search` shows what fits"))]
+    #[diagnostic(
+        code(launch::does_not_fit),
+        help("take more or larger machines, or a smaller batch or model; `hairpin plan RECIPE --on INSTANCE:N --search` shows what fits")
+    )]
     DoesNotFit { problem: String },
 
     #[error("nothing was launched: this costs {usd:.2} US dollars, and nobody has said yes")]

@@ -103,16 +103,25 @@ fn find(recipe: &Recipe, machines: &Machines, catalogue: &Catalogue) -> Result<F
     let price = instance.price(service, Term::OnDemand, None)?;
     let usd_per_hour = machines.count as f64 * price.usd_per_hour;
     let told = format!("${}/h each, {} ({}, {})", price.usd_per_hour, price.when(), price.service.name(), price.term.name());
-    let found = Found { quoted, usd_per_hour: Some(usd_per_hour), price: Some(told), notes: price.warning().into_iter().collect(), ..Found::default() };
+    let found = Found {
+        quoted,
+        usd_per_hour: Some(usd_per_hour),
+        price: Some(told),
+        notes: price.warning().into_iter().collect(),
+        ..Found::default()
+    };
     if instance.accelerator.is_none() {
         return on_cpus(recipe, machines, instance, found);
     }
     let accelerators = machines.count * instance.count.max(1) as usize;
     match rent::rent(recipe, catalogue, instance, accelerators, price, None) {
         Ok(rented) => Ok(on_accelerators(recipe, instance, rented, found)),
-        Err(PlanError::Impossible { problem, relax }) => {
-            Ok(Found { memory_fits: Some(false), ranks_each: instance.count.max(1) as usize, refusal: Some(format!("{problem}: {relax}")), ..found })
-        }
+        Err(PlanError::Impossible { problem, relax }) => Ok(Found {
+            memory_fits: Some(false),
+            ranks_each: instance.count.max(1) as usize,
+            refusal: Some(format!("{problem}: {relax}")),
+            ..found
+        }),
         Err(error) => Err(error.into()),
     }
 }
@@ -169,7 +178,9 @@ fn on_cpus(recipe: &Recipe, machines: &Machines, instance: &Instance, found: Fou
     let bytes = cost_bytes(recipe, None)?;
     found.memory_bytes = Some(bytes);
     found.memory_fits = Some(bytes as f64 <= instance.memory_gib * (1_u64 << 30) as f64);
-    found.notes.push(format!("{} has no accelerator: its time is not simulated, so days and dollars of the run are not known", instance.name));
+    found
+        .notes
+        .push(format!("{} has no accelerator: its time is not simulated, so days and dollars of the run are not known", instance.name));
     if found.memory_fits == Some(false) {
         found.refusal = Some(format!("a step takes {bytes} bytes, and {} has {} GiB", instance.name, instance.memory_gib));
     }
@@ -205,7 +216,10 @@ fn ranks_each(recipe: &Recipe, machines: &Machines) -> Result<usize, LaunchError
     }
     if !ranks.is_multiple_of(machines.count) {
         let text = format!("{}:{}", machines.place, machines.count);
-        return Err(LaunchError::Place { text, problem: format!("the recipe's {ranks} ranks are no multiple of {} machines", machines.count) });
+        return Err(LaunchError::Place {
+            text,
+            problem: format!("the recipe's {ranks} ranks are no multiple of {} machines", machines.count),
+        });
     }
     Ok(ranks / machines.count)
 }

@@ -151,7 +151,8 @@ impl Record {
     /// Seconds that machines were held for it, up to `now`.
     #[must_use]
     pub fn held_secs(&self, now: f64) -> f64 {
-        self.attempts.iter().map(|attempt| attempt.held_secs(now)).sum()
+        // The sum of none is -0.0.
+        0.0 + self.attempts.iter().map(|attempt| attempt.held_secs(now)).sum::<f64>()
     }
 
     /// US dollars so far, at the price of the quote.

@@ -134,7 +134,8 @@ impl Store {
             return Ok(record);
         }
         let (all, _) = self.list()?;
-        let mut near: Vec<&str> = all.iter().map(|r| r.job.name.as_str()).filter(|other| !name.is_empty() && other.contains(name)).collect();
+        let mut near: Vec<&str> =
+            all.iter().map(|r| r.job.name.as_str()).filter(|other| !name.is_empty() && other.contains(name)).collect();
         near.truncate(3);
         let near = if near.is_empty() { String::new() } else { format!("the nearest are `{}`; ", near.join("`, `")) };
         Err(LaunchError::NoJob { name: name.into(), near })
@@ -169,7 +170,8 @@ impl Store {
         fs::create_dir_all(&home).map_err(LaunchError::io("create", &home))?;
         for (name, text) in &record.job.files {
             let path = home.join(name);
-            disk::plain_name(name).map_err(|problem| LaunchError::Damaged { path: path.clone(), problem: format!("the name {problem}") })?;
+            disk::plain_name(name)
+                .map_err(|problem| LaunchError::Damaged { path: path.clone(), problem: format!("the name {problem}") })?;
             disk::write(&path, text).map_err(LaunchError::io("write", &path))?;
         }
         Ok(())
@@ -228,7 +230,9 @@ mod tests {
         let path = folder.path().join("a/job.json");
         let whole = fs::read(&path).unwrap();
         let text = String::from_utf8(whole.clone()).unwrap();
-        for bad in [&whole[..whole.len() / 2], b"", b"[]", text.replace("\"a\"", "\"b\"").as_bytes(), text.replace("queued", "9").as_bytes()] {
+        for bad in
+            [&whole[..whole.len() / 2], b"", b"[]", text.replace("\"a\"", "\"b\"").as_bytes(), text.replace("queued", "9").as_bytes()]
+        {
             fs::write(&path, bad).unwrap();
             let (records, damaged) = store.list().unwrap();
             assert!(records.is_empty() && matches!(damaged[..], [LaunchError::Damaged { .. }]), "{damaged:?}");

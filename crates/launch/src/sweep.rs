@@ -95,7 +95,10 @@ mod tests {
     fn sweeps_multiply_in_the_order_in_which_they_are_given() {
         let sweeps = [parse("optim.lr=1e-3,3e-3").unwrap(), parse("seed=1..4").unwrap()];
         let jobs = product(&sweeps).unwrap();
-        assert_eq!((jobs.len(), &jobs[0], &jobs[5]), (8, &vec!["optim.lr=1e-3".into(), "seed=1".into()], &vec!["optim.lr=3e-3".into(), "seed=2".into()]));
+        assert_eq!(
+            (jobs.len(), &jobs[0], &jobs[5]),
+            (8, &vec!["optim.lr=1e-3".into(), "seed=1".into()], &vec!["optim.lr=3e-3".into(), "seed=2".into()])
+        );
         assert_eq!(product(&[]).unwrap(), vec![Vec::<String>::new()]);
         let tables = parse("parallel.mesh={tensor=2, pipeline=1},{tensor=1, pipeline=2}").unwrap();
         assert_eq!(tables.values.len(), 2, "{tables:?}");

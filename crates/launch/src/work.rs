@@ -66,7 +66,10 @@ pub fn attempt(home: &Path, attempt: u32, argv: &[String], stop: &AtomicBool) ->
     // What stands there of another attempt is not of this one.
     let put = |lock: &mut File, pid: u32| {
         use std::io::Seek;
-        lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| writeln!(lock, "{attempt} {pid}")).map_err(LaunchError::io("write", &path))
+        lock.set_len(0)
+            .and_then(|()| lock.rewind())
+            .and_then(|()| writeln!(lock, "{attempt} {pid}"))
+            .map_err(LaunchError::io("write", &path))
     };
     put(&mut lock, 0)?;
     let held = lock.try_clone().map_err(LaunchError::io("open", &path))?;
@@ -165,7 +168,10 @@ impl Contract {
             serde_json::from_slice(&read("hyperparameters.json")?).map_err(|e| damaged("hyperparameters.json", e))?;
         // The order is not promised, and all hosts have to agree who is first.
         hosts.sort_by_key(|host| (host.len(), host.clone()));
-        let me = hosts.iter().position(|host| *host == current_host).ok_or_else(|| broken("this host is none of the job's", "start the job anew"))?;
+        let me = hosts
+            .iter()
+            .position(|host| *host == current_host)
+            .ok_or_else(|| broken("this host is none of the job's", "start the job anew"))?;
         let argv = parameters.get("argv").map(String::as_str).unwrap_or_default();
         Ok(Self {
             me,
@@ -186,7 +192,14 @@ impl Contract {
         }
         let argv = serde_json::from_str(argv).map_err(|e| broken(&format!("HAIRPIN_ARGV: {e}"), "launch the job anew"))?;
         // Its files are mounted.
-        Ok(Self { hosts, me, ranks_each: number("HAIRPIN_RANKS_EACH").unwrap_or(1), argv, files: BTreeMap::new(), failure: Some("/dev/termination-log".into()) })
+        Ok(Self {
+            hosts,
+            me,
+            ranks_each: number("HAIRPIN_RANKS_EACH").unwrap_or(1),
+            argv,
+            files: BTreeMap::new(),
+            failure: Some("/dev/termination-log".into()),
+        })
     }
 
     /// What the first host runs.
@@ -259,7 +272,11 @@ impl Contract {
         let argv = self.command();
         let mut command = program(&argv);
         // In a container there is no other user, and the agent must not ask.
-        for (key, value) in [("OMPI_ALLOW_RUN_AS_ROOT", "1"), ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"), ("OMPI_MCA_plm_rsh_args", "-o StrictHostKeyChecking=no")] {
+        for (key, value) in [
+            ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
+            ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
+            ("OMPI_MCA_plm_rsh_args", "-o StrictHostKeyChecking=no"),
+        ] {
             command.env(key, value);
         }
         let mut child =
@@ -289,7 +306,11 @@ fn pass_on(from: impl std::io::Read) -> String {
 fn serve(stop: &AtomicBool) -> Result<i32, LaunchError> {
     // It wants this folder, which images leave out.
     let _ = fs::create_dir_all("/run/sshd");
-    let mut sshd = Command::new("/usr/sbin/sshd").args(["-D", "-e"]).stdin(Stdio::null()).spawn().map_err(LaunchError::io("start", Path::new("/usr/sbin/sshd")))?;
+    let mut sshd = Command::new("/usr/sbin/sshd")
+        .args(["-D", "-e"])
+        .stdin(Stdio::null())
+        .spawn()
+        .map_err(LaunchError::io("start", Path::new("/usr/sbin/sshd")))?;
     let (since, mut has_worked, mut idle) = (Clock::start(), false, 0);
     loop {
         std::thread::sleep(Duration::from_secs(1));
@@ -349,7 +370,8 @@ mod tests {
     }
 
     const HOSTS: &str = r#"{"current_host":"algo-10","current_instance_type":"ml.m5.xlarge","hosts":["algo-10","algo-2","algo-1"],"network_interface_name":"eth0"}"#;
-    const PARAMETERS: &str = r#"{"argv":"[\"train\",\"/tmp/hairpin/recipe.toml\"]","ranks_each":"2","file.000.recipe.toml":"a","file.001.recipe.toml":"b"}"#;
+    const PARAMETERS: &str =
+        r#"{"argv":"[\"train\",\"/tmp/hairpin/recipe.toml\"]","ranks_each":"2","file.000.recipe.toml":"a","file.001.recipe.toml":"b"}"#;
 
     #[test]
     fn sagemakers_files_say_who_is_who() {
@@ -358,7 +380,11 @@ mod tests {
         assert_eq!((contract.me, contract.hosts.join(" ").as_str()), (2, "algo-1 algo-2 algo-10"));
         assert_eq!(contract.files["recipe.toml"], "ab");
         let command = contract.command().join(" ");
-        assert!(command.starts_with("mpirun --host algo-1:2,algo-2:2,algo-10:2 -n 6 ") && command.ends_with("hairpin train /tmp/hairpin/recipe.toml"), "{command}");
+        assert!(
+            command.starts_with("mpirun --host algo-1:2,algo-2:2,algo-10:2 -n 6 ")
+                && command.ends_with("hairpin train /tmp/hairpin/recipe.toml"),
+            "{command}"
+        );
         let alone = Contract { hosts: vec!["algo-1".into()], ranks_each: 1, ..contract };
         assert_eq!(alone.command()[0], "hairpin");
     }

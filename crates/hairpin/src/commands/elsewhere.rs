@@ -53,13 +53,8 @@ impl ElsewhereArgs {
     /// `None` where phases train here.
     pub(super) fn of(&self, folder: &Path) -> miette::Result<Option<Elsewhere>> {
         let Some(on) = &self.on else { return Ok(None) };
-        let ask = Ask {
-            on: on.clone(),
-            data: self.data.clone(),
-            places: self.places.clone(),
-            place_sets: self.place.clone(),
-            ..Ask::default()
-        };
+        let ask =
+            Ask { on: on.clone(), data: self.data.clone(), places: self.places.clone(), place_sets: self.place.clone(), ..Ask::default() };
         Ok(Some(Elsewhere { ask, store: Store::open(&folder.join("jobs"))?, yes: self.yes }))
     }
 }
@@ -94,7 +89,11 @@ impl Elsewhere {
                 State::Done => break,
                 State::Failed | State::Stopped => {
                     let why = record.note.clone().unwrap_or_default();
-                    miette::bail!(help = format!("look at `hairpin logs {name} --store {}`", self.store.folder().display()), "the job {name} is {}: {why}", record.state.name());
+                    miette::bail!(
+                        help = format!("look at `hairpin logs {name} --store {}`", self.store.folder().display()),
+                        "the job {name} is {}: {why}",
+                        record.state.name()
+                    );
                 }
                 _ if STOP.load(Ordering::Relaxed) => {
                     print::talk(&format!("the job {name} goes on; the same command waits for it again"));
@@ -104,7 +103,8 @@ impl Elsewhere {
             }
         }
         if let Some(request) = place.and_then(|place| place.launcher.fetch(&record.job, &out)) {
-            request.call("the store of checkpoints", "install it, or copy the checkpoints by hand", |_| ::launch::cause::Cause::Unreachable)?;
+            request
+                .call("the store of checkpoints", "install it, or copy the checkpoints by hand", |_| ::launch::cause::Cause::Unreachable)?;
         }
         Ok(true)
     }

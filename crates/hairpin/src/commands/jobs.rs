@@ -80,7 +80,11 @@ pub(crate) fn jobs(args: &JobsArgs, json: bool) -> miette::Result<ExitCode> {
             let records = list(&store)?;
             let now = jobs_table(&records);
             if now != shown {
-                if is_terminal { print::instead(&shown, &now) } else { print::result(&now) }
+                if is_terminal {
+                    print::instead(&shown, &now)
+                } else {
+                    print::result(&now)
+                }
                 shown = now;
             }
             if records.iter().all(|record| record.state.is_ended()) {
@@ -193,7 +197,11 @@ pub(crate) fn logs(args: &LogsArgs) -> miette::Result<ExitCode> {
         Some(Logs::Commands { once, follow }) => {
             let argv = if args.follow { follow } else { once };
             let status = Command::new(&argv[0]).args(&argv[1..]).status();
-            let status = status.map_err(|_| LaunchError::Client { program: argv[0].clone(), place: "its log", help: "install it, or look at the place itself".into() })?;
+            let status = status.map_err(|_| LaunchError::Client {
+                program: argv[0].clone(),
+                place: "its log",
+                help: "install it, or look at the place itself".into(),
+            })?;
             return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::from(3) });
         }
         Some(Logs::File(path)) => follow_file(&store, &record, &path, args.follow)?,
@@ -308,9 +316,10 @@ pub(crate) struct CostArgs {
 pub(crate) fn cost(args: &CostArgs, json: bool) -> miette::Result<ExitCode> {
     let records = list(&args.store.open()?)?;
     let told: Vec<Told> = records.iter().map(Told::of).collect();
-    let sum: f64 = told.iter().map(|told| told.usd).sum();
+    let sum: f64 = 0.0 + told.iter().map(|told| told.usd).sum::<f64>();
     if json {
-        let jobs: Vec<_> = told.iter().map(|t| json!({"name": t.name, "held_secs": t.held_secs, "usd": t.usd, "quoted_usd": t.quoted_usd})).collect();
+        let jobs: Vec<_> =
+            told.iter().map(|t| json!({"name": t.name, "held_secs": t.held_secs, "usd": t.usd, "quoted_usd": t.quoted_usd})).collect();
         print::json(&json!({"usd": sum, "jobs": jobs}))?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -322,7 +331,14 @@ pub(crate) fn cost(args: &CostArgs, json: bool) -> miette::Result<ExitCode> {
             let machines = &record.job.machines;
             let on = machines.instance.clone().unwrap_or_else(|| machines.place.clone());
             let price = machines.usd_per_hour;
-            vec![told.name.into(), format!("{} x {on}", machines.count), dollars(price), secs(told.held_secs), dollars(price.map(|_| told.usd)), dollars(told.quoted_usd)]
+            vec![
+                told.name.into(),
+                format!("{} x {on}", machines.count),
+                dollars(price),
+                secs(told.held_secs),
+                dollars(price.map(|_| told.usd)),
+                dollars(told.quoted_usd),
+            ]
         })
         .collect();
     rows.push(vec!["all".into(), String::new(), String::new(), secs(told.iter().map(|t| t.held_secs).sum()), usd(sum), String::new()]);
@@ -349,7 +365,8 @@ const POINTS: usize = 400;
 
 pub(crate) fn compare(args: &CompareArgs, json: bool) -> miette::Result<ExitCode> {
     let store = args.store.open()?;
-    let mut records = if args.names.is_empty() { list(&store)? } else { args.names.iter().map(|name| store.find(name)).collect::<Result<_, _>>()? };
+    let mut records =
+        if args.names.is_empty() { list(&store)? } else { args.names.iter().map(|name| store.find(name)).collect::<Result<_, _>>()? };
     let curves: Vec<Curve> = records.iter().map(Curve::of).collect();
     // The best first; what has no held-out loss last.
     let mut order: Vec<usize> = (0..records.len()).collect();
@@ -360,9 +377,7 @@ pub(crate) fn compare(args: &CompareArgs, json: bool) -> miette::Result<ExitCode
     let answer = comparison(&records, &curves);
     answer.write(&page)?;
     if json {
-        let told = |(record, curve): (&Record, &&Curve)| {
-            json!({"name": record.job.name, "state": record.state, "step": curve.step, "loss": curve.loss, "held_out": curve.held_out.map(|m| m.value), "differs": curve.differs, "secs": record.held_secs(unix_secs()), "usd": record.usd(unix_secs())})
-        };
+        let told = |(record, curve): (&Record, &&Curve)| json!({"name": record.job.name, "state": record.state, "step": curve.step, "loss": curve.loss, "held_out": curve.held_out.map(|m| m.value), "differs": curve.differs, "secs": record.held_secs(unix_secs()), "usd": record.usd(unix_secs())});
         print::json(&json!({"jobs": records.iter().zip(&curves).map(told).collect::<Vec<_>>(), "page": page}))?;
     } else {
         print::result(&answer.text());
@@ -384,7 +399,11 @@ struct Curve {
 
 impl Curve {
     fn of(record: &Record) -> Self {
-        let (lines, _) = if shares_files(record) { metrics::read(&Path::new(&record.job.checkpoints).join("metrics.jsonl")) } else { Default::default() };
+        let (lines, _) = if shares_files(record) {
+            metrics::read(&Path::new(&record.job.checkpoints).join("metrics.jsonl"))
+        } else {
+            Default::default()
+        };
         let every = lines.len().div_ceil(POINTS).max(1);
         let all: Vec<(f64, f64)> = lines.iter().map(|line| (line.step as f64, f64::from(line.loss))).collect();
         // Of each stretch the mean, so that no step is left out.
@@ -409,7 +428,9 @@ impl Curve {
 fn differs(record: &Record) -> String {
     let text = record.job.files.get("recipe.toml").map(String::as_str).unwrap_or_default();
     let recipe = Recipe::parse(text, &record.job.name, &[]).ok();
-    recipe.map_or(String::new(), |r| format!("seed {}, lr {}, {} steps of {} sequences", r.seed, r.optim.lr, r.train.steps, r.batch.sequences))
+    recipe.map_or(String::new(), |r| {
+        format!("seed {}, lr {}, {} steps of {} sequences", r.seed, r.optim.lr, r.train.steps, r.batch.sequences)
+    })
 }
 
 fn comparison(records: &[Record], curves: &[&Curve]) -> Answer {
@@ -428,10 +449,22 @@ fn comparison(records: &[Record], curves: &[&Curve]) -> Answer {
         ]
     };
     let chart = |label: &str, of: &dyn Fn(&Curve) -> Vec<(f64, f64)>| {
-        let series = records.iter().zip(curves).map(|(record, curve)| Series { name: record.job.name.clone(), points: of(curve), is_faint: curves.len() > 8 });
-        Chart { x: Axis::straight("step"), y: Axis::straight(label), series: series.filter(|s| s.points.len() > 1).collect(), ..Chart::default() }
+        let series = records.iter().zip(curves).map(|(record, curve)| Series {
+            name: record.job.name.clone(),
+            points: of(curve),
+            is_faint: curves.len() > 8,
+        });
+        Chart {
+            x: Axis::straight("step"),
+            y: Axis::straight(label),
+            series: series.filter(|s| s.points.len() > 1).collect(),
+            ..Chart::default()
+        }
     };
-    let charts = [("Training loss", chart("loss", &|curve| curve.points.clone())), ("Held out", chart("held out", &|curve| curve.held_out_points.clone()))];
+    let charts = [
+        ("Training loss", chart("loss", &|curve| curve.points.clone())),
+        ("Held out", chart("held out", &|curve| curve.held_out_points.clone())),
+    ];
     let best = curves.first().and_then(|curve| curve.held_out).zip(records.first());
     Answer {
         title: format!("{} jobs", records.len()),

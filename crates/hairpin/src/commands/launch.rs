@@ -107,7 +107,8 @@ pub(crate) fn run(args: &LaunchArgs, json: bool) -> miette::Result<ExitCode> {
     let launched = send(&store, records, &quote, args.yes)?;
     let names: Vec<&str> = launched.iter().map(|(record, _)| record.job.name.as_str()).collect();
     if json {
-        let jobs: Vec<_> = launched.iter().map(|(record, is_new)| json!({"name": record.job.name, "state": record.state, "is_new": is_new})).collect();
+        let jobs: Vec<_> =
+            launched.iter().map(|(record, is_new)| json!({"name": record.job.name, "state": record.state, "is_new": is_new})).collect();
         print::json(&json!({"quote": quote, "jobs": jobs}))?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -213,7 +214,10 @@ fn quote_text(records: &[Record], quote: &Quote) -> String {
     parts.extend(quote.memory_fits.map(|fits| if fits { "memory fits" } else { "memory does NOT fit" }.to_owned()));
     let mut text = parts.join(" · ") + "\n";
     let mut line = |line: String| text += &format!("  {line}\n");
-    quote.price.iter().for_each(|price| line(format!("price: {price}; these machines {} an hour", usd(quote.usd_per_hour.unwrap_or_default()))));
+    quote
+        .price
+        .iter()
+        .for_each(|price| line(format!("price: {price}; these machines {} an hour", usd(quote.usd_per_hour.unwrap_or_default()))));
     if let (Some(n), Some(cost)) = (quote.storage_bytes, quote.storage_usd) {
         line(format!("data and checkpoints: {}, {} more", bytes(n as u64), usd(cost)));
     }

@@ -138,7 +138,13 @@ pub(crate) fn climb(args: &ClimbArgs, json: bool) -> miette::Result<ExitCode> {
 }
 
 /// Shared with the demo.
-pub(crate) fn climb_and_tell(project: &Project, folder: &Path, anew: &[String], elsewhere: Option<Elsewhere<'_>>, json: bool) -> miette::Result<ExitCode> {
+pub(crate) fn climb_and_tell(
+    project: &Project,
+    folder: &Path,
+    anew: &[String],
+    elsewhere: Option<Elsewhere<'_>>,
+    json: bool,
+) -> miette::Result<ExitCode> {
     let (follow, mut observer) = (Follow::new(), Follow::new());
     let outcome = plan::ladder::climb::climb(project, folder, anew, elsewhere, &STOP, &follow, &mut observer);
     follow.end();

@@ -18,13 +18,8 @@ use train::clock::unix_secs;
 use super::{Ended, Launcher, Logs, Place, Seen, options};
 use crate::{LaunchError, cause::Cause, job::Job, outside::Request, progress, record::Attempt};
 
-pub(super) const PLACE: Place = Place {
-    name: "local",
-    what: "background processes on this machine",
-    shares_files: true,
-    launcher: &Local,
-    options: &[],
-};
+pub(super) const PLACE: Place =
+    Place { name: "local", what: "background processes on this machine", shares_files: true, launcher: &Local, options: &[] };
 static HERE: Place = PLACE;
 
 /// From the start of a process to its lock.

@@ -33,8 +33,7 @@ impl Named for Place {
 }
 
 /// Every place; crates above add theirs.
-pub static PLACES: Registry<Place> =
-    Registry::new(&[local::PLACE, hosts::PLACE, slurm::PLACE, sagemaker::PLACE, kubernetes::PLACE]);
+pub static PLACES: Registry<Place> = Registry::new(&[local::PLACE, hosts::PLACE, slurm::PLACE, sagemaker::PLACE, kubernetes::PLACE]);
 
 /// The launcher of a place.
 #[must_use]
@@ -125,7 +124,10 @@ pub enum Ended {
 pub enum Logs {
     File(PathBuf),
     /// A program that prints it, and one that goes on printing.
-    Commands { once: Vec<String>, follow: Vec<String> },
+    Commands {
+        once: Vec<String>,
+        follow: Vec<String>,
+    },
 }
 
 /// How an attempt whose files are here ended, if it has.

@@ -113,7 +113,9 @@ impl Launcher for Slurm {
         let reason = field(&told, "Reason=");
         let limit = || ended(Ended::Failed(Cause::TimeLimit, format!("Slurm: {state}")));
         match state {
-            "RUNNING" | "COMPLETING" | "SUSPENDED" | "STOPPED" | "SIGNALING" | "STAGE_OUT" => Ok(Seen { is_running: true, ..Seen::default() }),
+            "RUNNING" | "COMPLETING" | "SUSPENDED" | "STOPPED" | "SIGNALING" | "STAGE_OUT" => {
+                Ok(Seen { is_running: true, ..Seen::default() })
+            }
             "PENDING" | "CONFIGURING" | "REQUEUED" | "REQUEUE_HOLD" | "REQUEUE_FED" | "SPECIAL_EXIT" | "RESV_DEL_HOLD" | "RESIZING" => {
                 Ok(Seen { note: Some(format!("Slurm: {}", reason_text(state, reason))), ..Seen::default() })
             }
@@ -143,8 +145,7 @@ impl Launcher for Slurm {
         let told = call(["scontrol", "--oneliner", "show", "job", id]);
         let is_running = told.as_ref().is_ok_and(|told| field(told, "JobState=") == "RUNNING");
         // The script passes it on to training, which saves; what waits has nothing to save.
-        let asked =
-            if is_running && !now { call(["scancel", "--batch", "--signal=TERM", id]) } else { call(["scancel", id]) };
+        let asked = if is_running && !now { call(["scancel", "--batch", "--signal=TERM", id]) } else { call(["scancel", id]) };
         match asked {
             Err(error) if !is_gone(&error) => Err(error),
             _ => Ok(()),
@@ -176,7 +177,13 @@ fn call<const N: usize>(argv: [&str; N]) -> Result<String, LaunchError> {
 /// What Slurm's commands say when they fail.
 fn cause(said: &str) -> Cause {
     let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
-    if says(&["Unable to contact", "Socket timed out", "Connection refused", "Zero Bytes were transmitted", "slurm_load_jobs error: Connection"]) {
+    if says(&[
+        "Unable to contact",
+        "Socket timed out",
+        "Connection refused",
+        "Zero Bytes were transmitted",
+        "slurm_load_jobs error: Connection",
+    ]) {
         Cause::Unreachable
     } else if says(&["Limit", "limit"]) && says(&["QOS", "Assoc", "Max", "accounting/QOS"]) {
         Cause::Quota
@@ -226,7 +233,10 @@ impl Options {
         let mut argv = Vec::new();
         if each * count > 1 {
             let ranks = (each * count).to_string();
-            argv.extend(["mpirun", "-n", &ranks, "--map-by", &format!("ppr:{each}:node"), "--mca", "odls_base_sigkill_timeout", "120"].map(str::to_owned));
+            argv.extend(
+                ["mpirun", "-n", &ranks, "--map-by", &format!("ppr:{each}:node"), "--mca", "odls_base_sigkill_timeout", "120"]
+                    .map(str::to_owned),
+            );
             argv.extend(self.mpirun.clone());
         }
         argv.push(self.program());
@@ -244,7 +254,8 @@ impl Options {
                 .chain(self.command(job))
                 .collect();
         }
-        let mut argv: Vec<String> = ["srun".to_owned(), format!("--jobid={allocation}"), "--overlap".into(), "--nodes=1".into(), "--ntasks=1".into()].into();
+        let mut argv: Vec<String> =
+            ["srun".to_owned(), format!("--jobid={allocation}"), "--overlap".into(), "--nodes=1".into(), "--ntasks=1".into()].into();
         // Otherwise it takes what `salloc` was given for its own steps.
         argv.extend(self.command(job));
         argv
@@ -323,7 +334,10 @@ mod tests {
     fn what_slurm_says_is_understood() {
         let told = "JobId=7 JobName=a UserId=u(1) JobState=FAILED Reason=NonZeroExitCode Dependency=(null) Requeue=1 ExitCode=3:0 RunTime=00:01:00";
         assert_eq!((field(told, "JobState="), field(told, "ExitCode="), field(told, "Missing=")), ("FAILED", "3:0", ""));
-        assert_eq!(cause("sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)"), Cause::Unreachable);
+        assert_eq!(
+            cause("sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)"),
+            Cause::Unreachable
+        );
         assert_eq!(cause("sbatch: error: AssocMaxSubmitJobLimit"), Cause::Quota);
         assert_eq!(cause("sbatch: error: invalid partition specified: x"), Cause::Refused);
     }

@@ -119,8 +119,12 @@ fn container(job: &Job, name: &str, options: &Options) -> Value {
         ("HAIRPIN_HOSTS", hosts.join(",")),
         ("HAIRPIN_RANKS_EACH", job.machines.ranks_each.to_string()),
     ];
-    let env: Vec<Value> =
-        own.iter().map(|(key, value)| (*key, value)).chain(job.env.iter().map(|(key, value)| (key.as_str(), value))).map(|(key, value)| json!({"name": key, "value": value})).collect();
+    let env: Vec<Value> = own
+        .iter()
+        .map(|(key, value)| (*key, value))
+        .chain(job.env.iter().map(|(key, value)| (key.as_str(), value)))
+        .map(|(key, value)| json!({"name": key, "value": value}))
+        .collect();
     json!({
         "name": "hairpin",
         "image": options.image.as_deref().unwrap_or(NO_IMAGE),

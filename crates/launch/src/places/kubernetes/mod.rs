@@ -223,9 +223,11 @@ fn seen(object: &Value, pods: &Value) -> Seen {
         return Seen { ended: Some(Ended::Done), ..Seen::default() };
     }
     if let Some(failed) = holds("Failed") {
-        let is_disturbed = pods.iter().any(|pod| list(pod, "/status/conditions").iter().any(|c| c["type"] == "DisruptionTarget" && c["status"] == "True"));
+        let is_disturbed =
+            pods.iter().any(|pod| list(pod, "/status/conditions").iter().any(|c| c["type"] == "DisruptionTarget" && c["status"] == "True"));
         // The first that failed is the cause, the others followed.
-        let mut ends: Vec<&Value> = containers.iter().filter_map(|c| c.pointer("/state/terminated")).filter(|t| t["exitCode"] != 0).collect();
+        let mut ends: Vec<&Value> =
+            containers.iter().filter_map(|c| c.pointer("/state/terminated")).filter(|t| t["exitCode"] != 0).collect();
         ends.sort_by_key(|end| text(&end["finishedAt"]));
         let code = ends.first().and_then(|end| end["exitCode"].as_i64()).and_then(|code| i32::try_from(code).ok());
         let cause = match (is_disturbed, ends.first().map(|end| text(&end["reason"])).as_deref()) {
@@ -236,7 +238,8 @@ fn seen(object: &Value, pods: &Value) -> Seen {
         let said = ends.first().map(|end| text(&end["message"])).unwrap_or_default();
         return Seen { ended: Some(Ended::Failed(cause, format!("{} {said}", text(&failed["message"])))), ..Seen::default() };
     }
-    let waits = containers.iter().filter_map(|c| c.pointer("/state/waiting/reason").map(&text)).find(|reason| reason != "ContainerCreating");
+    let waits =
+        containers.iter().filter_map(|c| c.pointer("/state/waiting/reason").map(&text)).find(|reason| reason != "ContainerCreating");
     if let Some(reason) = waits.as_deref().filter(|reason| ["ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"].contains(reason)) {
         return Seen { note: Some(format!("Kubernetes: {reason}: the image cannot be read")), ..Seen::default() };
     }
@@ -271,7 +274,10 @@ mod tests {
 
     #[test]
     fn what_kubectl_says_is_understood() {
-        assert_eq!(cause("The connection to the server localhost:8080 was refused - did you specify the right host or port?"), Cause::Unreachable);
+        assert_eq!(
+            cause("The connection to the server localhost:8080 was refused - did you specify the right host or port?"),
+            Cause::Unreachable
+        );
         assert_eq!(cause("error: You must be logged in to the server (Unauthorized)"), Cause::Credentials);
         assert_eq!(cause("Error from server (Forbidden): pods \"a\" is forbidden: exceeded quota: q"), Cause::Quota);
         assert_eq!(cause("Error from server (Invalid): error when creating"), Cause::Refused);

@@ -52,15 +52,24 @@ pub(super) fn create(job: &Job, attempt: u32, options: &Options) -> Result<Value
         ("AlgorithmSpecification", Some(algorithm(options))),
         ("HyperParameters", Some(hyperparameters(job)?)),
         ("InputDataConfig", Some(json!([channel(job, options)]))),
-        ("OutputDataConfig", Some(with(vec![("S3OutputPath", Some(json!(format!("{own}/output")))), ("KmsKeyId", options.kms_key.as_ref().map(|key| json!(key)))]))),
-        ("ResourceConfig", Some(with(vec![
-            ("InstanceType", Some(json!(instance))),
-            ("InstanceCount", Some(json!(job.machines.count))),
-            ("VolumeSizeInGB", Some(json!(options.volume_gb.unwrap_or(100)))),
-            ("VolumeKmsKeyId", options.volume_kms_key.as_ref().map(|key| json!(key))),
-            ("KeepAlivePeriodInSeconds", options.keep_alive_secs.map(|secs| json!(secs))),
-            ("TrainingPlanArn", options.training_plan.as_ref().map(|arn| json!(arn))),
-        ]))),
+        (
+            "OutputDataConfig",
+            Some(with(vec![
+                ("S3OutputPath", Some(json!(format!("{own}/output")))),
+                ("KmsKeyId", options.kms_key.as_ref().map(|key| json!(key))),
+            ])),
+        ),
+        (
+            "ResourceConfig",
+            Some(with(vec![
+                ("InstanceType", Some(json!(instance))),
+                ("InstanceCount", Some(json!(job.machines.count))),
+                ("VolumeSizeInGB", Some(json!(options.volume_gb.unwrap_or(100)))),
+                ("VolumeKmsKeyId", options.volume_kms_key.as_ref().map(|key| json!(key))),
+                ("KeepAlivePeriodInSeconds", options.keep_alive_secs.map(|secs| json!(secs))),
+                ("TrainingPlanArn", options.training_plan.as_ref().map(|arn| json!(arn))),
+            ])),
+        ),
         ("VpcConfig", vpc),
         ("EnableNetworkIsolation", options.isolated.then(|| json!(true))),
         ("StoppingCondition", Some(with(vec![("MaxRuntimeInSeconds", Some(json!(runtime))), ("MaxWaitTimeInSeconds", wait)]))),

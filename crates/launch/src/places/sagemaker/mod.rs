@@ -114,7 +114,8 @@ impl Launcher for SageMaker {
             Err(LaunchError::Option {
                 place: HERE.name,
                 problem: format!("{} not set", missing.join(", ")),
-                help: "write it under `[sagemaker]` in places.toml, or give `--place KEY=VALUE`; docs/launch.md shows where to get it".into(),
+                help: "write it under `[sagemaker]` in places.toml, or give `--place KEY=VALUE`; docs/launch.md shows where to get it"
+                    .into(),
             })
         })
     }
@@ -161,7 +162,8 @@ impl Launcher for SageMaker {
     fn logs(&self, job: &Job, attempt: &Attempt) -> Logs {
         let name = job.attempt_name(attempt.number);
         let options: Options = options(&HERE, job).unwrap_or_default();
-        let tail = ["logs", "tail", "/aws/sagemaker/TrainingJobs", "--log-stream-name-prefix", &name, "--since", "30d", "--format", "short"];
+        let tail =
+            ["logs", "tail", "/aws/sagemaker/TrainingJobs", "--log-stream-name-prefix", &name, "--since", "30d", "--format", "short"];
         let once = options.aws(&tail).argv;
         let follow = once.iter().cloned().chain(["--follow".into()]).collect();
         Logs::Commands { once, follow }
@@ -189,7 +191,10 @@ impl Launcher for SageMaker {
         }));
         if let Some(usd_per_hour) = job.machines.usd_per_hour {
             if !options.spot {
-                notes.push("cheaper: `--place spot=true` takes spare machines; training goes on from its checkpoints when they are taken back".into());
+                notes.push(
+                    "cheaper: `--place spot=true` takes spare machines; training goes on from its checkpoints when they are taken back"
+                        .into(),
+                );
             }
             notes.extend(keep::Pool::sagemaker(usd_per_hour, options.keep_alive_secs).notes());
         }
@@ -225,18 +230,29 @@ fn cause(said: &str) -> Cause {
     let code = said.split_once("An error occurred (").and_then(|(_, rest)| rest.split_once(')')).map_or("", |(code, _)| code);
     match code {
         "ThrottlingException" | "Throttling" | "TooManyRequestsException" | "RequestLimitExceeded" | "SlowDown" => Cause::Throttled,
-        "ServiceUnavailable" | "ServiceUnavailableException" | "InternalFailure" | "InternalServerError" | "503" | "500" | "502" | "504" => {
-            Cause::Throttled
-        }
+        "ServiceUnavailable"
+        | "ServiceUnavailableException"
+        | "InternalFailure"
+        | "InternalServerError"
+        | "503"
+        | "500"
+        | "502"
+        | "504" => Cause::Throttled,
         "ResourceLimitExceeded" => Cause::Quota,
         "CapacityError" | "InsufficientCapacity" | "InsufficientCapacityException" => Cause::Capacity,
         "ExpiredToken" | "ExpiredTokenException" | "UnrecognizedClientException" | "InvalidClientTokenId" => Cause::Credentials,
         "RequestExpired" | "InvalidSignatureException" | "SignatureDoesNotMatch" => Cause::Clock,
         "ValidationException" if said.contains("ECR") || said.contains("image") => Cause::Image,
-        _ if said.contains("Could not connect") || said.contains("timed out") || said.contains("timeout") || said.contains("Connection was closed") => {
+        _ if said.contains("Could not connect")
+            || said.contains("timed out")
+            || said.contains("timeout")
+            || said.contains("Connection was closed") =>
+        {
             Cause::Unreachable
         }
-        _ if said.contains("Unable to locate credentials") || said.contains("has expired") || said.contains("sso login") => Cause::Credentials,
+        _ if said.contains("Unable to locate credentials") || said.contains("has expired") || said.contains("sso login") => {
+            Cause::Credentials
+        }
         _ => Cause::Refused,
     }
 }
@@ -313,7 +329,9 @@ mod tests {
     fn a_description_is_a_state() {
         let of = |status: &str, stage: &str| {
             let metrics = serde_json::json!([{"MetricName": "step", "Value": 7.0}, {"MetricName": "loss", "Value": 2.5}]);
-            seen(&serde_json::json!({"TrainingJobStatus": status, "SecondaryStatus": stage, "FinalMetricDataList": metrics, "BillableTimeInSeconds": 60}))
+            seen(
+                &serde_json::json!({"TrainingJobStatus": status, "SecondaryStatus": stage, "FinalMetricDataList": metrics, "BillableTimeInSeconds": 60}),
+            )
         };
         assert!(!of("InProgress", "Starting").is_running && of("InProgress", "Training").is_running);
         assert_eq!(of("InProgress", "Interrupted").ended, None, "SageMaker starts it anew by itself");
