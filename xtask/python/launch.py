@@ -144,6 +144,7 @@ class Small:
             "TrainingJobName": name,
             "TrainingJobArn": f"arn:aws:sagemaker:us-east-1:123456789012:training-job/{name}",
             "ModelArtifacts": {"S3ModelArtifacts": "s3://example/none"},
+            "HyperParameters": request["HyperParameters"],
             "TrainingJobStatus": status,
             "SecondaryStatus": stage,
             "AlgorithmSpecification": {"TrainingInputMode": "File"},

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! Queued --written down--> Sending --send--> Sent -> Running -> Done
-//!    ^                        | unknown outcome: ask the place first     | Failed, Stopped
+//!    ^                        | ask the place first                     | Failed, Stopped
 //!    +------ wait, by cause --+---------------------------------------+
 //! ```
-//! **Invariants:** of an attempt whose sending had no certain outcome the place is asked before it is sent again. An error of the store
-//! ends a pass: what is not written down is not done.
+//! **Invariants:** a place is asked whether it has an attempt before it is sent. An error of the store ends a pass: what is not written
+//! down is not done.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -238,20 +238,24 @@ fn outcome(result: Result<Answer, LaunchError>) -> Result<Answer, LaunchError> {
     }
 }
 
+/// Sent, unless the place has it: after a call whose answer was lost, a kill, or the loss of the whole store.
 fn send(launchers: Launchers<'_>, record: &Record) -> Result<Answer, LaunchError> {
     let Some((launcher, attempt)) = launcher_of(launchers, record) else { return Ok(Answer::NotThere) };
-    outcome(launcher.send(&record.job, attempt.number).map(Answer::SentAs))
+    let (job, number) = (&record.job, attempt.number);
+    outcome(launcher.find(job, number).and_then(|id| match (id, record.wish) {
+        (Some(id), _) => Ok(Answer::SentAs(id)),
+        (None, Wish::Run) => launcher.send(job, number).map(Answer::SentAs),
+        (None, _) => Ok(Answer::NotThere),
+    }))
 }
 
 fn look_at(launchers: Launchers<'_>, record: &Record) -> Result<Answer, LaunchError> {
+    if record.state == State::Sending {
+        return send(launchers, record);
+    }
     let Some((launcher, attempt)) = launcher_of(launchers, record) else { return Ok(Answer::NotThere) };
     let job = &record.job;
     outcome(match (record.state, record.wish) {
-        (State::Sending, wish) => launcher.find(job, attempt.number).and_then(|id| match (id, wish) {
-            (Some(id), _) => Ok(Answer::SentAs(id)),
-            (None, Wish::Run) => launcher.send(job, attempt.number).map(Answer::SentAs),
-            (None, _) => Ok(Answer::NotThere),
-        }),
         (State::Sent | State::Running, wish @ (Wish::Stop | Wish::Kill)) => {
             launcher.stop(job, attempt, wish == Wish::Kill).map(|()| Answer::Asked)
         }

@@ -48,9 +48,9 @@ pub trait Launcher: Send + Sync {
     /// When the job's options are wrong, or the place cannot take such a job.
     fn requests(&self, job: &Job, attempt: u32) -> Result<Vec<Request>, LaunchError>;
 
-    /// How the place calls an attempt, if it has it: what is asked when the outcome of sending it is not known.
+    /// How the place calls an attempt, if it has it: asked before it is sent.
     /// # Errors
-    /// When the place does not answer.
+    /// When the place does not answer, or has another job of this name.
     fn find(&self, job: &Job, attempt: u32) -> Result<Option<String>, LaunchError>;
 
     /// Send an attempt; how the place calls it.
@@ -133,6 +133,12 @@ pub enum Logs {
 /// How an attempt whose files are here ended, if it has.
 pub(crate) fn exit_of(home: &Path, attempt: u32) -> Option<i32> {
     local::exit(home, attempt).map(|exit| exit.code)
+}
+
+/// A place has a job of this name, from elsewhere.
+pub(crate) fn other_job(program: &str, name: &str) -> LaunchError {
+    let problem = format!("there is a job `{name}` already, which is not this one: give another `--name`");
+    LaunchError::Call { program: program.into(), problem, cause: Cause::Refused }
 }
 
 /// A job's options as the type of its place.

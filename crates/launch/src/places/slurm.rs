@@ -78,8 +78,10 @@ impl Launcher for Slurm {
             return Ok(Some("ended".into()));
         }
         let name = job.attempt_name(attempt);
-        let told = call(["squeue", "--noheader", "--me", "--states=all", "--format=%A", "--name", &name])?;
-        Ok(told.split_whitespace().next().map(str::to_owned))
+        // Of this very folder: names are all users' and all projects'.
+        let told = call(["squeue", "--noheader", "--me", "--states=all", "--format=%A|%k", "--name", &name])?;
+        let own = |line: &str| line.split_once('|').filter(|(_, comment)| *comment == mark(job)).map(|(id, _)| id.to_owned());
+        Ok(told.lines().find_map(own))
     }
 
     fn send(&self, job: &Job, attempt: u32) -> Result<String, LaunchError> {
@@ -164,6 +166,11 @@ impl Launcher for Slurm {
         let held = "a job in a held allocation starts at once: `salloc --no-shell --nodes N`, then `--place allocation=NUMBER`";
         if in_allocation(job) { Vec::new() } else { vec![held.into()] }
     }
+}
+
+/// What tells our job from another of its name.
+fn mark(job: &Job) -> String {
+    format!("hairpin:{}", job.home.display())
 }
 
 fn in_allocation(job: &Job) -> bool {
@@ -265,6 +272,7 @@ impl Options {
         let mut script = String::from("#!/bin/bash\n");
         let mut line = |text: String| script += &format!("#SBATCH {text}\n");
         line(format!("--job-name={}", job.attempt_name(attempt)));
+        line(format!("--comment={}", quoted(&mark(job))));
         line(format!("--nodes={}", job.machines.count));
         line(format!("--ntasks-per-node={}", self.each(job)));
         line(format!("--output={}", quoted(&job.log().display().to_string())));
@@ -306,6 +314,7 @@ mod tests {
             sbatch --parsable <<'EOF'
             #!/bin/bash
             #SBATCH --job-name=small-1a2b3c4d-try2
+            #SBATCH --comment=hairpin:/shared/jobs/small-1a2b3c4d
             #SBATCH --nodes=4
             #SBATCH --ntasks-per-node=1
             #SBATCH --output=/shared/jobs/small-1a2b3c4d/log

@@ -12,6 +12,8 @@ use crate::{
 };
 
 const NO_IMAGE: &str = "not-set";
+/// The annotation that tells our job from another of its name.
+pub(super) const CONTENT: &str = "hairpin/content";
 /// For a checkpoint, between SIGTERM and SIGKILL.
 const GRACE_SECS: u32 = 120;
 /// Of the one group of pods in a JobSet.
@@ -34,21 +36,21 @@ pub(super) fn objects(job: &Job, attempt: u32, options: &Options) -> Result<Vec<
         let help = "shorten the recipe: a ConfigMap holds a mebibyte".into();
         return Err(LaunchError::Option { place: HERE.name, problem: format!("its files are {sizes} bytes"), help });
     }
-    let files = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata(&name, options), "data": job.files});
+    let files = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata(job, &name, options), "data": job.files});
     let service = json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": metadata(&name, options),
+        "apiVersion": "v1", "kind": "Service", "metadata": metadata(job, &name, options),
         // Pods find one another before they are ready, for that is how they get ready.
         "spec": {"clusterIP": "None", "publishNotReadyAddresses": true, "selector": {LABEL: name}, "ports": [{"name": "ssh", "port": 22}]},
     });
     Ok(match options.form {
         Form::Job => {
-            let indexed = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata(&name, options), "spec": indexed_job(job, &name, options)});
+            let indexed = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata(job, &name, options), "spec": indexed_job(job, &name, options)});
             vec![files, service, indexed]
         }
         Form::JobSet => {
             let template = json!({"spec": indexed_job(job, &name, options)});
             let set = json!({
-                "apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "metadata": metadata(&name, options),
+                "apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "metadata": metadata(job, &name, options),
                 "spec": {
                     "network": {"enableDNSHostnames": true, "subdomain": name, "publishNotReadyAddresses": true},
                     "failurePolicy": {"maxRestarts": 0},
@@ -62,12 +64,12 @@ pub(super) fn objects(job: &Job, attempt: u32, options: &Options) -> Result<Vec<
     })
 }
 
-fn metadata(name: &str, options: &Options) -> Value {
+fn metadata(job: &Job, name: &str, options: &Options) -> Value {
     let mut labels = json!({"app.kubernetes.io/managed-by": "hairpin", LABEL: name});
     if let Some(queue) = &options.queue {
         labels["kueue.x-k8s.io/queue-name"] = json!(queue);
     }
-    json!({"name": name, "labels": labels})
+    json!({"name": name, "labels": labels, "annotations": {CONTENT: job.content()}})
 }
 
 /// The spec of a Job whose pods have numbers, all at once or none of use.
@@ -162,7 +164,7 @@ fn train_job(job: &Job, name: &str, options: &Options) -> Value {
     let env: Vec<Value> = job.env.iter().map(|(key, value)| json!({"name": key, "value": value})).collect();
     let command: Vec<String> = std::iter::once("hairpin".to_owned()).chain(command(job)).collect();
     json!({
-        "apiVersion": "trainer.kubeflow.org/v1alpha1", "kind": "TrainJob", "metadata": metadata(name, options),
+        "apiVersion": "trainer.kubeflow.org/v1alpha1", "kind": "TrainJob", "metadata": metadata(job, name, options),
         "spec": {
             "runtimeRef": {"apiGroup": "trainer.kubeflow.org", "kind": "ClusterTrainingRuntime", "name": options.runtime.as_deref().unwrap_or(NO_IMAGE)},
             "suspend": options.queue.is_some(),

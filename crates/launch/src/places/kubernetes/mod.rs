@@ -132,7 +132,9 @@ impl Launcher for Kubernetes {
     fn find(&self, job: &Job, attempt: u32) -> Result<Option<String>, LaunchError> {
         let options: Options = options(&HERE, job)?;
         let name = job.attempt_name(attempt);
-        Ok(options.get(&[options.form.resource(), &name])?.map(|_| name))
+        let Some(found) = options.get(&[options.form.resource(), &name])? else { return Ok(None) };
+        let is_own = found["metadata"]["annotations"][manifests::CONTENT] == serde_json::json!(job.content());
+        if is_own { Ok(Some(name)) } else { Err(super::other_job("kubectl", &name)) }
     }
 
     fn send(&self, job: &Job, attempt: u32) -> Result<String, LaunchError> {

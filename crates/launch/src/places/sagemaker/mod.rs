@@ -123,7 +123,10 @@ impl Launcher for SageMaker {
     fn find(&self, job: &Job, attempt: u32) -> Result<Option<String>, LaunchError> {
         let name = job.attempt_name(attempt);
         let options = options(&HERE, job)?;
-        Ok(describe(&options, &name)?.map(|_| name))
+        let Some(told) = describe(&options, &name)? else { return Ok(None) };
+        let own = body::create(job, attempt, &options)?;
+        let is_own = told.get("HyperParameters").is_none_or(|theirs| *theirs == own["HyperParameters"]);
+        if is_own { Ok(Some(name)) } else { Err(super::other_job("aws", &name)) }
     }
 
     fn send(&self, job: &Job, attempt: u32) -> Result<String, LaunchError> {
