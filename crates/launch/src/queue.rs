@@ -137,7 +137,7 @@ impl<'a> Queue<'a> {
     fn look(&mut self, now: f64) -> Result<(), LaunchError> {
         let due: Vec<Record> = self.records.values().filter(|r| r.state.is_out() && r.next_unix <= now).cloned().collect();
         let launchers = self.launchers;
-        let answers = side_by_side(&due, &|record: &Record| look_at(launchers, record));
+        let answers = side_by_side(launchers, &due, &|record: &Record| look_at(launchers, record));
         for (record, answer) in due.into_iter().zip(answers) {
             let mut after = record.clone();
             apply(launchers, &mut after, answer?, now);
@@ -209,7 +209,7 @@ impl<'a> Queue<'a> {
             going.push(record);
         }
         let launchers = self.launchers;
-        let answers = side_by_side(&going, &|record: &Record| send(launchers, record));
+        let answers = side_by_side(launchers, &going, &|record: &Record| send(launchers, record));
         for (mut record, answer) in going.into_iter().zip(answers) {
             apply(launchers, &mut record, answer?, now);
             self.put(record)?;
@@ -377,10 +377,11 @@ fn again(record: &mut Record, cause: Cause, text: &str, state: State, now: f64) 
     }
 }
 
-/// `call` of each, several at a time, answers in the order of `items`.
-fn side_by_side<T: Sync, A: Send>(items: &[T], call: &(dyn Fn(&T) -> A + Sync)) -> Vec<A> {
-    if let [one] = items {
-        return vec![call(one)];
+/// `call` of each record, answers in their order; several at a time where a call is a wait for somebody else.
+fn side_by_side<A: Send>(launchers: Launchers<'_>, items: &[Record], call: &(dyn Fn(&Record) -> A + Sync)) -> Vec<A> {
+    let is_slow = |record: &Record| launchers(&record.job.machines.place).is_some_and(|launcher| launcher.poll_secs() >= 1.0);
+    if !items.iter().any(is_slow) {
+        return items.iter().map(call).collect();
     }
     let each = items.len().div_ceil(CALLS_AT_ONCE).max(1);
     std::thread::scope(|scope| {

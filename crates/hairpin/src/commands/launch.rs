@@ -253,7 +253,7 @@ pub(crate) struct SuperviseArgs {
 }
 
 /// Between two looks, at least and at most.
-const LOOKS: [f64; 2] = [0.002, 0.02];
+const LOOKS: [f64; 2] = [0.005, 0.05];
 /// For a lock that is held only to look.
 const LOCKED_SECS: f64 = 0.5;
 /// After a pass that failed, a full disk, say.

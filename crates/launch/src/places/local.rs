@@ -69,7 +69,7 @@ impl Launcher for Local {
     }
 
     fn poll_secs(&self) -> f64 {
-        0.01
+        0.025
     }
 
     fn no_room(&self, job: &Job) -> Option<String> {
