@@ -19,7 +19,7 @@ use crate::{
         DecoderConfig, Mlp,
         layers::{Layers, NormParams},
     },
-    parts::{Linear, bare_norm, fixed_positions, pick, pick_by, prepend, with_positions},
+    parts::{self, Linear, bare_norm, pick, pick_by, prepend, with_positions},
     vit::{self, TowerConfig},
 };
 
@@ -175,7 +175,7 @@ impl Mae {
         let [mut x] = tape.block(self.embed_block, [&images, &keep], move |tape, [images, keep]| {
             let patches = tape.patches(images, tower.patch)?;
             let tokens = self.patch.run(tape, &patches)?;
-            let positions = fixed_positions(tape, side, tower.width)?;
+            let positions = parts::positions(tape, side, tower.width)?;
             let tokens = with_positions(tape, &tokens, &positions)?;
             let kept = pick_by(tape, &tokens, keep)?;
             Ok([prepend(tape, &tape.param(self.class), &kept)?])
@@ -190,7 +190,7 @@ impl Mae {
             let kept = pick(tape, &narrow, &[batch, seen - 1], |i| i / (seen - 1) * seen + 1 + i % (seen - 1))?;
             let all = tape.stack(&tape.param(self.mask), &kept)?;
             let patches = pick_by(tape, &all, restore)?;
-            let positions = fixed_positions(tape, side, self.config.decoder_width)?;
+            let positions = parts::positions(tape, side, self.config.decoder_width)?;
             let patches = with_positions(tape, &patches, &positions)?;
             // The class token of each sample before its patches, at no position.
             let (count, tokens) = (patches.shape().dims()[1], batch * seen);
@@ -217,7 +217,7 @@ impl Mae {
         let [mut x] = tape.block(self.embed_block, [&images], move |tape, [images]| {
             let patches = tape.patches(images, tower.patch)?;
             let tokens = self.patch.run(tape, &patches)?;
-            let positions = fixed_positions(tape, tower.size / tower.patch, tower.width)?;
+            let positions = parts::positions(tape, tower.size / tower.patch, tower.width)?;
             let tokens = with_positions(tape, &tokens, &positions)?;
             Ok([prepend(tape, &tape.param(self.class), &tokens)?])
         })?;

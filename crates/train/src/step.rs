@@ -406,16 +406,13 @@ impl Trainer {
             }
         }
         let shared = self.shared_places(&micro_batches, &places, weight as usize);
-        let ahead = match &shared {
-            Some(own) if own.len() > 1 => self.shared_ahead(&micro_batches, own, weight as usize)?,
-            _ => Vec::new(),
-        };
+        let ahead = self.shared_ahead(&micro_batches, &shared, weight as usize)?;
         micro_batches.iter_mut().zip(&ahead).for_each(|(pass, inputs)| pass.inputs = inputs);
         self.store.borrow_mut().begin_step();
         let actions = self.actions(micro_batches.len());
-        let only = shared.as_ref().filter(|own| own.len() == 1).map(|own| own[0].clone()).zip(micro_batches.first());
-        let meet = only.map(|(own, pass)| {
-            move |rows: &[f32]| Ok(shared::with_own(pass.inputs, &self.meet(&[(own.clone(), rows)], weight as usize)?, &own))
+        let meet = micro_batches.first().filter(|_| shared.len() == 1).map(|pass| {
+            let (this, own, inputs) = (&*self, &shared[0], pass.inputs);
+            move |rows: &[f32]| Ok(shared::with_own(inputs, &this.meet(&[(own.clone(), rows)], weight as usize)?, own))
         });
         let mut stage = self.stage_of(&self.pool);
         stage.meet = meet.as_ref().map(|meet| meet as &dyn Fn(&[f32]) -> Result<Inputs, EngineError>);

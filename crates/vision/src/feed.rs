@@ -24,13 +24,14 @@ use train::{
 };
 
 use crate::{
+    classes,
     draws::Draws,
     pictures::Pictures,
     tasks::{self, About, Captions, Sample, Task},
 };
 
 /// Share of the images that are held out.
-const HELD_OUT: f64 = 0.1;
+pub(crate) const HELD_OUT: f64 = 0.1;
 /// How much more of an image is kept than a crop shows, in parts of its side.
 const ROOM: f64 = 1.25;
 /// Of the threads of this process, one in so many makes samples.
@@ -282,7 +283,9 @@ impl Feed for Images {
     }
 
     fn tokenizer_files(&self) -> Result<TokenizerFiles, TrainError> {
-        Ok(self.captions().map(|captions| captions.tokenizer.files()).transpose()?.unwrap_or_default())
+        let mut files = self.captions().map(|captions| captions.tokenizer.files()).transpose()?.unwrap_or_default();
+        files.extend(classes::files(self.class_names()));
+        Ok(files)
     }
 
     fn tokenizer(&self) -> Option<&Tokenizer> {

@@ -10,11 +10,15 @@
 //!
 //! **Absent on purpose:** models, which are in `models`; the loop, which is in `train`.
 
+pub mod classes;
 pub mod decode;
+pub mod demo;
 pub mod diffusion;
 pub mod draws;
 pub mod feed;
+pub mod hf;
 pub mod judge;
+pub mod naive;
 mod passes;
 mod pictures;
 pub mod readers;

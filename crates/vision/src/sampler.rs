@@ -6,7 +6,6 @@ use std::path::Path;
 use engine::{EngineError, Inputs, ParamStore, Precision, Tape, Tensor};
 use image::RgbImage;
 use models::{
-    Model,
     dit::{Dit, DitConfig},
     unet::Unet,
 };

@@ -9,6 +9,7 @@ mod plan;
 mod project;
 mod recipe;
 mod train;
+mod vision;
 
 use std::process::ExitCode;
 

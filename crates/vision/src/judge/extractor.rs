@@ -3,7 +3,7 @@
 use engine::{EngineError, Inputs, Precision, Tape, Tensor};
 use image::{RgbImage, imageops};
 use models::{
-    Model, ModelError,
+    ModelError,
     clip::{Clip, ClipConfig},
     vit::{Vit, VitConfig},
     vit_mae::{Mae, MaeConfig},

@@ -88,6 +88,7 @@ pub fn judge(folder: &Path, options: &Options) -> Result<Findings, TrainError> {
 }
 
 /// The run's recipe, over the images that are asked for and with the tokenizer that it learnt with.
+#[must_use]
 pub fn recipe(loaded: &run::Loaded, options: &Options) -> Recipe {
     let mut recipe = loaded.recipe.clone();
     recipe.eval.windows = options.held_out;

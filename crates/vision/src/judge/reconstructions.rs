@@ -3,7 +3,7 @@
 use engine::{Array, EngineError};
 use image::{Rgb, RgbImage};
 use models::{
-    Model, ModelError,
+    ModelError,
     vit_mae::{Mae, MaeConfig},
 };
 use train::{TrainError, feed::Feed, run::Loaded};
