@@ -70,7 +70,7 @@ pub fn export(loaded: &Loaded, classes: &[String], folder: &Path) -> Result<(), 
         // Where a text ends is where its state is read.
         let end = tokenizer.ends().end_of_text;
         (model["text_config"]["eos_token_id"], model["text_config"]["pad_token_id"]) = (json!(end), json!(end));
-        model["text_config"]["bos_token_id"] = json!(tokenizer.ends().before_prompt.first());
+        model["text_config"]["bos_token_id"] = json!(tokenizer.ends().before_prompt.iter().find(|token| **token != end));
     }
     write("config.json", &model)?;
     let size = config::image_size(kind, &table);

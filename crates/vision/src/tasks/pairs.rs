@@ -104,7 +104,9 @@ impl Captions {
     /// When the tokenizer cannot take it.
     pub fn encode(&self, text: &str) -> Result<(Vec<u32>, u32, bool), TrainError> {
         let ends = self.tokenizer.ends();
-        let mut tokens = ends.before_prompt.clone();
+        // An end before a text would be where its state is read from.
+        let begin = |token: &&u32| **token != ends.end_of_text;
+        let mut tokens: Vec<u32> = ends.before_prompt.iter().filter(begin).copied().collect();
         tokens.extend(self.tokenizer.encode(text)?);
         let is_cut = tokens.len() >= self.length;
         tokens.truncate(self.length - 1);
