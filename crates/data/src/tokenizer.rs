@@ -78,7 +78,9 @@ pub struct Tokenizer {
 
 impl Tokenizer {
     /// Train on `texts`.
-    pub(crate) fn train<'a>(vocab: usize, texts: impl Iterator<Item = &'a str> + Send) -> Result<Self, DataError> {
+    /// # Errors
+    /// When `vocab` is too small for all bytes, or the library fails.
+    pub fn train<'a>(vocab: usize, texts: impl Iterator<Item = &'a str> + Send) -> Result<Self, DataError> {
         let what = || "trained here".to_owned();
         let failed = |e: tokenizers::Error| DataError::Tokenizer { what: what(), problem: e.to_string() };
         if !(257..=1 << 20).contains(&vocab) {

@@ -33,6 +33,25 @@ impl Inputs {
         self
     }
 
+    /// These and those of `other`, which come in the place of any of the same name.
+    #[must_use]
+    pub fn and(mut self, other: &Self) -> Self {
+        self.0.extend(other.0.iter().map(|(name, array)| (*name, array.clone())));
+        self
+    }
+
+    /// The first axis of its arrays, which is that of samples in all of them.
+    #[must_use]
+    pub fn samples(&self) -> usize {
+        self.0.values().next().and_then(|array| array.shape().dims().first().copied()).unwrap_or(0)
+    }
+
+    /// Whether there is one of this name.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
     /// Each array changed by `change`.
     #[must_use]
     pub fn map(&self, change: impl Fn(&Array) -> Array) -> Self {

@@ -27,6 +27,7 @@ pub enum Init {
     Normal { std: f32 },
     Ones,
     Zeros,
+    Constant(f32),
 }
 
 /// What an optimiser may want to know: Muon takes matrices, weight decay spares vectors.
@@ -52,6 +53,8 @@ pub struct ParamSpec {
     pub cut_unit: usize,
     /// Of its outermost axis, experts, how many one token reads; absent: all.
     pub experts_per_token: Option<usize>,
+    /// No update leaves one of its numbers above this.
+    pub most: Option<f32>,
 }
 
 impl ParamSpec {
@@ -89,13 +92,18 @@ impl ParamTable {
         let prefix = &self.blocks[block.0];
         let name = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };
         debug_assert!(self.find(&name).is_none(), "parameter `{name}` is declared twice");
-        self.specs.push(ParamSpec { name, shape: Shape::new(dims), init, kind, block, cut: None, cut_unit: 1, experts_per_token: None });
+        self.specs.push(ParamSpec { name, shape: Shape::new(dims), init, kind, block, cut: None, cut_unit: 1, experts_per_token: None, most: None });
         ParamId(self.specs.len() - 1)
     }
 
     /// `param` may be cut along its `axis`, between runs of `unit` rows or columns.
     pub fn may_cut(&mut self, param: ParamId, axis: usize, unit: usize) {
         (self.specs[param.0].cut, self.specs[param.0].cut_unit) = (Some(axis), unit);
+    }
+
+    /// No update leaves a number of `param` above `most`.
+    pub fn at_most(&mut self, param: ParamId, most: f32) {
+        self.specs[param.0].most = Some(most);
     }
 
     /// A token reads `per_token` of the matrices of `param` `[experts, out, in]`.
@@ -210,6 +218,7 @@ impl ParamTable {
         match spec.init {
             Init::Zeros => {}
             Init::Ones => values.fill(1.0),
+            Init::Constant(value) => values.fill(value),
             Init::Normal { std } => kernels::rng::fill_normal(crate::key(seed, &spec.name), std, &mut values),
         }
         values

@@ -5,12 +5,15 @@
 //!                                           of length one -> which belongs to which, both ways
 //! tokens -> layers -> last token -> linear /
 //! ```
-//! The candidates of a pair are those of its micro-batch on one rank: published runs gather them from all ranks, which changes
-//! the loss but hardly the time, for an embedding is some hundred numbers.
+//! The candidates of a pair are those of the whole batch, where its inputs tell of them ([`EVERYONE`], [`LOG_SUMS`], [`OWN`]), and otherwise
+//! those of its micro-batch. With `sigmoid` each pair is told by itself, right or wrong, as SigLIP does (arXiv:2303.15343).
 
 use std::ops::Range;
 
-use engine::{BlockId, EngineError, Init, Inputs, Mask, ParamId, ParamKind, ParamTable, Shape, Tape, Tensor, ops::Places};
+use engine::{
+    BlockId, EngineError, Init, Inputs, Mask, ParamId, ParamKind, ParamTable, Shape, Tape, Tensor,
+    ops::{Everyone, Places, Telling},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -103,7 +106,25 @@ pub struct ClipConfig {
     pub image: TowerConfig,
     pub text: TextConfig,
     pub embed: usize,
+    /// SigLIP's loss in place of CLIP's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sigmoid: bool,
 }
+
+/// Inputs that tell of the whole batch: what is compared of all pairs `[all, 2 embed]`, the logarithms of their sums `[2, all]` and the
+/// places of a micro-batch's own pairs `[batch]`; see [`Everyone`].
+pub const EVERYONE: &str = "everyone";
+pub const LOG_SUMS: &str = "log_sums";
+pub const OWN: &str = "own";
+
+/// The parameter that cosines are multiplied by, as its logarithm; and what SigLIP adds to them.
+pub const TEMPERATURE: &str = "temperature";
+const BIAS: &str = "bias";
+/// Where they start, and the most that cosines are multiplied by: arXiv:2103.00020, section 2.5, and arXiv:2303.15343, section 3.2.
+const CLIP_START: f32 = 1.0 / 0.07;
+const SIGLIP_START: f32 = 10.0;
+const BIAS_START: f32 = -10.0;
+const MOST: f32 = 100.0;
 
 /// See the head of this file.
 pub struct Clip {
@@ -117,10 +138,11 @@ pub struct Clip {
     text_head: Linear,
     loss_block: BlockId,
     temperature: ParamId,
+    bias: Option<ParamId>,
 }
 
 /// Published models by name.
-pub const PRESETS: &[&str] = &["clip-vit-b-16", "clip-vit-l-14", "clip-vit-h-14"];
+pub const PRESETS: &[&str] = &["clip-vit-b-32", "clip-vit-b-16", "clip-vit-l-14", "clip-vit-h-14"];
 
 /// arXiv:2103.00020, table 20, with the quick form of GELU of the released weights.
 fn preset(name: &str) -> Option<ClipConfig> {
@@ -132,11 +154,14 @@ fn preset(name: &str) -> Option<ClipConfig> {
     };
     let openai = |patch, layers, width, heads| image(patch, layers, width, heads, Mlp::QuickGelu, 1e-5);
     Some(match name {
-        "clip-vit-b-16" => ClipConfig { image: openai(16, 12, 768, 12), text: TextConfig::of(12, 512, 8, Mlp::QuickGelu), embed: 512 },
-        "clip-vit-l-14" => ClipConfig { image: openai(14, 24, 1024, 16), text: TextConfig::of(12, 768, 12, Mlp::QuickGelu), embed: 768 },
+        "clip-vit-b-32" => {
+            ClipConfig { image: openai(32, 12, 768, 12), text: TextConfig::of(12, 512, 8, Mlp::QuickGelu), embed: 512, sigmoid: false }
+        }
+        "clip-vit-b-16" => ClipConfig { image: openai(16, 12, 768, 12), text: TextConfig::of(12, 512, 8, Mlp::QuickGelu), embed: 512, sigmoid: false },
+        "clip-vit-l-14" => ClipConfig { image: openai(14, 24, 1024, 16), text: TextConfig::of(12, 768, 12, Mlp::QuickGelu), embed: 768, sigmoid: false },
         // mlfoundations/open_clip, model_configs/ViT-H-14.json.
         "clip-vit-h-14" => {
-            ClipConfig { image: image(14, 32, 1280, 16, Mlp::Gelu, 1e-5), text: TextConfig::of(24, 1024, 16, Mlp::Gelu), embed: 1024 }
+            ClipConfig { image: image(14, 32, 1280, 16, Mlp::Gelu, 1e-5), text: TextConfig::of(24, 1024, 16, Mlp::Gelu), embed: 1024, sigmoid: false }
         }
         _ => return None,
     })
@@ -166,28 +191,47 @@ impl Clip {
         table.block("text");
         let text_head = Linear::new(&mut table, "head", [config.embed, config.text.width], false);
         let loss_block = table.block("");
-        let temperature = table.add("temperature", &[1], Init::Zeros, ParamKind::Vector);
-        Ok(Self { params: table, image, text, ends_block, image_norm, image_head, text_head, loss_block, temperature, config })
+        let start = if config.sigmoid { SIGLIP_START } else { CLIP_START };
+        let temperature = table.add(TEMPERATURE, &[1], Init::Constant(start.ln()), ParamKind::Vector);
+        table.at_most(temperature, MOST.ln());
+        let bias = config.sigmoid.then(|| table.add(BIAS, &[1], Init::Constant(BIAS_START), ParamKind::Vector));
+        Ok(Self { params: table, image, text, ends_block, image_norm, image_head, text_head, loss_block, temperature, bias, config })
+    }
+
+    /// The images' side of it: `images` `[batch, size, size, 3]` to `[batch, embed]`, of root mean square one.
+    /// # Errors
+    /// As [`Model::trunk`].
+    pub fn of_images<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs) -> Result<Tensor, EngineError> {
+        let images = tape.input(inputs, "images")?;
+        let image = self.image.run(tape, &images)?;
+        let [image] = tape.block(self.ends_block, [&image], move |tape, [image]| {
+            let image = self.image.class(tape, self.image_norm, image)?;
+            let image = self.image_head.run(tape, &image)?;
+            Ok([of_length_one(tape, &image)?])
+        })?;
+        Ok(image)
+    }
+
+    /// The texts' side of it: `tokens` `[batch, tokens]` and the places of their `ends` to `[batch, embed]`, of root mean square one.
+    /// # Errors
+    /// As [`Model::trunk`].
+    pub fn of_texts<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs) -> Result<Tensor, EngineError> {
+        let ends = tape.input(inputs, "ends")?;
+        let text = self.text.states(tape, inputs)?;
+        let [text] = tape.block(BlockId(self.ends_block.0 + 1), [&text, &ends], move |tape, [text, ends]| {
+            let text = pick_by(tape, text, ends)?;
+            let text = self.text_head.run(tape, &text)?;
+            Ok([of_length_one(tape, &text)?])
+        })?;
+        Ok(text)
     }
 
     /// What is compared, both sides beside one another: `[batch, 2 embed]`, each of root mean square one.
     /// # Errors
     /// As [`Model::trunk`].
     pub fn embeddings<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs) -> Result<Tensor, EngineError> {
-        let (images, ends) = (tape.input(inputs, "images")?, tape.input(inputs, "ends")?);
-        let (image, text) = (self.image.run(tape, &images)?, self.text.states(tape, inputs)?);
-        let [image] = tape.block(self.ends_block, [&image], move |tape, [image]| {
-            let image = self.image.class(tape, self.image_norm, image)?;
-            let image = self.image_head.run(tape, &image)?;
-            Ok([of_length_one(tape, &image)?])
-        })?;
-        let [both] = tape.block(BlockId(self.ends_block.0 + 1), [&image, &text, &ends], move |tape, [image, text, ends]| {
-            let text = pick_by(tape, text, ends)?;
-            let text = self.text_head.run(tape, &text)?;
-            let text = of_length_one(tape, &text)?;
-            Ok([tape.concat(image, &text)?])
-        })?;
-        Ok(both)
+        let (image, text) = (self.of_images(tape, inputs)?, self.of_texts(tape, inputs)?);
+        tape.concat(&image, &text)
     }
 }
 
@@ -213,13 +257,21 @@ impl Model for Clip {
         self.embeddings(tape, inputs)
     }
 
-    fn head_loss<'m>(&'m self, tape: &mut Tape<'m>, _inputs: &Inputs, x: &Tensor, scale: f32) -> Result<Tensor, EngineError> {
-        let width = self.config.embed;
-        let [loss] = tape.kept_block(self.loss_block, [x], move |tape, [x]| {
-            let (image, text) = (tape.columns(x, 0..width)?, tape.columns(x, width..2 * width)?);
-            let temperature = tape.param(self.temperature);
-            Ok([tape.contrastive(&image, &text, &temperature, scale)?])
-        })?;
+    fn head_loss<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs, x: &Tensor, scale: f32) -> Result<Tensor, EngineError> {
+        let telling = move |tape: &Tape<'m>| (tape.param(self.temperature), self.bias.map(|bias| tape.param(bias)));
+        let [loss] = if inputs.has(EVERYONE) {
+            let (all, sums, own) = (tape.input(inputs, EVERYONE)?, tape.input(inputs, LOG_SUMS)?, tape.input(inputs, OWN)?);
+            tape.kept_block(self.loss_block, [x, &all, &sums, &own], move |tape, [x, pairs, log_sums, own]| {
+                let (t, bias) = telling(tape);
+                let everyone = Everyone { pairs, log_sums, own };
+                Ok([tape.contrastive(x, Telling { t: &t, bias: bias.as_ref() }, Some(everyone), scale)?])
+            })?
+        } else {
+            tape.kept_block(self.loss_block, [x], move |tape, [x]| {
+                let (t, bias) = telling(tape);
+                Ok([tape.contrastive(x, Telling { t: &t, bias: bias.as_ref() }, None, scale)?])
+            })?
+        };
         Ok(loss)
     }
 
@@ -233,7 +285,7 @@ impl Model for Clip {
         crate::made_up(self.shapes(batch, length), first, |_| self.config.text.vocab).with_u32("ends", &[batch], ends)
     }
 
-    /// `ends`: of each text its last token's place among all of the batch.
+    /// `ends`: of each text its last token's place among all of its micro-batch.
     fn shapes(&self, batch: usize, _length: usize) -> Inputs {
         self.text.tokens(self.image.images(Inputs::new(), batch), batch).with_u32("ends", &[batch], Vec::new())
     }

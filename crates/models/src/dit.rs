@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Kind, Model, ModelError,
-    parts::{Attention, FeedForward, Linear, bare_norm, fixed_positions, with_positions},
+    parts::{self, Attention, FeedForward, Linear, bare_norm, with_positions},
 };
 
 /// Every size.
@@ -137,7 +137,7 @@ impl Dit {
         let [mut x] = tape.block(self.embed_block, [&latents], move |tape, [latents]| {
             let patches = tape.patches(latents, c.patch)?;
             let tokens = self.patch.run(tape, &patches)?;
-            let positions = fixed_positions(tape, c.size / c.patch, c.width)?;
+            let positions = parts::positions(tape, c.size / c.patch, c.width)?;
             Ok([with_positions(tape, &tokens, &positions)?])
         })?;
         for layer in &self.layers {

@@ -23,6 +23,7 @@ use engine::{
     ops::{Advance, KvCache},
 };
 pub use nearest::nearest;
+pub use parts::fixed_positions;
 use registry::{Named, Registry};
 
 /// Something that can be trained.

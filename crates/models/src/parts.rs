@@ -245,7 +245,8 @@ pub(crate) fn with_positions(tape: &mut Tape<'_>, x: &Tensor, positions: &Tensor
 
 /// Fixed positions of a square of patches, `[side * side, width]`: half of the columns waves of the patch's column, half of
 /// its line; arXiv:2111.06377, appendix A, in its code's order.
-pub(crate) fn fixed_positions(tape: &mut Tape<'_>, side: usize, width: usize) -> Result<Tensor, EngineError> {
+#[must_use]
+pub fn fixed_positions(side: usize, width: usize) -> Vec<f32> {
     let quarter = width / 4;
     let wave = |place: usize, i: usize| place as f64 / 10_000_f64.powf(i as f64 / quarter as f64);
     let number = |at: usize| {
@@ -254,10 +255,12 @@ pub(crate) fn fixed_positions(tape: &mut Tape<'_>, side: usize, width: usize) ->
         let (i, turn) = (column % quarter, column / quarter % 2);
         (if turn == 0 { wave(place, i).sin() } else { wave(place, i).cos() }) as f32
     };
-    let numbers: Vec<f32> = match tape.device() {
-        Device::Cpu => (0..side * side * width).map(number).collect(),
-        Device::Meta => Vec::new(),
-    };
+    (0..side * side * width).map(number).collect()
+}
+
+/// The same on a tape.
+pub(crate) fn positions(tape: &mut Tape<'_>, side: usize, width: usize) -> Result<Tensor, EngineError> {
+    let numbers = if tape.device() == Device::Cpu { fixed_positions(side, width) } else { Vec::new() };
     tape.constant(Shape::new(&[side * side, width]), &numbers)
 }
 

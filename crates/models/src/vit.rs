@@ -147,11 +147,12 @@ pub struct Vit {
 }
 
 /// Published models by name; a 14 says `g` and `G` of arXiv:2106.04560.
-pub const PRESETS: &[&str] = &["vit-b-16", "vit-l-16", "vit-h-14", "vit-g-14", "vit-gg-14"];
+pub const PRESETS: &[&str] = &["vit-s-16", "vit-b-16", "vit-l-16", "vit-h-14", "vit-g-14", "vit-gg-14"];
 
-/// The sizes of arXiv:2010.11929, table 1, and arXiv:2106.04560, table 2.
+/// The sizes of arXiv:2010.11929, table 1, and arXiv:2106.04560, table 2; the small one is that of arXiv:2012.12877, table 1.
 pub(crate) fn tower(name: &str) -> Option<TowerConfig> {
     Some(match name {
+        "vit-s-16" => TowerConfig::of([224, 16], 12, 384, 6, 1536),
         "vit-b-16" => TowerConfig::of([224, 16], 12, 768, 12, 3072),
         "vit-l-16" => TowerConfig::of([224, 16], 24, 1024, 16, 4096),
         "vit-h-14" => TowerConfig::of([224, 14], 32, 1280, 16, 5120),
@@ -193,6 +194,16 @@ impl Vit {
         let x = self.tower.run(tape, &images)?;
         let class = self.tower.class(tape, self.norm, &x)?;
         self.head.run(tape, &class)
+    }
+
+    /// The normed states of all tokens of `images` `[batch, size, size, 3]`, the class token first: `[batch, 1 + patches, width]`.
+    /// # Errors
+    /// As [`Model::trunk`].
+    pub fn features<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs) -> Result<Tensor, EngineError> {
+        let images = tape.input(inputs, "images")?;
+        let x = self.tower.run(tape, &images)?;
+        let [x] = tape.block(self.head_block, [&x], move |tape, [x]| Ok([self.tower.layers.norm(tape, self.norm, x)?]))?;
+        Ok(x)
     }
 }
 

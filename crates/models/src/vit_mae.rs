@@ -19,7 +19,7 @@ use crate::{
         DecoderConfig, Mlp,
         layers::{Layers, NormParams},
     },
-    parts::{Linear, bare_norm, fixed_positions, pick, pick_by, prepend, with_positions},
+    parts::{self, Linear, bare_norm, pick, pick_by, prepend, with_positions},
     vit::{self, TowerConfig},
 };
 
@@ -36,7 +36,7 @@ pub struct MaeConfig {
 }
 
 /// Published models by name.
-pub const PRESETS: &[&str] = &["mae-vit-b-16", "mae-vit-l-16", "mae-vit-h-14"];
+pub const PRESETS: &[&str] = &["mae-vit-s-16", "mae-vit-b-16", "mae-vit-l-16", "mae-vit-h-14"];
 
 /// arXiv:2111.06377, appendix A: the encoders of the vision transformer, one decoder for all.
 fn preset(name: &str) -> Option<MaeConfig> {
@@ -175,7 +175,7 @@ impl Mae {
         let [mut x] = tape.block(self.embed_block, [&images, &keep], move |tape, [images, keep]| {
             let patches = tape.patches(images, tower.patch)?;
             let tokens = self.patch.run(tape, &patches)?;
-            let positions = fixed_positions(tape, side, tower.width)?;
+            let positions = parts::positions(tape, side, tower.width)?;
             let tokens = with_positions(tape, &tokens, &positions)?;
             let kept = pick_by(tape, &tokens, keep)?;
             Ok([prepend(tape, &tape.param(self.class), &kept)?])
@@ -190,7 +190,7 @@ impl Mae {
             let kept = pick(tape, &narrow, &[batch, seen - 1], |i| i / (seen - 1) * seen + 1 + i % (seen - 1))?;
             let all = tape.stack(&tape.param(self.mask), &kept)?;
             let patches = pick_by(tape, &all, restore)?;
-            let positions = fixed_positions(tape, side, self.config.decoder_width)?;
+            let positions = parts::positions(tape, side, self.config.decoder_width)?;
             let patches = with_positions(tape, &patches, &positions)?;
             // The class token of each sample before its patches, at no position.
             let (count, tokens) = (patches.shape().dims()[1], batch * seen);
@@ -204,6 +204,27 @@ impl Mae {
         for layer in self.decoder.each() {
             [x] = tape.block(layer.block, [&x], move |tape, [x]| Ok([self.decoder.run(tape, layer, x, &Places::From(0))?]))?;
         }
+        Ok(x)
+    }
+
+    /// What the encoder makes of images `[batch, size, size, 3]` of which it sees every patch: the normed states of the class token and of
+    /// the patches, `[batch, 1 + patches, width]`.
+    /// # Errors
+    /// As [`Model::trunk`].
+    pub fn features<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs) -> Result<Tensor, EngineError> {
+        let tower = &self.config.tower;
+        let images = tape.input(inputs, "images")?;
+        let [mut x] = tape.block(self.embed_block, [&images], move |tape, [images]| {
+            let patches = tape.patches(images, tower.patch)?;
+            let tokens = self.patch.run(tape, &patches)?;
+            let positions = parts::positions(tape, tower.size / tower.patch, tower.width)?;
+            let tokens = with_positions(tape, &tokens, &positions)?;
+            Ok([prepend(tape, &tape.param(self.class), &tokens)?])
+        })?;
+        for layer in self.layers.each() {
+            [x] = tape.block(layer.block, [&x], move |tape, [x]| Ok([self.layers.run(tape, layer, x, &Places::From(0))?]))?;
+        }
+        let [x] = tape.block(self.into_block, [&x], move |tape, [x]| Ok([self.layers.norm(tape, self.norm, x)?]))?;
         Ok(x)
     }
 

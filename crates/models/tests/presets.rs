@@ -64,8 +64,10 @@ fn models_of_images_have_the_parameters_of_the_published_ones() {
     };
     // Released weights, as transformers counts them; of MAE what is trained, of DiT without its fixed positions.
     for (kind, preset, want) in [
+        ("vit", "vit-s-16", 22_050_664),
         ("vit", "vit-b-16", 86_567_656),
         ("vit", "vit-l-16", 304_326_632),
+        ("clip", "clip-vit-b-32", 151_277_313),
         ("clip", "clip-vit-b-16", 149_620_737),
         ("clip", "clip-vit-l-14", 427_616_513),
         ("vit_mae", "mae-vit-l-16", 329_239_296),

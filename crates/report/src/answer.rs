@@ -1,4 +1,4 @@
-//! One answer of the planner in two forms: tables for a terminal, and an offline HTML page with charts.
+//! One answer, of the planner or of a demo, in two forms: tables for a terminal, and an offline HTML page with charts and pictures.
 //!
 //! It holds text that is ready to be read: what is computed, and in which units, is settled before.
 
@@ -18,10 +18,21 @@ pub struct Answer {
     pub figures: Vec<(&'static str, String)>,
     pub charts: Vec<(&'static str, Chart)>,
     pub bars: Vec<(&'static str, Bars)>,
+    /// Pictures under their titles; a terminal shows none.
+    pub pictures: Vec<(&'static str, Vec<Picture>)>,
     pub tables: Vec<Table>,
     /// Where figures come from, and what they leave out.
     pub notes: Vec<String>,
     pub warnings: Vec<String>,
+}
+
+/// One picture with what is to be read over and under it.
+#[derive(Debug, Clone, Default)]
+pub struct Picture {
+    pub title: String,
+    pub text: String,
+    /// The bytes of a PNG, which become part of the page.
+    pub png: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -64,6 +75,14 @@ impl Answer {
             @for (title, bars) in &self.bars {
                 section { h2 { (title) } figure { (PreEscaped(bars.svg())) } }
             }
+            @for (title, pictures) in &self.pictures { section {
+                h2 { (title) }
+                div.pictures { @for picture in pictures { figure {
+                    figcaption { (picture.title) }
+                    img alt=(picture.title) src=(format!("data:image/png;base64,{}", base64::encode(&picture.png)));
+                    p.what { (picture.text) }
+                } } }
+            } }
             @for table in &self.tables { (section(table)) }
             @if !self.asked.is_empty() { section {
                 h2 { "What was asked" }
@@ -71,7 +90,7 @@ impl Answer {
             } }
             @if !self.notes.is_empty() { section { h2 { "Notes" } ul { @for note in &self.notes { li { (note) } } } } }
         };
-        shell("hairpin plan", &self.title, &main)
+        shell("hairpin", &self.title, &main)
     }
 
     /// Write the page to `path`.
@@ -110,6 +129,7 @@ mod tests {
             figures: vec![("loss", "1.97".into())],
             charts: vec![("A chart", Chart { x: Axis::log("FLOP"), dots, ..Chart::default() })],
             bars: vec![("Parts", Bars { rows: vec![("compute".into(), 1.0, "90%".into())], full: None })],
+            pictures: vec![("Seen", vec![Picture { title: "<i>x".into(), text: "said".into(), png: vec![1, 2, 3] }])],
             tables: vec![Table { title: "Choices", head: vec!["choice", "why"], rows: vec![vec!["one".into(), "<script>".into()]] }],
             notes: vec!["a note".into()],
             warnings: vec!["old".into()],
@@ -118,6 +138,7 @@ mod tests {
         for word in ["$2.00M", "1.97", "Choices", "one", "a note", "old"] {
             assert!(text.contains(word) && page.contains(word), "{word}");
         }
+        assert!(page.contains("data:image/png;base64,AQID") && page.contains("said"));
         assert!(page.contains("a &amp; b") && !page.contains("<script>") && !page.contains("<i>") && !page.contains("http"));
     }
 }

@@ -14,7 +14,7 @@ pub mod terminal;
 
 use std::path::{Path, PathBuf};
 
-pub use answer::{Answer, Table};
+pub use answer::{Answer, Picture, Table};
 pub use bars::Bars;
 pub use chart::{Axis, Chart, Dot, DotKind, Series};
 

@@ -50,7 +50,7 @@ pub(crate) fn page(folder: &Path) -> Result<(String, Vec<String>), ReportError> 
     if let Some(run) = &mut alone {
         damage.append(&mut run.damage);
     }
-    let marks: Vec<(String, f64)> = entries.last().map(|e| ("trigram".to_owned(), e.baseline)).into_iter().collect();
+    let marks: Vec<(String, f64)> = entries.last().map(|e| (naive(e).to_owned(), e.baseline)).into_iter().collect();
     let name = folder.canonicalize().ok().and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned())).unwrap_or_default();
     let main = html! {
         @if alone.is_none() { (headline(&entries)) }
@@ -108,15 +108,22 @@ fn headline(entries: &[Entry]) -> Markup {
         section.cards {
             @if let Some((entry, metric)) = last {
                 (card(format!("{:.3}", metric.value), run::held_out(Some(metric))))
-                (card(format!("{:.3}", entry.baseline), "of a trigram on as many tokens"))
+                (card(format!("{:.3}", entry.baseline), &format!("of a {} on as much data", naive(entry))))
                 (card(count(entry.params), "parameters"))
-                (card(count(entries.iter().map(|e| e.actual.tokens).sum()), "tokens trained on"))
+                (card(count(entries.iter().map(|e| e.actual.tokens).sum()), if naive(entry) == TRIGRAM { "tokens trained on" } else { "images trained on" }))
                 (card(secs(entries.iter().map(|e| e.actual.secs).sum()), "training time"))
             } @else {
                 (card("none".into(), "no phase has ended yet"))
             }
         }
     }
+}
+
+const TRIGRAM: &str = "trigram";
+
+/// What the model that is to be beaten is called.
+fn naive(entry: &Entry) -> &'static str {
+    if entry.actual.held_out.is_none_or(|metric| metric.kind.name == train::metric::BITS_PER_BYTE.name) { TRIGRAM } else { "naive model" }
 }
 
 fn ladder(entries: &[Entry]) -> Markup {
@@ -127,7 +134,7 @@ fn ladder(entries: &[Entry]) -> Markup {
                 details open[!e.passed || e.phase == entries.len()] {
                     summary {
                         span class=(if e.passed { "badge ok" } else { "badge bad" }) { (if e.passed { "passed" } else { "failed" }) }
-                        " " b { (e.phase) " " (e.name) } " · " (count(e.params)) " parameters · " (count(e.actual.tokens)) " tokens · "
+                        " " b { (e.phase) " " (e.name) } " · " (count(e.params)) " parameters · " (count(e.actual.tokens)) (if naive(e) == TRIGRAM { " tokens · " } else { " images · " })
                         @if let Some(metric) = e.actual.held_out { (format!("{:.3} {}", metric.value, metric.kind.unit)) }
                     }
                     div.scroll { table {
@@ -210,9 +217,9 @@ fn ledger_table(entries: &[Entry]) -> Markup {
 fn samples(entries: &[Entry]) -> Markup {
     html! {
         section {
-            h2 { "What it writes" }
+            h2 { @if entries.iter().all(|e| naive(e) == TRIGRAM) { "What it writes" } @else { "What it has learnt" } }
             div.grid2 {
-                @if let Some(first) = entries.first() { figure { figcaption { "before training" } pre { (first.sample_before) } } }
+                @if let Some(first) = entries.first().filter(|e| !e.sample_before.is_empty()) { figure { figcaption { "before training" } pre { (first.sample_before) } } }
                 @for e in entries { figure { figcaption { "after phase " (e.phase) " " (e.name) } pre { (e.sample_after) } } }
             }
         }
@@ -267,6 +274,8 @@ details{margin:.6rem 0}summary{cursor:pointer}
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem}th{text-align:left;color:var(--soft);font-weight:500}
 td,th{padding:.35rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}.n{text-align:right;font-variant-numeric:tabular-nums}.whole{white-space:nowrap}
 figcaption{color:var(--soft);margin-bottom:.4rem}pre{margin:0;white-space:pre-wrap;overflow-wrap:anywhere;font-size:.82rem}
+.pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,13rem),1fr));gap:.8rem}.pictures figure:only-child{grid-column:1/-1}
+img{max-width:100%;height:auto;display:block;image-rendering:pixelated}figure .what{margin-top:.4rem}
 svg{width:100%;height:auto;display:block}.grid{stroke:var(--line)}.mark{stroke:var(--soft);stroke-dasharray:4 4}
 .tick,.label{fill:var(--soft);font-size:11px}.name{fill:var(--soft);font-size:8.5px}.line{fill:none;stroke-width:1.6}.faint{stroke:var(--soft);stroke-width:.7}
 .d0{fill:var(--s1);stroke:var(--fg);stroke-width:1.5}.d1{fill:var(--s1)}.d2{fill:var(--soft);opacity:.75}

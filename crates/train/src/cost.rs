@@ -81,6 +81,10 @@ impl Held {
             let help = "leave `pipeline`, `tensor` and `context` out: ranks then share the batch, and with `zero3` the parameters".into();
             return Err(TrainError::Value { key: "parallel.mesh", problem, help });
         }
+        if objective_needs_all(model, options) {
+            let problem = "its loss is between all samples of a step, and workers of different steps do not meet".to_owned();
+            return Err(TrainError::Value { key: "parallel.staleness", problem, help: "leave it out".into() });
+        }
         let (runs, full) = (runs(model, options)?.swap_remove(place.stage), model.params());
         let here: Vec<BlockId> = runs.iter().flat_map(|run| run.clone().flat_map(|block| full.needs(BlockId(block)))).collect();
         let table = full.local(options.mesh.tensor, |block| here.contains(&block)).map_err(EngineError::from)?;
@@ -111,7 +115,7 @@ impl Held {
         };
         let objective = &*options.objective;
         let stage =
-            Stage { model, objective, table, pool: &pool, store: &store, partition: &places, runs, options: tape_options, watch: &watch };
+            Stage { model, objective, table, pool: &pool, store: &store, partition: &places, runs, options: tape_options, watch: &watch, meet: None };
         let inputs = options.objective.shapes(model, options.micro_batch, options.context / options.mesh.context);
         // As many lanes as are summed. Without a pipeline the pool is empty after each pass, so that one of a lane stands for all, but
         // that gradients of several of the last are held at one time; in a pipeline where the next lies depends on all before.
@@ -132,6 +136,11 @@ impl Held {
         let count = micro_batches.len();
         let actions = |stage| options.schedule.actions(stage, options.mesh.pipeline, count, options.chunks);
         let mut lengths = Lengths::default();
+        let shared = objective.shared_width(model);
+        if shared.is_some() && options.lanes * options.passes > 1 {
+            // Rows that the whole batch sees are made before the passes that learn from them.
+            stage.rows(&micro_batches)?;
+        }
         stage.run(&actions(place.stage), &micro_batches, 1.0, &mut lengths, &mut |_| {})?;
         store.borrow_mut().end_step()?;
         let layout = Layout::new(table, options.shards);
@@ -143,6 +152,8 @@ impl Held {
             optimiser.update(Update { step: 1, lr_share: 1.0, grad_scale: 1.0 }, &mut **store.borrow_mut(), &pool)?;
         }
         let bytes = store.borrow().peak_bytes();
+        // Of all ranks, once as they are summed and once as each micro-batch is told of them.
+        let rows = shared.map_or(0, |width| 2 * width * options.lanes * options.mesh.data * options.passes * options.micro_batch);
         // No stage is ahead of the next by more than the micro-batches that it works on at one time.
         let before = (place.stage + options.mesh.pipeline - 1) % options.mesh.pipeline;
         let between = lengths.forward * pipeline::at_work(&actions(place.stage)) + lengths.back * pipeline::at_work(&actions(before));
@@ -155,7 +166,7 @@ impl Held {
             optimiser_bytes,
             packed_bytes: bytes.packed,
             pool_bytes: pool.usage().high_water_bytes,
-            message_bytes: (4 * between as u64 + places.held_bytes()).max(4 * self.exchanged(model, options, place) as u64),
+            message_bytes: (4 * (between + rows) as u64 + places.held_bytes()).max(4 * self.exchanged(model, options, place) as u64),
             kernel_bytes: kernel_bytes.get(),
         })
     }
@@ -200,6 +211,10 @@ fn runs(model: &dyn Model, options: &StepOptions) -> Result<Vec<Vec<Range<usize>
     };
     let cut = pipeline::cut(&costs, pieces, u64::MAX).map_err(too_many)?;
     Ok((0..stages).map(|stage| (0..options.chunks).map(|chunk| cut[chunk * stages + stage].clone()).collect()).collect())
+}
+
+fn objective_needs_all(model: &dyn Model, options: &StepOptions) -> bool {
+    options.staleness.is_some() && options.objective.shared_width(model).is_some()
 }
 
 pub(crate) fn tape_options(options: &StepOptions) -> Options {

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use engine::{EngineError, Inputs, Tape, Tensor};
+use engine::{EngineError, Inputs, ParamStore, Tape, Tensor};
 use models::{Model, decoder::Head};
 use registry::{Named, Registry};
 
@@ -61,6 +61,21 @@ pub trait Objective: Send + Sync {
     /// Samples `first..first + batch` of `length` with made-up numbers, to measure speed with.
     fn made_up(&self, model: &dyn Model, first: usize, batch: usize, length: usize) -> Inputs {
         model.made_up(first, batch, length)
+    }
+
+    /// Of a loss between samples: how many numbers of each the whole batch has to see, the rows of what the trunk gives. Absent: the loss
+    /// of a sample is its own.
+    fn shared_width(&self, _model: &dyn Model) -> Option<usize> {
+        None
+    }
+
+    /// What each micro-batch is given besides its own inputs, from `rows` `[samples, shared_width]` of the whole batch, of all ranks. With
+    /// it [`Objective::loss`] is the part that the micro-batch has of the whole batch's loss, and its gradient to the micro-batch's own
+    /// rows is that of the whole. `own` `[batch]`, the places of the micro-batch's samples among all, is added to it.
+    /// # Errors
+    /// When a rank that holds a parameter does not answer.
+    fn share(&self, _model: &dyn Model, _store: &mut dyn ParamStore, _rows: Vec<f32>) -> Result<Inputs, EngineError> {
+        Ok(Inputs::new())
     }
 
     /// Why its samples cannot be cut along their tokens, if they cannot.

@@ -73,6 +73,8 @@ pub(crate) struct Stage<'a, S: ?Sized> {
     pub options: Options,
     /// Told of each op when `options.trace` is on.
     pub watch: &'a dyn Fn(&Event),
+    /// Of a rank's only micro-batch, whose loss reads the whole batch: what its loss is given, from its trunk's rows.
+    pub meet: Option<&'a dyn Fn(&[f32]) -> Result<Inputs, EngineError>>,
 }
 
 /// A store that several tapes share, each with a handle of its own.
@@ -149,7 +151,8 @@ impl<S: ParamStore + ?Sized + 'static> Stage<'_, S> {
                     }
                     let mut y = self.model.trunk(&mut tape, pass.inputs, x.clone(), run.clone())?;
                     if run.end == blocks {
-                        y = self.objective.loss(self.model, &mut tape, pass.inputs, &y, scale)?;
+                        let told = self.meet.map(|meet| meet(y.f32s())).transpose()?;
+                        y = self.objective.loss(self.model, &mut tape, told.as_ref().unwrap_or(pass.inputs), &y, scale)?;
                         losses[micro_batch] = y.f32s().first().copied().unwrap_or(0.0);
                     } else {
                         links.send_forward(y.f32s(), y.shape().elements())?;
@@ -180,6 +183,21 @@ impl<S: ParamStore + ?Sized + 'static> Stage<'_, S> {
             }
         }
         Ok(losses)
+    }
+
+    /// What the trunk gives of each micro-batch, without a backward pass: of models that run in one piece.
+    /// # Errors
+    /// As [`Stage::run`].
+    pub(crate) fn rows(&self, micro_batches: &[MicroBatch<'_>]) -> Result<Vec<Vec<f32>>, EngineError> {
+        let one = |pass: &MicroBatch<'_>| {
+            let mut handle = Handle(self.store.clone());
+            // With the same draws as the pass whose loss will read them.
+            let options = Options { key: pass.key, ..self.options };
+            let mut tape = Tape::new(self.pool, &mut handle, self.table, options).cut(self.partition).watched(self.watch);
+            let y = self.model.trunk(&mut tape, pass.inputs, None, 0..self.table.blocks().len())?;
+            Ok(y.f32s().to_vec())
+        };
+        micro_batches.iter().map(one).collect()
     }
 
     /// The sum of the objective's figures over a batch: on the last stage, zero on the others.

@@ -247,6 +247,9 @@ table! {
         eps: f32 = 1e-8,
         /// Share of a matrix that each step takes away, times the learning rate; norms and biases are spared.
         weight_decay: f32 = 0.1,
+        /// How much of a running average of the weights stays at a step, 0 to below 1; 0 keeps none. It is a third array beside AdamW's
+        /// two. Samples of diffusion are drawn with it.
+        average: f32 = 0.0,
     }
 }
 table! {
@@ -422,11 +425,12 @@ impl Recipe {
             ("optim.beta2", o.beta2),
             ("optim.momentum", o.momentum),
             ("optim.weight_decay", o.weight_decay),
+            ("optim.average", o.average),
             ("schedule.floor_ratio", self.schedule.floor_ratio),
             ("schedule.decay_ratio", self.schedule.decay_ratio),
         ];
         for (key, value) in ratios {
-            if !(0.0..=1.0).contains(&value) || key.starts_with("optim.beta") && value == 1.0 {
+            if !(0.0..=1.0).contains(&value) || ["optim.beta1", "optim.beta2", "optim.average"].contains(&key) && value == 1.0 {
                 return wrong(key, format!("{value} is not in 0..1"), "leave the key out for its default");
             }
         }
@@ -513,7 +517,7 @@ mod tests {
               |
             5 | warmup = 10
               | ^^^^^^
-            unknown field `warmup`, expected one of `kind`, `lr`, `muon_lr`, `momentum`, `beta1`, `beta2`, `eps`, `weight_decay`
+            unknown field `warmup`, expected one of `kind`, `lr`, `muon_lr`, `momentum`, `beta1`, `beta2`, `eps`, `weight_decay`, `average`
         "#]]
         .assert_eq(&error(text, &[]));
     }

@@ -17,7 +17,7 @@ use std::{
 
 use comm::Communicator;
 use engine::Inputs;
-pub use loaded::{Loaded, load, tokenizer_of};
+pub use loaded::{Loaded, load, load_averaged, tokenizer_of};
 use models::Model;
 use parallel::param_server::{Report, Turn};
 pub use resolve::resolve;

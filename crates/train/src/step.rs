@@ -1,6 +1,7 @@
 //! One whole training step: forward and backward over lanes and micro-batches, the lane tree, clipping, the optimiser.
 //! The loop, the benchmark and the planner run this and nothing else.
 
+mod shared;
 mod tensors;
 
 use std::{
@@ -404,9 +405,17 @@ impl Trainer {
                 micro_batches.push(MicroBatch { inputs, lane: index, key, ends_lane, ends_step: ends_lane && index + 1 == lanes.len() });
             }
         }
+        let shared = self.shared_places(&micro_batches, &places, weight as usize);
+        let ahead = self.shared_ahead(&micro_batches, &shared, weight as usize)?;
+        micro_batches.iter_mut().zip(&ahead).for_each(|(pass, inputs)| pass.inputs = inputs);
         self.store.borrow_mut().begin_step();
         let actions = self.actions(micro_batches.len());
-        let stage = self.stage_of(&self.pool);
+        let meet = micro_batches.first().filter(|_| shared.len() == 1).map(|pass| {
+            let (this, own, inputs) = (&*self, &shared[0], pass.inputs);
+            move |rows: &[f32]| Ok(shared::with_own(inputs, &this.meet(&[(own.clone(), rows)], weight as usize)?, own))
+        });
+        let mut stage = self.stage_of(&self.pool);
+        stage.meet = meet.as_ref().map(|meet| meet as &dyn Fn(&[f32]) -> Result<Inputs, EngineError>);
         // Without a common step the rest of the batch is not waited for: the mean is that over its own part.
         let parts = self.servers.as_ref().map_or(1, |servers| servers.rank().1);
         let each = stage.run(&actions, &micro_batches, parts as f32 / weight as f32, &mut self.edges.clone(), &mut |_| {})?;
@@ -534,6 +543,7 @@ impl Trainer {
             runs: &self.runs,
             options: Options { trace: self.watch.is_some(), ..tape_options(&self.options) },
             watch: self.watch.as_deref().unwrap_or(&|_| {}),
+            meet: None,
         }
     }
 

@@ -1,120 +1,82 @@
-//! Samples of images for each kind of model: which patches are hidden, which noise is added, which class it is. All draws are by (seed,
-//! position), so that bits depend on neither threads nor ranks; of held-out images they are by the image's number.
+//! Images as samples: which are held out, how they are cut and mirrored, and made beside training on threads of their own.
+//!
+//! All draws are by (seed, position), of held-out images by the image's number, so that bits depend on neither threads nor ranks. While a
+//! micro-batch is learnt from, the samples at the same places of the next step are made; whoever asks for one that is not ready makes it
+//! himself, to the same bits.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    collections::HashMap,
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
-use data::{Content, Sampler};
-use engine::{Inputs, mix};
+use data::{Content, Sampler, Tokenizer};
+use engine::{Inputs, ParamStore, Precision, mix};
 use image::{RgbImage, imageops};
-use models::{Model, vit_mae::Choice};
+use models::Model;
+use rayon::prelude::*;
 use train::{
     TrainError,
+    checkpoint::TokenizerFiles,
+    eval::HeldOut,
     feed::{Feed, Pick, is_held_out},
-    metric::{Better, MetricKind},
-    objective::{Kind, Objective},
     recipe::Recipe,
 };
 
-use crate::pictures::Pictures;
-
-/// What each objective's held-out samples are judged by.
-pub(crate) const METRICS: &[MetricKind] = &[
-    lower("reconstruction_error", "squared error of hidden patches"),
-    lower("class_loss", "nats per image"),
-    lower("denoising_error", "squared error of the noise"),
-];
-
-const fn lower(name: &'static str, unit: &'static str) -> MetricKind {
-    MetricKind { name, unit, better: Better::Lower, divisor: 1.0 }
-}
-
-/// Every objective of images.
-pub(crate) const KINDS: &[Kind] = &[
-    Kind { name: "reconstruction", build: |_| Ok(Arc::new(OfHead(&METRICS[0]))), feed: |recipe| open(recipe, Task::Reconstruction) },
-    Kind { name: "classes", build: |_| Ok(Arc::new(OfHead(&METRICS[1]))), feed: |recipe| open(recipe, Task::Classes) },
-    Kind { name: "denoising", build: |_| Ok(Arc::new(OfHead(&METRICS[2]))), feed: |recipe| open(recipe, Task::Denoising) },
-];
-
-/// The loss of the model's own head.
-struct OfHead(&'static MetricKind);
-
-impl Objective for OfHead {
-    fn metric(&self, _model: &dyn Model) -> &'static MetricKind {
-        self.0
-    }
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Task {
-    Reconstruction,
-    Classes,
-    Denoising,
-}
+use crate::{
+    classes,
+    draws::Draws,
+    pictures::Pictures,
+    tasks::{self, About, Captions, Sample, Task},
+};
 
 /// Share of the images that are held out.
-const HELD_OUT: f64 = 0.1;
+pub(crate) const HELD_OUT: f64 = 0.1;
 /// How much more of an image is kept than a crop shows, in parts of its side.
 const ROOM: f64 = 1.25;
-/// The least share of a kept image's area that a crop shows.
-const LEAST_CROP: f64 = 0.4;
-/// Share of the samples whose class is left out, for guidance (arXiv:2207.12598).
-const NO_CLASS: f64 = 0.1;
-/// Steps of the noise, and the first and last of its linear schedule (arXiv:2006.11239, section 4).
-const STEPS: usize = 1000;
-const BETAS: [f64; 2] = [1e-4, 0.02];
-/// Mean and deviation of the colours of photographs.
-const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-const DEVIATION: [f32; 3] = [0.229, 0.224, 0.225];
+/// Of the threads of this process, one in so many makes samples.
+const SHARE_OF_THREADS: usize = 4;
 
-struct Images {
-    task: Task,
-    size: usize,
-    /// Patches in all and those that are seen, of a masked autoencoder.
-    patches: [usize; 2],
-    /// The number that stands for no class, of diffusion.
-    no_class: u32,
+/// See the head of this file.
+pub struct Images(Arc<Inner>);
+
+struct Inner {
+    task: Box<dyn Task>,
     pictures: Pictures,
+    class_names: Vec<String>,
     classes: Vec<u32>,
     train: Vec<usize>,
     held_out: Vec<usize>,
     sampler: Sampler,
-    /// `prod (1 - beta)` up to each step.
-    kept: Vec<f64>,
     content: Content,
     notes: Vec<String>,
     seed: u64,
+    /// Samples of a step.
+    batch: u64,
+    /// By position: made ahead, or being made.
+    ahead: Mutex<HashMap<u64, Option<Sample>>>,
+    makers: Option<rayon::ThreadPool>,
 }
 
-fn open(recipe: &Recipe, task: Task) -> Result<Arc<dyn Feed>, TrainError> {
-    let model = models::build(&recipe.model)?;
-    let (config, shapes) = (model.config(), model.shapes(1, 1));
-    let dims = |name| shapes.get(name).map(|array| array.shape().dims().to_vec());
-    let wrong = |key, problem: String, help: &str| TrainError::Value { key, problem, help: help.into() };
-    let size = match task {
-        Task::Denoising => {
-            let dims = dims("latents")?;
-            if dims[3] != 3 {
-                let problem = format!("the model denoises {} channels, and pixels have 3", dims[3]);
-                return Err(wrong("model.channels", problem, "set `channels = 3` and `out_channels = 3`, or 6"));
-            }
-            dims[1]
-        }
-        _ => dims("images")?[1],
-    };
-    let patches = if task == Task::Reconstruction { [dims("restore")?[1], dims("keep")?[1]] } else { [0, 0] };
-    let most_classes = config.get("classes").and_then(|v| v.as_integer()).unwrap_or(1) as usize;
-    let pictures = Pictures::read(&recipe.data.path, (size as f64 * ROOM) as u32)?;
-    let names = pictures.classes();
-    let room = if task == Task::Denoising { most_classes.saturating_sub(1) } else { most_classes };
-    if task != Task::Reconstruction && names.len() > room {
-        let problem = format!("{} classes are more than the model's {room}", names.len());
-        return Err(wrong("model.classes", problem, "set `classes` to as many as there are folders, and one more for diffusion"));
-    }
-    let class = |name: &String| names.binary_search(name).unwrap_or(0) as u32;
-    let classes: Vec<u32> = pictures.all.iter().map(|picture| class(&picture.class)).collect();
-    let of_name = |i: &usize| is_held_out(recipe.seed, &pictures.all[*i].name, HELD_OUT);
-    let (mut held_out, train): (Vec<usize>, Vec<usize>) = (0..pictures.all.len()).partition(of_name);
+/// Open the images of a recipe.
+/// # Errors
+/// When they cannot be read, are too few, or the model cannot learn from them.
+pub fn open(recipe: &Recipe) -> Result<Arc<Images>, TrainError> {
+    let mut task = tasks::of(recipe)?;
+    // Without crops an image is kept as it is read, and no more of it.
+    let room = if task.augment().least_area < 1.0 { ROOM } else { 1.0 };
+    let pictures = Pictures::read(&recipe.data.path, (task.size() as f64 * room).round() as u32, |entry| task.wants(entry))?;
+    let class_names = pictures.classes();
+    let classes: Vec<u32> =
+        pictures.entries.iter().map(|entry| class_names.binary_search(&entry.class).unwrap_or(0) as u32).collect();
+    let (mut held_out, mut train): (Vec<usize>, Vec<usize>) =
+        (0..pictures.entries.len()).partition(|i| is_held_out(recipe.seed, &pictures.entries[*i].name, HELD_OUT));
+    // Shares are nested: whatever is in the first hundredth is in the first half too.
+    train.retain(|i| is_held_out(mix(recipe.seed), &pictures.entries[*i].name, recipe.data.fraction));
+    // Spread over all classes, however many are measured.
+    held_out.sort_by_key(|i| mix(engine::key(recipe.seed, &pictures.entries[*i].name)));
     held_out.truncate(recipe.eval.windows as usize);
+    held_out.sort_unstable();
     if train.len() < recipe.batch.sequences || held_out.is_empty() {
         let problem = format!(
             "`{}` gives {} images to train on and {} to measure on; a batch takes {}, and one has to be held out",
@@ -123,28 +85,29 @@ fn open(recipe: &Recipe, task: Task) -> Result<Arc<dyn Feed>, TrainError> {
             held_out.len(),
             recipe.batch.sequences
         );
-        return Err(wrong("data.path", problem, "give more images, or a smaller `batch.sequences`"));
+        let help = "give more images, or a smaller `batch.sequences`".into();
+        return Err(TrainError::Value { key: "data.path", problem, help });
     }
-    let mut hasher = blake3::Hasher::new();
-    for (picture, class) in pictures.all.iter().zip(&classes) {
-        hasher.update(&class.to_le_bytes());
-        hasher.update(picture.pixels.as_raw());
-    }
-    let content = Content { tokens_blake3: hasher.finalize().to_hex().to_string(), tokenizer_blake3: String::new() };
+    let captions: Vec<&str> = train.iter().filter_map(|i| pictures.entries[*i].caption.as_deref()).collect();
     let mut notes = pictures.notes.clone();
-    notes.push(format!("{} images to train on, {} held out, {} classes", train.len(), held_out.len(), names.len()));
-    let beta = |step: usize| BETAS[0] + (BETAS[1] - BETAS[0]) * step as f64 / (STEPS - 1) as f64;
-    let kept = (0..STEPS).scan(1.0, |product, step| {
-        *product *= 1.0 - beta(step);
-        Some(*product)
-    });
-    Ok(Arc::new(Images {
-        task,
-        size,
-        patches,
-        no_class: most_classes as u32 - 1,
+    notes.append(&mut task.prepare(&class_names, &captions)?);
+    notes.push(format!("{} images to train on, {} held out, {} classes", train.len(), held_out.len(), class_names.len()));
+    let tokenizer_blake3 = match task.captions() {
+        Some(captions) => hash_of(&captions.tokenizer.files()?),
+        None => String::new(),
+    };
+    let mut hasher = blake3::Hasher::new();
+    for ((entry, hash), class) in pictures.entries.iter().zip(&pictures.hashes).zip(&classes) {
+        hasher.update(&class.to_le_bytes());
+        hasher.update(hash);
+        hasher.update(blake3::hash(entry.caption.as_deref().unwrap_or_default().as_bytes()).as_bytes());
+    }
+    let content = Content { tokens_blake3: hasher.finalize().to_hex().to_string(), tokenizer_blake3 };
+    let threads = (rayon::current_num_threads() / SHARE_OF_THREADS).max(1);
+    Ok(Arc::new(Images(Arc::new(Inner {
         sampler: Sampler::new(recipe.seed, train.len() as u64),
-        kept: kept.collect(),
+        task,
+        class_names,
         classes,
         train,
         held_out,
@@ -152,99 +115,144 @@ fn open(recipe: &Recipe, task: Task) -> Result<Arc<dyn Feed>, TrainError> {
         content,
         notes,
         seed: recipe.seed,
-    }))
+        batch: recipe.batch.sequences as u64,
+        ahead: Mutex::default(),
+        // Where the system gives no more threads, samples are made as they are asked for.
+        makers: rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("images {i}")).build().ok(),
+    }))))
 }
 
-/// Draws from one key, one after the other.
-struct Draws(u64);
+fn hash_of(files: &TokenizerFiles) -> String {
+    let mut hasher = blake3::Hasher::new();
+    files.iter().for_each(|(_, bytes)| {
+        hasher.update(bytes);
+    });
+    hasher.finalize().to_hex().to_string()
+}
 
-impl Draws {
-    /// In 0..1.
-    fn next(&mut self) -> f64 {
-        self.0 = mix(self.0.wrapping_add(0x9E37_79B9_7F4A_7C15));
-        (self.0 >> 11) as f64 / (1_u64 << 53) as f64
+impl Inner {
+    /// An image of the model's size, whole or as a crop that is drawn.
+    fn pixels(&self, picture: usize, draws: Option<&mut Draws>) -> Result<RgbImage, TrainError> {
+        let (whole, size) = (self.pictures.pixels(picture)?, self.task.size() as u32);
+        let resize = |image: &RgbImage| {
+            if image.width() == size { image.clone() } else { imageops::resize(image, size, size, imageops::FilterType::Triangle) }
+        };
+        let Some(draws) = draws else { return Ok(resize(&whole)) };
+        let (side, augment) = (f64::from(whole.width()), self.task.augment());
+        let least = side * augment.least_area.sqrt();
+        let crop = (least + draws.next() * (side - least)).round().min(side);
+        let mut place = || (draws.next() * (side - crop)).round() as u32;
+        let (x, y) = (place(), place());
+        let mut pixels = resize(&imageops::crop_imm(&*whole, x, y, crop as u32, crop as u32).to_image());
+        if augment.flip && draws.next() < 0.5 {
+            imageops::flip_horizontal_in_place(&mut pixels);
+        }
+        Ok(pixels)
     }
 
-    /// Of a normal distribution (Box and Muller).
-    fn normal(&mut self) -> f64 {
-        let (radius, angle) = ((-2.0 * (1.0 - self.next()).ln()).sqrt(), 2.0 * std::f64::consts::PI * self.next());
-        radius * angle.cos()
+    /// One sample of a picture by the key of its draws; `is_whole` shows all of it.
+    fn sample(&self, picture: usize, key: u64, is_whole: bool) -> Result<Sample, TrainError> {
+        let mut draws = Draws::new(key);
+        let pixels = self.pixels(picture, (!is_whole).then_some(&mut draws))?;
+        let about = About { class: self.classes[picture], caption: self.pictures.entries[picture].caption.as_deref() };
+        self.task.sample(&pixels, about, &mut draws)
+    }
+
+    fn sample_at(&self, position: u64) -> Result<Sample, TrainError> {
+        let key = mix(engine::key(self.seed, "images") ^ mix(position));
+        self.sample(self.train[self.sampler.at(position) as usize], key, false)
+    }
+
+    fn ahead(&self) -> MutexGuard<'_, HashMap<u64, Option<Sample>>> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Images {
-    /// Pixels `[size, size, 3]` of a picture, whole or as a crop that is drawn.
-    fn pixels(&self, picture: usize, draws: Option<&mut Draws>) -> RgbImage {
-        let (whole, size) = (&self.pictures.all[picture].pixels, self.size as u32);
-        let Some(draws) = draws else { return imageops::resize(whole, size, size, imageops::FilterType::Triangle) };
-        let side = f64::from(whole.width());
-        let least = if self.task == Task::Denoising { side } else { side * LEAST_CROP.sqrt() };
-        let crop = (least + draws.next() * (side - least)).round().min(side);
-        let mut place = || (draws.next() * (side - crop)).round() as u32;
-        let (x, y) = (place(), place());
-        let part = imageops::crop_imm(whole, x, y, crop as u32, crop as u32).to_image();
-        let mut pixels = imageops::resize(&part, size, size, imageops::FilterType::Triangle);
-        if draws.next() < 0.5 {
-            imageops::flip_horizontal_in_place(&mut pixels);
+    /// Begin to make the samples at the same places of the next step.
+    fn make_ahead(&self, picks: &[Pick]) {
+        let Some(makers) = &self.0.makers else { return };
+        // Those that a run went back from, or that another rank took, are asked for no more.
+        if self.0.ahead().len() as u64 > 4 * self.0.batch {
+            self.0.ahead().clear();
         }
-        pixels
+        for pick in picks {
+            let position = pick.position + self.0.batch;
+            if self.0.ahead().insert(position, None).is_some() {
+                continue;
+            }
+            let inner = Arc::downgrade(&self.0);
+            makers.spawn(move || {
+                let Some(inner) = inner.upgrade() else { return };
+                // Whoever asked in between has taken the place away and makes it himself.
+                if inner.ahead().contains_key(&position)
+                    && let Ok(sample) = inner.sample_at(position)
+                    && let Some(place) = inner.ahead().get_mut(&position)
+                {
+                    *place = Some(sample);
+                }
+            });
+        }
     }
 
-    /// What a model reads of pictures, each with the key of its draws; `is_whole` shows all of each.
-    fn of(&self, pictures: &[(usize, u64)], is_whole: bool) -> Inputs {
-        let (batch, size) = (pictures.len(), self.size);
-        let mut draws: Vec<Draws> = pictures.iter().map(|(_, key)| Draws(*key)).collect();
-        let images: Vec<RgbImage> =
-            pictures.iter().zip(&mut draws).map(|((picture, _), draws)| self.pixels(*picture, (!is_whole).then_some(draws))).collect();
-        let classes: Vec<u32> = pictures.iter().map(|(picture, _)| self.classes[*picture]).collect();
-        let dims = [batch, size, size, 3];
-        let normed = |image: &RgbImage| -> Vec<f32> {
-            let of = |(i, byte): (usize, &u8)| (f32::from(*byte) / 255.0 - MEAN[i % 3]) / DEVIATION[i % 3];
-            image.as_raw().iter().enumerate().map(of).collect()
-        };
-        match self.task {
-            Task::Classes => {
-                Inputs::new().with_f32("images", &dims, images.iter().flat_map(normed).collect()).with_u32("classes", &[batch], classes)
-            }
-            Task::Reconstruction => {
-                let [all, seen] = self.patches;
-                let order: Vec<f32> =
-                    draws.iter_mut().flat_map(|draws| (0..all).map(|_| draws.next() as f32).collect::<Vec<_>>()).collect();
-                let inputs = Inputs::new().with_f32("images", &dims, images.iter().flat_map(normed).collect());
-                Choice::of(&order, all, seen).inputs(inputs, batch)
-            }
-            Task::Denoising => {
-                let (mut noisy, mut noise, mut steps, mut told) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-                for ((image, draws), class) in images.iter().zip(&mut draws).zip(classes) {
-                    let step = (draws.next() * STEPS as f64) as usize;
-                    let [signal, rest] = [self.kept[step].sqrt(), (1.0 - self.kept[step]).sqrt()];
-                    told.push(if draws.next() < NO_CLASS { self.no_class } else { class });
-                    steps.push(step as f32);
-                    for byte in image.as_raw() {
-                        let (pixel, drawn) = (f64::from(*byte) / 127.5 - 1.0, draws.normal());
-                        noisy.push((signal * pixel + rest * drawn) as f32);
-                        noise.push(drawn as f32);
-                    }
-                }
-                Inputs::new()
-                    .with_f32("latents", &dims, noisy)
-                    .with_f32("timesteps", &[batch], steps)
-                    .with_u32("classes", &[batch], told)
-                    .with_f32("target", &dims, noise)
-            }
-        }
+    /// The names of classes, in the order of their numbers.
+    #[must_use]
+    pub fn class_names(&self) -> &[String] {
+        &self.0.class_names
+    }
+
+    /// Pictures that are learnt from, and those that are measured, by their numbers.
+    #[must_use]
+    pub fn split(&self) -> [&[usize]; 2] {
+        [&self.0.train, &self.0.held_out]
+    }
+
+    /// The class of a picture.
+    #[must_use]
+    pub fn class(&self, picture: usize) -> u32 {
+        self.0.classes[picture]
+    }
+
+    /// What is said of a picture.
+    #[must_use]
+    pub fn caption(&self, picture: usize) -> Option<&str> {
+        self.0.pictures.entries[picture].caption.as_deref()
+    }
+
+    /// A picture as a model sees it, whole.
+    /// # Errors
+    /// When it can no longer be read.
+    pub fn picture(&self, picture: usize) -> Result<RgbImage, TrainError> {
+        self.0.pixels(picture, None)
+    }
+
+    /// What a model reads of pictures, whole.
+    /// # Errors
+    /// When they can no longer be read.
+    pub fn whole(&self, pictures: &[usize]) -> Result<Inputs, TrainError> {
+        let key = |picture: usize| mix(engine::key(self.0.seed, "whole") ^ mix(picture as u64));
+        let samples = pictures.par_iter().map(|picture| self.0.sample(*picture, key(*picture), true)).collect::<Result<Vec<_>, _>>()?;
+        Ok(self.0.task.stack(samples))
+    }
+
+    /// How captions become tokens, where they do.
+    #[must_use]
+    pub fn captions(&self) -> Option<&Captions> {
+        self.0.task.captions()
     }
 }
 
 impl Feed for Images {
     fn picks(&self, positions: Range<u64>) -> Vec<Pick> {
-        positions.map(|position| Pick { sample: self.sampler.at(position), position }).collect()
+        positions.map(|position| Pick { sample: self.0.sampler.at(position), position }).collect()
     }
 
     fn inputs(&self, picks: &[Pick]) -> Result<Inputs, TrainError> {
-        let key = |position: u64| mix(engine::key(self.seed, "images") ^ mix(position));
-        let pictures: Vec<(usize, u64)> = picks.iter().map(|pick| (self.train[pick.sample as usize], key(pick.position))).collect();
-        Ok(self.of(&pictures, false))
+        let ready: Vec<Option<Sample>> = picks.iter().map(|pick| self.0.ahead().remove(&pick.position).flatten()).collect();
+        let make = |(pick, ready): (&Pick, Option<Sample>)| ready.map_or_else(|| self.0.sample_at(pick.position), Ok);
+        let samples = picks.par_iter().zip(ready).map(make).collect::<Result<Vec<_>, _>>()?;
+        self.make_ahead(picks);
+        Ok(self.0.task.stack(samples))
     }
 
     fn weight(&self, picks: &[Pick]) -> u64 {
@@ -252,17 +260,18 @@ impl Feed for Images {
     }
 
     fn name(&self, sample: u64) -> Option<String> {
-        self.train.get(sample as usize).map(|picture| self.pictures.all[*picture].name.clone())
+        self.0.train.get(sample as usize).map(|picture| self.0.pictures.entries[*picture].name.clone())
     }
 
     fn held_out(&self) -> u64 {
-        self.held_out.len() as u64
+        self.0.held_out.len() as u64
     }
 
     fn held_out_inputs(&self, samples: Range<u64>) -> Result<Inputs, TrainError> {
-        let key = |sample: u64| mix(engine::key(self.seed, "held out") ^ mix(sample));
-        let pictures: Vec<(usize, u64)> = samples.map(|sample| (self.held_out[sample as usize], key(sample))).collect();
-        Ok(self.of(&pictures, true))
+        let key = |sample: u64| mix(engine::key(self.0.seed, "held out") ^ mix(sample));
+        let samples: Vec<u64> = samples.collect();
+        let make = |sample: &u64| self.0.sample(self.0.held_out[*sample as usize], key(*sample), true);
+        Ok(self.0.task.stack(samples.par_iter().map(make).collect::<Result<Vec<_>, _>>()?))
     }
 
     fn held_out_weight(&self, _sample: u64) -> u64 {
@@ -270,24 +279,28 @@ impl Feed for Images {
     }
 
     fn content(&self) -> &Content {
-        &self.content
+        &self.0.content
+    }
+
+    fn tokenizer_files(&self) -> Result<TokenizerFiles, TrainError> {
+        let mut files = self.captions().map(|captions| captions.tokenizer.files()).transpose()?.unwrap_or_default();
+        files.extend(classes::files(self.class_names()));
+        Ok(files)
+    }
+
+    fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.captions().map(|captions| &captions.tokenizer)
     }
 
     fn notes(&self) -> Vec<String> {
-        self.notes.clone()
+        self.0.notes.clone()
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    fn judge(&self, model: &dyn Model, store: &mut dyn ParamStore, precision: Precision) -> Result<Option<HeldOut>, TrainError> {
+        self.0.task.judge(self, model, store, precision)
+    }
 
-    #[test]
-    fn normal_draws_have_mean_0_and_variance_1() {
-        let mut draws = Draws(7);
-        let all: Vec<f64> = (0..20_000).map(|_| draws.normal()).collect();
-        let mean = all.iter().sum::<f64>() / all.len() as f64;
-        let variance = all.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / all.len() as f64;
-        assert!(mean.abs() < 0.03 && (variance - 1.0).abs() < 0.03, "{mean} {variance}");
+    fn is_judge(&self) -> bool {
+        self.0.task.is_judge()
     }
 }

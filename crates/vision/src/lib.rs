@@ -1,20 +1,37 @@
-//! Images to train on: a folder of files as the feed of masked autoencoders, classifiers and diffusion transformers.
+//! Images to train on and models of images to judge: folders, lists and shards as the feed of masked autoencoders, classifiers, CLIP and
+//! diffusion; probes, retrieval and drawings of what came of it.
 //!
 //! ```text
-//! folder -> decode, orient, square -> pixels in memory -> crop and flip by (seed, position) -> inputs
+//! files -> readers -> decode, orient, square -> pictures -> crop and flip by (seed, position) -> task -> inputs
+//! run -> features, embeddings, drawings -> figures beside a naive baseline, and pictures
 //! ```
-//! [`register`] makes the objectives known to recipes; a recipe names the folder as `data.path`.
+//! [`register`] makes the objectives known to recipes; a recipe names the folder as `data.path`. [`judge::judge`] is what `hairpin eval`
+//! asks, [`sampler::Sampler`] what draws.
 //!
 //! **Absent on purpose:** models, which are in `models`; the loop, which is in `train`.
 
-mod feed;
+pub mod classes;
+pub mod decode;
+pub mod demo;
+pub mod diffusion;
+pub mod draws;
+pub mod feed;
+pub mod hf;
+pub mod judge;
+pub mod naive;
+mod passes;
 mod pictures;
+pub mod readers;
+pub mod sampler;
+pub mod sheet;
+pub mod tasks;
 
-pub use pictures::{Picture, Pictures};
+pub use feed::Images;
+pub use pictures::Pictures;
 
 /// Make the objectives and metrics of images known to recipes. Calling it again changes nothing.
 pub fn register() {
-    for (kind, metric) in feed::KINDS.iter().zip(feed::METRICS) {
+    for (kind, metric) in tasks::KINDS.iter().zip(tasks::METRICS) {
         train::metric::METRICS.add(*metric);
         train::objective::KINDS.add(*kind);
     }

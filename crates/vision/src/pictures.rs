@@ -1,163 +1,133 @@
-//! Images of a folder, decoded and made square. What cannot be decoded is named and counted, never a panic.
+//! Images ready to be learnt from: listed, decoded once to see which can be, and kept decoded as far as a bound allows. What is beyond it
+//! is decoded again whenever it is asked for: with an order that is new in each epoch no other choice of what to keep is better.
 
 use std::{
-    io::Cursor,
-    path::{Path, PathBuf},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage, imageops::FilterType};
+use image::RgbImage;
 use rayon::prelude::*;
 use train::TrainError;
 
-/// Endings that are read.
-const ENDINGS: &[&str] = &["png", "jpg", "jpeg", "webp"];
-/// Of a file, and of its pixels once decoded.
-const LARGEST_FILE: u64 = 256 << 20;
-const LARGEST_PIXELS: u64 = 512 << 20;
-const LARGEST_SIDE: u32 = 1 << 15;
-/// A smaller side tells nothing.
-const SMALLEST_SIDE: u32 = 4;
-/// Names that are kept of what was left out.
-const NAMED: usize = 8;
+use crate::{
+    decode,
+    readers::{self, Entry},
+};
 
-/// One image: `side` by `side` pixels of three bytes.
-pub struct Picture {
-    pub name: String,
-    /// The folder that it lies in, which is its class.
-    pub class: String,
-    pub pixels: RgbImage,
-}
-
-/// What a folder holds.
+/// What a folder, a shard or a list holds.
 pub struct Pictures {
-    /// By name.
-    pub all: Vec<Picture>,
+    /// By name: those that can be decoded.
+    pub entries: Vec<Entry>,
     /// What was left out, and why.
     pub notes: Vec<String>,
+    /// Of each entry, of its pixels.
+    pub hashes: Vec<[u8; 32]>,
+    held: Vec<Option<Arc<RgbImage>>>,
+    side: u32,
 }
 
+/// Share of the free memory that decoded images may have.
+const SHARE: u64 = 4;
+
 impl Pictures {
-    /// Decode the images under `folder`, each cut to its middle square and resized to `side`.
+    /// Of `path` all images that `is_wanted`, each as a square of `side` pixels.
     /// # Errors
-    /// When there is no image that can be read, or memory for all of them.
-    pub fn read(folder: &Path, side: u32) -> Result<Self, TrainError> {
+    /// When there is no image that can be read.
+    pub fn read(path: &Path, side: u32, is_wanted: impl Fn(&Entry) -> Result<(), String>) -> Result<Self, TrainError> {
+        let bound_bytes = limits::available_bytes().unwrap_or(4 << 30) / SHARE;
+        Self::read_within(path, side, bound_bytes, is_wanted)
+    }
+
+    /// The same with so many bytes for decoded images.
+    /// # Errors
+    /// As [`Pictures::read`].
+    pub fn read_within(
+        path: &Path,
+        side: u32,
+        bound_bytes: u64,
+        is_wanted: impl Fn(&Entry) -> Result<(), String>,
+    ) -> Result<Self, TrainError> {
         let wrong = |problem: String, help: &str| TrainError::Value { key: "data.path", problem, help: help.into() };
-        let paths = list(folder);
-        if paths.is_empty() {
-            let problem = format!("`{}` holds no file that ends in {}", folder.display(), ENDINGS.join(", "));
-            return Err(wrong(problem, "give a folder of images"));
+        if path.to_str().is_some_and(|path| path.contains("://")) {
+            return Err(wrong(format!("`{}` is an address, and images are read from files", path.display()), "copy them to a folder"));
         }
-        let need_bytes = paths.len() as u64 * 3 * u64::from(side).pow(2);
-        let free_bytes = limits::available_bytes().unwrap_or(u64::MAX);
-        if need_bytes > free_bytes / 2 {
-            return Err(TrainError::Memory { need_bytes, free_bytes });
+        let (mut sink, mut notes) = readers::list(path);
+        if sink.entries.is_empty() {
+            let why = sink.faults.note("files", sink.entries.len()).into_iter().chain(notes).collect::<Vec<_>>().join("; ");
+            let problem = format!("`{}` holds no file that ends in {}, and no list or shard of images", path.display(), endings());
+            return Err(wrong(if why.is_empty() { problem } else { format!("{problem}: {why}") }, "give a folder of images"));
         }
-        let read: Vec<Result<Picture, String>> = paths.par_iter().map(|path| picture(folder, path, side)).collect();
-        let (mut all, mut bad) = (Vec::with_capacity(read.len()), Vec::new());
-        for one in read {
-            match one {
-                Ok(picture) => all.push(picture),
-                Err(problem) => bad.push(problem),
+        let mut all = Vec::with_capacity(sink.entries.len());
+        let count = sink.entries.len();
+        for entry in sink.entries {
+            match is_wanted(&entry) {
+                Ok(()) => all.push(entry),
+                Err(problem) => sink.faults.add(&entry.name, &problem),
             }
         }
-        let mut notes = Vec::new();
-        if !bad.is_empty() {
-            let named = bad.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
-            notes.push(format!("{} of {} images are left out: {named}", bad.len(), paths.len()));
+        let room = (bound_bytes / (3 * u64::from(side).pow(2)).max(1)) as usize;
+        let held = AtomicUsize::new(0);
+        let look = |entry: &Entry| -> Result<([u8; 32], Option<Arc<RgbImage>>), String> {
+            let pixels = fetch(entry, side)?;
+            let hash = *blake3::hash(pixels.as_raw()).as_bytes();
+            Ok((hash, (held.fetch_add(1, Ordering::Relaxed) < room).then(|| Arc::new(pixels))))
+        };
+        let looked: Vec<_> = all.par_iter().map(look).collect();
+        let mut pictures = Self { entries: Vec::new(), notes: Vec::new(), hashes: Vec::new(), held: Vec::new(), side };
+        for (entry, looked) in all.into_iter().zip(looked) {
+            match looked {
+                Ok((hash, pixels)) => {
+                    pictures.entries.push(entry);
+                    pictures.hashes.push(hash);
+                    pictures.held.push(pixels);
+                }
+                Err(problem) => sink.faults.add(&entry.name, &problem),
+            }
         }
-        if all.is_empty() {
-            return Err(wrong(format!("`{}` holds no image that can be read: {}", folder.display(), notes.join("")), "look at the files"));
+        pictures.notes.extend(sink.faults.note("images", count));
+        pictures.notes.append(&mut notes);
+        if pictures.entries.is_empty() {
+            let problem = format!("`{}` holds no image that can be used: {}", path.display(), pictures.notes.join("; "));
+            return Err(wrong(problem, "look at the files"));
         }
-        Ok(Self { all, notes })
+        let beyond = pictures.held.iter().filter(|held| held.is_none()).count();
+        if beyond > 0 {
+            let kept = pictures.entries.len() - beyond;
+            pictures.notes.push(format!("{kept} of {} images stay decoded in memory; the others are decoded each time", pictures.entries.len()));
+        }
+        Ok(pictures)
+    }
+
+    /// The pixels of a picture.
+    /// # Errors
+    /// When it is no longer where, or what, it was.
+    pub fn pixels(&self, picture: usize) -> Result<Arc<RgbImage>, TrainError> {
+        if let Some(pixels) = &self.held[picture] {
+            return Ok(pixels.clone());
+        }
+        let entry = &self.entries[picture];
+        fetch(entry, self.side).map(Arc::new).map_err(|problem| {
+            let problem = format!("`{}`, which could be read when the run began, {problem}", disk::printable_line(&entry.name));
+            TrainError::Value { key: "data.path", problem, help: "leave the images where they are while a run learns from them".into() }
+        })
     }
 
     /// Names of classes, sorted.
     #[must_use]
     pub fn classes(&self) -> Vec<String> {
-        let all: std::collections::BTreeSet<&String> = self.all.iter().map(|picture| &picture.class).collect();
+        let all: std::collections::BTreeSet<&String> = self.entries.iter().map(|entry| &entry.class).collect();
         all.into_iter().cloned().collect()
     }
 }
 
-fn list(folder: &Path) -> Vec<PathBuf> {
-    let is_known = |path: &Path| {
-        let ending = path.extension().and_then(|e| e.to_str()).map(str::to_lowercase);
-        ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
-    };
-    let files = walkdir::WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter().flatten();
-    files.map(walkdir::DirEntry::into_path).filter(|path| is_known(path) && path.is_file()).collect()
+fn endings() -> String {
+    readers::IMAGES.join(", ")
 }
 
-fn picture(folder: &Path, path: &Path, side: u32) -> Result<Picture, String> {
-    let name = path.strip_prefix(folder).unwrap_or(path).display().to_string();
-    let shown = disk::printable_line(&name).into_owned();
-    let pixels = decode(path).and_then(|image| square(&image, side)).map_err(|problem| format!("`{shown}` {problem}"))?;
-    let class = path.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    Ok(Picture { name, class, pixels })
-}
-
-/// Whatever the file is: turned as its camera was held, over white where it is clear.
-fn decode(path: &Path) -> Result<DynamicImage, String> {
-    let bytes = disk::read(path, LARGEST_FILE).map_err(|e| format!("cannot be read: {e}"))?;
-    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string())?;
-    let mut limits = Limits::default();
-    (limits.max_image_width, limits.max_image_height) = (Some(LARGEST_SIDE), Some(LARGEST_SIDE));
-    limits.max_alloc = Some(LARGEST_PIXELS);
-    reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(|e| format!("is no image: {e}"))?;
-    let orientation = decoder.orientation().map_err(|e| format!("is damaged: {e}"))?;
-    let mut image = DynamicImage::from_decoder(decoder).map_err(|e| format!("is damaged: {e}"))?;
-    image.apply_orientation(orientation);
-    Ok(image)
-}
-
-fn square(image: &DynamicImage, side: u32) -> Result<RgbImage, String> {
-    let (width, height) = (image.width(), image.height());
-    let least = width.min(height);
-    if least < SMALLEST_SIDE {
-        return Err(format!("is {width}x{height}, too small"));
-    }
-    let middle = image.crop_imm((width - least) / 2, (height - least) / 2, least, least);
-    let rgba = middle.resize_exact(side, side, FilterType::Triangle).to_rgba8();
-    let over_white = |pixel: &image::Rgba<u8>| {
-        let [red, green, blue, alpha] = pixel.0.map(u32::from);
-        image::Rgb([red, green, blue].map(|c| ((c * alpha + 255 * (255 - alpha)) / 255) as u8))
-    };
-    Ok(RgbImage::from_fn(side, side, |x, y| over_white(rgba.get_pixel(x, y))))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn images_of_any_kind_become_squares_and_what_is_none_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        std::fs::create_dir(at("cats")).unwrap();
-        let grey = image::GrayImage::from_pixel(40, 20, image::Luma([100]));
-        grey.save(at("cats/grey.png")).unwrap();
-        let clear = image::RgbaImage::from_pixel(16, 16, image::Rgba([0, 0, 0, 0]));
-        clear.save(at("cats/clear.png")).unwrap();
-        RgbImage::from_pixel(9, 30, image::Rgb([10, 20, 30])).save(at("plain.jpg")).unwrap();
-        image::ImageBuffer::from_pixel(16, 16, image::Rgb([65535_u16, 0, 0])).save(at("deep.png")).unwrap();
-        RgbImage::new(2, 50).save(at("thin.png")).unwrap();
-        std::fs::write(at("text.png"), "this is no image").unwrap();
-        std::fs::write(at("empty.webp"), "").unwrap();
-        let whole = std::fs::read(at("cats/grey.png")).unwrap();
-        std::fs::write(at("torn.png"), &whole[..whole.len() / 2]).unwrap();
-        std::fs::write(at("notes.txt"), "not looked at").unwrap();
-        let read = Pictures::read(folder.path(), 8).unwrap();
-        let names: Vec<&str> = read.all.iter().map(|p| p.name.as_str()).collect();
-        assert_eq!(names, ["cats/clear.png", "cats/grey.png", "deep.png", "plain.jpg"]);
-        assert!(read.all.iter().all(|p| p.pixels.dimensions() == (8, 8)));
-        assert_eq!(read.all[0].pixels.get_pixel(3, 3).0, [255, 255, 255], "what is clear is white");
-        assert_eq!(read.all[1].pixels.get_pixel(3, 3).0, [100, 100, 100]);
-        assert_eq!(read.all[2].pixels.get_pixel(3, 3).0, [255, 0, 0], "16 bits");
-        assert!(read.notes[0].starts_with("4 of 8 images are left out"), "{:?}", read.notes);
-        for name in ["`thin.png` is 2x50", "`text.png`", "`empty.webp`", "`torn.png`"] {
-            assert!(read.notes[0].contains(name), "{:?}", read.notes);
-        }
-        assert!(Pictures::read(&at("nowhere"), 8).is_err());
-    }
+fn fetch(entry: &Entry, side: u32) -> Result<RgbImage, String> {
+    decode::square(&entry.place.read().map_err(|e| format!("cannot be read: {e}"))?, side)
 }

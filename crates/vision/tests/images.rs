@@ -7,6 +7,7 @@ use std::{
 
 use train::{
     checkpoint,
+    feed::Feed,
     metrics::{self, StepMetrics},
     recipe::Recipe,
     run::{self, Observer, Quiet},
@@ -27,11 +28,26 @@ fn pictures(folder: &Path) {
                 image::Rgb([(200 * on + i % 50) as u8, 40, (255 - 200 * on) as u8])
             };
             image::RgbImage::from_fn(32, 32, shade).save(folder.join(name).join(format!("{i}.png"))).unwrap();
+            std::fs::write(folder.join(name).join(format!("{i}.txt")), format!("{name} moved by {} and {}", i % 7, i % 5)).unwrap();
         }
     }
 }
 
-const MODELS: [(&str, &str); 3] = [
+const CLIP: &str = "kind = \"clip\"\nembed = 16\n[model.image]\nsize = 16\npatch = 4\nlayers = 1\nwidth = 32\nheads = 2\nffn = 64\nmlp = \"quick_gelu\"\neps = 1e-5\nnorm_first = true\n\
+     [model.text]\nvocab = 300\ntokens = 12\nlayers = 1\nwidth = 32\nheads = 2\nffn = 64\nmlp = \"quick_gelu\"";
+
+const MODELS: [(&str, &str); 6] = [
+    ("contrastive_loss", CLIP),
+    (
+        "denoising_error",
+        "kind = \"unet\"\nsize = 16\nchannels = 3\nout_channels = 3\nwidth = 8\nfactors = [1, 2]\nres_blocks = 1\nattention = [false, true]\n\
+         depth = 1\nheads = 2\ntext_width = 4\ntext_tokens = 1\ngroups = 4\n[objective]\nkind = \"denoising\"\ntarget = \"velocity\"\nschedule = \"cosine\"",
+    ),
+    (
+        "denoising_error",
+        "kind = \"dit\"\nsize = 16\npatch = 4\nchannels = 3\nout_channels = 6\nlayers = 1\nwidth = 32\nheads = 2\nclasses = 4\nwaves = 32\n\
+         [objective]\nkind = \"denoising\"\ntarget = \"flow\"\n[optim]\nlr = 3e-3\naverage = 0.9",
+    ),
     (
         "reconstruction_error",
         "kind = \"vit_mae\"\ndecoder_layers = 1\ndecoder_width = 32\ndecoder_heads = 2\nmask_ratio = 0.75\n[model.tower]\nsize = 16\npatch = 4\nlayers = 2\nwidth = 32\nheads = 2\nffn = 64\nmlp = \"gelu\"\neps = 1e-6\nnorm_first = false",
@@ -47,8 +63,9 @@ const MODELS: [(&str, &str); 3] = [
 ];
 
 fn recipe(folder: &Path, model: &str, set: &[&str]) -> Recipe {
+    let optim = if model.contains("[optim]") { "" } else { "[optim]\nlr = 3e-3\n" };
     let text = format!(
-        "[data]\npath = {:?}\n[batch]\nsequences = 8\nlanes = 2\n[train]\nsteps = 60\nprecision = \"f32\"\n[optim]\nlr = 3e-3\n[schedule]\nwarmup_steps = 5\n\
+        "[data]\npath = {:?}\n[batch]\nsequences = 8\nlanes = 4\n[train]\nsteps = 60\nprecision = \"f32\"\n{optim}[schedule]\nwarmup_steps = 5\n\
          [eval]\nevery_steps = 5\nwindows = 16\n[checkpoint]\nevery_steps = 20\n[guard]\naction = \"off\"\n[model]\n{model}\n",
         folder.join("pictures").display().to_string()
     );
@@ -77,15 +94,16 @@ fn a_folder_of_images_trains_each_model_to_the_same_bits_on_any_ranks_and_after_
     let folder = tempfile::tempdir().unwrap();
     pictures(&folder.path().join("pictures"));
     let never = AtomicBool::new(false);
-    for (metric, model) in MODELS {
-        let at = |name: &str| folder.path().join(format!("{metric}-{name}"));
+    for (i, (metric, model)) in MODELS.into_iter().enumerate() {
+        let at = |name: &str| folder.path().join(format!("{i}-{metric}-{name}"));
         run::train(&recipe(folder.path(), model, &[]), &at("one"), false, &never, &mut Quiet).unwrap();
         let lines = metrics::read(&at("one").join("metrics.jsonl")).0;
         let held_out: Vec<f64> = lines.iter().filter_map(|line| line.held_out).map(|m| m.value).collect();
         assert!(lines.iter().filter_map(|line| line.held_out).all(|m| m.kind.name == metric));
         assert!(held_out[held_out.len() - 1] < held_out[0] && held_out.iter().all(|v| v.is_finite()), "{metric}: {held_out:?}");
-        for strategy in ["replicated", "zero3"] {
-            let set = ["parallel.ranks=2", &format!("parallel.strategy={strategy}")];
+        // One micro-batch a rank and several: a loss between samples is of all of them either way.
+        for (strategy, ranks) in [("replicated", 2), ("zero3", 2), ("herring", 4)] {
+            let set = [&format!("parallel.ranks={ranks}")[..], &format!("parallel.strategy={strategy}")];
             run::train(&recipe(folder.path(), model, &set), &at(strategy), false, &never, &mut Quiet).unwrap();
             assert!(weights(&at(strategy)) == weights(&at("one")), "{metric} {strategy}");
         }
@@ -105,8 +123,56 @@ fn what_does_not_fit_is_refused_by_name() {
     let error = |model: &str, set: &[&str]| {
         run::train(&recipe(folder.path(), model, set), &folder.path().join("refused"), false, &never, &mut Quiet).unwrap_err().to_string()
     };
-    assert!(error(MODELS[1].1, &["model.classes=2"]).contains("3 classes are more than the model's 2"));
-    assert!(error(MODELS[2].1, &["model.channels=4", "model.out_channels=4"]).contains("4 channels"));
-    assert!(error(MODELS[0].1, &["batch.sequences=4096"]).contains("a batch takes 4096"));
-    assert!(error(MODELS[0].1, &["data.path=/nowhere"]).contains("holds no file"));
+    let [mae, vit, dit] = [MODELS[3].1, MODELS[4].1, MODELS[5].1];
+    assert!(error(vit, &["model.classes=2"]).contains("3 classes are more than the model's 2"));
+    assert!(error(dit, &["model.channels=4", "model.out_channels=4"]).contains("4 channels"));
+    assert!(error(mae, &["batch.sequences=4096"]).contains("a batch takes 4096"));
+    assert!(error(mae, &["data.path=/nowhere"]).contains("holds no file"));
+    assert!(error(mae, &["data.path=s3://bucket/images"]).contains("is an address"));
+    assert!(error(CLIP, &["model.text.vocab=300", "objective.kind=contrastive", "objective.tokenizer=/nowhere"]).contains("/nowhere"));
+    assert!(error(CLIP, &["parallel.strategy=param_server", "parallel.ranks=2", "parallel.staleness=1"]).contains("between all samples"));
+    std::fs::remove_file(folder.path().join("pictures/rings/7.txt")).unwrap();
+    assert!(vision::feed::open(&recipe(folder.path(), CLIP, &[])).unwrap().notes()[0].contains("`rings/7.png` has no caption"));
+    let parsed = |model: &str, set: &[&str]| {
+        let text = format!("[model]\n{model}\n");
+        Recipe::parse(&text, "test", &set.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>()).unwrap_err().to_string()
+    };
+    for (model, set, want) in [
+        (dit, ["objective.kind=denoising", "objective.target=colour"], "unknown variant"),
+        (dit, ["objective.kind=denoising", "objective.no_class=2"], "no_class"),
+        (dit, ["objective.kind=denoising", "objective.speed=2"], "unknown field"),
+        (mae, ["objective.kind=reconstruction", "objective.augment={flip=true,least_area=0.0}"], "least_area"),
+    ] {
+        assert!(parsed(model, &set).contains(want), "{want}: {}", parsed(model, &set));
+    }
+    let flow = parsed(dit, &["objective.kind=denoising", "objective.target=flow", "objective.schedule=cosine"]);
+    assert!(flow.contains("no schedule"), "{flow}");
+}
+
+#[test]
+fn the_loss_of_pairs_is_of_the_whole_batch_however_it_is_cut() {
+    vision::register();
+    let folder = tempfile::tempdir().unwrap();
+    pictures(&folder.path().join("pictures"));
+    let never = AtomicBool::new(false);
+    for (name, model) in [("clip", CLIP.to_owned()), ("siglip", CLIP.replace("embed = 16", "embed = 16\nsigmoid = true"))] {
+        let losses = |cut: &str, set: &[&str]| {
+            let out = folder.path().join(format!("{name}-{cut}"));
+            let all = [&["train.steps=6", "batch.sequences=16"], set].concat();
+            run::train(&recipe(folder.path(), &model, &all), &out, false, &never, &mut Quiet).unwrap();
+            metrics::read(&out.join("metrics.jsonl")).0.iter().map(|line| (line.loss, line.grad_norm)).collect::<Vec<_>>()
+        };
+        let whole = losses("whole", &["batch.lanes=1", "batch.micro_batch=16"]);
+        let parts = losses("parts", &["batch.lanes=1", "batch.micro_batch=3"]);
+        let lanes = losses("lanes", &["batch.lanes=4", "parallel.ranks=2", "batch.micro_batch=2"]);
+        for (step, ((a, b), c)) in whole.iter().zip(&parts).zip(&lanes).enumerate() {
+            let is_near = |a: f32, b: f32| (a - b).abs() <= 2e-4 * a.abs().max(1.0);
+            assert!(is_near(a.0, b.0) && is_near(a.0, c.0), "{name} loss at {step}: {a:?} {b:?} {c:?}");
+            assert!(is_near(a.1, b.1) && is_near(a.1, c.1), "{name} gradient at {step}: {a:?} {b:?} {c:?}");
+        }
+        if name == "clip" {
+            // Of 16 candidates: ln 16 is 2.77, and of a micro-batch of 3 it would be 1.1.
+            assert!(whole[0].0 > 2.0, "{whole:?}");
+        }
+    }
 }

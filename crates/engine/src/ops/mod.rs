@@ -20,6 +20,7 @@ ops! {
 
 pub use activation::Activation;
 pub use attention::AttentionOptions;
+pub use contrastive::{Everyone, Telling, log_sums};
 pub use conv2d::ConvOptions;
 pub use cross_entropy::IGNORE;
 pub use kernels::experts::{Gating, Scores};

@@ -12,6 +12,7 @@ mod plan;
 mod project;
 mod recipe;
 mod train;
+mod vision;
 
 use std::process::ExitCode;
 

@@ -14,33 +14,42 @@ use ::train::{
     feed::{Feed, TextWindows},
     generate::{Request, Sampling, Writer},
     hf,
-    objective::{self, OfModel},
+    objective::OfModel,
     run::{Loaded, load},
 };
 use data::Dataset;
 use miette::IntoDiagnostic;
 use serde_json::json;
 
+use super::vision;
 use crate::print;
 
-/// Measure a run on samples that it never learnt from: of text its held-out loss in bits per byte
+/// Measure a run on samples that it never learnt from: of text its held-out loss, of images also what its features, captions or drawings are worth
 #[derive(clap::Args)]
-#[command(after_help = "Example: hairpin eval hairpin-demo/phases/3-large")]
+#[command(
+    after_help = "Example: hairpin eval hairpin-demo/phases/3-large\n         hairpin eval hairpin-vision-demo/mae\n         hairpin eval hairpin-vision-demo/diffusion --features hairpin-vision-demo/mae"
+)]
 pub(crate) struct EvalArgs {
     /// A run's folder, or one checkpoint
     run: PathBuf,
-    /// Prepared data; default: the recipe's own
+    /// Prepared data, or images; default: the recipe's own
     #[arg(long)]
-    data: Option<PathBuf>,
-    /// Windows of held-out text
+    pub data: Option<PathBuf>,
+    /// Windows of held-out text, or held-out images
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..))]
-    windows: u64,
+    pub windows: u64,
+    /// Of diffusion: the run of a `vit_mae`, `vit` or `clip` whose features tell how far drawings are from images; default: pixels
+    #[arg(long, value_name = "RUN")]
+    pub features: Option<PathBuf>,
+    /// Write a page with pictures: reconstructions, nearest captions, drawings
+    #[arg(long, value_name = "FILE.html")]
+    pub page: Option<PathBuf>,
 }
 
 pub(crate) fn eval(args: &EvalArgs, json: bool) -> miette::Result<ExitCode> {
     let mut loaded = newest(&args.run)?;
     if loaded.model.language().is_none() {
-        return eval_others(loaded, args, json);
+        return vision::eval(&args.run, loaded, args, json);
     }
     let data = Arc::new(Dataset::open(args.data.as_ref().unwrap_or(&loaded.recipe.data.path))?);
     let context = loaded.recipe.batch.context;
@@ -61,29 +70,11 @@ pub(crate) fn eval(args: &EvalArgs, json: bool) -> miette::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A model of something else than text, on its objective's own held-out samples.
-fn eval_others(mut loaded: Loaded, args: &EvalArgs, json: bool) -> miette::Result<ExitCode> {
-    let mut recipe = loaded.recipe.clone();
-    recipe.eval.windows = args.windows;
-    if let Some(path) = &args.data {
-        recipe.data.path.clone_from(path);
-    }
-    let (feed, objective) = (objective::feed(&recipe)?, loaded.objective.clone());
-    let evaluator = Evaluator::new(&*loaded.model, &*objective, 8, 1, loaded.precision)?;
-    let measured = evaluator.held_out(&*loaded.model, &*objective, &mut loaded.store, loaded.precision, &*feed)?;
-    let (metric, error, samples) = (measured.metric, measured.standard_error(), measured.samples.len());
-    if json {
-        print::json(&json!({"step": loaded.step, (metric.kind.name): metric.value, "standard_error": error, "samples": samples}))?;
-    } else {
-        let error = error.map_or(String::new(), |error| format!(" ± {error:.4}"));
-        print::result(&format!("step {}: {:.4}{error} {} over {samples} samples", loaded.step, metric.value, metric.kind.unit));
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Let a trained model write
+/// Let a trained model write, or of diffusion draw
 #[derive(clap::Args)]
-#[command(after_help = "Example: hairpin generate hairpin-demo/phases/3-large --prompt 'pub fn ' --tokens 80")]
+#[command(
+    after_help = "Example: hairpin generate hairpin-demo/phases/3-large --prompt 'pub fn ' --tokens 80\n         hairpin generate hairpin-vision-demo/diffusion --class 7 --images 16 --guidance 2 --out sevens.png"
+)]
 pub(crate) struct GenerateArgs {
     /// A run's folder, or one checkpoint
     run: PathBuf,
@@ -104,10 +95,15 @@ pub(crate) struct GenerateArgs {
     top_p: f32,
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    #[command(flatten)]
+    drawing: vision::DrawingArgs,
 }
 
 pub(crate) fn generate(args: &GenerateArgs, json: bool) -> miette::Result<ExitCode> {
     let mut loaded = newest(&args.run)?;
+    if loaded.model.language().is_none() {
+        return vision::draw(&args.run, &args.drawing, args.seed, json);
+    }
     let tokenizer = loaded.tokenizer()?;
     let ends = tokenizer.ends();
     let mut prompt = ends.before_prompt.clone();
@@ -175,6 +171,14 @@ fn newest(run: &Path) -> miette::Result<Loaded> {
     Ok(loaded)
 }
 
+/// Of a folder's own tokenizer, where it has one.
+fn tokenizer_files(folder: &Path) -> miette::Result<Vec<(String, Vec<u8>)>> {
+    if !folder.join("tokenizer.json").is_file() {
+        return Ok(Vec::new());
+    }
+    Ok(data::Tokenizer::load_from_elsewhere(&folder.join("tokenizer.json"), None, None)?.files()?)
+}
+
 /// Write a trained model as a Hugging Face folder
 #[derive(clap::Args)]
 #[command(after_help = "Example: hairpin export hairpin-demo/phases/3-large exported")]
@@ -187,7 +191,11 @@ pub(crate) struct ExportArgs {
 
 pub(crate) fn export(args: &ExportArgs, json: bool) -> miette::Result<ExitCode> {
     let loaded = newest(&args.run)?;
-    hf::export(&loaded, &loaded.tokenizer()?, &args.out)?;
+    if loaded.model.language().is_none() {
+        ::vision::hf::export(&loaded, &::vision::classes::of(&args.run), &args.out)?;
+    } else {
+        hf::export(&loaded, &loaded.tokenizer()?, &args.out)?;
+    }
     if json {
         print::json(&json!({"folder": args.out}))?
     } else {
@@ -210,31 +218,37 @@ pub(crate) fn import(args: &ImportArgs, json: bool) -> miette::Result<ExitCode> 
     if let Some((step, _)) = checkpoint::list(&args.out).pop() {
         return Err(TrainError::Exists { folder: args.out.clone(), step }.into());
     }
-    let imported = hf::import(&args.folder)?;
-    let model = models::build(&imported.model)?;
-    let context = model.language().map_or(1, |l| l.context());
+    let (model, mut tensors, files) = if ::vision::hf::knows(&args.folder) {
+        let imported = ::vision::hf::import(&args.folder)?;
+        let files = ::vision::classes::files(&imported.classes).into_iter().chain(tokenizer_files(&args.folder)?).collect();
+        (imported.model, imported.tensors, files)
+    } else {
+        let imported = hf::import(&args.folder)?;
+        imported.tokenizer.notes().iter().for_each(|note| print::talk(note));
+        let files = imported.tokenizer.files()?;
+        (imported.model, imported.tensors, files)
+    };
+    let built = models::build(&model)?;
+    let context = built.language().map_or(1, |l| l.context());
     let recipe = format!(
-        "name = \"imported\"\n[batch]\ncontext = {context}\n[data]\npath = {:?}\n[model]\n{}",
+        "name = \"imported\"\n[batch]\ncontext = {context}\n[data]\npath = {:?}\n[model]\n{model}",
         args.out.display().to_string(),
-        imported.model
     );
     let recipe = ::train::recipe::Recipe::parse(&recipe, "the imported model", &[])?;
-    let mut tensors = imported.tensors;
-    let table = model.params();
+    let table = built.params();
     let named = |spec: &engine::ParamSpec| NamedTensor {
         name: spec.name.clone(),
         shape: spec.shape.dims().to_vec(),
         values: tensors.remove(&spec.name).unwrap_or_default(),
     };
     let tensors = table.specs().iter().map(named).collect();
-    imported.tokenizer.notes().iter().for_each(|note| print::talk(note));
     let snapshot = Snapshot {
         step: 0,
         recipe: recipe.to_toml(),
         held_out: None,
         state: json!({}),
         data: None,
-        tokenizer: Arc::new(imported.tokenizer.files()?),
+        tokenizer: Arc::new(files),
         kernels: Vec::new(),
         tensors,
     };

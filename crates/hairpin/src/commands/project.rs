@@ -72,7 +72,7 @@ pub(crate) fn corpus(given: &[String]) -> miette::Result<Vec<String>> {
     }
 }
 
-/// Prepare a project's data: read, clean, deduplicate, tokenise, shard
+/// Prepare a project's data: read, clean, deduplicate, tokenise, shard; of images say what is read and what is left out
 #[derive(clap::Args)]
 #[command(
     after_help = "Example: hairpin data my-model --memory 4GB\n\nA corpus may be larger than memory: it is sorted through `my-model/data.tmp`, which takes as much room as the text. Stopped or\nkilled, the same command goes on from there."
@@ -92,6 +92,9 @@ fn memory(text: &str) -> Result<u64, String> {
 
 pub(crate) fn data(args: &DataArgs, json: bool) -> miette::Result<ExitCode> {
     let project = Project::read(&args.folder)?;
+    if project.is_of_images() {
+        return super::vision::look(&project.recipe(0, &args.folder)?, json);
+    }
     let follow = Follow::new();
     let (options, out) = (&project.data, args.folder.join("data"));
     let stats = match args.memory {
@@ -155,12 +158,15 @@ pub(crate) fn climb_and_tell(
     if !json {
         print::result(&tell(&outcome, &page));
     } else {
-        let gates = |e: &Entry| json!({"phase": e.phase, "name": e.name, "passed": e.passed, "gates": e.gates, "bits_per_byte": e.actual.held_out.map(|metric| metric.value)});
         let last = outcome.entries.last();
+        // As it is called: `bits_per_byte` of text, and of images whatever they are judged by.
+        let name = last.and_then(|e| e.actual.held_out).map_or("bits_per_byte", |metric| metric.kind.name);
+        let value = |e: &Entry| e.actual.held_out.map(|metric| metric.value);
+        let gates = |e: &Entry| json!({"phase": e.phase, "name": e.name, "passed": e.passed, "gates": e.gates, (name): value(e)});
         print::json(&json!({
             "gates": outcome.entries.iter().map(gates).collect::<Vec<_>>(),
-            "bits_per_byte": last.and_then(|e| e.actual.held_out).map(|metric| metric.value),
-            "baseline_bits_per_byte": last.map(|e| e.baseline),
+            (name): last.and_then(value),
+            (format!("baseline_{name}")): last.map(|e| e.baseline),
             "passed": outcome.passed,
             "stopped": outcome.is_stopped,
             "report": page,
@@ -181,6 +187,7 @@ fn tell(outcome: &Outcome, page: &Path) -> String {
     if let Some(last) = outcome.entries.last() {
         out += &format!("\nafter phase {} `{}`:\n{}\n\n", last.phase, last.name, indent(&last.sample_after));
     }
+    let is_of_text = outcome.entries.iter().all(|e| e.actual.held_out.is_none_or(|metric| metric.kind.name == "bits_per_byte"));
     let mut rows = Vec::new();
     for e in &outcome.entries {
         let number = |metric: Option<Metric>| metric.map_or("–".to_owned(), |metric| format!("{:.3}", metric.value));
@@ -202,10 +209,10 @@ fn tell(outcome: &Outcome, page: &Path) -> String {
     let head = [
         "phase",
         "params",
-        "tokens",
-        "bits/byte predicted",
+        if is_of_text { "tokens" } else { "images" },
+        if is_of_text { "bits/byte predicted" } else { "loss predicted" },
         "actual",
-        "trigram",
+        if is_of_text { "trigram" } else { "naive" },
         "time predicted",
         "actual",
         "memory predicted",

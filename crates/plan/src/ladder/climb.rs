@@ -3,33 +3,29 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
 };
 
-use data::{Dataset, Ngram, Progress};
+use data::Progress;
 use engine::{ParamKind, ParamSpec};
 use serde::Serialize;
 use train::{
     TrainError, checkpoint,
     clock::unix_secs,
-    eval::{HeldOut, SampleLoss},
-    feed::{TextWindows, held_out_windows},
+    eval::HeldOut,
     gate::{self, Expected, Subject},
-    generate::{Request, Sampling, Writer},
     ledger::{self, Entry, Figures},
-    metric::{BITS_PER_BYTE, Metric},
+    metric::Metric,
     metrics, objective,
     recipe::Recipe,
-    run::{self, Loaded, Observer},
+    run::{self, Observer},
 };
 
 use crate::{
     PlanError,
+    ladder::ground::Ground,
     ladder::here::{self as machine, Price},
-    ladder::phase_law::{self as law, Point, Size},
+    ladder::phase_law::{Point, Size},
     ladder::project::Project,
 };
 
@@ -45,15 +41,12 @@ pub struct Outcome {
 /// Trains a recipe into a folder on other machines, of which the files come back: whether it came to its end, or goes on there.
 pub type Elsewhere<'a> = &'a dyn Fn(&Recipe, &Path, &mut dyn Observer) -> Result<bool, PlanError>;
 
-/// Tokens from which the n-gram baseline counts, at most.
-const BASELINE_TOKENS: u64 = 4 << 20;
-
 /// Prices of all phases; the data has to be there.
 /// # Errors
 /// When a phase's recipe cannot be.
 pub fn price(project: &Project, folder: &Path) -> Result<Vec<Price>, PlanError> {
-    let data = Dataset::open(&folder.join("data"))?;
-    (0..project.phases.len()).map(|i| Ok(machine::price(&project.recipe(i, folder)?, Some(data.vocab()))?)).collect()
+    let ground = Ground::open(project, folder)?;
+    (0..project.phases.len()).map(|i| Ok(machine::price(&project.recipe(i, folder)?, ground.vocab())?)).collect()
 }
 
 /// Climb: prepare the data, then every phase that has not passed yet. The phases named in `anew` begin again, and what they were is
@@ -76,11 +69,7 @@ pub fn climb(
     }
     let path = folder.join("ledger.jsonl");
     ledger::check(&path)?;
-    let stats = data::prepare(&project.data, &folder.join("data"), progress)?;
-    if stats.is_reused {
-        observer.note("the data was prepared before from the same text and options, and is used again");
-    }
-    let data = Arc::new(Dataset::open(&folder.join("data"))?);
+    let ground = Ground::prepare(project, folder, progress, observer)?;
     let (written, torn) = ledger::read(&path);
     if torn > 0 {
         observer.note(&format!("{torn} torn lines of `{}` are passed over", path.display()));
@@ -88,8 +77,8 @@ pub fn climb(
     let mut rungs = Vec::new();
     for (index, phase) in project.phases.iter().enumerate() {
         let recipe = project.recipe(index, folder)?;
-        let (resolved, _) = run::resolve(&recipe, Some(data.vocab()))?;
-        let rung = Rung { project, folder, data: &data, index, recipe, resolved, is_anew: anew.contains(&phase.name) };
+        let (resolved, _) = run::resolve(&recipe, ground.vocab())?;
+        let rung = Rung { project, folder, ground: &ground, index, recipe, resolved, is_anew: anew.contains(&phase.name) };
         let before = written.iter().rfind(|entry| entry.phase == index + 1);
         let passed = if rung.is_anew { None } else { rung.passed_before(before)? };
         rungs.push((rung, passed));
@@ -131,7 +120,7 @@ pub(crate) fn size(recipe: &Recipe, model: &dyn models::Model, corpus_tokens: f6
 struct Rung<'a> {
     project: &'a Project,
     folder: &'a Path,
-    data: &'a Arc<Dataset>,
+    ground: &'a Ground,
     index: usize,
     recipe: Recipe,
     /// The same, completed by the data.
@@ -160,7 +149,7 @@ impl Rung<'_> {
     /// `entry`, the newest of this phase, if it passed and is of the run that is there, whole.
     fn passed_before(&self, entry: Option<&Entry>) -> Result<Option<Entry>, PlanError> {
         let (out, steps) = (self.out(), self.resolved.train.steps);
-        let standing = match run::standing(&out, &self.resolved, Some(self.data.content())) {
+        let standing = match run::standing(&out, &self.resolved, self.ground.content()) {
             Err(error @ TrainError::OtherRecipe { .. }) => {
                 return Err(self.is_another(error.to_string(), "set what differs as it was in the project file"));
             }
@@ -213,7 +202,7 @@ impl Rung<'_> {
         observer: &mut dyn Observer,
     ) -> Result<Option<Entry>, PlanError> {
         let (index, name) = (self.index, &self.project.phases[self.index].name);
-        let price = machine::price(&self.recipe, Some(self.data.vocab()))?;
+        let price = machine::price(&self.recipe, self.ground.vocab())?;
         self.check_budget(before, price.secs)?;
         let mut points = Vec::new();
         for entry in before {
@@ -221,7 +210,7 @@ impl Rung<'_> {
                 points.push(Point { size: self.size(entry.phase - 1)?, loss: metric.value });
             }
         }
-        let law = law::predict(&points, self.size(index)?);
+        let law = self.ground.predict(&points, self.size(index)?);
         let kind = objective::of(&self.resolved).metric(&*models::build(&self.resolved.model).map_err(TrainError::from)?);
         let predicted = Figures {
             held_out: law.map(|l| Metric { kind, value: l.loss }),
@@ -232,15 +221,17 @@ impl Rung<'_> {
             flops: price.flops,
         };
         observer.phase(&format!(
-            "phase {} `{name}`: {:.2}M parameters, {} tokens, about {:.0} s",
+            "phase {} `{name}`: {:.2}M parameters, {} {}, about {:.0} s",
             index + 1,
             price.cost.params as f64 / 1e6,
             price.tokens,
+            price.unit,
             price.secs
         ));
 
         let out = self.out();
-        let sample_before = self.sample_untrained()?;
+        let (untrained, model) = run::resolve(&self.recipe, self.ground.vocab())?;
+        let sample_before = self.ground.sample_untrained(&untrained, model)?;
         if self.is_anew {
             self.set_aside(observer)?;
         }
@@ -255,16 +246,16 @@ impl Rung<'_> {
             return Ok(None);
         }
         let metric = outcome.held_out.unwrap_or(Metric { kind, value: f64::NAN });
-        let baseline = self.baseline()?;
+        let (baseline, whose) = self.ground.baseline(&self.resolved)?;
         let baseline_value = baseline.metric.value;
         let of = |entry: &Entry| Some(HeldOut { metric: entry.actual.held_out?, samples: entry.samples.clone() });
         let before = before.last().and_then(of);
-        let expected = Expected { interval: law.map(|l| l.interval), before, baseline: Some((baseline, "of a trigram")) };
-        let feed = TextWindows::of(self.data.clone(), &self.resolved)?;
+        let expected = Expected { interval: law.map(|l| l.interval), before, baseline: Some((baseline, whose)) };
+        let feed = self.ground.feed(&self.resolved)?;
         let held_out = HeldOut { metric, samples: Vec::new() };
-        let mut subject = Subject { folder: &out, loaded: run::load(&out)?, feed: &feed, held_out, expected };
+        let mut subject = Subject { folder: &out, loaded: run::load(&out)?, feed: &*feed, held_out, expected };
         let gates = gate::pass(&mut subject);
-        let sample_after = self.sample(&mut subject.loaded)?;
+        let sample_after = self.ground.sample(&mut subject.loaded, &out)?;
         let (passed, samples) = (gates.iter().all(|gate| gate.passed), subject.held_out.samples);
         let actual = Figures {
             held_out: Some(metric),
@@ -301,8 +292,8 @@ impl Rung<'_> {
     }
 
     fn size(&self, index: usize) -> Result<Size, PlanError> {
-        let (recipe, model) = run::resolve(&self.project.recipe(index, self.folder)?, Some(self.data.vocab()))?;
-        Ok(size(&recipe, &*model, self.data.train().tokens() as f64))
+        let (recipe, model) = run::resolve(&self.project.recipe(index, self.folder)?, self.ground.vocab())?;
+        Ok(size(&recipe, &*model, self.ground.tokens()))
     }
 
     fn check_budget(&self, before: &[Entry], needed_secs: f64) -> Result<(), PlanError> {
@@ -312,47 +303,5 @@ impl Rung<'_> {
             return Err(PlanError::Budget { phase: self.index + 1, needed_secs, left_secs, budget_secs });
         }
         Ok(())
-    }
-
-    /// Bits per byte of a trigram that saw as many tokens of the phase's share as the model was trained on.
-    fn baseline(&self) -> Result<HeldOut, PlanError> {
-        let train = self.data.train();
-        let share = (train.tokens() as f64 * self.recipe.data.fraction) as u64;
-        let share = share.min(self.recipe.train.steps * self.recipe.step_tokens());
-        let read = train.read(0, share.min(BASELINE_TOKENS) as usize)?;
-        let ngram = Ngram::train(&read, self.data.vocab());
-        let windows = held_out_windows(self.data, self.recipe.batch.context, self.recipe.eval.windows);
-        let loss = |window: &Vec<u32>| SampleLoss { loss: ngram.window_bits(window), weight: self.data.target_bytes(window) };
-        Ok(HeldOut::of(&BITS_PER_BYTE, windows?.iter().map(loss).collect()))
-    }
-
-    fn sample_untrained(&self) -> Result<String, PlanError> {
-        let (recipe, model) = run::resolve(&self.recipe, Some(self.data.vocab()))?;
-        let store = parallel::Replicated::solo(model.params(), |id| model.params().initial(id, recipe.seed));
-        let precision = recipe.train.precision.resolve();
-        self.sample(&mut Loaded {
-            model,
-            objective: objective::of(&recipe),
-            recipe,
-            store,
-            precision,
-            step: 0,
-            tokenizer_path: self.data.tokenizer_path(),
-            passed_over: Vec::new(),
-        })
-    }
-
-    /// What the model writes after the beginning of a held-out document.
-    fn sample(&self, loaded: &mut Loaded) -> Result<String, PlanError> {
-        let language = loaded.model.language().ok_or(TrainError::NotLanguage)?;
-        let held_out = self.data.held_out();
-        let prompt = held_out.read(0, 24.min(held_out.tokens() as usize).min(language.context() / 2).max(1))?;
-        let sampling = Sampling { temperature: 0.7, ..Sampling::default() };
-        let count = 96.min(language.context() - prompt.len());
-        let request = Request { prompt, count, stops: self.data.tokenizer().ends().stops.clone(), sampling };
-        let (table, store, precision) = (loaded.model.params(), &mut loaded.store, loaded.precision);
-        let drawn = Writer { language, table, store, precision }.write_one(&request, |_| {})?;
-        let tokens: Vec<u32> = request.prompt.into_iter().chain(drawn.iter().map(|d| d.token)).collect();
-        Ok(self.data.tokenizer().decode(&tokens))
     }
 }

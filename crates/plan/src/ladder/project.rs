@@ -112,6 +112,14 @@ impl Project {
         format!("{}-{}", index + 1, self.phases[index].name)
     }
 
+    /// Whether its models learn from images, which are read where `data.corpus.paths` says and not prepared: by the first phase's kind.
+    #[must_use]
+    pub fn is_of_images(&self) -> bool {
+        let kind = |table: &toml::Table| table.get("model").and_then(|model| model.get("kind")).and_then(toml::Value::as_str).map(str::to_owned);
+        let named = self.phases.first().and_then(|phase| kind(&phase.recipe)).or_else(|| kind(&self.recipe));
+        named.and_then(|name| models::KINDS.find(&name)).is_some_and(|kind| kind.unit != "tokens")
+    }
+
     #[must_use]
     pub fn to_toml(&self) -> String {
         toml::to_string_pretty(self).unwrap_or_default()
@@ -125,9 +133,10 @@ impl Project {
         let mut table = self.recipe.clone();
         models::lay_over(&mut table, &phase.recipe);
         table.insert("name".into(), phase.name.clone().into());
+        let path = if self.is_of_images() { self.data.corpus.paths.first().map(PathBuf::from) } else { Some(folder.join("data")) };
         let data = table.entry("data").or_insert_with(|| toml::Table::new().into());
-        if let Some(data) = data.as_table_mut() {
-            data.insert("path".into(), folder.join("data").display().to_string().into());
+        if let Some((data, path)) = data.as_table_mut().zip(path) {
+            data.insert("path".into(), path.display().to_string().into());
             data.insert("fraction".into(), phase.data_fraction.into());
         }
         let text = toml::to_string_pretty(&table).unwrap_or_default();

@@ -1,5 +1,6 @@
-//! Optimisers: AdamW for all parameters, or Muon for matrices and AdamW for the rest. State is kept for the parts that a
-//! rank moves, and named for checkpoints: `optim/m/...`, `optim/v/...`, `optim/momentum/...`.
+//! Optimisers: AdamW for all parameters, or Muon for matrices and AdamW for the rest, and beside either a running average of the weights.
+//! State is kept for the parts that a rank moves, and named for checkpoints: `optim/m/...`, `optim/v/...`, `optim/momentum/...`,
+//! `optim/average/...`.
 
 mod muon;
 
@@ -16,6 +17,15 @@ use crate::recipe::{Optim, OptimKind};
 
 /// What the names of its arrays begin with; those of a model's own begin with none such.
 pub(crate) const STATE: &str = "optim/";
+
+/// The running average of weights.
+const AVERAGE: &str = "average";
+
+/// The name under which a checkpoint keeps the average of a parameter.
+#[must_use]
+pub fn average_name(param: &str) -> String {
+    format!("{STATE}{AVERAGE}/{param}")
+}
 
 /// One step's constants.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +54,10 @@ struct State {
     shape: Shape,
     of_param: Range<usize>,
     moments: Moments,
+    /// Of the values, where one is kept.
+    average: Option<Vec<f32>>,
+    /// What no value may pass.
+    most: Option<f32>,
 }
 
 enum Moments {
@@ -51,19 +65,33 @@ enum Moments {
     Muon { momentum: Vec<f32> },
 }
 
-impl Moments {
+impl State {
     /// By the names that checkpoints use.
     fn arrays(&self) -> Vec<(&'static str, &Vec<f32>)> {
-        match self {
-            Self::AdamW { m, v, .. } => vec![("m", m), ("v", v)],
-            Self::Muon { momentum } => vec![("momentum", momentum)],
-        }
+        let mut all = match &self.moments {
+            Moments::AdamW { m, v, .. } => vec![("m", m), ("v", v)],
+            Moments::Muon { momentum } => vec![("momentum", momentum)],
+        };
+        all.extend(self.average.as_ref().map(|average| (AVERAGE, average)));
+        all
     }
 
     fn arrays_mut(&mut self) -> Vec<(&'static str, &mut Vec<f32>)> {
-        match self {
-            Self::AdamW { m, v, .. } => vec![("m", m), ("v", v)],
-            Self::Muon { momentum } => vec![("momentum", momentum)],
+        let mut all = match &mut self.moments {
+            Moments::AdamW { m, v, .. } => vec![("m", m), ("v", v)],
+            Moments::Muon { momentum } => vec![("momentum", momentum)],
+        };
+        all.extend(self.average.as_mut().map(|average| (AVERAGE, average)));
+        all
+    }
+
+    /// The values have moved.
+    fn settle(&mut self, values: &mut [f32], keeps: f32) {
+        if let Some(most) = self.most {
+            values.iter_mut().for_each(|value| *value = value.min(most));
+        }
+        if let Some(average) = &mut self.average {
+            average.iter_mut().zip(values).for_each(|(average, value)| *average = *value + keeps * (*average - *value));
         }
     }
 }
@@ -81,7 +109,8 @@ impl Optimiser {
             } else {
                 Moments::AdamW { m: zeros(), v: zeros(), decays: spec.kind != ParamKind::Vector }
             };
-            State { param, block: spec.block, shape: spec.shape, of_param, moments }
+            let average = (options.average > 0.0).then(zeros);
+            State { param, block: spec.block, shape: spec.shape, of_param, moments, average, most: spec.most }
         };
         let states = share.into_iter().map(state).collect();
         let mut muon_blocks: Vec<BlockId> =
@@ -93,7 +122,7 @@ impl Optimiser {
     /// Bytes of state for so many numbers of each parameter.
     #[must_use]
     pub fn bytes(options: &Optim, table: &ParamTable, share: impl Iterator<Item = (ParamId, usize)>) -> u64 {
-        let copies = |kind| if is_muon(options, kind) { 1 } else { 2 };
+        let copies = |kind| if is_muon(options, kind) { 1 } else { 2 } + u64::from(options.average > 0.0);
         share.map(|(param, elements)| 4 * copies(table.spec(param).kind) * elements as u64).sum()
     }
 
@@ -106,18 +135,25 @@ impl Optimiser {
     /// Bytes that it really holds.
     #[must_use]
     pub fn held_bytes(&self) -> u64 {
-        4 * self.states.iter().flat_map(|state| state.moments.arrays()).map(|(_, array)| array.len() as u64).sum::<u64>()
+        4 * self.states.iter().flat_map(State::arrays).map(|(_, array)| array.len() as u64).sum::<u64>()
     }
 
     /// Move `parts`, which are those of the share that this was made for, by their gradients: AdamW, which needs no more of a
     /// parameter than a part.
     pub fn apply(&mut self, update: Update, parts: Vec<Part<'_>>) {
-        let adamw = self.adamw(update);
+        let (adamw, keeps) = (self.adamw(update), self.keeps(update.step));
         self.states.iter_mut().zip(parts).for_each(|(state, part)| {
             if let Moments::AdamW { m, v, decays } = &mut state.moments {
                 adamw(*decays).update(part.values, part.grad, m, v);
             }
+            state.settle(part.values, keeps);
         });
+    }
+
+    /// How much of the average stays at this step: little at first, or it would be that of the start (as TensorFlow's
+    /// `ExponentialMovingAverage` with a number of updates).
+    fn keeps(&self, step: u64) -> f32 {
+        if step <= 1 { 0.0 } else { self.options.average.min((1.0 + step as f32) / (10.0 + step as f32)) }
     }
 
     /// One step of AdamW, for what decays and what does not.
@@ -139,7 +175,8 @@ impl Optimiser {
     /// # Errors
     /// When a rank does not answer, or the pool is too small for one matrix.
     pub fn update(&mut self, update: Update, store: &mut dyn Strategy, pool: &Pool) -> Result<(), EngineError> {
-        let (adamw, o, precision, is_cut) = (self.adamw(update), &self.options, self.precision, store.is_cut());
+        let (adamw, keeps) = (self.adamw(update), self.keeps(update.step));
+        let (o, precision, is_cut) = (&self.options, self.precision, store.is_cut());
         let muon = muon::Muon {
             lr: o.muon_lr * update.lr_share,
             momentum: o.momentum,
@@ -171,6 +208,7 @@ impl Optimiser {
             scratch.share(tasks, step);
         }
         drop(scratch);
+        self.states.par_iter_mut().zip(store.parts()).with_max_len(1).for_each(|(state, part)| state.settle(part.values, keeps));
         store.publish()
     }
 
@@ -186,12 +224,15 @@ impl Optimiser {
     ) -> Result<Vec<(String, ParamId, Vec<f32>)>, EngineError> {
         let of_block = || self.states.iter().filter(|state| state.block == block);
         let mut all = Vec::new();
-        for kind in ["m", "v", "momentum"] {
+        for kind in ["m", "v", "momentum", AVERAGE] {
             // A part whose optimiser has no such state goes along as zeros, so that a block is gathered as one.
             let zeros = |state: &State| vec![0.0; state.of_param.len()];
-            let find = |state: &State| state.moments.arrays().into_iter().find(|(name, _)| *name == kind).map(|(_, array)| array.clone());
+            let find = |state: &State| state.arrays().into_iter().find(|(name, _)| *name == kind).map(|(_, array)| array.clone());
             let mine = of_block().map(|state| find(state).unwrap_or_else(|| zeros(state))).collect();
-            let has_kind = |param: ParamId| is_muon(&self.options, table.spec(param).kind) == (kind == "momentum");
+            let has_kind = |param: ParamId| match kind {
+                AVERAGE => self.options.average > 0.0,
+                _ => is_muon(&self.options, table.spec(param).kind) == (kind == "momentum"),
+            };
             if !table.ids().any(|id| table.spec(id).block == block && has_kind(id)) {
                 continue;
             }
@@ -207,9 +248,10 @@ impl Optimiser {
     /// That of `find`.
     pub fn restore(&mut self, table: &ParamTable, mut find: impl FnMut(&str, ParamId) -> Result<Vec<f32>, String>) -> Result<(), String> {
         for state in &mut self.states {
-            for (kind, into) in state.moments.arrays_mut() {
-                let name = format!("{STATE}{kind}/{}", table.spec(state.param).name);
-                into.copy_from_slice(&find(&name, state.param)?[state.of_param.clone()]);
+            let (name, param, of_param) = (&table.spec(state.param).name, state.param, state.of_param.clone());
+            for (kind, into) in state.arrays_mut() {
+                let name = format!("{STATE}{kind}/{name}");
+                into.copy_from_slice(&find(&name, param)?[of_param.clone()]);
             }
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::{
 };
 
 use data::Tokenizer;
-use engine::Precision;
+use engine::{ParamId, Precision};
 use models::Model;
 use parallel::Replicated;
 
@@ -14,6 +14,7 @@ use crate::{
     TrainError,
     checkpoint::{self, CheckpointError, NamedTensor, Snapshot},
     objective::{self, Objective},
+    optim::average_name,
     recipe::Recipe,
 };
 
@@ -61,6 +62,26 @@ pub fn load(folder: &Path) -> Result<Loaded, TrainError> {
     let passed_over = damaged.iter().map(|error| format!("{}; taking `{}`", error.with_cause(), path.display())).collect();
     let objective = objective::of(&recipe);
     Ok(Loaded { objective, precision, step: snapshot.step, model, store, recipe, tokenizer_path, passed_over })
+}
+
+/// The same with the running average of the weights, where the run keeps one (`optim.average`), and whether it does.
+/// # Errors
+/// As [`load`].
+pub fn load_averaged(folder: &Path) -> Result<(Loaded, bool), TrainError> {
+    let mut loaded = load(folder)?;
+    if loaded.recipe.optim.average == 0.0 {
+        return Ok((loaded, false));
+    }
+    let (_, snapshot, _) = newest(folder)?;
+    let mut tensors: std::collections::HashMap<String, Vec<f32>> = snapshot.tensors.into_iter().map(|t| (t.name, t.values)).collect();
+    let table = loaded.model.params();
+    let name = |id: ParamId| average_name(&table.spec(id).name);
+    if table.ids().any(|id| tensors.get(&name(id)).is_none_or(|values| values.len() != table.spec(id).shape.elements())) {
+        // Weights alone, exported or imported.
+        return Ok((loaded, false));
+    }
+    loaded.store = Replicated::solo(table, |id| tensors.remove(&name(id)).unwrap_or_default());
+    Ok((loaded, true))
 }
 
 /// Where the `tokenizer.json` of a run, a checkpoint or an imported model is, without reading its weights.

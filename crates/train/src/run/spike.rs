@@ -38,10 +38,12 @@ impl Run<'_> {
     }
 
     /// Names of a batch's samples with the loss of each by itself (of text in nats a token), the worst first, and of those the first
-    /// few. All ranks call it; without a common step they are in the order of the batch, without losses.
+    /// few. All ranks call it; without a common step, or where the loss is between samples, they are in the order of the batch, without
+    /// losses.
     fn documents(&mut self, step: u64) -> Result<Vec<String>, TrainError> {
         let picks = self.picks(step);
-        let losses = if self.trainer.has_common_step() {
+        let is_shared = self.trainer.options().objective.shared_width(self.trainer.model()).is_some();
+        let losses = if self.trainer.has_common_step() && !is_shared {
             let inputs = picks.iter().map(|pick| self.feed.inputs(&[*pick])).collect::<Result<Vec<_>, _>>()?;
             let sums = self.evaluator.each_of_trainer(&mut self.trainer, &inputs)?;
             sums.into_iter().zip(&picks).map(|(sum, pick)| Some(sum / self.feed.weight(&[*pick]).max(1) as f64)).collect()

@@ -1,0 +1,158 @@
+//! Images drawn by a model of diffusion: out of noise, step by step, for a class or for none, the class the louder the higher the guidance
+//! (arXiv:2207.12598). Of a run that keeps a running average of its weights, with that.
+
+use std::path::Path;
+
+use engine::{EngineError, Inputs, ParamStore, Precision, Tape, Tensor};
+use image::RgbImage;
+use models::{
+    dit::{Dit, DitConfig},
+    unet::Unet,
+};
+use train::{TrainError, recipe::Recipe, run};
+
+use crate::{draws::Draws, passes, tasks::Denoising};
+
+/// What is drawn.
+#[derive(Debug, Clone)]
+pub struct Drawing {
+    /// Of each image its class; absent: none.
+    pub classes: Vec<Option<u32>>,
+    /// Of the sampler.
+    pub steps: usize,
+    /// `none + guidance (class - none)` of what the model says; 1 is the class as it was learnt.
+    pub guidance: f64,
+    pub seed: u64,
+}
+
+/// A model of diffusion that can be drawn with.
+pub struct Sampler {
+    model: Kind,
+    store: parallel::Replicated,
+    precision: Precision,
+    denoising: Denoising,
+    /// Whether its weights are a running average.
+    pub is_averaged: bool,
+    pub recipe: Recipe,
+    pub step: u64,
+}
+
+enum Kind {
+    Dit(Box<Dit>, DitConfig),
+    Unet(Box<Unet>),
+}
+
+impl Sampler {
+    /// Read a run.
+    /// # Errors
+    /// When it is none, or its model is no denoiser of pixels.
+    pub fn load(folder: &Path) -> Result<Self, TrainError> {
+        let (loaded, is_averaged) = run::load_averaged(folder)?;
+        let denoising = Denoising::new(&loaded.recipe)?;
+        let mut table = loaded.model.config();
+        table.remove("kind");
+        let wrong = |e: toml::de::Error| models::ModelError::Table(e.message().to_owned());
+        let model = if models::kind(&loaded.recipe.model).name == "unet" {
+            Kind::Unet(Box::new(Unet::new(table.try_into().map_err(wrong)?)?))
+        } else {
+            let config: DitConfig = table.try_into().map_err(wrong)?;
+            Kind::Dit(Box::new(Dit::new(config.clone())?), config)
+        };
+        let (store, precision, step, recipe) = (loaded.store, loaded.precision, loaded.step, loaded.recipe);
+        Ok(Self { model, store, precision, denoising, is_averaged, recipe, step })
+    }
+
+    /// Side of its images.
+    #[must_use]
+    pub fn side(&self) -> usize {
+        self.denoising.side()
+    }
+
+    /// Classes that it can be told.
+    #[must_use]
+    pub fn classes(&self) -> usize {
+        self.denoising.classes()
+    }
+
+    /// Draw; `progress` is told how many steps are done.
+    /// # Errors
+    /// When memory is short.
+    pub fn draw(&mut self, drawing: &Drawing, mut progress: impl FnMut(usize, usize)) -> Result<Vec<RgbImage>, TrainError> {
+        let (side, count) = (self.side(), drawing.classes.len());
+        let each = 3 * side * side;
+        let noise = |n: usize| {
+            let mut draws = Draws::new(engine::mix(engine::key(drawing.seed, "drawing") ^ engine::mix(n as u64)));
+            (0..each).map(|_| draws.normal() as f32).collect::<Vec<_>>()
+        };
+        let mut x: Vec<f32> = (0..count).flat_map(noise).collect();
+        let times = self.denoising.diffusion.times(drawing.steps);
+        let is_guided = drawing.guidance != 1.0 && drawing.classes.iter().any(Option::is_some);
+        for (i, time) in times.iter().enumerate() {
+            let mut said = self.says(&x, *time, &drawing.classes)?;
+            if is_guided {
+                let without = self.says(&x, *time, &vec![None; count])?;
+                for (said, without) in said.iter_mut().zip(without) {
+                    *said = without + drawing.guidance as f32 * (*said - without);
+                }
+            }
+            self.denoising.diffusion.step(*time, times.get(i + 1).copied(), &mut x, &said);
+            progress(i + 1, times.len());
+        }
+        let byte = |v: &f32| ((v + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8;
+        let picture = |pixels: &[f32]| RgbImage::from_raw(side as u32, side as u32, pixels.iter().map(byte).collect()).unwrap_or_default();
+        Ok(x.chunks_exact(each).map(picture).collect())
+    }
+
+    /// What the model says of mixed pixels, pixel by pixel.
+    fn says(&mut self, x: &[f32], time: f64, classes: &[Option<u32>]) -> Result<Vec<f32>, TrainError> {
+        let Self { model, store, precision, denoising, .. } = self;
+        let each = x.len() / classes.len().max(1);
+        let inputs = |samples: std::ops::Range<u64>| {
+            let samples = samples.start as usize..samples.end as usize;
+            let mixed = x[samples.start * each..samples.end * each].to_vec();
+            Ok(denoising.inputs(mixed, vec![time as f32; samples.len()], &classes[samples]))
+        };
+        let count = classes.len() as u64;
+        Ok(match model {
+            Kind::Unet(unet) => {
+                let said = passes::run(&**unet, store, *precision, count, inputs, Unet::noise)?;
+                of_channels(&said, said.len() / (x.len() / 3))
+            }
+            Kind::Dit(dit, c) => {
+                let said = passes::run(&**dit, store as &mut dyn ParamStore, *precision, count, inputs, dit_says)?;
+                of_channels(&unpatched(&said, c), c.out_channels)
+            }
+        })
+    }
+}
+
+fn dit_says<'m>(dit: &'m Dit, tape: &mut Tape<'m>, inputs: &Inputs) -> Result<Tensor, EngineError> {
+    dit.patches(tape, inputs)
+}
+
+/// The first three of `channels` of each pixel: others say variances.
+fn of_channels(said: &[f32], channels: usize) -> Vec<f32> {
+    said.chunks_exact(channels.max(3)).flat_map(|pixel| &pixel[..3]).copied().collect()
+}
+
+/// Patches `[.., side / patch, side / patch, patch, patch, channels]` as lines of pixels.
+fn unpatched(said: &[f32], c: &DitConfig) -> Vec<f32> {
+    let (across, patch, channels) = (c.size / c.patch, c.patch, c.out_channels);
+    let each = c.size * c.size * channels;
+    let mut out = vec![0.0; said.len()];
+    for (image, out) in said.chunks_exact(each).zip(out.chunks_exact_mut(each)) {
+        for (at, pixel) in image.chunks_exact(channels).enumerate() {
+            let (place, within) = (at / (patch * patch), at % (patch * patch));
+            let line = place / across * patch + within / patch;
+            let column = place % across * patch + within % patch;
+            out[(line * c.size + column) * channels..][..channels].copy_from_slice(pixel);
+        }
+    }
+    out
+}
+
+/// Classes for `count` images: one for all, or each of `classes` in turn.
+#[must_use]
+pub fn in_turn(count: usize, classes: usize) -> Vec<Option<u32>> {
+    (0..count).map(|i| (classes > 0).then(|| (i % classes) as u32)).collect()
+}

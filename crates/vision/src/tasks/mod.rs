@@ -1,0 +1,230 @@
+//! What is learnt from images: one file for each objective, named in [`KINDS`]. A task says what it wants of an image, makes samples of it,
+//! and puts those of a micro-batch together.
+
+mod classes;
+mod denoising;
+mod pairs;
+mod reconstruction;
+
+use std::sync::Arc;
+
+use engine::{Inputs, ParamStore, Precision};
+use image::RgbImage;
+use models::Model;
+pub use denoising::{Denoising, DenoisingOptions};
+pub use pairs::{Captions, PairsOptions, compared, log_losses};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use train::{
+    TrainError,
+    eval::HeldOut,
+    metric::{Better, MetricKind},
+    objective::{Kind, Objective},
+    recipe::Recipe,
+};
+
+use crate::{
+    draws::Draws,
+    feed::{self, Images},
+    readers::Entry,
+};
+
+/// Every objective of images.
+pub(crate) const KINDS: &[Kind] = &[
+    Kind { name: "reconstruction", build: reconstruction::build, feed: |recipe| Ok(feed::open(recipe)?) },
+    Kind { name: "classes", build: classes::build, feed: |recipe| Ok(feed::open(recipe)?) },
+    Kind { name: "contrastive", build: pairs::build, feed: |recipe| Ok(feed::open(recipe)?) },
+    Kind { name: "denoising", build: denoising::build, feed: |recipe| Ok(feed::open(recipe)?) },
+];
+
+/// What each is judged by.
+pub(crate) const METRICS: &[MetricKind] = &[reconstruction::METRIC, classes::METRIC, pairs::METRIC, denoising::METRIC];
+
+const fn lower(name: &'static str, unit: &'static str) -> MetricKind {
+    MetricKind { name, unit, better: Better::Lower, divisor: 1.0 }
+}
+
+/// The loss of the model's own head, and what it is called.
+struct OfHead(&'static MetricKind);
+
+impl Objective for OfHead {
+    fn metric(&self, _model: &dyn Model) -> &'static MetricKind {
+        self.0
+    }
+}
+
+/// How an image that is learnt from differs from the file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Augment {
+    /// Half of the samples are seen in a mirror.
+    pub flip: bool,
+    /// The least share of an image's area that a sample shows; 1 shows all of it.
+    pub least_area: f64,
+}
+
+impl Augment {
+    const CROPPED: Self = Self { flip: true, least_area: 0.4 };
+
+    fn check(&self) -> Result<(), TrainError> {
+        if self.least_area > 0.0 && self.least_area <= 1.0 {
+            return Ok(());
+        }
+        let problem = format!("{} is not above 0 and at most 1", self.least_area);
+        Err(TrainError::Value { key: "objective.augment.least_area", problem, help: "1 shows all of an image".into() })
+    }
+}
+
+/// A sample, of which each task fills in what it needs.
+#[derive(Debug, Clone, Default)]
+pub struct Sample {
+    pub pixels: Vec<f32>,
+    pub target: Vec<f32>,
+    pub order: Vec<f32>,
+    pub tokens: Vec<u32>,
+    pub end: u32,
+    pub class: u32,
+    pub time: f32,
+}
+
+/// What is known of an image besides its pixels.
+#[derive(Debug, Clone, Copy)]
+pub struct About<'a> {
+    pub class: u32,
+    pub caption: Option<&'a str>,
+}
+
+/// See the head of this file.
+pub(crate) trait Task: Send + Sync {
+    /// Side of the images that the model reads.
+    fn size(&self) -> usize;
+
+    fn augment(&self) -> &Augment;
+
+    /// Why an image is not to be used, if it is not.
+    fn wants(&self, _entry: &Entry) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Look at all that will be learnt from: the names of its classes, and its captions. Notes for a person.
+    /// # Errors
+    /// When the model cannot learn from it.
+    fn prepare(&mut self, _classes: &[String], _captions: &[&str]) -> Result<Vec<String>, TrainError> {
+        Ok(Vec::new())
+    }
+
+    /// One sample of an image of the model's size.
+    /// # Errors
+    /// When its caption cannot be encoded.
+    fn sample(&self, pixels: &RgbImage, about: About<'_>, draws: &mut Draws) -> Result<Sample, TrainError>;
+
+    /// What a model reads of samples.
+    fn stack(&self, samples: Vec<Sample>) -> Inputs;
+
+    /// The tokenizer and its files, where it has one.
+    fn captions(&self) -> Option<&Captions> {
+        None
+    }
+
+    /// Whether its metric is between all held-out samples.
+    fn is_judge(&self) -> bool {
+        false
+    }
+
+    /// That metric.
+    /// # Errors
+    /// Whatever befell it.
+    fn judge(
+        &self,
+        _images: &Images,
+        _model: &dyn Model,
+        _store: &mut dyn ParamStore,
+        _precision: Precision,
+    ) -> Result<Option<HeldOut>, TrainError> {
+        Ok(None)
+    }
+}
+
+/// The task of a recipe.
+pub(crate) fn of(recipe: &Recipe) -> Result<Box<dyn Task>, TrainError> {
+    match train::objective::name(recipe) {
+        "classes" => Ok(Box::new(classes::Classes::new(recipe)?)),
+        "contrastive" => Ok(Box::new(pairs::Pairs::new(recipe)?)),
+        "denoising" => Ok(Box::new(Denoising::new(recipe)?)),
+        _ => Ok(Box::new(reconstruction::Reconstruction::new(recipe)?)),
+    }
+}
+
+/// The table `[objective]` of a recipe.
+fn options<T: DeserializeOwned>(recipe: &Recipe) -> Result<T, TrainError> {
+    let mut table = recipe.objective.clone();
+    table.remove("kind");
+    table.try_into().map_err(|e: toml::de::Error| TrainError::Value {
+        key: "objective",
+        problem: e.message().to_owned(),
+        help: "docs/vision.md has a table of what each objective of images asks for".into(),
+    })
+}
+
+/// Check that the model is of `kind`, and give its config.
+fn config<T: DeserializeOwned>(recipe: &Recipe, kinds: &[&str]) -> Result<(Box<dyn Model>, T), TrainError> {
+    let model = models::build(&recipe.model)?;
+    let kind = models::kind(&recipe.model).name;
+    if !kinds.contains(&kind) {
+        let problem = format!("`{}` is learnt by a model of kind `{}`, not `{kind}`", train::objective::name(recipe), kinds.join("` or `"));
+        return Err(TrainError::Value { key: "objective.kind", problem, help: "leave `[objective]` out for that of the model's kind".into() });
+    }
+    let mut table = model.config();
+    table.remove("kind");
+    let config = table.try_into().map_err(|e: toml::de::Error| TrainError::Value {
+        key: "model",
+        problem: e.message().to_owned(),
+        help: "report it, with the recipe".into(),
+    })?;
+    Ok((model, config))
+}
+
+/// Refuse encoders that no reader feeds.
+fn no_encoders(model: &dyn Model) -> Result<(), TrainError> {
+    if model.encoders().is_empty() {
+        return Ok(());
+    }
+    let problem = "frozen encoders are priced by `hairpin plan`, and nothing here runs them yet".to_owned();
+    Err(TrainError::Value { key: "model.encoders", problem, help: "leave `encoders` out: the model then works on pixels and classes".into() })
+}
+
+/// Mean and deviation of the colours of photographs (those of ImageNet, which torchvision's models take).
+pub const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+pub const DEVIATION: [f32; 3] = [0.229, 0.224, 0.225];
+
+/// Pixels as models read them, but those of diffusion.
+pub(crate) fn normed(image: &RgbImage) -> Vec<f32> {
+    let of = |(i, byte): (usize, &u8)| (f32::from(*byte) / 255.0 - MEAN[i % 3]) / DEVIATION[i % 3];
+    image.as_raw().iter().enumerate().map(of).collect()
+}
+
+/// Back to bytes.
+#[must_use]
+pub fn pixels_of(normed: &[f32], size: usize) -> RgbImage {
+    let byte = |(i, v): (usize, &f32)| ((v * DEVIATION[i % 3] + MEAN[i % 3]) * 255.0).round().clamp(0.0, 255.0) as u8;
+    let bytes = normed.iter().enumerate().map(byte).collect();
+    RgbImage::from_raw(size as u32, size as u32, bytes).unwrap_or_default()
+}
+
+/// Images of samples, one after the other.
+fn images(samples: &mut [Sample]) -> Vec<f32> {
+    samples.iter_mut().flat_map(|sample| std::mem::take(&mut sample.pixels)).collect()
+}
+
+fn build_of_head(metric: &'static MetricKind, augment: &Augment) -> Result<Arc<dyn Objective>, TrainError> {
+    augment.check()?;
+    Ok(Arc::new(OfHead(metric)))
+}
+
+/// Refuse a model with fewer classes than there are.
+fn enough_classes(names: &[String], room: usize, more: &str) -> Result<(), TrainError> {
+    if names.len() <= room {
+        return Ok(());
+    }
+    let problem = format!("{} classes are more than the model's {room}", names.len());
+    Err(TrainError::Value { key: "model.classes", problem, help: format!("set `classes` to as many as there are folders{more}") })
+}

@@ -1,0 +1,106 @@
+//! Exported folders load in the real `transformers` and say what we say, and folders that it wrote are read here. Runs where
+//! `HAIRPIN_PEERS_PYTHON` names a Python that has it: `cargo xtask test --peers`.
+
+use engine::{Device, EngineError, Inputs, Pool, Precision, Tape, Tensor, check::noise};
+use models::{
+    Model,
+    clip::{Clip, ClipConfig},
+    vit::{Vit, VitConfig},
+    vit_mae::{Choice, Mae, MaeConfig},
+};
+use parallel::Replicated;
+use train::{eval::inference, recipe::Recipe, run::Loaded};
+use vision::hf;
+
+const TOWER: &str = "size = 12\npatch = 4\nlayers = 2\nwidth = 16\nheads = 2\nffn = 24";
+
+/// A model, with vectors that say something.
+fn loaded(text: &str) -> Loaded {
+    let recipe = Recipe::parse(&format!("[model]\n{text}\n"), "test", &[]).unwrap();
+    let model = models::build(&recipe.model).unwrap();
+    let store = Replicated::solo(model.params(), |id| {
+        let (spec, values) = (model.params().spec(id), model.params().initial(id, 3));
+        let more = noise(engine::key(7, &spec.name), values.len());
+        values.iter().zip(more).map(|(v, more)| v + 0.1 * more).collect()
+    });
+    let objective = train::objective::of(&recipe);
+    Loaded { recipe, model, objective, store, precision: Precision::F32, step: 0, tokenizer_path: "nowhere".into(), passed_over: vec![] }
+}
+
+fn typed<T: serde::de::DeserializeOwned>(loaded: &Loaded) -> T {
+    let mut table = loaded.model.config();
+    table.remove("kind");
+    table.try_into().unwrap()
+}
+
+fn says<M: Model>(
+    model: &M,
+    store: &mut Replicated,
+    inputs: &Inputs,
+    pass: impl for<'m> Fn(&'m M, &mut Tape<'m>, &Inputs) -> Result<Tensor, EngineError>,
+) -> Vec<f32> {
+    let pool = Pool::new(Device::Cpu, 1 << 24);
+    let mut tape = Tape::new(&pool, store, model.params(), inference(Precision::F32));
+    pass(model, &mut tape, inputs).unwrap().f32s().to_vec()
+}
+
+/// Run the script on a folder; what it prints is a list of numbers.
+fn theirs(python: &std::ffi::OsStr, folder: &std::path::Path, kind: &str) -> Vec<f32> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../xtask/python/vision_peers.py");
+    let output = std::process::Command::new(python).arg(script).arg(folder).arg(kind).env("HF_HUB_OFFLINE", "1").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let last = text.lines().last().unwrap_or_default();
+    serde_json::from_str(last).unwrap_or_else(|_| panic!("{kind}: {text}{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+fn assert_same(kind: &str, ours: &[f32], theirs: &[f32]) {
+    assert_eq!(ours.len(), theirs.len(), "{kind}");
+    let worst = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst < 2e-5, "{kind}: {worst}");
+}
+
+#[test]
+fn transformers_says_of_our_folders_what_we_say() {
+    let Some(python) = std::env::var_os("HAIRPIN_PEERS_PYTHON") else { return };
+    vision::register();
+    let images = noise(5, 2 * 12 * 12 * 3);
+    let inputs = Inputs::new().with_f32("images", &[2, 12, 12, 3], images.clone());
+    let write = |folder: &std::path::Path, name: &str, value: &serde_json::Value| {
+        std::fs::write(folder.join(name), value.to_string()).unwrap();
+    };
+
+    let folder = tempfile::tempdir().unwrap();
+    let mut vit = loaded(&format!("kind = \"vit\"\nclasses = 3\n[model.tower]\n{TOWER}\nmlp = \"gelu\"\neps = 1e-6\nnorm_first = false"));
+    hf::export(&vit, &["a", "b", "c"].map(str::to_owned), folder.path()).unwrap();
+    write(folder.path(), "images.json", &serde_json::json!(images));
+    let model = Vit::new(typed::<VitConfig>(&vit)).unwrap();
+    assert_same("vit", &says(&model, &mut vit.store, &inputs, Vit::scores), &theirs(&python, folder.path(), "vit"));
+
+    let folder = tempfile::tempdir().unwrap();
+    let mut mae = loaded(&format!(
+        "kind = \"vit_mae\"\ndecoder_layers = 2\ndecoder_width = 8\ndecoder_heads = 2\nmask_ratio = 0.5\n[model.tower]\n{TOWER}\nmlp = \"gelu\"\neps = 1e-6\nnorm_first = false"
+    ));
+    hf::export(&mae, &[], folder.path()).unwrap();
+    let order = noise(6, 18);
+    write(folder.path(), "images.json", &serde_json::json!(images));
+    write(folder.path(), "order.json", &serde_json::json!(order));
+    let model = Mae::new(typed::<MaeConfig>(&mae)).unwrap();
+    let chosen = Choice::of(&order, 9, 4).inputs(inputs.clone(), 2);
+    assert_same("vit_mae", &says(&model, &mut mae.store, &chosen, Mae::reconstruction), &theirs(&python, folder.path(), "vit_mae"));
+
+    let folder = tempfile::tempdir().unwrap();
+    let mut clip = loaded(&format!(
+        "kind = \"clip\"\nembed = 8\n[model.image]\n{TOWER}\nmlp = \"quick_gelu\"\neps = 1e-5\nnorm_first = true\n[model.text]\nvocab = 300\ntokens = 7\nlayers = 2\nwidth = 16\nheads = 2\nffn = 24\nmlp = \"quick_gelu\""
+    ));
+    let kept = tempfile::tempdir().unwrap();
+    data::Tokenizer::train(290, ["a red three", "a blue five"].into_iter()).unwrap().save(kept.path()).unwrap();
+    clip.tokenizer_path = kept.path().join("tokenizer.json");
+    hf::export(&clip, &[], folder.path()).unwrap();
+    let captions = vision::tasks::Captions::new(clip.tokenizer().unwrap(), 7);
+    let texts = captions.inputs(&["a red three", "blue"]).unwrap();
+    let engine::Array::U32(_, tokens) = texts.get("tokens").unwrap() else { panic!("tokens are numbers") };
+    write(folder.path(), "images.json", &serde_json::json!(images));
+    write(folder.path(), "tokens.json", &serde_json::json!(tokens));
+    let model = Clip::new(typed::<ClipConfig>(&clip)).unwrap();
+    assert_same("clip", &says(&model, &mut clip.store, &inputs.clone().and(&texts), Clip::embeddings), &theirs(&python, folder.path(), "clip"));
+}
