@@ -7,31 +7,32 @@ use std::{
 };
 
 use ::train::{
-    TrainError,
-    checkpoint::{self, NamedTensor, Snapshot},
+    TrainError, checkpoint,
     clock::Clock,
     eval::Evaluator,
     feed::{Feed, TextWindows},
     generate::{Request, Sampling, Writer},
     hf,
     objective::{self, OfModel},
-    run::{Loaded, load},
+    run::{Loaded, is_same_tokenizer, load},
 };
 use data::Dataset;
-use miette::IntoDiagnostic;
 use serde_json::json;
 
 use crate::print;
 
 /// Measure a run on samples that it never learnt from: of text its held-out loss in bits per byte
 #[derive(clap::Args)]
-#[command(after_help = "Example: hairpin eval hairpin-demo/phases/3-large")]
+#[command(after_help = "Example: hairpin eval hairpin-demo/phases/3-large --context 128")]
 pub(crate) struct EvalArgs {
     /// A run's folder, or one checkpoint
     run: PathBuf,
     /// Prepared data; default: the recipe's own
     #[arg(long)]
     data: Option<PathBuf>,
+    /// Tokens of a window; default: the recipe's `batch.context`
+    #[arg(long)]
+    context: Option<usize>,
     /// Windows of held-out text
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..))]
     windows: u64,
@@ -39,12 +40,31 @@ pub(crate) struct EvalArgs {
 
 pub(crate) fn eval(args: &EvalArgs, json: bool) -> miette::Result<ExitCode> {
     let mut loaded = newest(&args.run)?;
-    if loaded.model.language().is_none() {
-        return eval_others(loaded, args, json);
-    }
+    let Some(language) = loaded.model.language() else { return eval_others(loaded, args, json) };
     let data = Arc::new(Dataset::open(args.data.as_ref().unwrap_or(&loaded.recipe.data.path))?);
-    let context = loaded.recipe.batch.context;
+    let context = args.context.unwrap_or(loaded.recipe.batch.context);
+    if !(1..=language.context()).contains(&context) {
+        let problem = format!("{context} is not in 1..={}, which is what the model reads", language.context());
+        return Err(TrainError::Value { key: "--context", problem, help: "give fewer tokens".into() }.into());
+    }
+    let (known, vocab) = (language.vocab(), data.tokenizer().vocab());
     let feed = TextWindows::to_measure(data, context, args.windows)?;
+    let is_same = is_same_tokenizer(&loaded.tokenizer_path, &feed)?;
+    if is_same == Some(false) || vocab > known {
+        let problem = if vocab > known {
+            format!("the data's tokenizer has {vocab} tokens, and the model knows {known}")
+        } else {
+            format!(
+                "the data's tokenizer is not that of the model, `{}`: its numbers stand for other tokens",
+                loaded.tokenizer_path.display()
+            )
+        };
+        let help = format!(
+            "prepare the text with the model's own, by `[data.tokenizer]` with `kind = \"load\"` and `path = {:?}`",
+            loaded.tokenizer_path.display().to_string()
+        );
+        return Err(TrainError::Value { key: "--data", problem, help }.into());
+    }
     let evaluator = Evaluator::new(&*loaded.model, &OfModel, 4, context, loaded.precision)?;
     let measured = evaluator.held_out(&*loaded.model, &OfModel, &mut loaded.store, loaded.precision, &feed)?;
     let (bits, error, windows) = (measured.metric.value, measured.standard_error(), feed.held_out());
@@ -177,17 +197,35 @@ fn newest(run: &Path) -> miette::Result<Loaded> {
 
 /// Write a trained model as a Hugging Face folder
 #[derive(clap::Args)]
-#[command(after_help = "Example: hairpin export hairpin-demo/phases/3-large exported")]
+#[command(after_help = "Example: hairpin export hairpin-demo/phases/3-large exported --dtype bf16")]
 pub(crate) struct ExportArgs {
     /// A run's folder, or one checkpoint
     run: PathBuf,
     /// The folder to write
     out: PathBuf,
+    /// What a weight is written as
+    #[arg(long, value_enum, default_value_t = Dtype::F32)]
+    dtype: Dtype,
+    /// The largest file of weights; more are written where they would not fit
+    #[arg(long, default_value = "5GB", value_name = "SIZE", value_parser = super::project::bytes)]
+    shard_size: u64,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Dtype {
+    F32,
+    Bf16,
+    F16,
 }
 
 pub(crate) fn export(args: &ExportArgs, json: bool) -> miette::Result<ExitCode> {
     let loaded = newest(&args.run)?;
-    hf::export(&loaded, &loaded.tokenizer()?, &args.out)?;
+    let numbers = match args.dtype {
+        Dtype::F32 => hf::Numbers::F32,
+        Dtype::Bf16 => hf::Numbers::Bf16,
+        Dtype::F16 => hf::Numbers::F16,
+    };
+    hf::export(&loaded, &loaded.tokenizer()?, &args.out, hf::Format { numbers, shard_bytes: args.shard_size })?;
     if json {
         print::json(&json!({"folder": args.out}))?
     } else {
@@ -212,34 +250,9 @@ pub(crate) fn import(args: &ImportArgs, json: bool) -> miette::Result<ExitCode> 
     }
     let imported = hf::import(&args.folder)?;
     let model = models::build(&imported.model)?;
-    let context = model.language().map_or(1, |l| l.context());
-    let recipe = format!(
-        "name = \"imported\"\n[batch]\ncontext = {context}\n[data]\npath = {:?}\n[model]\n{}",
-        args.out.display().to_string(),
-        imported.model
-    );
-    let recipe = ::train::recipe::Recipe::parse(&recipe, "the imported model", &[])?;
-    let mut tensors = imported.tensors;
+    imported.notes.iter().for_each(|note| print::talk(note));
+    imported.write(&args.out, &*model)?;
     let table = model.params();
-    let named = |spec: &engine::ParamSpec| NamedTensor {
-        name: spec.name.clone(),
-        shape: spec.shape.dims().to_vec(),
-        values: tensors.remove(&spec.name).unwrap_or_default(),
-    };
-    let tensors = table.specs().iter().map(named).collect();
-    imported.tokenizer.notes().iter().for_each(|note| print::talk(note));
-    let snapshot = Snapshot {
-        step: 0,
-        recipe: recipe.to_toml(),
-        held_out: None,
-        state: json!({}),
-        data: None,
-        tokenizer: Arc::new(imported.tokenizer.files()?),
-        kernels: Vec::new(),
-        tensors,
-    };
-    std::fs::create_dir_all(&args.out).into_diagnostic()?;
-    checkpoint::write(&args.out, &snapshot)?;
     if json {
         print::json(&json!({"run": args.out, "params": table.elements()}))?;
     } else {
