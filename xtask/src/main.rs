@@ -176,6 +176,8 @@ pub(crate) fn venv() -> Result<String, String> {
             "torch",
             "transformers",
             "diffusers",
+            "peft",
+            "lm_eval",
             "safetensors",
             "numpy",
             "tensorboard",

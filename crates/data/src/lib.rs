@@ -15,6 +15,7 @@ mod ends;
 mod error;
 mod gather;
 mod identity;
+mod kept;
 mod minhash;
 mod ngram;
 mod pieces;

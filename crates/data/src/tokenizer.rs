@@ -12,6 +12,7 @@ use tokenizers::{
 use crate::{
     DataError,
     ends::{self, Ends, Named},
+    kept::Kept,
     pieces::{Pieces, TextStream},
     vocabularies,
     words::Words,
@@ -72,6 +73,7 @@ pub struct Tokenizer {
     /// Where the text is cut as GPT-2 cuts it.
     words: Option<Words>,
     ends: Ends,
+    kept: Kept,
     pieces: Pieces,
     notes: Vec<String>,
 }
@@ -152,13 +154,14 @@ impl Tokenizer {
         // A document that spells out a special token holds its letters, not the token.
         inner.set_encode_special_tokens(true);
         let ends = Ends::read(&inner, folder, named).map_err(failed)?;
+        let kept = Kept::read(folder).map_err(failed)?;
         let vocab = inner.get_vocab(true).values().max().map_or(0, |most| *most as usize + 1);
         if vocab > LARGEST_VOCAB {
             return Err(failed(format!("its largest token is {}, and {LARGEST_VOCAB} tokens are the most that hairpin takes", vocab - 1)));
         }
         let pieces = Pieces::new(&inner, vocab);
         let words = cuts_as_gpt2(&inner).then(Words::new);
-        Ok(Self { inner, words, ends, pieces, notes })
+        Ok(Self { inner, words, ends, kept, pieces, notes })
     }
 
     /// One more than the largest token.
@@ -182,6 +185,18 @@ impl Tokenizer {
     #[must_use]
     pub fn name(&self, token: u32) -> Option<String> {
         self.inner.id_to_token(token)
+    }
+
+    /// The Jinja template by which a chat is written down, if one came with it.
+    #[must_use]
+    pub fn chat_template(&self) -> Option<&str> {
+        self.kept.chat_template.as_deref()
+    }
+
+    /// Special tokens that came with it and that no text here is cut by, as `tokenizer_config.json` names them.
+    #[must_use]
+    pub fn kept(&self) -> &serde_json::Map<String, serde_json::Value> {
+        &self.kept.tokens
     }
 
     /// What of its file is not done, in words.
@@ -232,8 +247,9 @@ impl Tokenizer {
     /// When the library cannot write it down.
     pub fn files(&self) -> Result<Vec<(String, Vec<u8>)>, DataError> {
         let text = self.inner.to_string(true).map_err(|e| DataError::Tokenizer { what: "saving".into(), problem: e.to_string() })?;
-        let ends = format!("{:#}\n", self.ends.to_json(&self.inner));
-        Ok(vec![("tokenizer.json".into(), text.into_bytes()), (ends::FILE.into(), ends.into_bytes())])
+        let mut beside = self.ends.to_json(&self.inner);
+        self.kept.put(&mut beside);
+        Ok(vec![("tokenizer.json".into(), text.into_bytes()), (ends::FILE.into(), format!("{beside:#}\n").into_bytes())])
     }
 
     /// # Errors

@@ -1,4 +1,4 @@
-//! Pointwise activations and SwiGLU, forward and backward.
+//! Pointwise activations and their gated forms, forward and backward; caps.
 
 use rayon::prelude::*;
 
@@ -210,57 +210,112 @@ fn backward_body<V: Vector>(f: Activation, x: &[f32], dy: &[f32], dx: &mut [f32]
     }
 }
 
-/// `y = silu(gate) up`; arXiv:2002.05202.
-pub fn swiglu(gate: &[f32], up: &[f32], y: &mut [f32]) {
-    let chunks = y.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK)).zip(up.par_chunks(CHUNK));
-    chunks.for_each(|((y, gate), up)| swiglu_chunk(gate, up, y));
-}
+impl Activation {
+    /// `y = f(gate) up`; arXiv:2002.05202.
+    pub fn gated(self, gate: &[f32], up: &[f32], y: &mut [f32]) {
+        let chunks = y.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK)).zip(up.par_chunks(CHUNK));
+        chunks.for_each(|((y, gate), up)| gated_chunk(self, gate, up, y));
+    }
 
-#[derive(Clone, Copy)]
-struct Swiglu;
-
-impl Map<2, 1> for Swiglu {
-    #[inline(always)]
-    fn map<V: Vector>(self, [gate, up]: [V; 2], _old: [V; 1]) -> [V; 1] {
-        [gate.mul(gate.sigmoid()).mul(up)]
+    /// `dgate = dy up f'(gate)`, `dup = dy f(gate)`.
+    pub fn gated_backward(self, gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32], accumulate: [bool; 2]) {
+        let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK));
+        let outputs = dgate.par_chunks_mut(CHUNK).zip(dup.par_chunks_mut(CHUNK));
+        inputs.zip(outputs).for_each(|(((gate, up), dy), (dgate, dup))| gated_backward_chunk(self, gate, up, dy, dgate, dup, accumulate));
     }
 }
 
-simd_fn! { fn swiglu_chunk(gate: &[f32], up: &[f32], y: &mut [f32]) = swiglu_body; }
+#[derive(Clone, Copy)]
+struct Gated<const F: u8>;
 
-#[inline(always)]
-fn swiglu_body<V: Vector>(gate: &[f32], up: &[f32], y: &mut [f32]) {
-    each::<V, 2, 1>([gate, up], [y], Swiglu);
+impl<const F: u8> Map<2, 1> for Gated<F> {
+    #[inline(always)]
+    fn map<V: Vector>(self, [gate, up]: [V; 2], _old: [V; 1]) -> [V; 1] {
+        [function(F).both(gate).0.mul(up)]
+    }
 }
 
-/// `dgate = dy up silu'(gate)`, `dup = dy silu(gate)`.
-pub fn swiglu_backward(gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32], accumulate: [bool; 2]) {
-    let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK));
-    let outputs = dgate.par_chunks_mut(CHUNK).zip(dup.par_chunks_mut(CHUNK));
-    inputs.zip(outputs).for_each(|(((gate, up), dy), (dgate, dup))| swiglu_backward_chunk(gate, up, dy, dgate, dup, accumulate));
+simd_fn! { fn gated_chunk(f: Activation, gate: &[f32], up: &[f32], y: &mut [f32]) = gated_body; }
+
+#[inline(always)]
+fn gated_body<V: Vector>(f: Activation, gate: &[f32], up: &[f32], y: &mut [f32]) {
+    match f {
+        Activation::Gelu => each::<V, 2, 1>([gate, up], [y], Gated::<0>),
+        Activation::GeluTanh => each::<V, 2, 1>([gate, up], [y], Gated::<1>),
+        Activation::Relu2 => each::<V, 2, 1>([gate, up], [y], Gated::<2>),
+        Activation::Silu => each::<V, 2, 1>([gate, up], [y], Gated::<3>),
+        Activation::QuickGelu => each::<V, 2, 1>([gate, up], [y], Gated::<4>),
+    }
 }
 
 #[derive(Clone, Copy)]
-struct SwigluBackward([bool; 2]);
+struct GatedBackward<const F: u8>([bool; 2]);
 
-impl Map<3, 2> for SwigluBackward {
+impl<const F: u8> Map<3, 2> for GatedBackward<F> {
     #[inline(always)]
     fn map<V: Vector>(self, [gate, up, dy]: [V; 3], [dgate, dup]: [V; 2]) -> [V; 2] {
-        let (silu, slope) = Activation::Silu.both(gate);
-        let (a, b) = (dy.mul(up).mul(slope), dy.mul(silu));
+        let (value, slope) = function(F).both(gate);
+        let (a, b) = (dy.mul(up).mul(slope), dy.mul(value));
         [if self.0[0] { dgate.add(a) } else { a }, if self.0[1] { dup.add(b) } else { b }]
     }
 }
 
 simd_fn! {
-    fn swiglu_backward_chunk(
-        gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32], accumulate: [bool; 2],
-    ) = swiglu_backward_body;
+    fn gated_backward_chunk(
+        f: Activation, gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32], accumulate: [bool; 2],
+    ) = gated_backward_body;
 }
 
 #[inline(always)]
-fn swiglu_backward_body<V: Vector>(gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32], accumulate: [bool; 2]) {
-    each::<V, 3, 2>([gate, up, dy], [dgate, dup], SwigluBackward(accumulate));
+fn gated_backward_body<V: Vector>(
+    f: Activation,
+    gate: &[f32],
+    up: &[f32],
+    dy: &[f32],
+    dgate: &mut [f32],
+    dup: &mut [f32],
+    accumulate: [bool; 2],
+) {
+    let (x, y) = ([gate, up, dy], [dgate, dup]);
+    match f {
+        Activation::Gelu => each::<V, 3, 2>(x, y, GatedBackward::<0>(accumulate)),
+        Activation::GeluTanh => each::<V, 3, 2>(x, y, GatedBackward::<1>(accumulate)),
+        Activation::Relu2 => each::<V, 3, 2>(x, y, GatedBackward::<2>(accumulate)),
+        Activation::Silu => each::<V, 3, 2>(x, y, GatedBackward::<3>(accumulate)),
+        Activation::QuickGelu => each::<V, 3, 2>(x, y, GatedBackward::<4>(accumulate)),
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Softcap {
+    inside: f32,
+    outside: f32,
+}
+
+impl Map<1, 1> for Softcap {
+    #[inline(always)]
+    fn map<V: Vector>(self, [x]: [V; 1], _old: [V; 1]) -> [V; 1] {
+        [x.mul(V::splat(self.inside)).tanh().mul(V::splat(self.outside))]
+    }
+}
+
+simd_fn! {
+    /// `x = outside tanh(inside x)`, in place, on this thread.
+    pub fn softcap(x: &mut [f32], inside: f32, outside: f32) = softcap_body;
+}
+
+#[inline(always)]
+fn softcap_body<V: Vector>(x: &mut [f32], inside: f32, outside: f32) {
+    let f = Softcap { inside, outside };
+    let whole = x.len() - x.len() % V::N;
+    let at = x.as_mut_ptr();
+    for i in (0..whole).step_by(V::N) {
+        // SAFETY: a whole vector starts at `i`.
+        unsafe { f.map([V::load(at.add(i))], [V::splat(0.0)])[0].store(at.add(i)) };
+    }
+    for x in &mut x[whole..] {
+        *x = outside * (inside * *x).tanh();
+    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ pub use paged::{Paged, Query};
 use rayon::prelude::*;
 
 use crate::{
-    SharedMut,
+    SharedMut, activation,
     gemm::{Mat, Precision},
     gemv::dot,
     simd::{Vector, simd_fn, stride},
@@ -45,6 +45,8 @@ pub struct Attention {
     pub scale: f32,
     /// Add `slope * (key place - query place)` to scores.
     pub alibi: bool,
+    /// Scores become `cap tanh(score / cap)` before the mask; *Gemma 2*, arXiv:2408.00118, section 2. Not beside `alibi`.
+    pub softcap: Option<f32>,
     /// The number of head 0 among all, and how many there are in all: slopes follow from them.
     pub first_head: usize,
     pub all_heads: usize,
@@ -147,6 +149,7 @@ impl Attention {
         for places in runs() {
             dots(q, &k[at(places.start)..], width, &mut scores[places.start - keys.start..places.end - keys.start]);
         }
+        self.soften(scores);
         self.mask_row(scores, head, i, keys.start);
         let (mut most, mut total) = (f32::NEG_INFINITY, 0.0);
         online_softmax(scores, self.scale, &mut most, &mut total);
@@ -240,6 +243,7 @@ impl Attention {
             (self.batch * self.q_len * self.heads * self.head_dim, self.batch * self.kv_len * self.kv_heads * self.head_dim);
         assert!(q.len() == q_len && out.len() == q_len && k.len() == kv_len && v.len() == kv_len, "attention: {self:?}");
         assert!(self.heads.is_multiple_of(self.kv_heads), "attention: whole groups");
+        assert!(self.softcap.is_none() || !self.alibi, "attention: slopes are not capped");
     }
 
     fn q_at(&self, b: usize, head: usize, row: usize) -> usize {
@@ -263,6 +267,18 @@ impl Attention {
             Mask::Window(w) => ((first_query + 1).saturating_sub(w), (last_query + 1).min(self.kv_len)),
         };
         first / block * block..end
+    }
+
+    /// Cap scores that are not scaled yet.
+    fn soften(&self, scores: &mut [f32]) {
+        if let Some(cap) = self.softcap {
+            activation::softcap(scores, self.scale / cap, cap / self.scale);
+        }
+    }
+
+    /// `scale score / cap` is the tanh that a capped score was made of: what it is multiplied by for that.
+    fn tanh_of(&self) -> Option<f32> {
+        self.softcap.map(|cap| self.scale / cap)
     }
 
     /// To scores of query `i` with keys from `j` on, not scaled yet, add the slope, and hide what the mask hides.
@@ -430,6 +446,7 @@ mod tests {
                 mask,
                 scale: 1.0,
                 alibi: false,
+                softcap: None,
                 precision: Precision::F32,
             };
             let sees = |i: usize, j: usize| match mask {
@@ -461,14 +478,21 @@ mod tests {
                 })
                 .collect();
             let slope = if a.alibi { f64::from(alibi_slope(a.first_head + head, a.all_heads)) } else { 0.0 };
-            let weight = |j: &usize| (dot(q, q_at, k, k_at(*j)) * f64::from(a.scale) + slope * (*j as f64 - place as f64)).exp();
+            let capped = |j: &usize| {
+                let score = dot(q, q_at, k, k_at(*j)) * f64::from(a.scale);
+                a.softcap.map_or([score, 1.0], |cap| {
+                    let tanh = (score / f64::from(cap)).tanh();
+                    [f64::from(cap) * tanh, 1.0 - tanh * tanh]
+                })
+            };
+            let weight = |j: &usize| (capped(j)[0] + slope * (*j as f64 - place as f64)).exp();
             let weights: Vec<f64> = seen.iter().map(weight).collect();
             let total: f64 = weights.iter().sum();
             let gain: Vec<f64> = seen.iter().map(|j| dot(dout, q_at, v, k_at(*j))).collect();
             let mean = weights.iter().zip(&gain).map(|(w, g)| w / total * g).sum::<f64>();
             for ((j, w), g) in seen.iter().zip(&weights).zip(&gain) {
                 let (p, at) = (w / total, k_at(*j));
-                let ds = p * (g - mean) * f64::from(a.scale);
+                let ds = p * (g - mean) * f64::from(a.scale) * capped(j)[1];
                 for c in 0..d {
                     out[q_at + c] += p * f64::from(v[at + c]);
                     dv[at + c] += p * f64::from(dout[q_at + c]);
@@ -524,7 +548,10 @@ mod tests {
         let lengths: [(usize, usize); 11] =
             [(1, 1), (1, 70), (4, 70), (5, 70), (63, 64), (65, 65), (130, 130), (100, 130), (70, 200), (130, 97), (193, 290)];
         for (q_len, kv_len) in lengths {
-            for (mask, alibi) in [(Mask::Full, false), (Mask::Causal, true), (Mask::Window(40), false)] {
+            let none = None;
+            let ways =
+                [(Mask::Full, false, none), (Mask::Causal, true, none), (Mask::Window(40), false, none), (Mask::Causal, false, Some(0.7))];
+            for (mask, alibi, softcap) in ways {
                 for (precision, head_dim) in [(Precision::F32, 8), (Precision::F32, 40), (Precision::Bf16, 40)] {
                     let q_offset = kv_len.saturating_sub(q_len);
                     let sizes = Attention {
@@ -538,6 +565,7 @@ mod tests {
                         mask,
                         scale: 0.5,
                         alibi,
+                        softcap,
                         first_head: 1,
                         all_heads: 7,
                         precision,

@@ -129,6 +129,14 @@ pub fn add_scaled(s: f32, a: &[f32], y: &mut [f32]) {
     y.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).for_each(|(y, a)| axpy(s, a, y));
 }
 
+/// `y = s x`, or `y += s x` with `accumulate`.
+pub fn scaled(s: f32, x: &[f32], y: &mut [f32], accumulate: bool) {
+    if accumulate {
+        return add_scaled(s, x, y);
+    }
+    y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| y.iter_mut().zip(x).for_each(|(y, x)| *y = s * x));
+}
+
 /// `y *= s`
 pub fn scale_assign(y: &mut [f32], s: f32) {
     y.par_chunks_mut(CHUNK).for_each(|y| y.iter_mut().for_each(|y| *y *= s));

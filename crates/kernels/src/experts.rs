@@ -61,15 +61,22 @@ impl<'a> Routes<'a> {
 }
 
 /// Fill the table `words` from `logits` `[rows, experts]`: each row goes to the `per_row` experts with the largest, of equal
-/// ones to the first. Slots of an expert are in the order of the rows.
-pub fn route(logits: &[f32], experts: usize, per_row: usize, words: &mut [u32]) {
+/// ones to the first, or by `limit`, with a bias for each expert. Slots of an expert are in the order of the rows.
+pub fn route(logits: &[f32], experts: usize, per_row: usize, limit: Option<(Limit, &[f32])>, words: &mut [u32]) {
     let (lists, end) = words.split_at_mut(words.len() - experts);
     let choices = lists.len() / 3;
     let (expert, lists) = lists.split_at_mut(choices);
     let (slot, choice) = lists.split_at_mut(choices);
     expert.par_chunks_mut(ROWS * per_row).zip(logits.par_chunks(ROWS * experts)).for_each(|(chosen, logits)| {
+        let mut p = vec![0.0; if limit.is_some() { experts } else { 0 }];
         for (chosen, logits) in chosen.chunks_exact_mut(per_row).zip(logits.chunks_exact(experts)) {
-            largest(logits, chosen);
+            match limit {
+                Some((limit, bias)) => {
+                    limit.of(logits, bias, &mut p);
+                    largest(&p, chosen);
+                }
+                None => largest(logits, chosen),
+            }
         }
     });
     end.fill(0);
@@ -132,6 +139,40 @@ impl Scores {
                 dp.iter_mut().zip(p).for_each(|(dp, p)| *dp = p * (*dp - mean));
             }
             Self::Sigmoid => dp.iter_mut().zip(p).for_each(|(dp, p)| *dp *= p * (1.0 - p)),
+        }
+    }
+}
+
+/// A choice by scores, with a bias for each expert, among the experts of a few groups; *DeepSeek-V2*, arXiv:2405.04434, section 2.2.2,
+/// and *DeepSeek-V3*, arXiv:2412.19437, section 2.1.2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    pub scores: Scores,
+    /// Groups of equal size, one expert after the other, and how many of them a row may go to.
+    pub groups: usize,
+    pub top_groups: usize,
+    /// A group counts as the sum of so many of its largest scores.
+    pub largest: usize,
+}
+
+impl Limit {
+    /// What the choice goes by; `bias` may be empty.
+    fn of(&self, logits: &[f32], bias: &[f32], p: &mut [f32]) {
+        self.scores.of(logits, p);
+        p.iter_mut().zip(bias).for_each(|(p, bias)| *p += bias);
+        let size = p.len() / self.groups;
+        let mut places = vec![0; self.largest.min(size)];
+        let weigh = |group: &[f32]| {
+            largest(group, &mut places);
+            places.iter().map(|at| group[*at as usize]).sum::<f32>()
+        };
+        let weights: Vec<f32> = p.chunks_exact(size).map(weigh).collect();
+        let mut kept = vec![0; self.top_groups];
+        largest(&weights, &mut kept);
+        for (group, scores) in p.chunks_exact_mut(size).enumerate() {
+            if !kept.contains(&(group as u32)) {
+                scores.fill(f32::NEG_INFINITY);
+            }
         }
     }
 }
@@ -283,7 +324,7 @@ mod tests {
         for (rows, experts, per_row) in [(1, 1, 1), (5, 4, 2), (130, 8, 3), (67, 7, 7)] {
             let logits = noise(1, rows * experts);
             let mut words = vec![9; Routes::words(rows * per_row, experts)];
-            route(&logits, experts, per_row, &mut words);
+            route(&logits, experts, per_row, None, &mut words);
             let routes = Routes::new(&words, experts, per_row);
             for (row, (chosen, logits)) in routes.expert.chunks(per_row).zip(logits.chunks(experts)).enumerate() {
                 let mut order: Vec<u32> = (0..experts as u32).collect();
@@ -302,6 +343,22 @@ mod tests {
             }
             assert_eq!(seen, rows * per_row, "none is dropped");
         }
+    }
+
+    #[test]
+    fn a_limit_keeps_to_the_best_groups_and_a_bias_moves_the_choice() {
+        let limit = Limit { scores: Scores::Sigmoid, groups: 3, top_groups: 1, largest: 2 };
+        // The largest logit is in the first group, and the second has the largest two.
+        let logits = [2.0, -3.0, 1.5, 1.4, -1.0, -1.0];
+        let chosen = |limit, bias: &[f32]| {
+            let mut words = vec![9; Routes::words(2, 6)];
+            route(&logits, 6, 2, Some((limit, bias)), &mut words);
+            words[..2].to_vec()
+        };
+        assert_eq!(chosen(limit, &[]), [2, 3]);
+        assert_eq!(chosen(Limit { largest: 1, ..limit }, &[]), [0, 1]);
+        assert_eq!(chosen(Limit { top_groups: 3, ..limit }, &[]), [0, 2]);
+        assert_eq!(chosen(limit, &[0.0, 0.0, 0.0, 0.0, 1.0, 2.0]), [5, 4]);
     }
 
     #[test]

@@ -114,7 +114,7 @@ impl Attention {
         let from = context.unwrap_or(x);
         let (q, k, v) = (self.q.run(tape, x)?, self.k.run(tape, from)?, self.v.run(tape, from)?);
         let scale = 1.0 / (self.head_dim as f32).sqrt();
-        let options = AttentionOptions { head_dim: self.head_dim, mask: Mask::Full, scale, alibi: false };
+        let options = AttentionOptions { head_dim: self.head_dim, mask: Mask::Full, scale, alibi: false, softcap: None };
         let attended = tape.attention(&q, &k, &v, options)?;
         drop((q, k, v));
         self.out.run(tape, &attended)

@@ -228,7 +228,7 @@ impl Model for Vit {
             let class = self.tower.class(tape, self.norm, x)?;
             let bias = self.head.bias.map(|bias| tape.param(bias));
             let weight = tape.param(self.head.weight);
-            Ok([tape.cross_entropy(&class, &weight, bias.as_ref(), classes, scale)?])
+            Ok([tape.cross_entropy(&class, &weight, bias.as_ref(), classes, scale, None)?])
         })?;
         Ok(loss)
     }

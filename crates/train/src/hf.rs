@@ -1,161 +1,250 @@
-//! Hugging Face folders (`config.json`, `model.safetensors`, `tokenizer.json`): out and in, in the layouts that [`layout`] knows. An
-//! RMSNorm of the embedding goes into the embedding's table. Weights go as f32.
+//! Hugging Face folders (`config.json`, weights, `tokenizer.json`): out and in, in the layouts that [`layouts`] knows.
 
+mod export;
 mod keys;
-mod layout;
-mod read;
+mod layouts;
+mod parts;
+mod pickle;
+mod rope;
+mod weights;
 
-use std::{collections::HashMap, path::Path};
+use std::{borrow::Cow, collections::BTreeSet, path::Path};
 
 use data::Tokenizer;
-use layout::Layout;
-use models::Model;
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
-use serde_json::{Value, json};
+pub use export::{Format, Numbers, export};
+use layouts::Layout;
+use models::{Model, decoder::DecoderConfig};
+use parts::Part;
+use serde_json::Value;
+use weights::{Number, Tensor, Weights};
 
-use crate::{TrainError, run::Loaded};
-
-/// A model from outside.
-pub struct Imported {
-    /// A recipe's `[model]` table.
-    pub model: toml::Table,
-    /// By our names.
-    pub tensors: HashMap<String, Vec<f32>>,
-    /// With the ends that came with it.
-    pub tokenizer: Tokenizer,
-}
+use crate::{TrainError, checkpoint, recipe::Recipe};
 
 /// Of a `config.json` or an index.
 const LARGEST_BYTES: u64 = 64 << 20;
 
-/// Write `loaded` to `folder`, which comes whole or not at all where nothing stands yet; the other files of one that does stay.
-/// # Errors
-/// When no layout holds such a model, naming what stands in the way, or a file cannot be written.
-pub fn export(loaded: &Loaded, tokenizer: &Tokenizer, folder: &Path) -> Result<(), TrainError> {
-    if folder.symlink_metadata().is_ok() {
-        return write(loaded, tokenizer, folder);
-    }
-    let part = disk::beside(folder, ".part");
-    let _ = std::fs::remove_dir_all(&part);
-    let written = write(loaded, tokenizer, &part).and_then(|()| std::fs::rename(&part, folder).map_err(TrainError::io("create", folder)));
-    if written.is_err() {
-        let _ = std::fs::remove_dir_all(&part);
-    }
-    written
+/// A model from outside; its numbers stay in its files until they are asked for.
+pub struct Imported {
+    /// A recipe's `[model]` table.
+    pub model: toml::Table,
+    /// With the ends that came with it.
+    pub tokenizer: Tokenizer,
+    /// What of the folder was left out, or not taken as it is written.
+    pub notes: Vec<String>,
+    config: DecoderConfig,
+    weights: Weights,
+    /// Each with the tensor of theirs that it is.
+    parts: Vec<(Part, Tensor)>,
 }
 
-fn write(loaded: &Loaded, tokenizer: &Tokenizer, folder: &Path) -> Result<(), TrainError> {
-    let config = loaded.model.language().and_then(|l| l.decoder()).ok_or(TrainError::NotLanguage)?;
-    let layout = Layout::of(config)?;
-    std::fs::create_dir_all(folder).map_err(TrainError::io("create", folder))?;
-    let table = loaded.model.params();
-    let value = |name: &str| table.find(name).map_or(&[][..], |id| loaded.store.value(id));
-    let mut tensors: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
-    for part in layout.parts(config) {
-        let [rows, cols] = part.dims;
-        let of_part = |name: &String| {
-            let all = value(name);
-            part.expert.map_or(all, |expert| &all[expert * rows * cols..][..rows * cols])
-        };
-        let values: Vec<&[f32]> = part.ours.iter().map(of_part).collect();
-        let mut joined = values.concat();
-        if config.embed_norm && part.ours == ["embed.weight"] {
-            // A norm of the embedding is the same for a token wherever it stands: it goes into the table.
-            let (plain, weight, mut inv_rms) = (joined.clone(), value("embed.norm.weight"), vec![0.0; rows]);
-            kernels::norm::rms_norm(&plain, weight, config.eps, &mut joined, &mut inv_rms);
-        }
-        let (dims, joined) = match (part.is_turned, part.is_vector) {
-            (_, true) => (vec![cols], joined),
-            (true, _) => (vec![cols, rows], turned(&joined, rows, cols)),
-            _ => (vec![rows, cols], joined),
-        };
-        tensors.push((part.theirs, dims, joined));
-    }
-    let path = folder.join("model.safetensors");
-    let wrong = |e: safetensors::SafeTensorError| refuse("model.safetensors", e.to_string());
-    let view = |dims: &[usize], values| TensorView::new(Dtype::F32, dims.to_vec(), bytemuck::cast_slice(values)).map_err(wrong);
-    let views = tensors.iter().map(|(name, dims, values)| Ok((name.clone(), view(dims, values)?)));
-    let views = views.collect::<Result<Vec<_>, TrainError>>()?;
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let bytes = safetensors::serialize(views, Some(metadata)).map_err(wrong)?;
-    disk::write(&path, bytes).map_err(TrainError::io("write", &path))?;
-    let write = |name: &str, value: &Value| {
-        let path = folder.join(name);
-        disk::write(&path, format!("{value:#}\n")).map_err(TrainError::io("write", &path))
-    };
-    let (text, has_begin) = tokenizer.for_others()?;
-    let path = folder.join("tokenizer.json");
-    disk::write(&path, text).map_err(TrainError::io("write", &path))?;
-    let ends = tokenizer.ends();
-    let begin = ends.before_prompt.first().filter(|_| has_begin).copied();
-    let stops = if let [stop] = ends.stops[..] { json!(stop) } else { json!(ends.stops) };
-    let mut model = layout.config(config);
-    (model["bos_token_id"], model["eos_token_id"]) = (json!(begin), stops.clone());
-    write("config.json", &model)?;
-    write("generation_config.json", &json!({"_from_model_config": true, "bos_token_id": begin, "eos_token_id": stops}))?;
-    write(
-        "tokenizer_config.json",
-        &json!({
-            "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.context, "clean_up_tokenization_spaces": false,
-            "eos_token": tokenizer.name(ends.end_of_text), "bos_token": begin.and_then(|id| tokenizer.name(id)),
-            "add_bos_token": begin.is_some(), "add_eos_token": false,
-        }),
-    )
-}
-
-/// Read a folder of one of the layouts, in f32, f16 or bf16, in one file or several.
+/// Read a folder of one of the layouts. All that can be wrong with it but the numbers themselves is found here.
 /// # Errors
 /// When it is of another architecture, or its config or tensors do not fit, naming the key.
 pub fn import(folder: &Path) -> Result<Imported, TrainError> {
     let path = folder.join("config.json");
     let text = disk::read_text(&path, LARGEST_BYTES).map_err(TrainError::io("read", &path))?;
     let json: Value = serde_json::from_str(&text).map_err(|e| refuse("config.json", e.to_string()))?;
-    let (layout, config) = read::config(&json)?;
-    config.check()?;
-    let decoder = models::decoder::Decoder::new(config.clone())?;
-    let table = decoder.params();
-    let mut theirs = read_tensors(folder)?;
-    let mut tensors = HashMap::new();
-    for part in layout.parts(&config) {
-        let short = part.theirs.strip_prefix("transformer.").unwrap_or(&part.theirs);
-        let found = theirs.remove(&part.theirs).or_else(|| theirs.remove(short));
-        let (dims, values) = found.ok_or_else(|| refuse("model.safetensors", format!("`{}` is missing", part.theirs)))?;
-        let [rows, cols] = part.dims;
-        let want = match (part.is_turned, part.is_vector) {
-            (_, true) => vec![cols],
-            (true, _) => vec![cols, rows],
-            _ => vec![rows, cols],
-        };
-        if dims != want {
-            return Err(refuse("model.safetensors", format!("`{}` is {dims:?}, and config.json wants {want:?}", part.theirs)));
-        }
-        let values = if part.is_turned && !part.is_vector { turned(&values, cols, rows) } else { values };
-        let each = values.len() / part.ours.len();
-        let mut rest = &values[..];
-        for name in &part.ours {
-            // Experts come one after the other; of what is joined each has its own length.
-            let len = if part.ours.len() == 1 { values.len() } else { table.find(name).map_or(each, |id| table.spec(id).shape.elements()) };
-            let (own, after) = rest.split_at(len.min(rest.len()));
-            tensors.entry(name.clone()).or_insert_with(Vec::new).extend_from_slice(own);
-            rest = after;
-        }
+    let (layout, mut config) = Layout::read(&json)?;
+    let weights = Weights::open(folder)?;
+    let mut notes = Vec::new();
+    let head = Head::of(layout, &config, &weights)?;
+    if config.tied && head == Head::ItsOwn {
+        notes.push("`tie_word_embeddings` is true, and the weights hold another output layer: it is taken, as transformers does".into());
+        config.tied = false;
     }
-    // Masks and angles follow from the config, and a tied head is the embedding.
-    let follows = |name: &str| {
-        let ends = [".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"];
-        ends.iter().any(|end| name.ends_with(end)) || config.tied && name == "lm_head.weight"
-    };
-    if let Some(name) = theirs.keys().filter(|name| !follows(name)).min() {
+    let mut left: BTreeSet<&str> = weights.names().collect();
+    let mut parts = Vec::new();
+    for mut part in (layout.parts)(&config) {
+        if head == Head::Alone && part.pieces.iter().all(|piece| piece.ours == "embed.weight") {
+            part.theirs = head_name(layout, &config);
+        }
+        let name = find(&weights, &part.theirs).ok_or_else(|| refuse("model.safetensors", format!("`{}` is missing", part.theirs)))?;
+        let tensor = weights.get(&name).cloned().ok_or_else(|| refuse("model.safetensors", format!("`{name}` is missing")))?;
+        left.remove(name.as_str());
+        check(&part, &tensor)?;
+        parts.push((part, tensor));
+    }
+    let further = further_layers(&json, config.layers);
+    let (of_further, rest): (Vec<&str>, Vec<&str>) =
+        left.into_iter().partition(|name| further.iter().any(|f| name.starts_with(f.as_str())));
+    if !of_further.is_empty() {
+        notes.push(format!("{} tensors of layers that predict further tokens are left out, as transformers does", of_further.len()));
+    }
+    let head = head_name(layout, &config);
+    if let Some(name) = rest.iter().find(|name| !follows(name, config.tied.then_some(head.as_str()))) {
         return Err(refuse("model.safetensors", format!("`{name}` is no part of this layout")));
     }
     let mut model = toml::Table::try_from(&config).map_err(|e| refuse("config.json", e.to_string()))?;
     model.insert("kind".into(), "decoder".into());
-    // A size that says nothing would be taken for the dial's.
-    Ok(Imported { model, tensors, tokenizer: Tokenizer::load_from_elsewhere(&folder.join("tokenizer.json"), None, None)? })
+    let tokenizer = Tokenizer::load_from_elsewhere(&folder.join("tokenizer.json"), None, None)?;
+    notes.extend(tokenizer.notes().iter().cloned());
+    Ok(Imported { model, tokenizer, notes, config, weights, parts })
+}
+
+impl Imported {
+    /// The numbers of one of our arrays.
+    /// # Errors
+    /// When a file cannot be read any more, or some are not finite.
+    pub fn values(&self, name: &str) -> Result<Vec<f32>, TrainError> {
+        let runs_of = |(number, (part, _)): (usize, &(Part, Tensor))| {
+            part.runs_of(name).into_iter().map(move |run| (number, run)).collect::<Vec<_>>()
+        };
+        let mut runs: Vec<_> = self.parts.iter().enumerate().flat_map(runs_of).collect();
+        runs.sort_by_key(|(_, (_, to))| to.start);
+        let mut values = Vec::new();
+        let mut turned: Option<(usize, Vec<f32>)> = None;
+        for (number, (from, to)) in runs {
+            let (part, tensor) = &self.parts[number];
+            let (cols, rows) = (part.cols(), to.len());
+            let start = values.len();
+            if part.is_turned {
+                if turned.as_ref().is_none_or(|(of, _)| *of != number) {
+                    let mut all = Vec::with_capacity(part.rows() * cols);
+                    self.weights.read(tensor, 0, part.rows() * cols, &mut all)?;
+                    turned = Some((number, self::turned(&all, cols, part.rows())));
+                }
+                let all = turned.as_ref().map_or(&[][..], |(_, all)| all);
+                values.extend_from_slice(&all[from * cols..(from + rows) * cols]);
+            } else {
+                values.reserve(rows * cols);
+                self.weights.read(tensor, from * cols, rows * cols, &mut values)?;
+            }
+            if part.offset != 0.0 {
+                values[start..].iter_mut().for_each(|value| *value += part.offset);
+            }
+        }
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(refuse("model.safetensors", format!("the numbers of `{name}` are not all finite")));
+        }
+        Ok(values)
+    }
+
+    /// The decoder that the folder describes.
+    #[must_use]
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// As [`recipe_of`] its model.
+    /// # Errors
+    /// When its sizes cannot be.
+    pub fn recipe(&self, folder: &Path) -> Result<Recipe, TrainError> {
+        recipe_of(&self.model, self.config.context, folder)
+    }
+
+    /// Write it as a checkpoint of step 0 into `folder`, one shard of numbers in memory.
+    /// # Errors
+    /// As [`Imported::values`], or when a file cannot be written; nothing is then visible.
+    pub fn write(&self, folder: &Path, model: &dyn Model) -> Result<(), TrainError> {
+        let recipe = self.recipe(folder)?;
+        let snapshot = checkpoint::Snapshot {
+            step: 0,
+            recipe: recipe.to_toml(),
+            held_out: None,
+            state: serde_json::json!({}),
+            data: None,
+            tokenizer: std::sync::Arc::new(self.tokenizer.files()?),
+            kernels: Vec::new(),
+            tensors: Vec::new(),
+        };
+        let specs = model.params().specs();
+        let shapes: Vec<(&str, &[usize])> = specs.iter().map(|spec| (spec.name.as_str(), spec.shape.dims())).collect();
+        std::fs::create_dir_all(folder).map_err(TrainError::io("create", folder))?;
+        checkpoint::write_with(folder, &snapshot, &shapes, |i| Ok::<_, TrainError>(Cow::Owned(self.values(&specs[i].name)?)))?;
+        Ok(())
+    }
+}
+
+/// A recipe of a `[model]` table from outside, whose data lie in `folder`, where it is going to be.
+/// # Errors
+/// When its sizes cannot be.
+pub fn recipe_of(model: &toml::Table, context: usize, folder: &Path) -> Result<Recipe, TrainError> {
+    let table = |key: &str, value: toml::Value| toml::Value::Table(toml::Table::from_iter([(key.to_owned(), value)]));
+    let recipe = toml::Table::from_iter([
+        ("name".to_owned(), toml::Value::from("imported")),
+        ("batch".to_owned(), table("context", (context as i64).into())),
+        ("data".to_owned(), table("path", folder.display().to_string().into())),
+        ("model".to_owned(), toml::Value::Table(model.clone())),
+    ]);
+    Recipe::parse(&recipe.to_string(), "the imported model", &[])
+}
+
+/// What the weights hold of an output layer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Head {
+    /// None beside the embedding, or the same.
+    Shared,
+    /// Another than the embedding.
+    ItsOwn,
+    /// Nothing but it.
+    Alone,
+}
+
+impl Head {
+    /// Which transformers 5 takes where a flag says one thing and the tensors another.
+    fn of(layout: &Layout, config: &DecoderConfig, weights: &Weights) -> Result<Self, TrainError> {
+        let embed = (layout.parts)(config).into_iter().find(|part| part.pieces.iter().all(|piece| piece.ours == "embed.weight"));
+        let embed = embed.and_then(|part| find(weights, &part.theirs));
+        let (Some(head), true) = (find(weights, &head_name(layout, config)), config.tied) else { return Ok(Self::Shared) };
+        let Some(embed) = embed else { return Ok(Self::Alone) };
+        let (Some(head), Some(embed)) = (weights.get(&head), weights.get(&embed)) else { return Ok(Self::Shared) };
+        if head.dims != embed.dims {
+            return Ok(Self::ItsOwn);
+        }
+        let count = head.dims.iter().product::<usize>();
+        for first in (0..count).step_by(1 << 22) {
+            let now = (count - first).min(1 << 22);
+            let (mut a, mut b) = (Vec::with_capacity(now), Vec::with_capacity(now));
+            weights.read(head, first, now, &mut a)?;
+            weights.read(embed, first, now, &mut b)?;
+            if a != b {
+                return Ok(Self::ItsOwn);
+            }
+        }
+        Ok(Self::Shared)
+    }
+}
+
+/// What this layout calls an output layer of its own.
+fn head_name(layout: &Layout, config: &DecoderConfig) -> String {
+    let untied = DecoderConfig { tied: false, layers: 0, ..config.clone() };
+    let head = (layout.parts)(&untied).into_iter().find(|part| part.pieces.iter().any(|piece| piece.ours == "head.weight"));
+    head.map_or_else(String::new, |part| part.theirs)
+}
+
+/// A tensor's name in the weights: a model without its head leaves out the first word.
+fn find(weights: &Weights, name: &str) -> Option<String> {
+    let short = name.split_once('.').map(|(_, rest)| rest);
+    [Some(name), short].into_iter().flatten().find(|name| weights.get(name).is_some()).map(str::to_owned)
+}
+
+fn check(part: &Part, tensor: &Tensor) -> Result<(), TrainError> {
+    let (name, want) = (&part.theirs, part.their_dims());
+    if tensor.dims != want {
+        return Err(refuse("model.safetensors", format!("`{name}` is {:?}, and config.json wants {want:?}", tensor.dims)));
+    }
+    if let Number::Other(what) = tensor.kind {
+        let problem = format!("`{name}` holds {what}: weights that were quantised are not read");
+        return Err(refuse("model.safetensors", problem));
+    }
+    Ok(())
+}
+
+/// Masks and angles, which follow from the config, and the output layer that is the embedding.
+fn follows(name: &str, tied_head: Option<&str>) -> bool {
+    let ends = [".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq"];
+    ends.iter().any(|end| name.ends_with(end)) || tied_head == Some(name)
+}
+
+/// How the names of layers begin that predict further tokens, which no other model uses.
+fn further_layers(json: &Value, layers: usize) -> Vec<String> {
+    let count = ["num_nextn_predict_layers", "num_mtp_layers"].iter().find_map(|key| json.get(key).and_then(Value::as_u64)).unwrap_or(0);
+    (layers..layers + count.min(64) as usize).map(|i| format!("model.layers.{i}.")).collect()
 }
 
 fn refuse(key: &'static str, problem: String) -> TrainError {
-    TrainError::Value { key, problem, help: format!("the layouts that are known: {}", layout::KINDS.join(", ")) }
+    let kinds: Vec<&str> = layouts::ALL.iter().map(|layout| layout.kind).collect();
+    TrainError::Value { key, problem, help: format!("the layouts that are known: {}", kinds.join(", ")) }
 }
 
 /// `[rows, cols]` to `[cols, rows]`.
@@ -165,40 +254,4 @@ fn turned(x: &[f32], rows: usize, cols: usize) -> Vec<f32> {
         out.extend((0..rows).map(|i| x[i * cols + j]));
     }
     out
-}
-
-/// All tensors of a folder's safetensors files.
-fn read_tensors(folder: &Path) -> Result<HashMap<String, (Vec<usize>, Vec<f32>)>, TrainError> {
-    let mut files = vec!["model.safetensors".to_owned()];
-    let index = folder.join("model.safetensors.index.json");
-    if index.symlink_metadata().is_ok() {
-        let text = disk::read_text(&index, LARGEST_BYTES).map_err(TrainError::io("read", &index))?;
-        let json: Value = serde_json::from_str(&text).map_err(|e| refuse("model.safetensors.index.json", e.to_string()))?;
-        let map = json.get("weight_map").and_then(Value::as_object);
-        let map = map.ok_or_else(|| refuse("model.safetensors.index.json", "`weight_map` is missing".into()))?;
-        files = map.values().filter_map(|v| v.as_str().map(str::to_owned)).collect();
-        files.sort();
-        files.dedup();
-    }
-    let mut all = HashMap::new();
-    for file in files {
-        if let Err(problem) = disk::plain_name(&file) {
-            return Err(refuse("model.safetensors.index.json", format!("the name `{file}` {problem}")));
-        }
-        let path = folder.join(&file);
-        let bytes = disk::read(&path, u64::MAX).map_err(TrainError::io("read", &path))?;
-        let tensors = SafeTensors::deserialize(&bytes).map_err(|e| refuse("model.safetensors", format!("`{file}`: {e}")))?;
-        for (name, view) in tensors.iter() {
-            let data = view.data();
-            let values: Vec<f32> = match view.dtype() {
-                Dtype::F32 => data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-                Dtype::BF16 => data.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
-                Dtype::F16 => data.as_chunks().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
-                // Masks and the like, which some folders carry along.
-                _ => continue,
-            };
-            all.insert(name.to_owned(), (view.shape().to_vec(), values));
-        }
-    }
-    Ok(all)
 }

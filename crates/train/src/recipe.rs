@@ -107,6 +107,10 @@ pub struct Beginning {
     /// A run's folder, whose newest checkpoint is taken, one checkpoint, or an imported model; like `data.path` seen from where the
     /// command runs.
     pub path: PathBuf,
+    /// Whether the data may have another tokenizer: rows of the embedding and of the output layer go to the tokens of the same name, and the
+    /// others begin anew.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rows_by_name: bool,
 }
 
 table! {

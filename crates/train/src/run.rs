@@ -5,6 +5,7 @@ mod from;
 mod loaded;
 mod resolve;
 mod resume;
+mod rows;
 mod spike;
 
 use std::{
@@ -17,6 +18,7 @@ use std::{
 
 use comm::Communicator;
 use engine::Inputs;
+pub use from::is_same_tokenizer;
 pub use loaded::{Loaded, load, load_averaged, tokenizer_of};
 use models::Model;
 use parallel::param_server::{Report, Turn};

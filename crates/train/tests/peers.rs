@@ -17,7 +17,7 @@ const MODELS: [&str; 16] = [
     "depth = 2\nzero_init = false\nembed_norm = false\nvocab = 97\ncontext = 32\nrope_scaling = { kind = \"yarn\", factor = 4.0, original_context = 8, beta_fast = 32.0, beta_slow = 1.0, attention_factor = 1.1386294 }",
     "depth = 2\nzero_init = false\nembed_norm = false\nvocab = 97\ncontext = 32\nkv_heads = 1\nwindow = 5",
     "depth = 2\nzero_init = false\nembed_norm = false\nvocab = 97\ncontext = 32\nkv_heads = 1\nqkv_bias = true\ntied = true",
-    "depth = 2\nzero_init = false\nembed_norm = false\nvocab = 97\ncontext = 32\npost_norm = true\nqk_norm = true\nqk_norm_joint = true",
+    "depth = 2\nzero_init = false\nembed_norm = false\nvocab = 97\ncontext = 32\nnorm_place = \"after\"\nqk_norm = true\nqk_norm_joint = true",
     "depth = 2\nzero_init = false\nembed_norm = false\nvocab = 97\ncontext = 32\nkv_heads = 1\nrope_dim = 32",
     "depth = 2\nzero_init = false\nembed_norm = false\nvocab = 97\ncontext = 32\nkv_heads = 1\nrope_dim = 16\nwindow = 7",
     "depth = 2\nzero_init = false\nembed_norm = false\nvocab = 97\ncontext = 32\nnorm = \"layer_norm\"\nnorm_bias = true\nqkv_bias = true\nrope_dim = 16\nkv_heads = 1",
@@ -42,7 +42,7 @@ fn exported(text: &str, folder: &std::path::Path) -> Loaded {
     let objective = train::objective::of(&recipe);
     let loaded = Loaded { recipe, model, objective, store, precision: Precision::F32, step: 0, tokenizer_path, passed_over };
     std::fs::write(&tokenizer, of_letters(None)).unwrap();
-    hf::export(&loaded, &loaded.tokenizer().unwrap(), folder).unwrap();
+    hf::export(&loaded, &loaded.tokenizer().unwrap(), folder, hf::Format::default()).unwrap();
     loaded
 }
 
@@ -79,7 +79,7 @@ fn what_is_exported_is_read_back() {
         assert_eq!(again.language().unwrap().decoder().unwrap().mixture(0), loaded.model.language().unwrap().decoder().unwrap().mixture(0));
         for id in loaded.model.params().ids() {
             let name = &loaded.model.params().spec(id).name;
-            assert_eq!(imported.tensors.get(name).map(Vec::as_slice), Some(loaded.store.value(id)), "{text}: {name}");
+            assert_eq!(imported.values(name).unwrap(), loaded.store.value(id), "{text}: {name}");
         }
     }
 }
@@ -121,7 +121,7 @@ fn transformers_begins_and_ends_a_text_as_we_do() {
         std::fs::write(kept.join("tokenizer_config.json"), own).unwrap();
         loaded.tokenizer_path = kept.join("tokenizer.json");
         let tokenizer = loaded.tokenizer().unwrap();
-        hf::export(&loaded, &tokenizer, folder.path()).unwrap();
+        hf::export(&loaded, &tokenizer, folder.path(), hf::Format::default()).unwrap();
         let script = format!(
             "from transformers import AutoTokenizer, GenerationConfig\nt = AutoTokenizer.from_pretrained('{0}')\ng = GenerationConfig.from_pretrained('{0}')\nprint(t('ab').input_ids, g.eos_token_id, t.eos_token)",
             folder.path().display()

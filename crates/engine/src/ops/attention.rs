@@ -21,6 +21,8 @@ pub struct AttentionOptions {
     /// What scores are multiplied by, usually `head_dim^-0.5`.
     pub scale: f32,
     pub alibi: bool,
+    /// Scores become `cap tanh(score / cap)`; not beside `alibi`.
+    pub softcap: Option<f32>,
 }
 
 struct Attention {
@@ -158,6 +160,7 @@ pub(super) fn kernel(
         mask: o.mask,
         scale: o.scale,
         alibi: o.alibi,
+        softcap: o.softcap,
         precision,
     }
 }
@@ -234,6 +237,9 @@ pub(super) fn shape(o: &AttentionOptions, x: &[Shape]) -> Result<Shape, ShapeErr
     check("batch", ("k", k_batch), ("v", v_batch))?;
     check("seq", ("k", k_len), ("v", v_len))?;
     check("kv_heads * head_dim", ("k", k_width), ("v", v_width))?;
+    if o.alibi && o.softcap.is_some() {
+        return Err(ShapeError::new("attention", "scores with `alibi` slopes cannot have a `softcap`"));
+    }
     let d = o.head_dim;
     if d == 0 || k_width == 0 || q_width % d != 0 || k_width % d != 0 || q_width % k_width != 0 {
         let problem = format!("{q_width} of q and {k_width} of k are no whole groups of heads of {d}");
@@ -288,7 +294,8 @@ mod tests {
                 } else {
                     0.0
                 };
-                (dot * f64::from(o.scale) + bias).exp()
+                let score = dot * f64::from(o.scale);
+                (o.softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh()) + bias).exp()
             };
             let total: f64 = (0..kv_len).filter(|j| seen(*j)).map(score).sum();
             for j in (0..kv_len).filter(|j| seen(*j)) {
@@ -303,14 +310,16 @@ mod tests {
     #[test]
     fn agrees_with_its_differences_under_every_mask_grouping_and_length() {
         let cases = [
-            (Mask::Causal, false, [1, 1, 4], [1, 1, 4]),
-            (Mask::Causal, false, [2, 5, 8], [2, 5, 8]),
-            (Mask::Causal, true, [1, 7, 12], [1, 7, 4]),
-            (Mask::Full, false, [2, 3, 8], [2, 6, 4]),
-            (Mask::Window(3), false, [1, 9, 8], [1, 9, 4]),
+            (Mask::Causal, false, [1, 1, 4], [1, 1, 4], None),
+            (Mask::Causal, false, [2, 5, 8], [2, 5, 8], None),
+            (Mask::Causal, false, [2, 7, 8], [2, 7, 4], Some(0.6)),
+            (Mask::Window(3), false, [1, 9, 8], [1, 9, 4], Some(2.0)),
+            (Mask::Causal, true, [1, 7, 12], [1, 7, 4], None),
+            (Mask::Full, false, [2, 3, 8], [2, 6, 4], None),
+            (Mask::Window(3), false, [1, 9, 8], [1, 9, 4], None),
         ];
-        for (mask, alibi, q, k) in cases {
-            let options = AttentionOptions { head_dim: 4, mask, scale: 0.5, alibi };
+        for (mask, alibi, q, k, softcap) in cases {
+            let options = AttentionOptions { head_dim: 4, mask, scale: 0.5, alibi, softcap };
             check::gradients(
                 &[Shape::new(&q), Shape::new(&k), Shape::new(&k)],
                 |tape, [q, k, v]| tape.attention(q, k, v, options),

@@ -19,10 +19,13 @@ const CHUNK: usize = 256;
 
 struct CrossEntropy {
     scale: f32,
+    /// Logits become `cap tanh(logit / cap)`.
+    cap: Option<f32>,
     cut: Cut,
 }
 
 struct TokenNll {
+    cap: Option<f32>,
     cut: Cut,
 }
 
@@ -34,10 +37,10 @@ struct Cut {
 }
 
 impl Cut {
-    /// Logits of one chunk, the losses, and what the parts of the vocabulary tell of each row.
-    fn scratch(self, x: Shape, w: Shape) -> usize {
+    /// Logits of one chunk (twice where they are capped), the losses, and what the parts of the vocabulary tell of each row.
+    fn scratch(self, x: Shape, w: Shape, cap: Option<f32>) -> usize {
         let stats = if self.parts > 1 { (self.parts + 1) * kernels::loss::STATS } else { 0 };
-        CHUNK.min(x.rows()) * (w.rows() + 1 + stats)
+        CHUNK.min(x.rows()) * (w.rows() * (1 + usize::from(cap.is_some())) + 1 + stats)
     }
 
     fn moves(self, x: Shape) -> Option<(Axis, Move, usize)> {
@@ -89,7 +92,7 @@ impl Op for CrossEntropy {
         Saves::default()
     }
     fn scratch(&self, x: &[Shape], pass: Pass) -> usize {
-        if pass == Pass::Forward { self.cut.scratch(x[0], x[1]) } else { 0 }
+        if pass == Pass::Forward { self.cut.scratch(x[0], x[1], self.cap) } else { 0 }
     }
     fn gradient(&self, input: usize) -> Gradient {
         if input == 2 { Gradient::None } else { Gradient::Early }
@@ -115,9 +118,10 @@ impl Op for CrossEntropy {
         let mut sum = 0.0_f64;
         for chunk in Chunk::of(x, w, f.precision) {
             let targets = &targets.u32s()[chunk.start..chunk.start + chunk.rows];
-            let (logits, nll, stats) = chunk.split(f.scratch, self.cut);
-            chunk.logits(bias, logits);
+            let [logits, capped, nll, stats] = chunk.split(f.scratch, self.cap, self.cut);
+            chunk.logits(bias, self.cap, [logits, capped]);
             self.cut.cross_entropy(f.partition, logits, targets, chunk.vocab, self.scale, nll, stats, want_grad);
+            slope_of_cap(self.cap, capped, logits);
             sum += nll.iter().map(|v| f64::from(*v)).sum::<f64>();
             if let Some(db) = &mut db {
                 kernels::elementwise::add_rows(logits, db.data);
@@ -153,7 +157,7 @@ impl Op for TokenNll {
         Saves { inputs: &[0, 1, 2], ..Saves::default() }
     }
     fn scratch(&self, x: &[Shape], _pass: Pass) -> usize {
-        self.cut.scratch(x[0], x[1])
+        self.cut.scratch(x[0], x[1], self.cap)
     }
     fn gradient(&self, input: usize) -> Gradient {
         if input == 2 { Gradient::None } else { Gradient::Computed }
@@ -171,8 +175,8 @@ impl Op for TokenNll {
         let [x, w, targets] = f.inputs else { unreachable!("three inputs") };
         for chunk in Chunk::of(x, w, f.precision) {
             let rows = chunk.start..chunk.start + chunk.rows;
-            let (logits, _, stats) = chunk.split(f.scratch, self.cut);
-            chunk.logits(None, logits);
+            let [logits, capped, _, stats] = chunk.split(f.scratch, self.cap, self.cut);
+            chunk.logits(None, self.cap, [logits, capped]);
             let targets = &targets.u32s()[rows.clone()];
             self.cut.cross_entropy(f.partition, logits, targets, chunk.vocab, 1.0, &mut f.output[rows], stats, false);
         }
@@ -186,9 +190,10 @@ impl Op for TokenNll {
         let accumulate = dx.as_ref().is_some_and(|dx| dx.accumulate);
         for chunk in Chunk::of(x, w, b.precision) {
             let rows = chunk.start..chunk.start + chunk.rows;
-            let (logits, nll, stats) = chunk.split(b.scratch, self.cut);
-            chunk.logits(None, logits);
+            let [logits, capped, nll, stats] = chunk.split(b.scratch, self.cap, self.cut);
+            chunk.logits(None, self.cap, [logits, capped]);
             self.cut.cross_entropy(b.partition, logits, &targets.u32s()[rows.clone()], chunk.vocab, 1.0, nll, stats, true);
+            slope_of_cap(self.cap, capped, logits);
             for (row, dy) in logits.chunks_exact_mut(chunk.vocab).zip(&b.dy[rows]) {
                 row.iter_mut().for_each(|v| *v *= dy);
             }
@@ -218,21 +223,27 @@ impl<'a> Chunk<'a> {
         })
     }
 
-    /// Space for logits `[rows, vocab]`, losses `[rows]` and the parts' stats.
-    fn split<'s>(&self, scratch: &'s mut [f32], cut: Cut) -> (&'s mut [f32], &'s mut [f32], &'s mut [f32]) {
+    /// Space for logits `[rows, vocab]`, for them once more where they are capped, losses `[rows]` and the parts' stats.
+    fn split<'s>(&self, scratch: &'s mut [f32], cap: Option<f32>, cut: Cut) -> [&'s mut [f32]; 4] {
         let (logits, rest) = scratch.split_at_mut(self.rows * self.vocab);
+        let (capped, rest) = rest.split_at_mut(if cap.is_some() { logits.len() } else { 0 });
         let (nll, stats) = rest.split_at_mut(self.rows);
         let len = if cut.parts > 1 { (cut.parts + 1) * self.rows * kernels::loss::STATS } else { 0 };
-        (logits, nll, &mut stats[..len])
+        [logits, capped, nll, &mut stats[..len]]
     }
 
     fn x_rows(&self) -> Mat<'a> {
         Mat::rows(&self.x.f32s()[self.start * self.model..][..self.rows * self.model], self.model)
     }
 
-    fn logits(&self, bias: Option<&[f32]>, logits: &mut [f32]) {
+    /// Capped ones are also kept in `capped`, since the loss leaves its gradient in their place.
+    fn logits(&self, bias: Option<&[f32]>, cap: Option<f32>, [logits, capped]: [&mut [f32]; 2]) {
         let gemm = Gemm { m: self.rows, n: self.vocab, k: self.model, precision: self.precision, accumulate: false };
         gemm.run(self.x_rows(), rhs(&self.w, Form::Forward, self.precision), bias, logits);
+        if let Some(cap) = cap {
+            kernels::activation::softcap(logits, 1.0 / cap, cap);
+            capped.copy_from_slice(logits);
+        }
     }
 
     /// From the gradient of the logits: `dx = dlogits W`, `dw += dlogits^T x`.
@@ -247,6 +258,15 @@ impl<'a> Chunk<'a> {
         if let Some(dw) = dw {
             let gemm = Gemm { m: self.vocab, n: self.model, k: self.rows, precision: self.precision, accumulate: true };
             gemm.run(dlogits.transposed(), Rhs::Plain(self.x_rows()), None, dw);
+        }
+    }
+}
+
+/// From the gradient of capped logits to that of the logits.
+fn slope_of_cap(cap: Option<f32>, capped: &[f32], dlogits: &mut [f32]) {
+    if let Some(cap) = cap {
+        for (d, y) in dlogits.iter_mut().zip(capped) {
+            *d *= 1.0 - (y / cap) * (y / cap);
         }
     }
 }
@@ -273,23 +293,32 @@ impl Tape<'_> {
     }
 
     /// `scale` times the sum over rows of `-log softmax(x W^T + b)[target]`: one number. `x` `[.., model]`, `w` `[vocab,
-    /// model]`, `b` `[vocab]`, `targets` below `vocab` or [`IGNORE`]. Its own gradient must be one.
+    /// model]`, `b` `[vocab]`, `targets` below `vocab` or [`IGNORE`]; logits become `cap tanh(logit / cap)`. Its own gradient must be one.
     /// # Errors
     /// When `model`, `vocab` or the number of rows differ.
-    pub fn cross_entropy(&mut self, x: &Tensor, w: &Tensor, b: Option<&Tensor>, targets: &Tensor, scale: f32) -> Result<Tensor, EngineError> {
-        let cut = self.vocab_cut();
+    pub fn cross_entropy(
+        &mut self,
+        x: &Tensor,
+        w: &Tensor,
+        b: Option<&Tensor>,
+        targets: &Tensor,
+        scale: f32,
+        cap: Option<f32>,
+    ) -> Result<Tensor, EngineError> {
+        let op = CrossEntropy { scale, cap, cut: self.vocab_cut() };
         match b {
-            Some(b) => self.apply(CrossEntropy { scale, cut }, &[x, w, targets, b]),
-            None => self.apply(CrossEntropy { scale, cut }, &[x, w, targets]),
+            Some(b) => self.apply(op, &[x, w, targets, b]),
+            None => self.apply(op, &[x, w, targets]),
         }
     }
 
-    /// `-log softmax(x W^T)[target]` of each row, in the shape of `targets`; 0 where the target is [`IGNORE`].
+    /// `-log softmax(x W^T)[target]` of each row, in the shape of `targets`; 0 where the target is [`IGNORE`]. Logits become `cap tanh(logit /
+    /// cap)`.
     /// # Errors
     /// When `model` or the number of rows differ.
-    pub fn token_nll(&mut self, x: &Tensor, w: &Tensor, targets: &Tensor) -> Result<Tensor, EngineError> {
+    pub fn token_nll(&mut self, x: &Tensor, w: &Tensor, targets: &Tensor, cap: Option<f32>) -> Result<Tensor, EngineError> {
         let cut = self.vocab_cut();
-        self.apply(TokenNll { cut }, &[x, w, targets])
+        self.apply(TokenNll { cap, cut }, &[x, w, targets])
     }
 }
 
@@ -298,9 +327,12 @@ mod tests {
     use super::*;
     use crate::check;
 
-    fn twin(x: &[f64], w: &[f64], b: &[f64], targets: &[u32], model: usize) -> Vec<f64> {
+    fn twin(x: &[f64], w: &[f64], b: &[f64], targets: &[u32], model: usize, cap: Option<f32>) -> Vec<f64> {
         let nll = |(x, target): (&[f64], &u32)| {
-            let logit = |row: usize| x.iter().zip(&w[row * model..][..model]).map(|(x, w)| x * w).sum::<f64>() + b[row];
+            let logit = |row: usize| {
+                let plain = x.iter().zip(&w[row * model..][..model]).map(|(x, w)| x * w).sum::<f64>() + b[row];
+                cap.map_or(plain, |cap| f64::from(cap) * (plain / f64::from(cap)).tanh())
+            };
             let total: f64 = (0..b.len()).map(|row| logit(row).exp()).sum();
             if *target == IGNORE { 0.0 } else { total.ln() - logit(*target as usize) }
         };
@@ -309,7 +341,8 @@ mod tests {
 
     #[test]
     fn both_agree_with_their_differences_and_ignore_padding() {
-        for (rows, model, vocab) in [(1, 1, 2), (3, 5, 7), (19, 8, 33), (CHUNK + 3, 2, 5)] {
+        let sizes = [(1, 1, 2), (3, 5, 7), (19, 8, 33), (CHUNK + 3, 2, 5)];
+        for ((rows, model, vocab), cap) in sizes.into_iter().flat_map(|size| [(size, None), (size, Some(0.8))]) {
             let targets: Vec<u32> = (0..rows as u32).map(|r| if r == 1 { IGNORE } else { r * 7 % vocab as u32 }).collect();
             let shapes = [Shape::new(&[rows, model]), Shape::new(&[vocab, model])];
             let on_tape = |tape: &mut Tape<'_>| tape.tokens(Shape::new(&[targets.len()]), &targets);
@@ -317,27 +350,27 @@ mod tests {
                 &shapes,
                 |tape, [x, w]| {
                     let targets = on_tape(tape)?;
-                    tape.token_nll(x, w, &targets)
+                    tape.token_nll(x, w, &targets, cap)
                 },
-                |[x, w]| twin(x, w, &vec![0.0; vocab], &targets, model),
+                |[x, w]| twin(x, w, &vec![0.0; vocab], &targets, model, cap),
                 1e-4,
             );
             check::gradients_of_loss(
                 &shapes,
                 |tape, [x, w]| {
                     let targets = on_tape(tape)?;
-                    tape.cross_entropy(x, w, None, &targets, 0.25)
+                    tape.cross_entropy(x, w, None, &targets, 0.25, cap)
                 },
-                |[x, w]| 0.25 * twin(x, w, &vec![0.0; vocab], &targets, model).iter().sum::<f64>(),
+                |[x, w]| 0.25 * twin(x, w, &vec![0.0; vocab], &targets, model, cap).iter().sum::<f64>(),
                 1e-4,
             );
             check::gradients_of_loss(
                 &[shapes[0], shapes[1], Shape::new(&[vocab])],
                 |tape, [x, w, b]| {
                     let targets = on_tape(tape)?;
-                    tape.cross_entropy(x, w, Some(b), &targets, 0.25)
+                    tape.cross_entropy(x, w, Some(b), &targets, 0.25, cap)
                 },
-                |[x, w, b]| 0.25 * twin(x, w, b, &targets, model).iter().sum::<f64>(),
+                |[x, w, b]| 0.25 * twin(x, w, b, &targets, model, cap).iter().sum::<f64>(),
                 1e-4,
             );
         }

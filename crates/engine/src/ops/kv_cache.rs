@@ -238,6 +238,7 @@ impl Cached {
             mask: o.mask,
             scale: o.scale,
             alibi: o.alibi,
+            softcap: o.softcap,
             page_tokens: PAGE_TOKENS,
         }
     }

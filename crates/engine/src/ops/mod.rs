@@ -15,7 +15,7 @@ macro_rules! ops {
 
 ops! {
     activation, add, attention, balance, combine, concat, contrastive, conv2d, cross_entropy, dispatch, dropout, embedding,
-    expert_linear, gates, group_norm, heads, kv_cache, layer_norm, linear, modulate, mse, mul, patches, rms_norm, rope, route, score, sinusoid, swiglu, tokens
+    expert_linear, gated, gates, group_norm, heads, kv_cache, layer_norm, linear, modulate, mse, mul, patches, rms_norm, rope, route, scale, score, sinusoid, softcap, tokens
 }
 
 pub use activation::Activation;
@@ -23,7 +23,7 @@ pub use attention::AttentionOptions;
 pub use contrastive::{Everyone, Telling, log_sums};
 pub use conv2d::ConvOptions;
 pub use cross_entropy::IGNORE;
-pub use kernels::experts::{Gating, Scores};
+pub use kernels::experts::{Gating, Limit, Scores};
 pub use kv_cache::{Advance, KvCache, PAGE_TOKENS, SequenceId};
 pub use rope::{Places, Rotary};
 pub use route::Routes;

@@ -40,6 +40,7 @@ impl Plan {
 
 struct Route {
     plan: Plan,
+    limit: Option<experts::Limit>,
 }
 
 impl Op for Route {
@@ -54,6 +55,12 @@ impl Op for Route {
         if !(1..=experts).contains(&per_row) {
             return Err(ShapeError::new("route", format!("a row cannot go to {per_row} of {experts} `experts`")));
         }
+        if let Some(limit) = self.limit
+            && (limit.groups == 0 || experts % limit.groups != 0 || !(1..=limit.groups).contains(&limit.top_groups))
+        {
+            let problem = format!("a row cannot go to {} of {} groups of {experts} `experts`", limit.top_groups, limit.groups);
+            return Err(ShapeError::new("route", problem));
+        }
         Ok(Shape::new(&[experts::Routes::words(self.plan.slots(), experts)]))
     }
     fn cost(&self, x: &[Shape]) -> Cost {
@@ -66,7 +73,9 @@ impl Op for Route {
         Gradient::None
     }
     fn forward(&self, f: &mut Forward<'_>) {
-        experts::route(f.inputs[0].f32s(), self.plan.experts, self.plan.per_row, bytemuck::cast_slice_mut(f.output));
+        let bias = f.inputs.get(1).map_or(&[][..], |bias| bias.f32s());
+        let limit = self.limit.map(|limit| (limit, bias));
+        experts::route(f.inputs[0].f32s(), self.plan.experts, self.plan.per_row, limit, bytemuck::cast_slice_mut(f.output));
     }
     fn backward(&self, _b: &mut Backward<'_>) {}
 }
@@ -77,7 +86,20 @@ impl Tape<'_> {
     /// When there are not so many experts.
     pub fn route(&mut self, logits: &Tensor, per_row: usize) -> Result<Routes, EngineError> {
         let plan = Plan { rows: logits.shape().rows(), experts: logits.shape().last(), per_row };
-        Ok(Routes { table: self.apply(Route { plan }, &[logits])?, plan })
+        Ok(Routes { table: self.apply(Route { plan, limit: None }, &[logits])?, plan })
+    }
+
+    /// The same by `limit`, with `bias` `[experts]` on the scores, which has no gradient.
+    /// # Errors
+    /// When there are not so many experts or groups.
+    pub fn route_limited(&mut self, logits: &Tensor, per_row: usize, limit: experts::Limit, bias: Option<&Tensor>) -> Result<Routes, EngineError> {
+        let plan = Plan { rows: logits.shape().rows(), experts: logits.shape().last(), per_row };
+        let op = Route { plan, limit: Some(limit) };
+        let table = match bias {
+            Some(bias) => self.apply(op, &[logits, bias])?,
+            None => self.apply(op, &[logits])?,
+        };
+        Ok(Routes { table, plan })
     }
 }
 

@@ -7,18 +7,16 @@ use std::{
 };
 
 use ::train::{
-    TrainError,
-    checkpoint::{self, NamedTensor, Snapshot},
+    TrainError, checkpoint,
     clock::Clock,
     eval::Evaluator,
     feed::{Feed, TextWindows},
     generate::{Request, Sampling, Writer},
     hf,
     objective::OfModel,
-    run::{Loaded, load},
+    run::{Loaded, is_same_tokenizer, load},
 };
 use data::Dataset;
-use miette::IntoDiagnostic;
 use serde_json::json;
 
 use super::vision;
@@ -27,7 +25,7 @@ use crate::print;
 /// Measure a run on samples that it never learnt from: of text its held-out loss, of images also what its features, captions or drawings are worth
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example: hairpin eval hairpin-demo/phases/3-large\n         hairpin eval hairpin-vision-demo/mae\n         hairpin eval hairpin-vision-demo/diffusion --features hairpin-vision-demo/mae"
+    after_help = "Example: hairpin eval hairpin-demo/phases/3-large --context 128\n         hairpin eval hairpin-vision-demo/mae\n         hairpin eval hairpin-vision-demo/diffusion --features hairpin-vision-demo/mae"
 )]
 pub(crate) struct EvalArgs {
     /// A run's folder, or one checkpoint
@@ -35,6 +33,9 @@ pub(crate) struct EvalArgs {
     /// Prepared data, or images; default: the recipe's own
     #[arg(long)]
     pub data: Option<PathBuf>,
+    /// Tokens of a window; default: the recipe's `batch.context`
+    #[arg(long)]
+    context: Option<usize>,
     /// Windows of held-out text, or held-out images
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..))]
     pub windows: u64,
@@ -48,12 +49,31 @@ pub(crate) struct EvalArgs {
 
 pub(crate) fn eval(args: &EvalArgs, json: bool) -> miette::Result<ExitCode> {
     let mut loaded = newest(&args.run)?;
-    if loaded.model.language().is_none() {
-        return vision::eval(&args.run, loaded, args, json);
-    }
+    let Some(language) = loaded.model.language() else { return vision::eval(&args.run, loaded, args, json) };
     let data = Arc::new(Dataset::open(args.data.as_ref().unwrap_or(&loaded.recipe.data.path))?);
-    let context = loaded.recipe.batch.context;
+    let context = args.context.unwrap_or(loaded.recipe.batch.context);
+    if !(1..=language.context()).contains(&context) {
+        let problem = format!("{context} is not in 1..={}, which is what the model reads", language.context());
+        return Err(TrainError::Value { key: "--context", problem, help: "give fewer tokens".into() }.into());
+    }
+    let (known, vocab) = (language.vocab(), data.tokenizer().vocab());
     let feed = TextWindows::to_measure(data, context, args.windows)?;
+    let is_same = is_same_tokenizer(&loaded.tokenizer_path, &feed)?;
+    if is_same == Some(false) || vocab > known {
+        let problem = if vocab > known {
+            format!("the data's tokenizer has {vocab} tokens, and the model knows {known}")
+        } else {
+            format!(
+                "the data's tokenizer is not that of the model, `{}`: its numbers stand for other tokens",
+                loaded.tokenizer_path.display()
+            )
+        };
+        let help = format!(
+            "prepare the text with the model's own, by `[data.tokenizer]` with `kind = \"load\"` and `path = {:?}`",
+            loaded.tokenizer_path.display().to_string()
+        );
+        return Err(TrainError::Value { key: "--data", problem, help }.into());
+    }
     let evaluator = Evaluator::new(&*loaded.model, &OfModel, 4, context, loaded.precision)?;
     let measured = evaluator.held_out(&*loaded.model, &OfModel, &mut loaded.store, loaded.precision, &feed)?;
     let (bits, error, windows) = (measured.metric.value, measured.standard_error(), feed.held_out());
@@ -181,12 +201,25 @@ fn tokenizer_files(folder: &Path) -> miette::Result<Vec<(String, Vec<u8>)>> {
 
 /// Write a trained model as a Hugging Face folder
 #[derive(clap::Args)]
-#[command(after_help = "Example: hairpin export hairpin-demo/phases/3-large exported")]
+#[command(after_help = "Example: hairpin export hairpin-demo/phases/3-large exported --dtype bf16")]
 pub(crate) struct ExportArgs {
     /// A run's folder, or one checkpoint
     run: PathBuf,
     /// The folder to write
     out: PathBuf,
+    /// What a weight is written as
+    #[arg(long, value_enum, default_value_t = Dtype::F32)]
+    dtype: Dtype,
+    /// The largest file of weights; more are written where they would not fit
+    #[arg(long, default_value = "5GB", value_name = "SIZE", value_parser = super::project::bytes)]
+    shard_size: u64,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Dtype {
+    F32,
+    Bf16,
+    F16,
 }
 
 pub(crate) fn export(args: &ExportArgs, json: bool) -> miette::Result<ExitCode> {
@@ -194,7 +227,12 @@ pub(crate) fn export(args: &ExportArgs, json: bool) -> miette::Result<ExitCode> 
     if loaded.model.language().is_none() {
         ::vision::hf::export(&loaded, &::vision::classes::of(&args.run), &args.out)?;
     } else {
-        hf::export(&loaded, &loaded.tokenizer()?, &args.out)?;
+        let numbers = match args.dtype {
+            Dtype::F32 => hf::Numbers::F32,
+            Dtype::Bf16 => hf::Numbers::Bf16,
+            Dtype::F16 => hf::Numbers::F16,
+        };
+        hf::export(&loaded, &loaded.tokenizer()?, &args.out, hf::Format { numbers, shard_bytes: args.shard_size })?;
     }
     if json {
         print::json(&json!({"folder": args.out}))?
@@ -218,30 +256,37 @@ pub(crate) fn import(args: &ImportArgs, json: bool) -> miette::Result<ExitCode> 
     if let Some((step, _)) = checkpoint::list(&args.out).pop() {
         return Err(TrainError::Exists { folder: args.out.clone(), step }.into());
     }
-    let (model, mut tensors, files) = if ::vision::hf::knows(&args.folder) {
-        let imported = ::vision::hf::import(&args.folder)?;
-        let files = ::vision::classes::files(&imported.classes).into_iter().chain(tokenizer_files(&args.folder)?).collect();
-        (imported.model, imported.tensors, files)
+    let params = if ::vision::hf::knows(&args.folder) {
+        import_images(args)?
     } else {
         let imported = hf::import(&args.folder)?;
-        imported.tokenizer.notes().iter().for_each(|note| print::talk(note));
-        let files = imported.tokenizer.files()?;
-        (imported.model, imported.tensors, files)
+        let model = models::build(&imported.model)?;
+        imported.notes.iter().for_each(|note| print::talk(note));
+        imported.write(&args.out, &*model)?;
+        model.params().elements()
     };
-    let built = models::build(&model)?;
+    if json {
+        print::json(&json!({"run": args.out, "params": params}))?;
+    } else {
+        print::result(&format!("{} parameters in {}", report::terminal::count(params), args.out.display()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The number of parameters of a model of images.
+fn import_images(args: &ImportArgs) -> miette::Result<usize> {
+    let imported = ::vision::hf::import(&args.folder)?;
+    let built = models::build(&imported.model)?;
     let context = built.language().map_or(1, |l| l.context());
-    let recipe = format!(
-        "name = \"imported\"\n[batch]\ncontext = {context}\n[data]\npath = {:?}\n[model]\n{model}",
-        args.out.display().to_string(),
-    );
-    let recipe = ::train::recipe::Recipe::parse(&recipe, "the imported model", &[])?;
-    let table = built.params();
+    let recipe = hf::recipe_of(&imported.model, context, &args.out)?;
+    let mut tensors = imported.tensors;
     let named = |spec: &engine::ParamSpec| NamedTensor {
         name: spec.name.clone(),
         shape: spec.shape.dims().to_vec(),
         values: tensors.remove(&spec.name).unwrap_or_default(),
     };
-    let tensors = table.specs().iter().map(named).collect();
+    let tensors = built.params().specs().iter().map(named).collect();
+    let files = ::vision::classes::files(&imported.classes).into_iter().chain(tokenizer_files(&args.folder)?).collect();
     let snapshot = Snapshot {
         step: 0,
         recipe: recipe.to_toml(),
@@ -252,12 +297,7 @@ pub(crate) fn import(args: &ImportArgs, json: bool) -> miette::Result<ExitCode> 
         kernels: Vec::new(),
         tensors,
     };
-    std::fs::create_dir_all(&args.out).into_diagnostic()?;
-    checkpoint::write(&args.out, &snapshot)?;
-    if json {
-        print::json(&json!({"run": args.out, "params": table.elements()}))?;
-    } else {
-        print::result(&format!("{} parameters in {}", report::terminal::count(table.elements()), args.out.display()));
-    }
-    Ok(ExitCode::SUCCESS)
+    std::fs::create_dir_all(&args.out).map_err(TrainError::io("create", &args.out))?;
+    checkpoint::write(&args.out, &snapshot).map_err(TrainError::from)?;
+    Ok(built.params().elements())
 }

@@ -44,7 +44,8 @@ pub(crate) fn run(args: &TrainArgs, json: bool) -> miette::Result<ExitCode> {
     let strategy = args.strategy.as_ref().map(|name| format!("parallel.strategy={name}"));
     let mut recipe = Recipe::read(&args.recipe, &args.set.iter().cloned().chain(ranks).chain(strategy).collect::<Vec<_>>())?;
     if let Some(path) = &args.from {
-        recipe.from = Some(Beginning { path: path.clone() });
+        let rows_by_name = recipe.from.is_some_and(|from| from.rows_by_name);
+        recipe.from = Some(Beginning { path: path.clone(), rows_by_name });
     }
     let mut follow = Follow::new();
     let outcome = training::train(&recipe, &args.out, args.resume, &STOP, &mut follow);

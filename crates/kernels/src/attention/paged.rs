@@ -15,6 +15,7 @@ pub struct Paged {
     pub mask: Mask,
     pub scale: f32,
     pub alibi: bool,
+    pub softcap: Option<f32>,
     pub page_tokens: usize,
 }
 
@@ -67,6 +68,7 @@ impl Paged {
             mask: self.mask,
             scale: self.scale,
             alibi: self.alibi,
+            softcap: self.softcap,
             first_head: 0,
             all_heads: self.heads,
             precision: Precision::F32,
@@ -82,8 +84,10 @@ mod tests {
     #[test]
     fn pages_in_any_order_give_the_bits_of_keys_that_lie_together() {
         let (heads, kv_heads, head_dim, page_tokens) = (4, 2, 8, 4);
-        for (mask, alibi) in [(Mask::Causal, false), (Mask::Causal, true), (Mask::Window(3), false)] {
-            let paged = Paged { heads, kv_heads, head_dim, mask, scale: 0.3, alibi, page_tokens };
+        let ways =
+            [(Mask::Causal, false, None), (Mask::Causal, true, None), (Mask::Window(3), false, None), (Mask::Causal, false, Some(0.5))];
+        for (mask, alibi, softcap) in ways {
+            let paged = Paged { heads, kv_heads, head_dim, mask, scale: 0.3, alibi, softcap, page_tokens };
             let width = kv_heads * head_dim;
             let (keys, values) = (noise(1, 7 * page_tokens * width), noise(2, 7 * page_tokens * width));
             let q = noise(3, 3 * heads * head_dim);

@@ -106,6 +106,7 @@ impl Attention {
             unsafe { self.gemm(rows, cols, d, false).tile(self.q(q, b, head, start), keys, None, s.scores.as_mut_ptr(), BLOCK) };
             for r in 0..rows {
                 let row = &mut s.scores[r * BLOCK..][..cols];
+                self.soften(row);
                 self.mask_row(row, head, start + r, j);
                 factor[r] = online_softmax(row, self.scale, &mut most[r], &mut total[r]);
                 if factor[r] != 1.0 {
@@ -174,9 +175,10 @@ impl Attention {
                         self.gemm(rows, cols, d, false).tile(grads, &s.values[turned..], None, ds, BLOCK);
                         for r in 0..rows {
                             let row = &mut s.scores[r * BLOCK..][..cols];
+                            self.soften(row);
                             self.mask_row(row, head, start + r, j);
                             let other = &mut s.other[r * BLOCK..][..cols];
-                            backward_row(row, other, lse[stat + r], delta[stat + r], self.scale);
+                            backward_row(row, other, lse[stat + r], delta[stat + r], self.scale, self.tanh_of());
                         }
                         let (p, ds) = (Mat::rows(&s.scores, BLOCK), Mat::rows(&s.other, BLOCK));
                         self.gemm(cols, d, rows, true).tile(p.transposed(), &s.grads, None, dv.at(kv_at), kv_width);
@@ -205,14 +207,21 @@ impl Attention {
 }
 
 simd_fn! {
-    /// `p = e^(scale score - lse)` in the first row, `ds = p (dp - delta) scale` in the second.
-    fn backward_row(scores: &mut [f32], dp: &mut [f32], lse: f32, delta: f32, scale: f32) = backward_row_body;
+    /// `p = e^(scale score - lse)` in the first row, `ds = p (dp - delta) scale`, the slope of a cap in it, in the second.
+    fn backward_row(scores: &mut [f32], dp: &mut [f32], lse: f32, delta: f32, scale: f32, tanh_of: Option<f32>) = backward_row_body;
 }
 
 #[inline(always)]
-fn backward_row_body<V: Vector>(scores: &mut [f32], dp: &mut [f32], lse: f32, delta: f32, scale: f32) {
+fn backward_row_body<V: Vector>(scores: &mut [f32], dp: &mut [f32], lse: f32, delta: f32, scale: f32, tanh_of: Option<f32>) {
     let n = scores.len().min(dp.len());
     let (p_at, ds_at) = (scores.as_mut_ptr(), dp.as_mut_ptr());
+    if let Some(tanh_of) = tanh_of {
+        for (dp, score) in dp.iter_mut().zip(&*scores) {
+            // In place of `dp` what gives its slope with the rest below; what is hidden is -inf, and its `p` is 0.
+            let tanh = (score * tanh_of).max(-1.0);
+            *dp = (*dp - delta) * (1.0 - tanh * tanh) + delta;
+        }
+    }
     // SAFETY of both closures: a whole vector starts at `i`, or `i < n`.
     #[allow(clippy::undocumented_unsafe_blocks)]
     stride::<V>(

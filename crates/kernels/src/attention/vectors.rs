@@ -230,6 +230,7 @@ fn forward_panels<V: Vector, const MR: usize>(
                 }
             }
         }
+        a.soften(&mut scores[..cols * BLOCK]);
         if a.is_bent(at, j, cols) {
             a.mask_turned(scores, at, j, cols);
         }
@@ -395,6 +396,7 @@ fn backward_panels<V: Vector, const MR: usize>(
                     }
                 }
             }
+            a.soften(&mut s.scores[..rows * BLOCK]);
             if a.is_bent(at, j, cols) {
                 for r in 0..rows {
                     a.mask_row(&mut s.scores[r * BLOCK..][..cols], head, start + r, j);
@@ -439,14 +441,14 @@ fn backward_panels<V: Vector, const MR: usize>(
     }
 }
 
-/// From scores and dP, `[BLOCK queries][BLOCK keys]` each: `p = e^(scale score - lse)` and `ds = p (dp - delta) scale`, in
-/// words along the queries; `ds` also in place of the scores.
+/// From scores and dP, `[BLOCK queries][BLOCK keys]` each: `p = e^(scale score - lse)` and `ds = p (dp - delta) scale`, the slope of
+/// a cap in it, in words along the queries; `ds` also in place of the scores.
 #[inline(always)]
 fn slopes<V: Vector>(a: &Attention, rows: usize, cols: usize, lse: &[f32], delta: &[f32], blocks: [&mut [f32]; 4]) {
     assert!(rows <= BLOCK && cols <= BLOCK && lse.len() >= rows && delta.len() >= rows);
     assert!(blocks.iter().all(|block| block.len() >= BLOCK * BLOCK));
     let [scores, dp, weights, slopes] = blocks.map(<[f32]>::as_mut_ptr);
-    let (by, per_word) = (V::splat(a.scale), a.precision.per_word());
+    let (by, one, per_word) = (V::splat(a.scale), V::splat(1.0), a.precision.per_word());
     for r in (0..rows).step_by(per_word) {
         for c in (0..cols).step_by(V::N) {
             let mut both = [[V::splat(0.0); 2]; 2];
@@ -454,8 +456,14 @@ fn slopes<V: Vector>(a: &Attention, rows: usize, cols: usize, lse: &[f32], delta
             unsafe {
                 for (i, both) in both.iter_mut().enumerate().take(per_word.min(rows - r)) {
                     let at = (r + i) * BLOCK + c;
-                    let p = V::load(scores.add(at)).fma(by, V::splat(-lse[r + i])).exp();
-                    let ds = p.mul(V::load(dp.add(at)).sub(V::splat(delta[r + i]))).mul(by);
+                    let score = V::load(scores.add(at));
+                    let p = score.fma(by, V::splat(-lse[r + i])).exp();
+                    let mut ds = p.mul(V::load(dp.add(at)).sub(V::splat(delta[r + i]))).mul(by);
+                    if let Some(tanh_of) = a.tanh_of() {
+                        // What is hidden is -inf.
+                        let tanh = score.mul(V::splat(tanh_of)).max(V::splat(-1.0));
+                        ds = ds.mul(one.sub(tanh.mul(tanh)));
+                    }
                     ds.store(scores.add(at));
                     *both = [p, ds];
                 }

@@ -1,5 +1,6 @@
 //! The words that a decoder's configuration chooses from.
 
+use engine::ops::Activation;
 use serde::{Deserialize, Serialize};
 
 /// What normalises the residual stream.
@@ -24,6 +25,25 @@ pub enum Position {
     Alibi,
 }
 
+/// Where norms stand about attention and the feed-forward part.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NormPlace {
+    /// `x + part(norm(x))`.
+    #[default]
+    Before,
+    /// `x + norm(part(x))` (OLMo 2, arXiv:2501.00656).
+    After,
+    /// `x + norm(part(norm(x)))` (Gemma 2, arXiv:2408.00118).
+    Both,
+}
+
+impl NormPlace {
+    pub(super) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// The middle of the feed-forward part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -36,8 +56,25 @@ pub enum Mlp {
     QuickGelu,
     /// The square of what is above zero.
     Relu2,
-    /// Two matrices, one gating the other (arXiv:2002.05202).
+    /// Two matrices, one gating the other by `x sigmoid(x)` (arXiv:2002.05202).
     Swiglu,
+    /// The same by GELU, by the hyperbolic tangent.
+    Geglu,
+}
+
+impl Mlp {
+    /// The activation, and whether a matrix of its own gates by it.
+    #[must_use]
+    pub fn activation(self) -> (Activation, bool) {
+        match self {
+            Self::Gelu => (Activation::Gelu, false),
+            Self::GeluTanh => (Activation::GeluTanh, false),
+            Self::QuickGelu => (Activation::QuickGelu, false),
+            Self::Relu2 => (Activation::Relu2, false),
+            Self::Swiglu => (Activation::Silu, true),
+            Self::Geglu => (Activation::GeluTanh, true),
+        }
+    }
 }
 
 /// What a row's logits over the experts become; see `engine::Tape::gates`.
@@ -48,7 +85,9 @@ pub enum Router {
     Softmax,
     /// Softmax over the chosen experts alone.
     SoftmaxNormalised,
-    /// A sigmoid of each expert by itself, over the sum of those chosen.
+    /// A sigmoid of each expert by itself.
+    Sigmoid,
+    /// The same over the sum of those chosen.
     SigmoidNormalised,
 }
 

@@ -3,18 +3,18 @@
 //! DeepSeekMoE have it.
 //!
 //! ```text
-//! x -> router -> route, gates;   x -> dispatch -> [gate, up -> swiglu -> down] of each expert -> combine (+ shared experts)
+//! x -> router -> route, gates;   x -> dispatch -> [gate, up -> gated -> down] of each expert -> combine (+ shared experts)
 //! ```
 //! Ranks of the tensor axis share the width of every expert, as they do that of one feed-forward part: what comes out is a part of
 //! the sum. **Absent on purpose:** a limit on an expert's tokens. None is dropped.
 
 use engine::{
     EngineError, Init, ParamId, ParamKind, Tape, Tensor,
-    ops::{Gating, Scores},
+    ops::{Activation, Gating, Limit, Scores},
 };
 
 use super::{
-    config::{Mixture, Mlp, Router},
+    config::{Mixture, Router},
     layers::{Declare, MlpParams},
 };
 
@@ -22,7 +22,10 @@ use super::{
 #[derive(Clone, Copy)]
 pub(super) struct Experts {
     mixture: Mixture,
+    activation: Activation,
     router: ParamId,
+    /// Of each expert's score, in the choice alone. It has no gradient and stays as it came: a balancing loss trains in its place.
+    bias: Option<ParamId>,
     gate: ParamId,
     up: ParamId,
     down: ParamId,
@@ -36,6 +39,7 @@ impl Experts {
         let Mixture { experts, ffn, .. } = mixture;
         let table = &mut *declare.table;
         let router = table.add("mlp.router.weight", &[experts, model], Init::Normal { std }, ParamKind::Matrix);
+        let bias = mixture.has_bias.then(|| table.add("mlp.router.bias", &[experts], Init::Zeros, ParamKind::Vector));
         let mut matrices = |name: &str, [out, inner]: [usize; 2], std: f32, cut: usize| {
             let id = table.add(&format!("mlp.experts.{name}.weight"), &[experts, out, inner], Init::Normal { std }, ParamKind::Matrix);
             table.may_cut(id, cut, 1);
@@ -45,19 +49,27 @@ impl Experts {
         let (gate, up) = (matrices("gate", [ffn, model], std, 1), matrices("up", [ffn, model], std, 1));
         let down = matrices("down", [model, ffn], residual_std, 2);
         let shared = (mixture.shared_ffn > 0).then(|| declare.mlp("mlp.shared", mixture.shared_ffn));
-        Self { mixture, router, gate, up, down, shared }
+        Self { mixture, activation: declare.config.mlp.activation().0, router, bias, gate, up, down, shared }
     }
 
     /// `x` `[batch, seq, model]` to the same, each token on its own.
     pub fn run(&self, tape: &mut Tape<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
-        let Mixture { per_token, router, scale, balance, .. } = self.mixture;
+        let Mixture { per_token, router, groups: [groups, top_groups], scale, balance, .. } = self.mixture;
         let (scores, is_normalised) = match router {
             Router::Softmax => (Scores::Softmax, false),
             Router::SoftmaxNormalised => (Scores::Softmax, true),
+            Router::Sigmoid => (Scores::Sigmoid, false),
             Router::SigmoidNormalised => (Scores::Sigmoid, true),
         };
         let logits = tape.linear(x, &tape.param(self.router), None)?;
-        let routes = tape.route(&logits, per_token)?;
+        let routes = if self.bias.is_some() || groups > 1 {
+            // As DeepSeek-V2 weighs a group, and as V3 does.
+            let limit = Limit { scores, groups, top_groups, largest: if scores == Scores::Sigmoid { 2 } else { 1 } };
+            let bias = self.bias.map(|bias| tape.param(bias));
+            tape.route_limited(&logits, per_token, limit, bias.as_ref())?
+        } else {
+            tape.route(&logits, per_token)?
+        };
         if tape.is_training() && balance > 0.0 {
             let uneven = tape.balance(&logits, &routes, scores, balance)?;
             tape.add_loss(&uneven)?;
@@ -68,7 +80,7 @@ impl Experts {
         let gate = tape.expert_linear(&sent, &tape.param(self.gate), &routes)?;
         let up = tape.expert_linear(&sent, &tape.param(self.up), &routes)?;
         drop(sent);
-        let middle = tape.swiglu(&gate, &up)?;
+        let middle = tape.gated(self.activation, &gate, &up)?;
         drop((gate, up));
         let made = tape.expert_linear(&middle, &tape.param(self.down), &routes)?;
         drop(middle);
@@ -76,7 +88,7 @@ impl Experts {
         drop(made);
         match &self.shared {
             Some(shared) => {
-                let shared = shared.run(tape, Mlp::Swiglu, x)?;
+                let shared = shared.run(tape, self.activation, x)?;
                 tape.add(&sum, &shared)
             }
             None => Ok(sum),

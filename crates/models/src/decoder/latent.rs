@@ -14,10 +14,10 @@ use engine::{
     ops::{Places, Rotary},
 };
 
-use super::{
-    config::{DecoderConfig, LatentWidths},
-    layers::Declare,
-};
+use super::{config::LatentWidths, layers::Declare};
+
+/// What norms of the short vectors add to the variance, whatever other norms do, as in the published code.
+const EPS: f32 = 1e-6;
 
 /// See the head of this file.
 #[derive(Clone, Copy)]
@@ -60,23 +60,27 @@ impl Latent {
     }
 
     /// Queries, keys and values `[batch, seq, heads * head_dim]` of `x`, whose tokens begin at `offset` of their sequence.
-    pub fn project(&self, tape: &mut Tape<'_>, c: &DecoderConfig, x: &Tensor, places: &Places) -> Result<[Tensor; 3], EngineError> {
+    pub fn project(&self, tape: &mut Tape<'_>, rotary: Option<&Rotary>, x: &Tensor, places: &Places) -> Result<[Tensor; 3], EngineError> {
         let LatentWidths { plain, rope, value, .. } = self.widths;
         let short = |tape: &mut Tape<'_>, [down, norm]: [ParamId; 2]| {
             let short = tape.linear(x, &tape.param(down), None)?;
-            tape.rms_norm(&short, &tape.param(norm), c.eps)
+            tape.rms_norm(&short, &tape.param(norm), EPS)
         };
         let from = match self.q_down {
             Some(down) => short(tape, down)?,
             None => x.clone(),
         };
         let q_rope = tape.linear(&from, &tape.param(self.q_rope), None)?;
-        let q_rope = tape.rope(&q_rope, rope, places, &Rotary::plain(rope, c.theta))?;
+        let turned = |tape: &mut Tape<'_>, x: Tensor| match rotary {
+            Some(rotary) => tape.rope(&x, rope, places, rotary),
+            None => Ok(x),
+        };
+        let q_rope = turned(tape, q_rope)?;
         let q = tape.linear(&from, &tape.param(self.q), None)?;
         let q = tape.join_heads(&q, &q_rope, [plain, rope])?;
         drop((from, q_rope));
         let k_rope = tape.linear(x, &tape.param(self.k_rope), None)?;
-        let k_rope = tape.rope(&k_rope, rope, places, &Rotary::plain(rope, c.theta))?;
+        let k_rope = turned(tape, k_rope)?;
         let from = short(tape, self.kv_down)?;
         let k = tape.linear(&from, &tape.param(self.k), None)?;
         let k = tape.join_heads(&k, &k_rope, [plain, rope])?;

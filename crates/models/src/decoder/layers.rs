@@ -11,7 +11,7 @@ use engine::{
 };
 
 use super::{
-    config::{DecoderConfig, Mlp, Norm, Position},
+    config::{DecoderConfig, Norm, NormPlace, Position, Turns},
     experts::Experts,
     latent::Latent,
 };
@@ -19,8 +19,6 @@ use super::{
 /// See the head of this file. Of the config it reads what concerns a layer.
 pub(crate) struct Layers {
     pub config: DecoderConfig,
-    rotary: Rotary,
-    mask: Mask,
     layers: Vec<Layer>,
 }
 
@@ -66,17 +64,27 @@ enum Feed {
     Experts(Experts),
 }
 
-/// One layer's parameters.
-#[derive(Clone, Copy)]
+/// One layer's parameters and ways.
+#[derive(Clone)]
 pub(crate) struct Layer {
     pub block: BlockId,
     /// Its place among the layers.
     index: usize,
-    attn_norm: NormParams,
+    mask: Mask,
+    /// Absent where heads do not turn.
+    rotary: Option<Rotary>,
+    attn_norms: Norms,
     attention: Attention,
-    /// Absent when the attention's norm serves both.
-    mlp_norm: Option<NormParams>,
+    /// None of its own where the attention's norm serves both.
+    mlp_norms: Norms,
     feed: Feed,
+}
+
+/// Of one part.
+#[derive(Clone, Copy, Default)]
+struct Norms {
+    before: Option<NormParams>,
+    after: Option<NormParams>,
 }
 
 impl NormParams {
@@ -89,11 +97,12 @@ impl NormParams {
 }
 
 impl Layers {
-    /// Declare those of `config` in blocks `{prefix}layers.0` and on.
+    /// Declare those of `config` in blocks `{prefix}layers.0` and on; a window of a layer narrows `mask`.
     pub fn new(table: &mut ParamTable, config: DecoderConfig, mask: Mask, prefix: &str) -> Self {
+        let rotary = config.rotary();
         let mut declare = Declare { table, config: &config };
-        let layers = (0..config.layers).map(|i| declare.layer(prefix, i)).collect();
-        Self { rotary: config.rotary(), config, mask, layers }
+        let layers = (0..config.layers).map(|i| declare.layer(prefix, i, mask, &rotary)).collect();
+        Self { config, layers }
     }
 
     pub fn each(&self) -> &[Layer] {
@@ -102,75 +111,62 @@ impl Layers {
 
     /// `x` `[batch, seq, model]` through one layer, whose tokens stand at `places`.
     pub fn run<'m>(&'m self, tape: &mut Tape<'m>, layer: &Layer, x: &Tensor, places: &Places) -> Result<Tensor, EngineError> {
-        if self.config.post_norm {
-            return self.run_normed_after(tape, layer, x, places);
-        }
-        let normed = self.norm(tape, layer.attn_norm, x)?;
-        let normed = tape.gather_tokens(&normed)?;
-        let attended = self.attention(tape, layer, &normed, places)?;
+        let read = self.read(tape, layer.attn_norms, x)?;
+        let attended = self.attention(tape, layer, &read, places)?;
         if self.config.parallel_block {
-            let normed = match layer.mlp_norm {
-                Some(norm) => {
-                    let normed = self.norm(tape, norm, x)?;
-                    tape.gather_tokens(&normed)?
-                }
-                None => normed,
+            let read = match layer.mlp_norms.before {
+                Some(_) => self.read(tape, layer.mlp_norms, x)?,
+                None => read,
             };
-            let fed = self.feed(tape, layer, &normed)?;
+            let fed = self.feed(tape, layer, &read)?;
             let both = tape.add(&attended, &fed)?;
-            let both = tape.sum_tokens(&both)?;
-            let both = tape.dropout(&both, self.config.dropout)?;
+            let both = self.added(tape, Norms::default(), &both)?;
             return tape.add(x, &both);
         }
-        drop(normed);
-        let attended = tape.sum_tokens(&attended)?;
-        let attended = tape.dropout(&attended, self.config.dropout)?;
+        drop(read);
+        let attended = self.added(tape, layer.attn_norms, &attended)?;
         let x = tape.add(x, &attended)?;
         drop(attended);
-        let normed = match layer.mlp_norm {
-            Some(norm) => self.norm(tape, norm, &x)?,
-            None => x.clone(),
-        };
-        let normed = tape.gather_tokens(&normed)?;
-        let fed = self.feed(tape, layer, &normed)?;
-        let fed = tape.sum_tokens(&fed)?;
-        let fed = tape.dropout(&fed, self.config.dropout)?;
+        let read = self.read(tape, layer.mlp_norms, &x)?;
+        let fed = self.feed(tape, layer, &read)?;
+        drop(read);
+        let fed = self.added(tape, layer.mlp_norms, &fed)?;
         tape.add(&x, &fed)
     }
 
-    /// Each part reads the residual as it is, and what it gives is normed: `x + norm(part(x))`.
-    fn run_normed_after<'m>(&'m self, tape: &mut Tape<'m>, layer: &Layer, x: &Tensor, places: &Places) -> Result<Tensor, EngineError> {
-        let whole = tape.gather_tokens(x)?;
-        let attended = self.attention(tape, layer, &whole, places)?;
-        drop(whole);
-        let attended = tape.sum_tokens(&attended)?;
-        let attended = self.norm(tape, layer.attn_norm, &attended)?;
-        let attended = tape.dropout(&attended, self.config.dropout)?;
-        let x = tape.add(x, &attended)?;
-        drop(attended);
-        let whole = tape.gather_tokens(&x)?;
-        let fed = self.feed(tape, layer, &whole)?;
-        drop(whole);
-        let fed = tape.sum_tokens(&fed)?;
-        let fed = match layer.mlp_norm {
-            Some(norm) => self.norm(tape, norm, &fed)?,
-            None => fed,
-        };
-        let fed = tape.dropout(&fed, self.config.dropout)?;
-        tape.add(&x, &fed)
+    /// What a part reads: the residual, normed where a norm stands before, of all tokens that ranks hold.
+    fn read(&self, tape: &mut Tape<'_>, norms: Norms, x: &Tensor) -> Result<Tensor, EngineError> {
+        match norms.before {
+            Some(norm) => {
+                let normed = self.norm(tape, norm, x)?;
+                tape.gather_tokens(&normed)
+            }
+            None => tape.gather_tokens(x),
+        }
+    }
+
+    /// What is added to the residual for what a part gave, of which ranks hold a share each.
+    fn added(&self, tape: &mut Tape<'_>, norms: Norms, part: &Tensor) -> Result<Tensor, EngineError> {
+        let mut part = tape.sum_tokens(part)?;
+        if let Some(norm) = norms.after {
+            part = self.norm(tape, norm, &part)?;
+        }
+        let part = tape.scale(&part, self.config.residual_scale.unwrap_or(1.0))?;
+        tape.dropout(&part, self.config.dropout)
     }
 
     fn attention(&self, tape: &mut Tape<'_>, layer: &Layer, x: &Tensor, places: &Places) -> Result<Tensor, EngineError> {
         let c = &self.config;
         let [q, k, v] = match &layer.attention {
-            Attention::Heads(heads) => self.project(tape, heads, x, places)?,
-            Attention::Latent(latent) => latent.project(tape, c, x, places)?,
+            Attention::Heads(heads) => self.project(tape, heads, layer.rotary.as_ref(), x, places)?,
+            Attention::Latent(latent) => latent.project(tape, layer.rotary.as_ref(), x, places)?,
         };
         let options = AttentionOptions {
             head_dim: c.head_dim,
-            mask: self.mask,
-            scale: 1.0 / (c.head_dim as f32).sqrt(),
+            mask: layer.mask,
+            scale: c.score_scale(),
             alibi: c.position == Position::Alibi,
+            softcap: c.attn_softcap,
         };
         let attended = match places {
             Places::After(advance) => tape.attention_cached([&q, &k, &v], options, layer.index, advance)?,
@@ -183,8 +179,14 @@ impl Layers {
         }
     }
 
-    fn project(&self, tape: &mut Tape<'_>, heads: &Heads, x: &Tensor, places: &Places) -> Result<[Tensor; 3], EngineError> {
-        let c = &self.config;
+    fn project(
+        &self,
+        tape: &mut Tape<'_>,
+        heads: &Heads,
+        rotary: Option<&Rotary>,
+        x: &Tensor,
+        places: &Places,
+    ) -> Result<[Tensor; 3], EngineError> {
         let mut q = linear(tape, heads.q, x)?;
         let mut k = linear(tape, heads.k, x)?;
         let v = linear(tape, heads.v, x)?;
@@ -192,16 +194,16 @@ impl Layers {
             q = self.head_norm(tape, q_norm, &q)?;
             k = self.head_norm(tape, k_norm, &k)?;
         }
-        if c.position == Position::Rope {
-            q = tape.rope(&q, c.head_dim, places, &self.rotary)?;
-            k = tape.rope(&k, c.head_dim, places, &self.rotary)?;
+        if let Some(rotary) = rotary {
+            q = tape.rope(&q, self.config.head_dim, places, rotary)?;
+            k = tape.rope(&k, self.config.head_dim, places, rotary)?;
         }
         Ok([q, k, v])
     }
 
     fn feed(&self, tape: &mut Tape<'_>, layer: &Layer, x: &Tensor) -> Result<Tensor, EngineError> {
         match &layer.feed {
-            Feed::Dense(mlp) => mlp.run(tape, self.config.mlp, x),
+            Feed::Dense(mlp) => mlp.run(tape, self.config.mlp.activation().0, x),
             Feed::Experts(experts) => experts.run(tape, x),
         }
     }
@@ -229,17 +231,14 @@ impl Layers {
 }
 
 impl MlpParams {
-    pub fn run(&self, tape: &mut Tape<'_>, mlp: Mlp, x: &Tensor) -> Result<Tensor, EngineError> {
+    pub fn run(&self, tape: &mut Tape<'_>, activation: Activation, x: &Tensor) -> Result<Tensor, EngineError> {
         let up = linear(tape, self.up, x)?;
-        let middle = match (mlp, self.gate) {
-            (Mlp::Swiglu, Some(gate)) => {
+        let middle = match self.gate {
+            Some(gate) => {
                 let gate = linear(tape, gate, x)?;
-                tape.swiglu(&gate, &up)?
+                tape.gated(activation, &gate, &up)?
             }
-            (Mlp::GeluTanh, _) => tape.activation(Activation::GeluTanh, &up)?,
-            (Mlp::QuickGelu, _) => tape.activation(Activation::QuickGelu, &up)?,
-            (Mlp::Relu2, _) => tape.activation(Activation::Relu2, &up)?,
-            (Mlp::Gelu | Mlp::Swiglu, _) => tape.activation(Activation::Gelu, &up)?,
+            None => tape.activation(activation, &up)?,
         };
         drop(up);
         linear_share(tape, self.down, &middle)
@@ -275,7 +274,13 @@ impl Declare<'_> {
     fn linear(&mut self, name: &str, out: usize, inner: usize, std: f32, shared: Shared) -> LinearParams {
         let unit = if name.starts_with("attn.") { self.config.head_dim } else { 1 };
         let weight = self.table.add(&format!("{name}.weight"), &[out, inner], Init::Normal { std }, ParamKind::Matrix);
-        let has_bias = self.config.bias || self.config.qkv_bias && ["attn.q", "attn.k", "attn.v"].contains(&name);
+        let c = self.config;
+        let has_own = match name {
+            "attn.q" | "attn.k" | "attn.v" => c.qkv_bias,
+            "attn.out" => c.out_bias,
+            _ => c.mlp_bias,
+        };
+        let has_bias = c.bias || has_own;
         let bias = has_bias.then(|| self.table.add(&format!("{name}.bias"), &[out], Init::Zeros, ParamKind::Vector));
         self.table.may_cut(weight, shared as usize, unit);
         if let Some(bias) = bias.filter(|_| shared == Shared::Outputs) {
@@ -284,8 +289,16 @@ impl Declare<'_> {
         LinearParams { weight, bias }
     }
 
-    fn norm(&mut self, name: &str) -> NormParams {
-        NormParams::new(self.table, self.config, name)
+    /// Of the part `name`.
+    fn norms(&mut self, name: &str) -> Norms {
+        let place = self.config.norm_place;
+        let mut norm = |name: String| NormParams::new(self.table, self.config, &name);
+        let first = norm(format!("{name}.norm"));
+        match place {
+            NormPlace::Before => Norms { before: Some(first), after: None },
+            NormPlace::After => Norms { before: None, after: Some(first) },
+            NormPlace::Both => Norms { before: Some(first), after: Some(norm(format!("{name}.post_norm"))) },
+        }
     }
 
     /// Standard deviations at the start: of a matrix, and of one that writes to the residual.
@@ -297,24 +310,33 @@ impl Declare<'_> {
     pub fn mlp(&mut self, name: &str, ffn: usize) -> MlpParams {
         let (c, [std, residual_std]) = (self.config, self.stds());
         MlpParams {
-            gate: (c.mlp == Mlp::Swiglu).then(|| self.linear(&format!("{name}.gate"), ffn, c.model, std, Shared::Outputs)),
+            gate: c.mlp.activation().1.then(|| self.linear(&format!("{name}.gate"), ffn, c.model, std, Shared::Outputs)),
             up: self.linear(&format!("{name}.up"), ffn, c.model, std, Shared::Outputs),
             down: self.linear(&format!("{name}.down"), c.model, ffn, residual_std, Shared::Inputs),
         }
     }
 
-    fn layer(&mut self, prefix: &str, index: usize) -> Layer {
+    fn layer(&mut self, prefix: &str, index: usize, mask: Mask, rotary: &Rotary) -> Layer {
         let c = self.config;
         let block = self.table.block(format!("{prefix}layers.{index}"));
         Layer {
             index,
             block,
-            attn_norm: self.norm("attn.norm"),
+            mask: match c.window_of(index) {
+                Some(window) if mask == Mask::Causal => Mask::Window(window),
+                _ => mask,
+            },
+            rotary: match c.turns(index) {
+                Turns::Usual => Some(rotary.clone()),
+                Turns::Windowed(theta) => Some(Rotary::plain(2 * rotary.frequencies.len(), theta)),
+                Turns::Not => None,
+            },
+            attn_norms: self.norms("attn"),
             attention: match c.latent() {
                 Some(widths) => Attention::Latent(Latent::new(self, widths)),
                 None => Attention::Heads(self.heads()),
             },
-            mlp_norm: (!c.shared_norm).then(|| self.norm("mlp.norm")),
+            mlp_norms: if c.shared_norm { Norms::default() } else { self.norms("mlp") },
             feed: match c.mixture(index) {
                 Some(mixture) => Feed::Experts(Experts::new(self, mixture)),
                 None => Feed::Dense(self.mlp("mlp", c.ffn)),

@@ -1,10 +1,11 @@
-//! The decoder language model: GPT, Llama, Falcon, BLOOM and Mixtral are settings of one.
+//! The decoder language model: GPT, Llama, Falcon, BLOOM, Gemma, DeepSeek and Mixtral are settings of one.
 //!
 //! ```text
 //! tokens -> embed (+ positions) -> [norm -> attention -> + ; norm -> mlp -> +] x layers -> norm -> head
 //! ```
 //! In a parallel block both parts read the same residual. Start at [`Decoder::residual`]; a layer is in [`layers`].
 
+mod check;
 mod choices;
 mod config;
 mod experts;
@@ -14,7 +15,7 @@ mod presets;
 
 use std::{ops::Range, sync::Arc};
 
-pub use config::{DecoderConfig, DecoderOptions, Head, Mixture, Mlp, Norm, Position, RopeScaling, Router};
+pub use config::{DecoderConfig, DecoderOptions, Head, Mixture, Mlp, Norm, NormPlace, Position, RopeScaling, Router};
 use engine::{
     Axis, BlockId, EngineError, Init, Inputs, Mask, ParamId, ParamKind, ParamTable, Shape, ShapeError, Tape, Tensor,
     ops::{Advance, KvCache, Places},
@@ -62,8 +63,7 @@ impl Decoder {
         let positions =
             (c.position == Position::Learned).then(|| table.add("positions.weight", &[c.context, c.model], start, ParamKind::Embedding));
         let embed_norm = c.embed_norm.then(|| NormParams::new(&mut table, c, "embed.norm"));
-        let mask = c.window.map_or(Mask::Causal, Mask::Window);
-        let layers = Layers::new(&mut table, config.clone(), mask, "");
+        let layers = Layers::new(&mut table, config.clone(), Mask::Causal, "");
         let head_block = table.block("");
         let norm = NormParams::new(&mut table, c, "norm");
         let start = if c.zero_init { Init::Zeros } else { start };
@@ -133,7 +133,8 @@ impl Decoder {
 
     fn embed(&self, tape: &mut Tape<'_>, tokens: &Tensor, places: &Places) -> Result<Tensor, EngineError> {
         let x = tape.embedding_share(tokens, &tape.param(self.embed))?;
-        let mut x = tape.sum_tokens(&x)?;
+        let x = tape.sum_tokens(&x)?;
+        let mut x = tape.scale(&x, self.layers.config.embed_scale.unwrap_or(1.0))?;
         if let Some(positions) = self.positions {
             let (batch, seq) = (x.shape().dims()[0], x.shape().dims()[1]);
             let indices: Vec<u32> = match places {
@@ -164,10 +165,22 @@ impl Decoder {
         let [y] = tape.kept_block(self.head_block, [x], move |tape, [x]| {
             let normed = self.layers.norm(tape, self.norm, x)?;
             let normed = tape.gather_tokens(&normed)?;
+            let normed = self.scaled(tape, &normed)?;
             let head = tape.param(head);
             Ok([run(tape, &normed, &head)?])
         })?;
         Ok(y)
+    }
+
+    /// What the output layer reads of normed states, so that logits are scaled.
+    fn scaled(&self, tape: &mut Tape<'_>, normed: &Tensor) -> Result<Tensor, EngineError> {
+        tape.scale(normed, self.layers.config.logit_scale.unwrap_or(1.0))
+    }
+
+    /// Logits of what the output layer reads.
+    fn capped(&self, tape: &mut Tape<'_>, x: &Tensor, head: &Tensor) -> Result<Tensor, EngineError> {
+        let logits = tape.linear(x, head, None)?;
+        tape.softcap(&logits, self.layers.config.logit_softcap)
     }
 
     /// The scalar head of normed states `[batch, seq, model]`: `[batch, seq]`.
@@ -200,7 +213,8 @@ impl Model for Decoder {
 
     fn head_loss<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs, x: &Tensor, scale: f32) -> Result<Tensor, EngineError> {
         let targets = tape.input(inputs, "targets")?;
-        self.output(tape, x, move |tape, x, head| tape.cross_entropy(x, head, None, &targets, scale))
+        let cap = self.layers.config.logit_softcap;
+        self.output(tape, x, move |tape, x, head| tape.cross_entropy(x, head, None, &targets, scale, cap))
     }
 
     fn between(&self, batch: usize, length: usize) -> Shape {
@@ -231,7 +245,8 @@ impl LanguageModel for Decoder {
 
     fn head_nll<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs, x: &Tensor) -> Result<Tensor, EngineError> {
         let targets = tape.input(inputs, "targets")?;
-        self.output(tape, x, move |tape, x, head| tape.token_nll(x, head, &targets))
+        let cap = self.layers.config.logit_softcap;
+        self.output(tape, x, move |tape, x, head| tape.token_nll(x, head, &targets, cap))
     }
 
     fn head(&self) -> Head {
@@ -252,14 +267,14 @@ impl LanguageModel for Decoder {
         tape.kept_block(self.head_block, [x], move |tape, [x]| {
             let normed = self.layers.norm(tape, self.norm, x)?;
             let scalars = self.scalars(tape, &normed)?;
-            let head = tape.param(head);
-            Ok([tape.token_nll(&normed, &head, &targets)?, scalars])
+            let (normed, head) = (self.scaled(tape, &normed)?, tape.param(head));
+            Ok([tape.token_nll(&normed, &head, &targets, self.layers.config.logit_softcap)?, scalars])
         })
     }
 
     fn logits<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs) -> Result<Tensor, EngineError> {
         let x = self.residual(tape, inputs, None, 0..self.head_block.0, None)?;
-        self.output(tape, &x, |tape, x, head| tape.linear(x, head, None))
+        self.output(tape, &x, |tape, x, head| self.capped(tape, x, head))
     }
 
     fn next_logits<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs, advance: &Advance) -> Result<Tensor, EngineError> {
@@ -268,7 +283,7 @@ impl LanguageModel for Decoder {
         let x = x.reshape(&[x.shape().rows(), x.shape().last()])?;
         let rows = tape.tokens(Shape::new(&[1, rows.len()]), &rows)?;
         let last = tape.embedding(&rows, &x)?;
-        self.output(tape, &last, |tape, x, head| tape.linear(x, head, None))
+        self.output(tape, &last, |tape, x, head| self.capped(tape, x, head))
     }
 
     fn cache(&self) -> Arc<KvCache> {

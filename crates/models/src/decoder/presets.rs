@@ -89,13 +89,18 @@ pub(super) fn preset(name: &str) -> Result<DecoderConfig, ModelError> {
         "deepseek-v2-lite" => latent(None, experts(64, 6, 1408, Router::Softmax, 0.003, llama(27, 2048, 16, 10_944)), 2, 1),
         "deepseek-v2" => DecoderConfig {
             router_scale: Some(16.0),
+            router_groups: Some(8),
+            router_top_groups: Some(3),
             ..latent(Some(1536), experts(160, 6, 1536, Router::Softmax, 0.003, llama(60, 5120, 128, 12_288)), 2, 1)
         },
-        // arXiv:2412.19437, section 4.2, without the head that predicts one token more, the limit on groups, and the bias of the
-        // choice, which a balancing loss stands for.
+        // arXiv:2412.19437, section 4.2, without the head that predicts one token more. The bias of the choice stays where it begins: a
+        // balancing loss stands for its moves.
         "deepseek-v3" => DecoderConfig {
             vocab: 129_280,
             router_scale: Some(2.5),
+            router_bias: Some(true),
+            router_groups: Some(8),
+            router_top_groups: Some(4),
             ..latent(Some(1536), experts(256, 8, 2048, Router::SigmoidNormalised, 1e-4, llama(61, 7168, 128, 18_432)), 1, 3)
         },
         _ => {

@@ -7,6 +7,8 @@
 //! The minimiser is argmin's. Sizes enter as logarithms about their mean: without that, A and a are nearly one direction and
 //! the search stops early, which is what went wrong in the original.
 
+use std::cell::Cell;
+
 use argmin::{
     core::{CostFunction, Executor, Gradient, State},
     solver::{linesearch::MoreThuenteLineSearch, quasinewton::LBFGS},
@@ -133,13 +135,22 @@ struct Problem {
     /// `[ln N - mean, ln D - mean, ln L]`
     rows: Vec<[f64; 3]>,
     means: [f64; 2],
+    /// How often the cost may still be asked for: a search along a line has no bound of its own, and of some runs finds no end.
+    left: Cell<u32>,
 }
+
+/// Of one start; an ordinary one takes some hundred.
+const EVALUATIONS: u32 = 50_000;
 
 impl Problem {
     fn of(points: &[Observation]) -> Self {
         let mean = |of: fn(&Observation) -> f64| points.iter().map(|p| of(p).ln()).sum::<f64>() / points.len() as f64;
         let means = [mean(|p| p.params), mean(|p| p.tokens)];
-        Self { rows: points.iter().map(|p| [p.params.ln() - means[0], p.tokens.ln() - means[1], p.loss.ln()]).collect(), means }
+        Self {
+            rows: points.iter().map(|p| [p.params.ln() - means[0], p.tokens.ln() - means[1], p.loss.ln()]).collect(),
+            means,
+            left: Cell::new(EVALUATIONS),
+        }
     }
 
     fn law(&self, x: &[f64]) -> Parametric {
@@ -152,8 +163,9 @@ impl Problem {
         }
     }
 
-    /// Unknowns and cost at the lowest point near `start`.
+    /// Unknowns and cost at the lowest point near `start`, if there is an end to the search.
     fn minimise(&self, start: Vec<f64>) -> Option<(Vec<f64>, f64)> {
+        self.left.set(EVALUATIONS);
         let solver = LBFGS::new(MoreThuenteLineSearch::new(), 8).with_tolerance_grad(1e-9).ok()?.with_tolerance_cost(1e-14).ok()?;
         let result = Executor::new(self.clone(), solver).configure(|state| state.param(start).max_iters(400)).run().ok()?;
         let (x, cost) = (result.state().get_best_param()?.clone(), result.state().get_best_cost());
@@ -176,6 +188,8 @@ impl CostFunction for Problem {
     type Output = f64;
 
     fn cost(&self, x: &Vec<f64>) -> Result<f64, argmin::core::Error> {
+        let left = self.left.get().checked_sub(1).ok_or_else(|| argmin::core::Error::msg("the search finds no end"))?;
+        self.left.set(left);
         let huber = |r: f64| if r <= DELTA { r * r / (2.0 * DELTA) } else { r - DELTA / 2.0 };
         Ok(self.terms(x).map(|(_, r)| huber(r.abs())).sum::<f64>() / self.rows.len() as f64)
     }

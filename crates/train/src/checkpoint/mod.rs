@@ -22,7 +22,7 @@ use data::Content;
 pub(crate) use read::all_damaged;
 pub use read::{latest_whole, list, manifest, read};
 use serde::{Deserialize, Serialize};
-pub use write::{Keep, Writer, write};
+pub use write::{Keep, Writer, write, write_with};
 
 use crate::metric::Metric;
 

@@ -1,8 +1,10 @@
 //! Writing: to a temporary name, hashed and synced, then one rename; on a thread of its own.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     fs::{self, File},
+    ops::Range,
     path::{Path, PathBuf},
     thread::JoinHandle,
 };
@@ -11,8 +13,8 @@ use safetensors::{Dtype, tensor::TensorView};
 
 use super::{CheckpointError, FileEntry, Manifest, NamedTensor, Snapshot, VERSION, folder_name, list, read::manifest};
 
-/// No shard is larger than this, unless one tensor is.
-const SHARD_BYTES: usize = 1 << 30;
+/// No shard is larger than this, unless one tensor is: so much is in memory beside the tensors.
+const SHARD_BYTES: usize = 256 << 20;
 
 /// Which checkpoints stay.
 #[derive(Debug, Clone, Copy)]
@@ -87,29 +89,49 @@ impl Drop for Writer {
 /// # Errors
 /// When a file cannot be written; nothing is then visible under the checkpoint's name.
 pub fn write(folder: &Path, snapshot: &Snapshot) -> Result<PathBuf, CheckpointError> {
+    let is_finite = |tensor: &&NamedTensor| tensor.values.iter().all(|value| value.is_finite());
+    if let Some(tensor) = snapshot.tensors.iter().find(|tensor| !is_finite(tensor)) {
+        return Err(CheckpointError::NotFinite { name: tensor.name.clone(), step: snapshot.step });
+    }
+    let shapes: Vec<_> = snapshot.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice())).collect();
+    write_with(folder, snapshot, &shapes, |i| Ok(Cow::Borrowed(&snapshot.tensors[i].values[..])))
+}
+
+/// Write one checkpoint whose tensors, by name and shape, come one by one: one shard of them is in memory.
+/// # Errors
+/// What `values` says, or when a file cannot be written; nothing is then visible under the checkpoint's name.
+pub fn write_with<'a, E: From<CheckpointError>>(
+    folder: &Path,
+    snapshot: &Snapshot,
+    shapes: &[(&str, &[usize])],
+    values: impl Fn(usize) -> Result<Cow<'a, [f32]>, E>,
+) -> Result<PathBuf, E> {
     let name = folder_name(snapshot.step);
     let (path, scratch) = (folder.join(&name), folder.join(format!("{name}.tmp")));
     let _ = fs::remove_dir_all(&scratch);
     fs::create_dir_all(&scratch).map_err(CheckpointError::io("create", &scratch))?;
     // The same step again, after a resume: the new one takes the old one's place, which may be damaged.
     let swap = || disk::swap_folder(&scratch, &path).map_err(CheckpointError::io("create", &path));
-    let result = write_files(&scratch, snapshot).and_then(|()| swap());
+    let result = write_files(&scratch, snapshot, shapes, values).and_then(|()| Ok(swap()?));
     if result.is_err() {
         let _ = fs::remove_dir_all(&scratch);
     }
     result.map(|()| path)
 }
 
-fn write_files(scratch: &Path, snapshot: &Snapshot) -> Result<(), CheckpointError> {
-    let is_finite = |tensor: &&NamedTensor| tensor.values.iter().all(|value| value.is_finite());
-    if let Some(tensor) = snapshot.tensors.iter().find(|tensor| !is_finite(tensor)) {
-        return Err(CheckpointError::NotFinite { name: tensor.name.clone(), step: snapshot.step });
-    }
+fn write_files<'a, E: From<CheckpointError>>(
+    scratch: &Path,
+    snapshot: &Snapshot,
+    shapes: &[(&str, &[usize])],
+    values: impl Fn(usize) -> Result<Cow<'a, [f32]>, E>,
+) -> Result<(), E> {
     let mut shards = Vec::new();
-    for tensors in cut(&snapshot.tensors) {
-        let views = tensors.iter().map(|t| view(t, scratch)).collect::<Result<Vec<_>, _>>()?;
+    for run in cut(shapes) {
+        let arrays = run.clone().map(&values).collect::<Result<Vec<_>, E>>()?;
+        let views = run.zip(&arrays).map(|(i, values)| view(shapes[i], values, scratch)).collect::<Result<Vec<_>, _>>()?;
         let bytes = safetensors::serialize(views, None::<HashMap<String, String>>);
         let bytes = bytes.map_err(|e| CheckpointError::Damaged { path: scratch.to_owned(), problem: e.to_string() })?;
+        drop(arrays);
         shards.push(write_file(scratch, format!("tensors-{:05}.safetensors", shards.len()), &bytes)?);
     }
     let tokenizer = snapshot.tokenizer.iter().map(|(name, bytes)| write_file(scratch, name.clone(), bytes)).collect::<Result<_, _>>()?;
@@ -128,27 +150,27 @@ fn write_files(scratch: &Path, snapshot: &Snapshot) -> Result<(), CheckpointErro
     let text = serde_json::to_vec_pretty(&manifest).map_err(|e| CheckpointError::io("write", scratch)(e.into()))?;
     let entry = write_file(scratch, "manifest.json".into(), &text)?;
     write_file(scratch, "manifest.blake3".into(), entry.blake3.as_bytes())?;
-    sync(scratch)
+    Ok(sync(scratch)?)
 }
 
-fn view<'a>(tensor: &'a NamedTensor, path: &Path) -> Result<(String, TensorView<'a>), CheckpointError> {
-    let view = TensorView::new(Dtype::F32, tensor.shape.clone(), bytemuck::cast_slice(&tensor.values));
-    let wrong =
-        |e: safetensors::SafeTensorError| CheckpointError::Damaged { path: path.to_owned(), problem: format!("{}: {e}", tensor.name) };
-    Ok((tensor.name.clone(), view.map_err(wrong)?))
+fn view<'a>((name, shape): (&str, &[usize]), values: &'a [f32], path: &Path) -> Result<(String, TensorView<'a>), CheckpointError> {
+    let view = TensorView::new(Dtype::F32, shape.to_vec(), bytemuck::cast_slice(values));
+    let wrong = |e: safetensors::SafeTensorError| CheckpointError::Damaged { path: path.to_owned(), problem: format!("{name}: {e}") };
+    Ok((name.to_owned(), view.map_err(wrong)?))
 }
 
 /// Runs of tensors that fill a shard.
-fn cut(tensors: &[NamedTensor]) -> Vec<&[NamedTensor]> {
+fn cut(shapes: &[(&str, &[usize])]) -> Vec<Range<usize>> {
     let (mut runs, mut start, mut bytes) = (Vec::new(), 0, 0);
-    for (i, tensor) in tensors.iter().enumerate() {
-        if i > start && bytes + 4 * tensor.values.len() > SHARD_BYTES {
-            runs.push(&tensors[start..i]);
+    for (i, (_, shape)) in shapes.iter().enumerate() {
+        let own = 4 * shape.iter().product::<usize>();
+        if i > start && bytes + own > SHARD_BYTES {
+            runs.push(start..i);
             (start, bytes) = (i, 0);
         }
-        bytes += 4 * tensor.values.len();
+        bytes += own;
     }
-    runs.push(&tensors[start..]);
+    runs.push(start..shapes.len());
     runs
 }
 

@@ -12,11 +12,13 @@ use crate::{
 
 pub(super) fn gate(s: &mut Subject<'_>) -> Result<GateResult, TrainError> {
     let folder = s.folder.join("export");
-    hf::export(&s.loaded, s.feed.tokenizer().ok_or(TrainError::NotLanguage)?, &folder)?;
+    hf::export(&s.loaded, s.feed.tokenizer().ok_or(TrainError::NotLanguage)?, &folder, hf::Format::default())?;
     let imported = hf::import(&folder)?;
     let model = models::build(&imported.model)?;
-    let mut tensors = imported.tensors;
-    let mut store = Replicated::solo(model.params(), |id| tensors.remove(&model.params().spec(id).name).unwrap_or_default());
+    let table = model.params();
+    let values = table.specs().iter().map(|spec| imported.values(&spec.name)).collect::<Result<Vec<_>, _>>()?;
+    let mut values = values.into_iter();
+    let mut store = Replicated::solo(table, |_| values.next().unwrap_or_default());
     let context = s.loaded.recipe.batch.context.min(64);
     let held_out = s.feed.held_out_inputs(0..1)?;
     let Array::U32(_, tokens) = held_out.get("tokens")? else { return Err(TrainError::NotLanguage) };

@@ -1,14 +1,16 @@
 //! Beginning with the weights of another run or of an imported model, under a fresh optimiser. They are copied as they are: the model
-//! and the tokenizer have to be the same. **Absent on purpose:** weights that are cut, padded or only in part taken over.
+//! has to be the same, and the tokenizer, unless rows are to go by the names of tokens ([`rows`]). **Absent on purpose:** weights that are cut or
+//! padded.
 
 use std::{
     collections::{BTreeMap, HashMap},
     path::Path,
 };
 
+use data::Tokenizer;
 use models::Model;
 
-use super::{loaded, resume};
+use super::{loaded, resume, rows};
 use crate::{
     TrainError,
     checkpoint::{self, CheckpointError, Snapshot},
@@ -31,32 +33,40 @@ pub(super) struct Weights {
 /// # Errors
 /// When there is none that is whole, or the model or the tokenizer is another one, naming in what.
 pub(super) fn weights(path: &Path, recipe: &Recipe, model: &dyn Model, feed: &dyn Feed) -> Result<Weights, TrainError> {
-    let (checkpoint, snapshot, damaged) = loaded::newest(path)?;
+    let (checkpoint, mut snapshot, damaged) = loaded::newest(path)?;
     let mut notes: Vec<String> = damaged.iter().map(CheckpointError::with_cause).collect();
     notes.push(format!("beginning with the weights of `{}` and a fresh optimiser", checkpoint.display()));
     let theirs = Recipe::parse(&snapshot.recipe, &checkpoint.display().to_string(), &[])?;
-    if let Some(problem) = other_model(&snapshot, &theirs, recipe, model) {
-        let help =
-            "give the recipe the `[model]` table that is written in the checkpoint's `manifest.json`, or leave `--from` out to begin anew";
-        return Err(TrainError::OtherWeights { path: path.to_owned(), problem, help: help.into() });
-    }
     let tokenizer = loaded::tokenizer_path(&checkpoint, path, &theirs);
-    if feed.tokenizer().is_none() {
-        return values(snapshot, recipe, model, notes);
+    let is_same = if feed.tokenizer().is_some() { is_same_tokenizer(&tokenizer, feed)? } else { Some(true) };
+    let is_by_name = is_same != Some(true) && recipe.from.as_ref().is_some_and(|from| from.rows_by_name);
+    if let Some(ours) = feed.tokenizer().filter(|_| is_by_name) {
+        notes.push(rows::by_name(&mut snapshot, &Tokenizer::load(&tokenizer)?, ours, model, recipe.seed));
     }
-    match is_same_tokenizer(&tokenizer, feed)? {
+    check(&snapshot, &theirs, recipe, model, path)?;
+    match is_same {
         Some(true) => {}
+        _ if is_by_name => {}
         None => notes.push(format!("`{}` holds no tokenizer: whether the data's is the same is not known", checkpoint.display())),
         Some(false) => {
             let problem = format!("its tokenizer `{}` is not that of the data in `{}`", tokenizer.display(), recipe.data.path.display());
             let help = format!(
-                "prepare the data with it, by `[data.tokenizer]` with `kind = \"load\"` and `path = {:?}`, or leave `--from` out to begin anew",
+                "prepare the data with it, by `[data.tokenizer]` with `kind = \"load\"` and `path = {:?}`; or give the tokens of the same name \
+                 their rows by `from.rows_by_name = true`; or leave `--from` out to begin anew",
                 tokenizer.display().to_string()
             );
             return Err(TrainError::OtherWeights { path: path.to_owned(), problem, help });
         }
     }
     values(snapshot, recipe, model, notes)
+}
+
+/// That the weights are those of `model`.
+fn check(snapshot: &Snapshot, theirs: &Recipe, recipe: &Recipe, model: &dyn Model, path: &Path) -> Result<(), TrainError> {
+    let Some(problem) = other_model(snapshot, theirs, recipe, model) else { return Ok(()) };
+    let help =
+        "give the recipe the `[model]` table that is written in the checkpoint's `manifest.json`, or leave `--from` out to begin anew";
+    Err(TrainError::OtherWeights { path: path.to_owned(), problem, help: help.into() })
 }
 
 /// A head begins anew where the weights have none of its kind, and one that the model has not is left out.
@@ -97,7 +107,8 @@ pub(super) fn with_its_model(recipe: &Recipe, out: &Path) -> Result<Recipe, Trai
     let is_sized = DIALS.iter().any(|key| recipe.model.contains_key(*key));
     let is_short = |value: &toml::Value| value.as_integer().is_some_and(|most| most < recipe.batch.context as i64);
     for (key, value) in theirs {
-        let is_open = !(is_sized && SIZES.contains(&key.as_str()) || key == "context" && is_short(&value));
+        let is_of_tokens = from.rows_by_name && key == "vocab";
+        let is_open = !(is_of_tokens || is_sized && SIZES.contains(&key.as_str()) || key == "context" && is_short(&value));
         if is_open && !recipe.model.contains_key(&key) {
             recipe.model.insert(key, value);
         }
@@ -129,6 +140,9 @@ fn other_model(snapshot: &Snapshot, theirs: &Recipe, ours: &Recipe, model: &dyn 
         let mut recipe = Recipe { model: recipe.model.clone(), optim: Optim::default(), ..ours.clone() };
         recipe.model.remove("context");
         recipe.model.remove("head");
+        if ours.from.as_ref().is_some_and(|from| from.rows_by_name) {
+            recipe.model.remove("vocab");
+        }
         recipe.objective.clear();
         recipe
     };
@@ -137,7 +151,9 @@ fn other_model(snapshot: &Snapshot, theirs: &Recipe, ours: &Recipe, model: &dyn 
 }
 
 /// Whether a `tokenizer.json` says what that of `feed` says, however it is laid out; unknown where there is none.
-fn is_same_tokenizer(path: &Path, feed: &dyn Feed) -> Result<Option<bool>, TrainError> {
+/// # Errors
+/// When the feed's cannot be read.
+pub fn is_same_tokenizer(path: &Path, feed: &dyn Feed) -> Result<Option<bool>, TrainError> {
     let Ok(theirs) = disk::read(path, LARGEST_BYTES) else { return Ok(None) };
     if blake3::hash(&theirs).to_hex().as_str() == feed.content().tokenizer_blake3 {
         return Ok(Some(true));

@@ -1,0 +1,187 @@
+//! The weights of a folder, read where they lie: of each tensor only the rows that are asked for are in memory.
+//!
+//! Of several files that could hold them, those that transformers 5 takes: `model.safetensors`, its index, `pytorch_model.bin`, its index.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::Read,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use safetensors::{Dtype, tensor::Metadata};
+use serde_json::Value;
+
+use super::{LARGEST_BYTES, pickle, refuse};
+use crate::TrainError;
+
+/// Of a safetensors header.
+const LARGEST_HEADER_BYTES: u64 = 100 << 20;
+const FILES: [(&str, &str); 2] =
+    [("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json")];
+
+/// See the head of this file.
+pub(super) struct Weights {
+    files: Vec<(PathBuf, File)>,
+    tensors: BTreeMap<String, Tensor>,
+}
+
+/// Where one tensor lies.
+#[derive(Debug, Clone)]
+pub(super) struct Tensor {
+    pub dims: Vec<usize>,
+    pub kind: Number,
+    /// The number of its file, and where in it the first number begins.
+    file: usize,
+    start: u64,
+}
+
+/// What its numbers are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Number {
+    F32,
+    F16,
+    Bf16,
+    F64,
+    /// None that weights are read of, by its name.
+    Other(&'static str),
+}
+
+impl Number {
+    fn bytes(self) -> usize {
+        match self {
+            Self::F64 => 8,
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 | Self::Other(_) => 2,
+        }
+    }
+
+    fn of(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::F16 => Self::F16,
+            Dtype::BF16 => Self::Bf16,
+            Dtype::F64 => Self::F64,
+            Dtype::F8_E4M3 | Dtype::F8_E5M2 => Self::Other("8-bit floats"),
+            Dtype::BOOL => Self::Other("true or false"),
+            _ => Self::Other("whole numbers or another kind"),
+        }
+    }
+
+    fn read(self, bytes: &[u8], to: &mut Vec<f32>) {
+        match self {
+            Self::F32 => to.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
+            Self::F64 => to.extend(bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32)),
+            Self::Bf16 => to.extend(bytes.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32())),
+            Self::F16 => to.extend(bytes.as_chunks().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32())),
+            Self::Other(_) => {}
+        }
+    }
+}
+
+impl Weights {
+    /// Read where each tensor of `folder` lies.
+    /// # Errors
+    /// When there are no weights, or a file is torn, is no such file, or an index names one outside of the folder.
+    pub fn open(folder: &Path) -> Result<Self, TrainError> {
+        let mut all = Self { files: Vec::new(), tensors: BTreeMap::new() };
+        for (whole, index) in FILES {
+            let is_pickle = whole.ends_with(".bin");
+            let names = if folder.join(whole).is_file() {
+                vec![whole.to_owned()]
+            } else if folder.join(index).is_file() {
+                files_of(folder, index)?
+            } else {
+                continue;
+            };
+            for name in names {
+                all.add(&folder.join(&name), &name, is_pickle)?;
+            }
+            return Ok(all);
+        }
+        let beside = if folder.join("model.gguf").exists() { " (a `.gguf` file is not read)" } else { "" };
+        let problem =
+            format!("`{}` holds neither `model.safetensors` nor `pytorch_model.bin`, nor an index of either{beside}", folder.display());
+        Err(refuse("model.safetensors", problem))
+    }
+
+    fn add(&mut self, path: &Path, name: &str, is_pickle: bool) -> Result<(), TrainError> {
+        let file = File::open(path).map_err(TrainError::io("read", path))?;
+        let found = if is_pickle { pickle::tensors(&file) } else { header(&file) };
+        let number = self.files.len();
+        for (tensor, dims, kind, start) in found.map_err(|problem| refuse("model.safetensors", format!("`{name}`: {problem}")))? {
+            self.tensors.insert(tensor, Tensor { dims, kind, file: number, start });
+        }
+        self.files.push((path.to_owned(), file));
+        Ok(())
+    }
+
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.get(name)
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The numbers of `tensor` from the one at `first` on, so many, behind those of `to`.
+    /// # Errors
+    /// When the file has become shorter.
+    pub fn read(&self, tensor: &Tensor, first: usize, count: usize, to: &mut Vec<f32>) -> Result<(), TrainError> {
+        /// Bytes read at one time.
+        const PIECE: usize = 1 << 20;
+        let (path, file) = &self.files[tensor.file];
+        let size = tensor.kind.bytes();
+        let mut piece = vec![0; PIECE.min(count * size)];
+        let (mut at, mut left) = (tensor.start + (first * size) as u64, count * size);
+        while left > 0 {
+            let now = &mut piece[..left.min(PIECE)];
+            file.read_exact_at(now, at).map_err(TrainError::io("read", path))?;
+            tensor.kind.read(now, to);
+            (at, left) = (at + now.len() as u64, left - now.len());
+        }
+        Ok(())
+    }
+}
+
+/// A tensor's name, dimensions, kind of numbers, and the byte of the file at which it begins.
+pub(super) type Found = (String, Vec<usize>, Number, u64);
+
+/// The tensors of a safetensors file, by its header.
+fn header(mut file: &File) -> Result<Vec<Found>, String> {
+    let mut len = [0; 8];
+    file.read_exact(&mut len).map_err(|_| "it ends before its header".to_owned())?;
+    let len = u64::from_le_bytes(len);
+    let size = file.metadata().map_err(|e| e.to_string())?.len();
+    if len > LARGEST_HEADER_BYTES || len + 8 > size {
+        return Err(format!("its header would be {len} bytes of {size}"));
+    }
+    let mut text = vec![0; len as usize];
+    file.read_exact(&mut text).map_err(|e| e.to_string())?;
+    let metadata: Metadata = serde_json::from_slice(&text).map_err(|e| format!("its header is damaged: {e}"))?;
+    let start = 8 + len;
+    let mut all = Vec::new();
+    for (name, info) in metadata.tensors() {
+        if start + info.data_offsets.1 as u64 > size {
+            return Err(format!("it ends within `{name}`"));
+        }
+        all.push((name, info.shape.clone(), Number::of(info.dtype), start + info.data_offsets.0 as u64));
+    }
+    Ok(all)
+}
+
+/// The files that an index names.
+fn files_of(folder: &Path, index: &'static str) -> Result<Vec<String>, TrainError> {
+    let path = folder.join(index);
+    let text = disk::read_text(&path, LARGEST_BYTES).map_err(TrainError::io("read", &path))?;
+    let json: Value = serde_json::from_str(&text).map_err(|e| refuse(index, e.to_string()))?;
+    let map = json.get("weight_map").and_then(Value::as_object).ok_or_else(|| refuse(index, "`weight_map` is missing".into()))?;
+    let names: std::collections::BTreeSet<&str> = map.values().filter_map(Value::as_str).collect();
+    for name in &names {
+        if let Err(problem) = disk::plain_name(name) {
+            return Err(refuse(index, format!("the name `{name}` {problem}")));
+        }
+    }
+    Ok(names.into_iter().map(str::to_owned).collect())
+}
