@@ -92,7 +92,17 @@ impl ParamTable {
         let prefix = &self.blocks[block.0];
         let name = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };
         debug_assert!(self.find(&name).is_none(), "parameter `{name}` is declared twice");
-        self.specs.push(ParamSpec { name, shape: Shape::new(dims), init, kind, block, cut: None, cut_unit: 1, experts_per_token: None, most: None });
+        self.specs.push(ParamSpec {
+            name,
+            shape: Shape::new(dims),
+            init,
+            kind,
+            block,
+            cut: None,
+            cut_unit: 1,
+            experts_per_token: None,
+            most: None,
+        });
         ParamId(self.specs.len() - 1)
     }
 

@@ -23,6 +23,7 @@ fn main() {
             mask: Mask::Causal,
             scale: 0.125,
             alibi: false,
+            softcap: None,
             first_head: 0,
             all_heads: heads,
             precision,

@@ -157,12 +157,19 @@ fn preset(name: &str) -> Option<ClipConfig> {
         "clip-vit-b-32" => {
             ClipConfig { image: openai(32, 12, 768, 12), text: TextConfig::of(12, 512, 8, Mlp::QuickGelu), embed: 512, sigmoid: false }
         }
-        "clip-vit-b-16" => ClipConfig { image: openai(16, 12, 768, 12), text: TextConfig::of(12, 512, 8, Mlp::QuickGelu), embed: 512, sigmoid: false },
-        "clip-vit-l-14" => ClipConfig { image: openai(14, 24, 1024, 16), text: TextConfig::of(12, 768, 12, Mlp::QuickGelu), embed: 768, sigmoid: false },
-        // mlfoundations/open_clip, model_configs/ViT-H-14.json.
-        "clip-vit-h-14" => {
-            ClipConfig { image: image(14, 32, 1280, 16, Mlp::Gelu, 1e-5), text: TextConfig::of(24, 1024, 16, Mlp::Gelu), embed: 1024, sigmoid: false }
+        "clip-vit-b-16" => {
+            ClipConfig { image: openai(16, 12, 768, 12), text: TextConfig::of(12, 512, 8, Mlp::QuickGelu), embed: 512, sigmoid: false }
         }
+        "clip-vit-l-14" => {
+            ClipConfig { image: openai(14, 24, 1024, 16), text: TextConfig::of(12, 768, 12, Mlp::QuickGelu), embed: 768, sigmoid: false }
+        }
+        // mlfoundations/open_clip, model_configs/ViT-H-14.json.
+        "clip-vit-h-14" => ClipConfig {
+            image: image(14, 32, 1280, 16, Mlp::Gelu, 1e-5),
+            text: TextConfig::of(24, 1024, 16, Mlp::Gelu),
+            embed: 1024,
+            sigmoid: false,
+        },
         _ => return None,
     })
 }

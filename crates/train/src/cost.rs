@@ -114,8 +114,18 @@ impl Held {
             kernel_bytes.set(event.packs_bytes.max(kernel_bytes.get()));
         };
         let objective = &*options.objective;
-        let stage =
-            Stage { model, objective, table, pool: &pool, store: &store, partition: &places, runs, options: tape_options, watch: &watch, meet: None };
+        let stage = Stage {
+            model,
+            objective,
+            table,
+            pool: &pool,
+            store: &store,
+            partition: &places,
+            runs,
+            options: tape_options,
+            watch: &watch,
+            meet: None,
+        };
         let inputs = options.objective.shapes(model, options.micro_batch, options.context / options.mesh.context);
         // As many lanes as are summed. Without a pipeline the pool is empty after each pass, so that one of a lane stands for all, but
         // that gradients of several of the last are held at one time; in a pipeline where the next lies depends on all before.

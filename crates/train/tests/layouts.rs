@@ -69,7 +69,9 @@ fn every_layout_gives_equal_logits_and_text_or_is_refused_by_the_key() {
             }
         }
     }
-    table.iter().for_each(|(layout, [equal, refused])| println!("{layout}: {equal} equal, {refused} refused"));
+    let lines: Vec<String> =
+        table.iter().map(|(layout, [equal, refused])| format!("{layout}: {equal} equal, {refused} refused\n")).collect();
+    std::fs::write(root.join("table.txt"), lines.concat()).unwrap();
     assert!(failed.is_empty(), "{} of {}:\n{}", failed.len(), exported.len(), failed.join("\n"));
     let names: Vec<String> = exported.iter().map(|path| path.display().to_string()).collect();
     python(&std::iter::once("check").chain(names.iter().map(String::as_str)).collect::<Vec<_>>());

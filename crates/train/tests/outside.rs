@@ -55,7 +55,6 @@ fn training_goes_on_from_imported_weights_as_in_pytorch() {
             let difference = (f64::from(gradient.loss) - theirs).abs();
             assert!(difference < 1e-3, "{name}: step {} has a loss of {}, in PyTorch {theirs}", step + 1, gradient.loss);
         }
-        println!("{name}: {:.4} to {:.4} in {STEPS} steps, as in PyTorch", theirs[0], theirs[STEPS as usize - 1]);
         assert!(theirs[STEPS as usize - 1] < theirs[0], "it learns");
     }
 }

@@ -160,7 +160,9 @@ fn clip(data: &Path, seed: u64) -> String {
     let objective = "[objective]\nkind = \"contrastive\"\naugment = { flip = false, least_area = 1.0 }\n";
     format!(
         "name = \"clip\"\n{}{objective}[model]\nkind = \"clip\"\nembed = 64\n[model.image]\n{}{text}",
-        common(data, seed, 128, 900, 1e-3).replace("weight_decay", "beta2 = 0.98\nweight_decay").replace("warmup_steps = 50", "warmup_steps = 100"),
+        common(data, seed, 128, 900, 1e-3)
+            .replace("weight_decay", "beta2 = 0.98\nweight_decay")
+            .replace("warmup_steps = 50", "warmup_steps = 100"),
         tower(true, 16, 4, 3, 64)
     )
 }

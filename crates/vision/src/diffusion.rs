@@ -45,7 +45,8 @@ pub struct Diffusion {
 impl Diffusion {
     #[must_use]
     pub fn new(target: Target, schedule: Schedule) -> Self {
-        let angle = |step: usize| ((step as f64 / STEPS as f64 + COSINE_OFFSET) / (1.0 + COSINE_OFFSET) * std::f64::consts::FRAC_PI_2).cos();
+        let angle =
+            |step: usize| ((step as f64 / STEPS as f64 + COSINE_OFFSET) / (1.0 + COSINE_OFFSET) * std::f64::consts::FRAC_PI_2).cos();
         let beta = |step: usize| match schedule {
             Schedule::Linear => BETAS[0] + (BETAS[1] - BETAS[0]) * step as f64 / (STEPS - 1) as f64,
             Schedule::Cosine => (1.0 - (angle(step + 1) / angle(step)).powi(2)).min(MOST_BETA),

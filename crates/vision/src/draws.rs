@@ -12,19 +12,19 @@ impl Draws {
     }
 
     /// In 0..1.
-    pub fn next(&mut self) -> f64 {
+    pub fn uniform(&mut self) -> f64 {
         self.0 = mix(self.0.wrapping_add(0x9E37_79B9_7F4A_7C15));
         (self.0 >> 11) as f64 / (1_u64 << 53) as f64
     }
 
     /// One of `0..count`.
     pub fn below(&mut self, count: usize) -> usize {
-        ((self.next() * count as f64) as usize).min(count.saturating_sub(1))
+        ((self.uniform() * count as f64) as usize).min(count.saturating_sub(1))
     }
 
     /// Of a normal distribution (Box and Muller).
     pub fn normal(&mut self) -> f64 {
-        let (radius, angle) = ((-2.0 * (1.0 - self.next()).ln()).sqrt(), 2.0 * std::f64::consts::PI * self.next());
+        let (radius, angle) = ((-2.0 * (1.0 - self.uniform()).ln()).sqrt(), 2.0 * std::f64::consts::PI * self.uniform());
         radius * angle.cos()
     }
 }

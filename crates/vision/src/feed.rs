@@ -67,8 +67,7 @@ pub fn open(recipe: &Recipe) -> Result<Arc<Images>, TrainError> {
     let room = if task.augment().least_area < 1.0 { ROOM } else { 1.0 };
     let pictures = Pictures::read(&recipe.data.path, (task.size() as f64 * room).round() as u32, |entry| task.wants(entry))?;
     let class_names = pictures.classes();
-    let classes: Vec<u32> =
-        pictures.entries.iter().map(|entry| class_names.binary_search(&entry.class).unwrap_or(0) as u32).collect();
+    let classes: Vec<u32> = pictures.entries.iter().map(|entry| class_names.binary_search(&entry.class).unwrap_or(0) as u32).collect();
     let (mut held_out, mut train): (Vec<usize>, Vec<usize>) =
         (0..pictures.entries.len()).partition(|i| is_held_out(recipe.seed, &pictures.entries[*i].name, HELD_OUT));
     // Shares are nested: whatever is in the first hundredth is in the first half too.
@@ -140,11 +139,11 @@ impl Inner {
         let Some(draws) = draws else { return Ok(resize(&whole)) };
         let (side, augment) = (f64::from(whole.width()), self.task.augment());
         let least = side * augment.least_area.sqrt();
-        let crop = (least + draws.next() * (side - least)).round().min(side);
-        let mut place = || (draws.next() * (side - crop)).round() as u32;
+        let crop = (least + draws.uniform() * (side - least)).round().min(side);
+        let mut place = || (draws.uniform() * (side - crop)).round() as u32;
         let (x, y) = (place(), place());
         let mut pixels = resize(&imageops::crop_imm(&*whole, x, y, crop as u32, crop as u32).to_image());
-        if augment.flip && draws.next() < 0.5 {
+        if augment.flip && draws.uniform() < 0.5 {
             imageops::flip_horizontal_in_place(&mut pixels);
         }
         Ok(pixels)

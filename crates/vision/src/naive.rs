@@ -114,7 +114,9 @@ fn of_mean_patches(images: &Images, recipe: &Recipe) -> Result<Vec<f64>, TrainEr
     let mean = Moments::of(images, numbers)?;
     let (each, count) = (3 * patch * patch, (size / patch).pow(2));
     per_sample(images, |inputs| {
-        let (Array::F32(_, pixels), Array::U32(shape, masked)) = (inputs.get("images")?, inputs.get("masked")?) else { return Ok(Vec::new()) };
+        let (Array::F32(_, pixels), Array::U32(shape, masked)) = (inputs.get("images")?, inputs.get("masked")?) else {
+            return Ok(Vec::new());
+        };
         let (batch, hidden) = (shape.dims()[0], shape.dims()[1]);
         let of = |n: usize| {
             let image: Vec<f64> = pixels[n * 3 * size * size..][..3 * size * size].iter().map(|v| f64::from(*v)).collect();

@@ -97,7 +97,9 @@ impl Pictures {
         let beyond = pictures.held.iter().filter(|held| held.is_none()).count();
         if beyond > 0 {
             let kept = pictures.entries.len() - beyond;
-            pictures.notes.push(format!("{kept} of {} images stay decoded in memory; the others are decoded each time", pictures.entries.len()));
+            pictures
+                .notes
+                .push(format!("{kept} of {} images stay decoded in memory; the others are decoded each time", pictures.entries.len()));
         }
         Ok(pictures)
     }

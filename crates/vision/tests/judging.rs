@@ -57,7 +57,9 @@ fn a_trained_model_beats_what_is_naive() {
         folder.path(),
         "mae",
         400,
-        &format!("[objective]\nkind = \"reconstruction\"\n{WHOLE}\n[model]\nkind = \"vit_mae\"\ndecoder_layers = 1\ndecoder_width = 32\ndecoder_heads = 2\nmask_ratio = 0.5\n[model.tower]\n{TOWER}\nnorm_first = false"),
+        &format!(
+            "[objective]\nkind = \"reconstruction\"\n{WHOLE}\n[model]\nkind = \"vit_mae\"\ndecoder_layers = 1\ndecoder_width = 32\ndecoder_heads = 2\nmask_ratio = 0.5\n[model.tower]\n{TOWER}\nnorm_first = false"
+        ),
     );
     let (naive_error, _) = naive::baseline(&recipe).unwrap();
     assert!(metric(&mae) < naive_error.metric.value, "{} {}", metric(&mae), naive_error.metric.value);
@@ -71,7 +73,9 @@ fn a_trained_model_beats_what_is_naive() {
         folder.path(),
         "clip",
         120,
-        &format!("[objective]\nkind = \"contrastive\"\n{WHOLE}\n[model]\nkind = \"clip\"\nembed = 24\n[model.image]\n{TOWER}\nnorm_first = true\n[model.text]\nvocab = 280\ntokens = 16\nlayers = 1\nwidth = 48\nheads = 4\nffn = 96\nmlp = \"gelu\""),
+        &format!(
+            "[objective]\nkind = \"contrastive\"\n{WHOLE}\n[model]\nkind = \"clip\"\nembed = 24\n[model.image]\n{TOWER}\nnorm_first = true\n[model.text]\nvocab = 280\ntokens = 16\nlayers = 1\nwidth = 48\nheads = 4\nffn = 96\nmlp = \"gelu\""
+        ),
     );
     let (guessing, _) = naive::baseline(&recipe).unwrap();
     assert!(metric(&clip) < guessing.metric.value);
@@ -86,7 +90,9 @@ fn a_trained_model_beats_what_is_naive() {
             folder.path(),
             target,
             400,
-            &format!("[objective]\nkind = \"denoising\"\ntarget = \"{target}\"\n{more}\n{WHOLE}\n[optim]\naverage = 0.97\n[model]\nkind = \"dit\"\nsize = 16\npatch = 4\nchannels = 3\nout_channels = 3\nlayers = 2\nwidth = 48\nheads = 4\nclasses = 5\nwaves = 32"),
+            &format!(
+                "[objective]\nkind = \"denoising\"\ntarget = \"{target}\"\n{more}\n{WHOLE}\n[optim]\naverage = 0.97\n[model]\nkind = \"dit\"\nsize = 16\npatch = 4\nchannels = 3\nout_channels = 3\nlayers = 2\nwidth = 48\nheads = 4\nclasses = 5\nwaves = 32"
+            ),
         );
         let found = judge(&dit, &options).unwrap();
         let get = |name: &str| found.get(name).unwrap_or_else(|| panic!("{name}"));

@@ -102,5 +102,9 @@ fn transformers_says_of_our_folders_what_we_say() {
     write(folder.path(), "images.json", &serde_json::json!(images));
     write(folder.path(), "tokens.json", &serde_json::json!(tokens));
     let model = Clip::new(typed::<ClipConfig>(&clip)).unwrap();
-    assert_same("clip", &says(&model, &mut clip.store, &inputs.clone().and(&texts), Clip::embeddings), &theirs(&python, folder.path(), "clip"));
+    assert_same(
+        "clip",
+        &says(&model, &mut clip.store, &inputs.clone().and(&texts), Clip::embeddings),
+        &theirs(&python, folder.path(), "clip"),
+    );
 }

@@ -6,11 +6,11 @@ use miette::IntoDiagnostic;
 use plan::ladder::project::Project;
 use report::terminal::bytes;
 
+use super::vision;
 use super::{
     plan::price_table,
     project::{climb_and_tell, corpus},
 };
-use super::vision;
 use crate::{print, progress::Follow};
 
 /// See it work: real text, three phases with a gate at each, a report; some minutes on a laptop

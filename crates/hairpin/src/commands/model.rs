@@ -7,7 +7,8 @@ use std::{
 };
 
 use ::train::{
-    TrainError, checkpoint,
+    TrainError,
+    checkpoint::{self, NamedTensor, Snapshot},
     clock::Clock,
     eval::Evaluator,
     feed::{Feed, TextWindows},
@@ -17,6 +18,7 @@ use ::train::{
     run::{Loaded, is_same_tokenizer, load},
 };
 use data::Dataset;
+use miette::IntoDiagnostic;
 use serde_json::json;
 
 use super::vision;
@@ -211,7 +213,7 @@ pub(crate) struct ExportArgs {
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     dtype: Dtype,
     /// The largest file of weights; more are written where they would not fit
-    #[arg(long, default_value = "5GB", value_name = "SIZE", value_parser = super::project::bytes)]
+    #[arg(long, default_value = "5GB", value_name = "SIZE", value_parser = super::project::size)]
     shard_size: u64,
 }
 
@@ -274,7 +276,7 @@ pub(crate) fn import(args: &ImportArgs, json: bool) -> miette::Result<ExitCode> 
 }
 
 /// The number of parameters of a model of images.
-fn import_images(args: &ImportArgs) -> miette::Result<usize> {
+fn import_images(args: &ImportArgs) -> miette::Result<u64> {
     let imported = ::vision::hf::import(&args.folder)?;
     let built = models::build(&imported.model)?;
     let context = built.language().map_or(1, |l| l.context());
@@ -297,7 +299,7 @@ fn import_images(args: &ImportArgs) -> miette::Result<usize> {
         kernels: Vec::new(),
         tensors,
     };
-    std::fs::create_dir_all(&args.out).map_err(TrainError::io("create", &args.out))?;
-    checkpoint::write(&args.out, &snapshot).map_err(TrainError::from)?;
+    std::fs::create_dir_all(&args.out).into_diagnostic()?;
+    checkpoint::write(&args.out, &snapshot)?;
     Ok(built.params().elements())
 }

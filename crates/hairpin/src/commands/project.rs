@@ -82,11 +82,11 @@ pub(crate) struct DataArgs {
     #[arg(default_value = ".")]
     folder: PathBuf,
     /// Memory to work in, such as `1GB`; what comes out does not depend on it. Default: a quarter of what is free
-    #[arg(long, value_parser = memory)]
+    #[arg(long, value_parser = size)]
     memory: Option<u64>,
 }
 
-fn memory(text: &str) -> Result<u64, String> {
+pub(crate) fn size(text: &str) -> Result<u64, String> {
     plan::units::bytes(text).map(|bytes| bytes as u64).map_err(|e| e.to_string())
 }
 

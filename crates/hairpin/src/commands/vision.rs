@@ -53,7 +53,9 @@ pub(crate) fn draw(run: &Path, args: &DrawingArgs, seed: u64, json: bool) -> mie
     let columns = if args.class.is_none() && (2..=16).contains(&names.len()) { names.len() } else { (count as f64).sqrt().ceil() as usize };
     sheet::save(&args.out, &sheet::sheet(&images, columns))?;
     if json {
-        print::json(&json!({"file": args.out, "images": count, "steps": args.steps, "guidance": args.guidance, "averaged": sampler.is_averaged}))?;
+        print::json(
+            &json!({"file": args.out, "images": count, "steps": args.steps, "guidance": args.guidance, "averaged": sampler.is_averaged}),
+        )?;
     } else {
         let weights = if sampler.is_averaged { " by the running average of its weights" } else { "" };
         print::result(&format!("{count} images{weights} in {}", args.out.display()));
@@ -74,12 +76,8 @@ fn number(class: &str, names: &[String], most: usize) -> miette::Result<u32> {
 
 /// A model of images on its objective's own held-out samples, and what else it is worth.
 pub(crate) fn eval(run: &Path, mut loaded: Loaded, args: &EvalArgs, json: bool) -> miette::Result<ExitCode> {
-    let options = judge::Options {
-        data: args.data.clone(),
-        held_out: args.windows,
-        features: args.features.clone(),
-        ..judge::Options::default()
-    };
+    let options =
+        judge::Options { data: args.data.clone(), held_out: args.windows, features: args.features.clone(), ..judge::Options::default() };
     let recipe = judge::recipe(&loaded, &options);
     let (feed, objective) = (feed::open(&recipe)?, loaded.objective.clone());
     let evaluator = Evaluator::new(&*loaded.model, &*objective, 8, 1, loaded.precision)?;

@@ -115,7 +115,8 @@ impl Project {
     /// Whether its models learn from images, which are read where `data.corpus.paths` says and not prepared: by the first phase's kind.
     #[must_use]
     pub fn is_of_images(&self) -> bool {
-        let kind = |table: &toml::Table| table.get("model").and_then(|model| model.get("kind")).and_then(toml::Value::as_str).map(str::to_owned);
+        let kind =
+            |table: &toml::Table| table.get("model").and_then(|model| model.get("kind")).and_then(toml::Value::as_str).map(str::to_owned);
         let named = self.phases.first().and_then(|phase| kind(&phase.recipe)).or_else(|| kind(&self.recipe));
         named.and_then(|name| models::KINDS.find(&name)).is_some_and(|kind| kind.unit != "tokens")
     }

@@ -55,7 +55,8 @@ pub fn export(loaded: &Loaded, classes: &[String], folder: &Path) -> Result<(), 
     let path = folder.join("model.safetensors");
     let wrong = |e: safetensors::SafeTensorError| refuse("model.safetensors", e.to_string());
     let view = |dims: &[usize], values| TensorView::new(Dtype::F32, dims.to_vec(), bytemuck::cast_slice(values)).map_err(wrong);
-    let views = tensors.iter().map(|(name, dims, values)| Ok((name.clone(), view(dims, values)?))).collect::<Result<Vec<_>, TrainError>>()?;
+    let views =
+        tensors.iter().map(|(name, dims, values)| Ok((name.clone(), view(dims, values)?))).collect::<Result<Vec<_>, TrainError>>()?;
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let bytes = safetensors::serialize(views, Some(metadata)).map_err(wrong)?;
     disk::write(&path, bytes).map_err(io("write", &path))?;

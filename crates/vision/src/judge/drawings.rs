@@ -70,11 +70,8 @@ pub(super) fn judge(folder: &Path, images: &Images, options: &Options) -> Result
     let directions = Directions::of(&known, DIRECTIONS.min(drawn.len() / 4).max(1));
     let known = directions.project(&known);
     let mut distance = |images: &[RgbImage]| Ok::<_, TrainError>(frechet(&directions.project(&features.of(images)?), &known));
-    let figures = vec![
-        ("distance", distance(&drawn)?),
-        ("distance_of_held_out", distance(&held_out)?),
-        ("distance_of_noise", distance(&noise)?),
-    ];
+    let figures =
+        vec![("distance", distance(&drawn)?), ("distance_of_held_out", distance(&held_out)?), ("distance_of_noise", distance(&noise)?)];
     let weights = if sampler.is_averaged { "the running average of the weights" } else { "the weights as they are" };
     let note = format!(
         "Fréchet distance (arXiv:1706.08500) from {} training images, along the {} main directions of features: {what}; of {} drawings of {} \

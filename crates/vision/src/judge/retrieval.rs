@@ -75,7 +75,8 @@ pub(super) fn judge(loaded: &mut Loaded, images: &Images) -> Result<Findings, Tr
     let nearest = nearest_captions(&compared);
     let of_texts: Vec<usize> = (0..count).map(|j| highest(count, |i| cosine(compared.image(i), compared.text(j)))).collect();
     // What guessing finds, captions that come several times counted.
-    let chance = captions.iter().map(|one| captions.iter().filter(|other| *other == one).count() as f64 / count as f64).sum::<f64>() / count as f64;
+    let chance =
+        captions.iter().map(|one| captions.iter().filter(|other| *other == one).count() as f64 / count as f64).sum::<f64>() / count as f64;
     let mut findings = Findings {
         figures: vec![("recall_at_1", share(&nearest)), ("image_recall_at_1", share(&of_texts)), ("chance", chance)],
         ..Findings::default()
@@ -105,7 +106,13 @@ pub(super) fn judge(loaded: &mut Loaded, images: &Images) -> Result<Findings, Tr
 }
 
 /// The share of held-out images whose class is found by its name, and what naming the most common class gives.
-fn zero_shot(compared: &Compared, clip: &Clip, loaded: &mut Loaded, images: &Images, captions: &Captions) -> Result<(f64, f64), TrainError> {
+fn zero_shot(
+    compared: &Compared,
+    clip: &Clip,
+    loaded: &mut Loaded,
+    images: &Images,
+    captions: &Captions,
+) -> Result<(f64, f64), TrainError> {
     let names: Vec<String> = images.class_names().iter().map(|name| name.replace(['_', '-'], " ")).collect();
     let texts = |range: std::ops::Range<u64>| {
         captions.inputs(&names[range.start as usize..range.end as usize].iter().map(String::as_str).collect::<Vec<_>>())

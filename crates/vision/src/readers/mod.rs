@@ -18,11 +18,12 @@ use std::{
 use registry::{Named, Registry};
 
 /// Endings of images that are read.
-pub(crate) const IMAGES: &[&str] = if cfg!(feature = "svg") { &["png", "jpg", "jpeg", "webp", "svg"] } else { &["png", "jpg", "jpeg", "webp"] };
+pub(crate) const IMAGES: &[&str] =
+    if cfg!(feature = "svg") { &["png", "jpg", "jpeg", "webp", "svg"] } else { &["png", "jpg", "jpeg", "webp"] };
 /// Endings of images and archives that are not.
 const OTHERS: &[&str] = &[
-    "gif", "bmp", "tif", "tiff", "heic", "heif", "avif", "jxl", "jp2", "ico", "psd", "svg", "zip", "tgz", "gz", "zst", "bz2", "xz", "tfrecord",
-    "arrow",
+    "gif", "bmp", "tif", "tiff", "heic", "heif", "avif", "jxl", "jp2", "ico", "psd", "svg", "zip", "tgz", "gz", "zst", "bz2", "xz",
+    "tfrecord", "arrow",
 ];
 /// Of an image's file.
 pub(crate) const LARGEST_IMAGE: u64 = 256 << 20;
@@ -36,7 +37,11 @@ const NAMED: usize = 8;
 pub enum Place {
     File(PathBuf),
     /// A run of bytes of an open file: a shard, or what was unpacked from one.
-    Part { file: Arc<File>, first: u64, bytes: u64 },
+    Part {
+        file: Arc<File>,
+        first: u64,
+        bytes: u64,
+    },
 }
 
 /// One image and what is said of it.
@@ -157,7 +162,8 @@ pub(crate) fn list(path: &Path) -> (Sink, Vec<String>) {
     }
     // A list says more of an image than its own file does.
     let listed = std::mem::take(&mut sink.listed);
-    let is_alone = |entry: &Entry| entry.name.starts_with(list::MARK) || !matches!(&entry.place, Place::File(path) if listed.contains(path));
+    let is_alone =
+        |entry: &Entry| entry.name.starts_with(list::MARK) || !matches!(&entry.place, Place::File(path) if listed.contains(path));
     sink.entries.retain(is_alone);
     for entry in &mut sink.entries {
         entry.name = entry.name.trim_start_matches(list::MARK).to_owned();
@@ -192,7 +198,8 @@ fn json_text(value: &serde_json::Value) -> Option<String> {
 }
 
 /// Keys of tables under which people keep what is wanted.
-const IMAGE_KEYS: &[&str] = &["image", "file_name", "filename", "filepath", "file", "path", "img", "jpg", "png", "image_path", "image_bytes"];
+const IMAGE_KEYS: &[&str] =
+    &["image", "file_name", "filename", "filepath", "file", "path", "img", "jpg", "png", "image_path", "image_bytes"];
 const CAPTION_KEYS: &[&str] = &["caption", "text", "captions", "title", "description", "txt", "alt"];
 const CLASS_KEYS: &[&str] = &["class", "label", "cls", "category", "class_name"];
 

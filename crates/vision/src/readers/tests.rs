@@ -66,7 +66,15 @@ fn a_list_gives_captions_and_classes_and_its_images_are_read_once() {
         all,
         [is("alone.png", &name, "", 3), is("metadata.jsonl:1 x.png", "4", "an x", 1), is("more.csv:2 y.png", &name, "a y, as it is", 2)]
     );
-    for want in ["metadata.jsonl:3` names an address", "metadata.jsonl:4` is no JSON", "metadata.jsonl:5` is no JSON object", "metadata.jsonl:6` names no image", "gone.png` cannot be read", "more.csv:3` names no image", "other.csv` has no column of images"] {
+    for want in [
+        "metadata.jsonl:3` names an address",
+        "metadata.jsonl:4` is no JSON",
+        "metadata.jsonl:5` is no JSON object",
+        "metadata.jsonl:6` names no image",
+        "gone.png` cannot be read",
+        "more.csv:3` names no image",
+        "other.csv` has no column of images",
+    ] {
         assert!(notes.contains(want), "{want}: {notes}");
     }
 }

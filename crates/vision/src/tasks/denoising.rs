@@ -145,8 +145,8 @@ impl Task for Denoising {
     }
 
     fn sample(&self, pixels: &RgbImage, about: About<'_>, draws: &mut Draws) -> Result<Sample, TrainError> {
-        let time = self.diffusion.time(draws.next());
-        let class = if draws.next() < self.options.no_class { u32::MAX } else { about.class };
+        let time = self.diffusion.time(draws.uniform());
+        let class = if draws.uniform() < self.options.no_class { u32::MAX } else { about.class };
         let mut sample = Sample { class, time: time as f32, ..Sample::default() };
         let [image, rest] = self.diffusion.shares(time);
         for byte in pixels.as_raw() {

@@ -8,10 +8,10 @@ mod reconstruction;
 
 use std::sync::Arc;
 
+pub use denoising::{Denoising, DenoisingOptions};
 use engine::{Inputs, ParamStore, Precision};
 use image::RgbImage;
 use models::Model;
-pub use denoising::{Denoising, DenoisingOptions};
 pub use pairs::{Captions, PairsOptions, compared, log_losses};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use train::{
@@ -171,7 +171,11 @@ fn config<T: DeserializeOwned>(recipe: &Recipe, kinds: &[&str]) -> Result<(Box<d
     let kind = models::kind(&recipe.model).name;
     if !kinds.contains(&kind) {
         let problem = format!("`{}` is learnt by a model of kind `{}`, not `{kind}`", train::objective::name(recipe), kinds.join("` or `"));
-        return Err(TrainError::Value { key: "objective.kind", problem, help: "leave `[objective]` out for that of the model's kind".into() });
+        return Err(TrainError::Value {
+            key: "objective.kind",
+            problem,
+            help: "leave `[objective]` out for that of the model's kind".into(),
+        });
     }
     let mut table = model.config();
     table.remove("kind");
@@ -189,7 +193,11 @@ fn no_encoders(model: &dyn Model) -> Result<(), TrainError> {
         return Ok(());
     }
     let problem = "frozen encoders are priced by `hairpin plan`, and nothing here runs them yet".to_owned();
-    Err(TrainError::Value { key: "model.encoders", problem, help: "leave `encoders` out: the model then works on pixels and classes".into() })
+    Err(TrainError::Value {
+        key: "model.encoders",
+        problem,
+        help: "leave `encoders` out: the model then works on pixels and classes".into(),
+    })
 }
 
 /// Mean and deviation of the colours of photographs (those of ImageNet, which torchvision's models take).

@@ -56,7 +56,7 @@ impl Task for Reconstruction {
     }
 
     fn sample(&self, pixels: &RgbImage, _about: About<'_>, draws: &mut Draws) -> Result<Sample, TrainError> {
-        let order = (0..self.patches).map(|_| draws.next() as f32).collect();
+        let order = (0..self.patches).map(|_| draws.uniform() as f32).collect();
         Ok(Sample { pixels: normed(pixels), order, ..Sample::default() })
     }
 

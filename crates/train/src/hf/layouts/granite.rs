@@ -16,7 +16,7 @@ pub(super) const LAYOUT: Layout =
 
 fn read(keys: &Keys<'_>) -> Result<DecoderConfig, TrainError> {
     let c = llama::read_biases(keys, llama::read_family(keys, &LLAMA)?)?;
-    let factor = |key: &str| Ok::<f64, TrainError>(keys.real(key, 1.0)?);
+    let factor = |key: &str| keys.real(key, 1.0);
     let other_than_one = |value: f64| (value != 1.0).then_some(value as f32);
     let attention = factor("attention_multiplier")? as f32;
     Ok(DecoderConfig {
