@@ -33,7 +33,7 @@ fn training_goes_on_from_imported_weights_as_in_pytorch() {
         };
         let batches: Vec<Vec<Vec<u32>>> = (0..STEPS).map(|step| (0..BATCH as u64).map(|i| window(step, i)).collect()).collect();
         let recipe = format!(
-            "[model]\ndepth = 1\n[batch]\ncontext = {CONTEXT}\nmicro_batch = {BATCH}\n[train]\nprecision = \"f32\"\n[optim]\nlr = 2e-4\n"
+            "[model]\ndepth = 1\n[batch]\ncontext = {CONTEXT}\nmicro_batch = {BATCH}\n[train]\nprecision = \"f32\"\n[optim]\nkind = \"adamw\"\nlr = 2e-4\n"
         );
         let recipe = Recipe::parse(&recipe, "test", &[]).unwrap();
         let options = StepOptions { lanes: 1, passes: 1, micro_batch: BATCH, context: CONTEXT, ..StepOptions::of(&recipe) };

@@ -1,3 +1,5 @@
+//! Folders of each layout out and in, and what is refused of them.
+
 use parallel::Replicated;
 use train::{recipe::Recipe, run::Loaded};
 

@@ -1,3 +1,5 @@
+//! Every reader on what its writers write, and on what is torn, empty or hostile.
+
 use std::path::Path;
 
 use image::{Rgb, RgbImage};
