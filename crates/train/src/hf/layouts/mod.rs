@@ -225,9 +225,9 @@ fn with(mut json: Value, more: Value) -> Value {
     json
 }
 
-/// The shortest number that is read as `x` again.
+/// The shortest number that is read as `x` again, never a whole one: a class may want a fraction.
 pub(super) fn short(x: f32) -> Value {
-    serde_json::from_str(&format!("{x}")).unwrap_or(Value::Null)
+    serde_json::from_str(&format!("{x:?}")).unwrap_or(Value::Null)
 }
 
 /// LayerNorm with a bias and linear layers with biases, as GPT-2, GPT-NeoX, BLOOM and Falcon have them in part.
