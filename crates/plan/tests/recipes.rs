@@ -40,6 +40,7 @@ fn every_recipe_plans_on_few_and_many_machines_or_says_what_would() {
 /// How many clusters it is planned on, and how many refuse it.
 fn plans_or_says_what_would(catalogue: &Catalogue, path: &Path) -> (u32, u32) {
     let (mut planned, mut refused) = (0, 0);
+    vision::register();
     let recipe = Recipe::read(path, &[]).unwrap();
     let (resolved, model) = train::run::resolve(&recipe, None).unwrap();
     let params = model.params().elements();
