@@ -3,22 +3,10 @@
 #   xtask/launching.sh target/release/hairpin [STEPS]
 set -euo pipefail
 hairpin=$(realpath "$1") steps=${2:-300}
+source "$(dirname "$(realpath "$0")")/project.sh"
 folder=$(mktemp -d) && cd "$folder" && trap 'rm -rf "$folder"' EXIT
-mkdir corpus
-for i in $(seq 60); do
-    for j in $(seq 60); do echo "the road number $((i * 37 + j * 11)) turns beyond the hill $j of $i and goes on"; done >"corpus/$i.txt"
-done
-cat >hairpin.toml <<'END'
-name = "launching"
-[data]
-held_out_ratio = 0.1
-tokenizer = { kind = "bytes" }
-[data.corpus]
-paths = ["corpus"]
-[data.dedup]
-near = false
-[data.clean]
-off = ["repeated_ngram"]
+project launching 60
+cat >>hairpin.toml <<'END'
 [recipe]
 [[phases]]
 name = "one"

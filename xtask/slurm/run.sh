@@ -4,26 +4,14 @@
 #   xtask/slurm/run.sh target/release/hairpin
 set -euo pipefail
 hairpin=$(realpath "$1") here=$(dirname "$(realpath "$0")")
+source "$here/../project.sh"
 folder=$(mktemp -d) cluster=$(mktemp -d)
 cd "$folder"
 trap '"$here/cluster.sh" down "$cluster"; rm -rf "$folder" "$cluster"' EXIT
 "$here/cluster.sh" up "$cluster" 4
 export SLURM_CONF=$cluster/slurm.conf
-mkdir corpus
-for i in $(seq 60); do
-    for j in $(seq 30); do echo "the road number $((i * 37 + j * 11)) turns beyond the hill $j of $i and goes on"; done >"corpus/$i.txt"
-done
-cat >hairpin.toml <<'END'
-name = "slurm"
-[data]
-held_out_ratio = 0.1
-tokenizer = { kind = "bytes" }
-[data.corpus]
-paths = ["corpus"]
-[data.dedup]
-near = false
-[data.clean]
-off = ["repeated_ngram"]
+project slurm 30
+cat >>hairpin.toml <<'END'
 [recipe]
 batch = { sequences = 4, micro_batch = 4, context = 32 }
 checkpoint = { every_steps = 50 }

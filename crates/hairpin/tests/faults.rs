@@ -2,6 +2,8 @@
 //! numbers beyond reason, limits, signals. What is right is an error that names the cause, with its exit code, at once.
 #![cfg(target_os = "linux")]
 
+mod corpus;
+
 use std::{
     fs,
     os::unix::{
@@ -56,11 +58,7 @@ const RECIPE: &str = "[model]\ndepth = 1\n[batch]\nsequences = 4\ncontext = 32\n
 fn project() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    fs::create_dir(at.join("corpus")).unwrap();
-    for i in 0..60 {
-        let line = |j: u64| format!("the road number {} turns beyond the hill {} of {i} and goes on\n", engine::mix(i * 99 + j) % 97, j);
-        fs::write(at.join(format!("corpus/{i}.txt")), (0..30).map(line).collect::<String>()).unwrap();
-    }
+    corpus::write(at);
     write_project(at, "corpus", "{ kind = \"bytes\" }");
     fs::write(at.join("t.toml"), RECIPE).unwrap();
     folder

@@ -1,6 +1,8 @@
 //! Jobs on this machine by the real binary: swept, queued, killed, stopped and gone on with, to the bits of a plain run.
 #![cfg(target_os = "linux")]
 
+mod corpus;
+
 use std::{
     fs,
     path::Path,
@@ -33,11 +35,7 @@ const RECIPE: &str = "name = \"small\"\n[model]\ndepth = 1\n[batch]\nsequences =
 fn prepared() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    fs::create_dir(at.join("corpus")).unwrap();
-    for i in 0..60 {
-        let line = |j: u64| format!("the road number {} turns beyond the hill {} of {i} and goes on\n", engine::mix(i * 99 + j) % 97, j);
-        fs::write(at.join(format!("corpus/{i}.txt")), (0..30).map(line).collect::<String>()).unwrap();
-    }
+    corpus::write(at);
     let text = format!(
         "name = \"jobs\"\n[data]\nheld_out_ratio = 0.1\ntokenizer = {{ kind = \"bytes\" }}\n[data.corpus]\npaths = [{:?}]\n[data.dedup]\nnear = false\n\
          [data.clean]\noff = [\"repeated_ngram\"]\n[recipe]\nbatch = {{ sequences = 4, micro_batch = 4, context = 32 }}\ncheckpoint = {{ every_steps = 10 }}\n\

@@ -191,6 +191,15 @@ pub fn build(table: &toml::Table) -> Result<Box<dyn Model>, ModelError> {
     }
 }
 
+/// What [`Model::config`] gives, as the config of that kind.
+/// # Errors
+/// [`ModelError::Table`] when it is of another kind.
+pub fn typed<T: serde::de::DeserializeOwned>(config: &toml::Table) -> Result<T, ModelError> {
+    let mut table = config.clone();
+    table.remove("kind");
+    table.try_into().map_err(|e: toml::de::Error| ModelError::Table(e.message().to_owned()))
+}
+
 /// The sizes of the table's `preset`, and over them whatever else it says; without a preset it has to say all.
 fn of_preset<C: serde::Serialize + serde::de::DeserializeOwned>(
     mut table: toml::Table,

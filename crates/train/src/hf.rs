@@ -7,16 +7,18 @@ mod parts;
 mod pickle;
 mod rope;
 mod weights;
+mod write;
 
 use std::{borrow::Cow, collections::BTreeSet, path::Path};
 
 use data::Tokenizer;
-pub use export::{Format, Numbers, export};
+pub use export::export;
 use layouts::Layout;
 use models::{Model, decoder::DecoderConfig};
 use parts::Part;
 use serde_json::Value;
-use weights::{Number, Tensor, Weights};
+pub use weights::{Refuse, Tensor, Weights};
+pub use write::{Array, Format, Numbers, write_folder, write_json, write_weights};
 
 use crate::{TrainError, checkpoint, recipe::Recipe};
 
@@ -45,7 +47,7 @@ pub fn import(folder: &Path) -> Result<Imported, TrainError> {
     let text = disk::read_text(&path, LARGEST_BYTES).map_err(TrainError::io("read", &path))?;
     let json: Value = serde_json::from_str(&text).map_err(|e| refuse("config.json", e.to_string()))?;
     let (layout, mut config) = Layout::read(&json)?;
-    let weights = Weights::open(folder)?;
+    let weights = Weights::open(folder, refuse)?;
     let mut notes = Vec::new();
     let head = Head::of(layout, &config, &weights)?;
     if config.tied && head == Head::ItsOwn {
@@ -58,10 +60,9 @@ pub fn import(folder: &Path) -> Result<Imported, TrainError> {
         if head == Head::Alone && part.pieces.iter().all(|piece| piece.ours == "embed.weight") {
             part.theirs = head_name(layout, &config);
         }
-        let name = find(&weights, &part.theirs).ok_or_else(|| refuse("model.safetensors", format!("`{}` is missing", part.theirs)))?;
-        let tensor = weights.get(&name).cloned().ok_or_else(|| refuse("model.safetensors", format!("`{name}` is missing")))?;
-        left.remove(name.as_str());
-        check(&part, &tensor)?;
+        let (name, tensor) = weights.find(names(&part.theirs), &part.their_dims())?;
+        left.remove(name);
+        let tensor = tensor.clone();
         parts.push((part, tensor));
     }
     let further = further_layers(&json, config.layers);
@@ -84,7 +85,7 @@ pub fn import(folder: &Path) -> Result<Imported, TrainError> {
 impl Imported {
     /// The numbers of one of our arrays.
     /// # Errors
-    /// When a file cannot be read any more, or some are not finite.
+    /// When a file cannot be read any more.
     pub fn values(&self, name: &str) -> Result<Vec<f32>, TrainError> {
         let runs_of = |(number, (part, _)): (usize, &(Part, Tensor))| {
             part.runs_of(name).into_iter().map(move |run| (number, run)).collect::<Vec<_>>()
@@ -99,9 +100,7 @@ impl Imported {
             let start = values.len();
             if part.is_turned {
                 if turned.as_ref().is_none_or(|(of, _)| *of != number) {
-                    let mut all = Vec::with_capacity(part.rows() * cols);
-                    self.weights.read(tensor, 0, part.rows() * cols, &mut all)?;
-                    turned = Some((number, self::turned(&all, cols, part.rows())));
+                    turned = Some((number, self::turned(&self.weights.all(tensor)?, cols, part.rows())));
                 }
                 let all = turned.as_ref().map_or(&[][..], |(_, all)| all);
                 values.extend_from_slice(&all[from * cols..(from + rows) * cols]);
@@ -112,9 +111,6 @@ impl Imported {
             if part.offset != 0.0 {
                 values[start..].iter_mut().for_each(|value| *value += part.offset);
             }
-        }
-        if values.iter().any(|value| !value.is_finite()) {
-            return Err(refuse("model.safetensors", format!("the numbers of `{name}` are not all finite")));
         }
         Ok(values)
     }
@@ -132,27 +128,46 @@ impl Imported {
         recipe_of(&self.model, self.config.context, folder)
     }
 
-    /// Write it as a checkpoint of step 0 into `folder`, one shard of numbers in memory.
+    /// As [`write_run`] into `folder`.
     /// # Errors
-    /// As [`Imported::values`], or when a file cannot be written; nothing is then visible.
+    /// As there.
     pub fn write(&self, folder: &Path, model: &dyn Model) -> Result<(), TrainError> {
-        let recipe = self.recipe(folder)?;
-        let snapshot = checkpoint::Snapshot {
-            step: 0,
-            recipe: recipe.to_toml(),
-            held_out: None,
-            state: serde_json::json!({}),
-            data: None,
-            tokenizer: std::sync::Arc::new(self.tokenizer.files()?),
-            kernels: Vec::new(),
-            tensors: Vec::new(),
-        };
-        let specs = model.params().specs();
-        let shapes: Vec<(&str, &[usize])> = specs.iter().map(|spec| (spec.name.as_str(), spec.shape.dims())).collect();
-        std::fs::create_dir_all(folder).map_err(TrainError::io("create", folder))?;
-        checkpoint::write_with(folder, &snapshot, &shapes, |i| Ok::<_, TrainError>(Cow::Owned(self.values(&specs[i].name)?)))?;
-        Ok(())
+        write_run(folder, &self.recipe(folder)?, model, self.tokenizer.files()?, refuse, |name| self.values(name))
     }
+}
+
+/// Write a model from outside as a checkpoint of step 0 into `folder`, one shard of numbers in memory. `files` are kept with it.
+/// # Errors
+/// What `values` says of one of the model's arrays, numbers that are not finite, or when a file cannot be written; nothing is then visible.
+pub fn write_run(
+    folder: &Path,
+    recipe: &Recipe,
+    model: &dyn Model,
+    files: checkpoint::TokenizerFiles,
+    refuse: Refuse,
+    values: impl Fn(&str) -> Result<Vec<f32>, TrainError>,
+) -> Result<(), TrainError> {
+    let snapshot = checkpoint::Snapshot {
+        step: 0,
+        recipe: recipe.to_toml(),
+        held_out: None,
+        state: serde_json::json!({}),
+        data: None,
+        tokenizer: std::sync::Arc::new(files),
+        kernels: Vec::new(),
+        tensors: Vec::new(),
+    };
+    let shapes: Vec<(&str, &[usize])> = model.params().specs().iter().map(|spec| (spec.name.as_str(), spec.shape.dims())).collect();
+    std::fs::create_dir_all(folder).map_err(TrainError::io("create", folder))?;
+    checkpoint::write_with(folder, &snapshot, &shapes, |i| {
+        let (name, _) = shapes[i];
+        let values = values(name)?;
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(refuse("model.safetensors", format!("the numbers of `{name}` are not all finite")));
+        }
+        Ok(Cow::Owned(values))
+    })?;
+    Ok(())
 }
 
 /// A recipe of a `[model]` table from outside, whose data lie in `folder`, where it is going to be.
@@ -184,10 +199,9 @@ impl Head {
     /// Which transformers 5 takes where a flag says one thing and the tensors another.
     fn of(layout: &Layout, config: &DecoderConfig, weights: &Weights) -> Result<Self, TrainError> {
         let embed = (layout.parts)(config).into_iter().find(|part| part.pieces.iter().all(|piece| piece.ours == "embed.weight"));
-        let embed = embed.and_then(|part| find(weights, &part.theirs));
-        let (Some(head), true) = (find(weights, &head_name(layout, config)), config.tied) else { return Ok(Self::Shared) };
-        let Some(embed) = embed else { return Ok(Self::Alone) };
-        let (Some(head), Some(embed)) = (weights.get(&head), weights.get(&embed)) else { return Ok(Self::Shared) };
+        let embed = embed.and_then(|part| weights.get(names(&part.theirs)));
+        let (Some((_, head)), true) = (weights.get(names(&head_name(layout, config))), config.tied) else { return Ok(Self::Shared) };
+        let Some((_, embed)) = embed else { return Ok(Self::Alone) };
         if head.dims != embed.dims {
             return Ok(Self::ItsOwn);
         }
@@ -212,22 +226,9 @@ fn head_name(layout: &Layout, config: &DecoderConfig) -> String {
     head.map_or_else(String::new, |part| part.theirs)
 }
 
-/// A tensor's name in the weights: a model without its head leaves out the first word.
-fn find(weights: &Weights, name: &str) -> Option<String> {
-    let short = name.split_once('.').map(|(_, rest)| rest);
-    [Some(name), short].into_iter().flatten().find(|name| weights.get(name).is_some()).map(str::to_owned)
-}
-
-fn check(part: &Part, tensor: &Tensor) -> Result<(), TrainError> {
-    let (name, want) = (&part.theirs, part.their_dims());
-    if tensor.dims != want {
-        return Err(refuse("model.safetensors", format!("`{name}` is {:?}, and config.json wants {want:?}", tensor.dims)));
-    }
-    if let Number::Other(what) = tensor.kind {
-        let problem = format!("`{name}` holds {what}: weights that were quantised are not read");
-        return Err(refuse("model.safetensors", problem));
-    }
-    Ok(())
+/// What a tensor may be called: a model without its head leaves out the first word.
+fn names(name: &str) -> impl Iterator<Item = &str> + Clone {
+    [Some(name), name.split_once('.').map(|(_, rest)| rest)].into_iter().flatten()
 }
 
 /// Masks and angles, which follow from the config, and the output layer that is the embedding.

@@ -88,10 +88,7 @@ fn patches(pixels: &[f64], size: usize, patch: usize) -> Vec<f64> {
     let across = size / patch;
     let mut out = Vec::with_capacity(pixels.len());
     for place in 0..across * across {
-        let at = |k: usize| {
-            let (within, channel) = (k / 3, k % 3);
-            ((place / across * patch + within / patch) * size + place % across * patch + within % patch) * 3 + channel
-        };
+        let at = crate::tasks::of_patch(size, patch, place);
         let numbers = 3 * patch * patch;
         let own: Vec<f64> = (0..numbers).map(|k| pixels[at(k)]).collect();
         let mean = own.iter().sum::<f64>() / numbers as f64;
@@ -103,9 +100,7 @@ fn patches(pixels: &[f64], size: usize, patch: usize) -> Vec<f64> {
 
 /// The mean patch of training images at each place.
 fn of_mean_patches(images: &Images, recipe: &Recipe) -> Result<Vec<f64>, TrainError> {
-    let mut table = models::build(&recipe.model)?.config();
-    table.remove("kind");
-    let config: MaeConfig = table.try_into().map_err(|e: toml::de::Error| models::ModelError::Table(e.message().to_owned()))?;
+    let config: MaeConfig = models::typed(&models::build(&recipe.model)?.config())?;
     let (size, patch) = (config.tower.size, config.tower.patch);
     let numbers = |image: &image::RgbImage| {
         let normed: Vec<f64> = crate::tasks::normed(image).into_iter().map(f64::from).collect();

@@ -49,13 +49,11 @@ impl Sampler {
     pub fn load(folder: &Path) -> Result<Self, TrainError> {
         let (loaded, is_averaged) = run::load_averaged(folder)?;
         let denoising = Denoising::new(&loaded.recipe)?;
-        let mut table = loaded.model.config();
-        table.remove("kind");
-        let wrong = |e: toml::de::Error| models::ModelError::Table(e.message().to_owned());
+        let table = loaded.model.config();
         let model = if models::kind(&loaded.recipe.model).name == "unet" {
-            Kind::Unet(Box::new(Unet::new(table.try_into().map_err(wrong)?)?))
+            Kind::Unet(Box::new(Unet::new(models::typed(&table)?)?))
         } else {
-            let config: DitConfig = table.try_into().map_err(wrong)?;
+            let config: DitConfig = models::typed(&table)?;
             Kind::Dit(Box::new(Dit::new(config.clone())?), config)
         };
         let (store, precision, step, recipe) = (loaded.store, loaded.precision, loaded.step, loaded.recipe);

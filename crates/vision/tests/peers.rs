@@ -9,6 +9,7 @@ use models::{
     vit_mae::{Choice, Mae, MaeConfig},
 };
 use parallel::Replicated;
+use train::hf::Format;
 use train::{eval::inference, recipe::Recipe, run::Loaded};
 use vision::hf;
 
@@ -25,12 +26,6 @@ fn loaded(text: &str) -> Loaded {
     });
     let objective = train::objective::of(&recipe);
     Loaded { recipe, model, objective, store, precision: Precision::F32, step: 0, tokenizer_path: "nowhere".into(), passed_over: vec![] }
-}
-
-fn typed<T: serde::de::DeserializeOwned>(loaded: &Loaded) -> T {
-    let mut table = loaded.model.config();
-    table.remove("kind");
-    table.try_into().unwrap()
 }
 
 fn says<M: Model>(
@@ -71,20 +66,20 @@ fn transformers_says_of_our_folders_what_we_say() {
 
     let folder = tempfile::tempdir().unwrap();
     let mut vit = loaded(&format!("kind = \"vit\"\nclasses = 3\n[model.tower]\n{TOWER}\nmlp = \"gelu\"\neps = 1e-6\nnorm_first = false"));
-    hf::export(&vit, &["a", "b", "c"].map(str::to_owned), folder.path()).unwrap();
+    hf::export(&vit, &["a", "b", "c"].map(str::to_owned), folder.path(), Format::default()).unwrap();
     write(folder.path(), "images.json", &serde_json::json!(images));
-    let model = Vit::new(typed::<VitConfig>(&vit)).unwrap();
+    let model = Vit::new(models::typed::<VitConfig>(&vit.model.config()).unwrap()).unwrap();
     assert_same("vit", &says(&model, &mut vit.store, &inputs, Vit::scores), &theirs(&python, folder.path(), "vit"));
 
     let folder = tempfile::tempdir().unwrap();
     let mut mae = loaded(&format!(
         "kind = \"vit_mae\"\ndecoder_layers = 2\ndecoder_width = 8\ndecoder_heads = 2\nmask_ratio = 0.5\n[model.tower]\n{TOWER}\nmlp = \"gelu\"\neps = 1e-6\nnorm_first = false"
     ));
-    hf::export(&mae, &[], folder.path()).unwrap();
+    hf::export(&mae, &[], folder.path(), Format::default()).unwrap();
     let order = noise(6, 18);
     write(folder.path(), "images.json", &serde_json::json!(images));
     write(folder.path(), "order.json", &serde_json::json!(order));
-    let model = Mae::new(typed::<MaeConfig>(&mae)).unwrap();
+    let model = Mae::new(models::typed::<MaeConfig>(&mae.model.config()).unwrap()).unwrap();
     let chosen = Choice::of(&order, 9, 4).inputs(inputs.clone(), 2);
     assert_same("vit_mae", &says(&model, &mut mae.store, &chosen, Mae::reconstruction), &theirs(&python, folder.path(), "vit_mae"));
 
@@ -95,13 +90,13 @@ fn transformers_says_of_our_folders_what_we_say() {
     let kept = tempfile::tempdir().unwrap();
     data::Tokenizer::train(290, ["a red three", "a blue five"].into_iter()).unwrap().save(kept.path()).unwrap();
     clip.tokenizer_path = kept.path().join("tokenizer.json");
-    hf::export(&clip, &[], folder.path()).unwrap();
+    hf::export(&clip, &[], folder.path(), Format::default()).unwrap();
     let captions = vision::tasks::Captions::new(clip.tokenizer().unwrap(), 7);
     let texts = captions.inputs(&["a red three", "blue"]).unwrap();
     let engine::Array::U32(_, tokens) = texts.get("tokens").unwrap() else { panic!("tokens are numbers") };
     write(folder.path(), "images.json", &serde_json::json!(images));
     write(folder.path(), "tokens.json", &serde_json::json!(tokens));
-    let model = Clip::new(typed::<ClipConfig>(&clip)).unwrap();
+    let model = Clip::new(models::typed::<ClipConfig>(&clip.model.config()).unwrap()).unwrap();
     assert_same(
         "clip",
         &says(&model, &mut clip.store, &inputs.clone().and(&texts), Clip::embeddings),

@@ -85,21 +85,23 @@ impl Tape<'_> {
     /// # Errors
     /// When there are not so many experts.
     pub fn route(&mut self, logits: &Tensor, per_row: usize) -> Result<Routes, EngineError> {
-        let plan = Plan { rows: logits.shape().rows(), experts: logits.shape().last(), per_row };
-        Ok(Routes { table: self.apply(Route { plan, limit: None }, &[logits])?, plan })
+        self.routed(&[logits], per_row, None)
     }
 
     /// The same by `limit`, with `bias` `[experts]` on the scores, which has no gradient.
     /// # Errors
     /// When there are not so many experts or groups.
     pub fn route_limited(&mut self, logits: &Tensor, per_row: usize, limit: experts::Limit, bias: Option<&Tensor>) -> Result<Routes, EngineError> {
-        let plan = Plan { rows: logits.shape().rows(), experts: logits.shape().last(), per_row };
-        let op = Route { plan, limit: Some(limit) };
-        let table = match bias {
-            Some(bias) => self.apply(op, &[logits, bias])?,
-            None => self.apply(op, &[logits])?,
-        };
-        Ok(Routes { table, plan })
+        match bias {
+            Some(bias) => self.routed(&[logits, bias], per_row, Some(limit)),
+            None => self.routed(&[logits], per_row, Some(limit)),
+        }
+    }
+
+    fn routed(&mut self, inputs: &[&Tensor], per_row: usize, limit: Option<experts::Limit>) -> Result<Routes, EngineError> {
+        let logits = inputs[0].shape();
+        let plan = Plan { rows: logits.rows(), experts: logits.last(), per_row };
+        Ok(Routes { table: self.apply(Route { plan, limit }, inputs)?, plan })
     }
 }
 

@@ -7,8 +7,7 @@ use std::{
 };
 
 use ::train::{
-    TrainError,
-    checkpoint::{self, NamedTensor, Snapshot},
+    TrainError, checkpoint,
     clock::Clock,
     eval::Evaluator,
     feed::{Feed, TextWindows},
@@ -18,7 +17,6 @@ use ::train::{
     run::{Loaded, is_same_tokenizer, load},
 };
 use data::Dataset;
-use miette::IntoDiagnostic;
 use serde_json::json;
 
 use super::vision;
@@ -226,15 +224,16 @@ enum Dtype {
 
 pub(crate) fn export(args: &ExportArgs, json: bool) -> miette::Result<ExitCode> {
     let loaded = newest(&args.run)?;
+    let numbers = match args.dtype {
+        Dtype::F32 => hf::Numbers::F32,
+        Dtype::Bf16 => hf::Numbers::Bf16,
+        Dtype::F16 => hf::Numbers::F16,
+    };
+    let format = hf::Format { numbers, shard_bytes: args.shard_size };
     if loaded.model.language().is_none() {
-        ::vision::hf::export(&loaded, &::vision::classes::of(&args.run), &args.out)?;
+        ::vision::hf::export(&loaded, &::vision::classes::of(&args.run), &args.out, format)?;
     } else {
-        let numbers = match args.dtype {
-            Dtype::F32 => hf::Numbers::F32,
-            Dtype::Bf16 => hf::Numbers::Bf16,
-            Dtype::F16 => hf::Numbers::F16,
-        };
-        hf::export(&loaded, &loaded.tokenizer()?, &args.out, hf::Format { numbers, shard_bytes: args.shard_size })?;
+        hf::export(&loaded, &loaded.tokenizer()?, &args.out, format)?;
     }
     if json {
         print::json(&json!({"folder": args.out}))?
@@ -259,7 +258,7 @@ pub(crate) fn import(args: &ImportArgs, json: bool) -> miette::Result<ExitCode> 
         return Err(TrainError::Exists { folder: args.out.clone(), step }.into());
     }
     let params = if ::vision::hf::knows(&args.folder) {
-        import_images(args)?
+        ::vision::hf::import(&args.folder)?.write(&args.out, tokenizer_files(&args.folder)?)?
     } else {
         let imported = hf::import(&args.folder)?;
         let model = models::build(&imported.model)?;
@@ -273,33 +272,4 @@ pub(crate) fn import(args: &ImportArgs, json: bool) -> miette::Result<ExitCode> 
         print::result(&format!("{} parameters in {}", report::terminal::count(params), args.out.display()));
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The number of parameters of a model of images.
-fn import_images(args: &ImportArgs) -> miette::Result<u64> {
-    let imported = ::vision::hf::import(&args.folder)?;
-    let built = models::build(&imported.model)?;
-    let context = built.language().map_or(1, |l| l.context());
-    let recipe = hf::recipe_of(&imported.model, context, &args.out)?;
-    let mut tensors = imported.tensors;
-    let named = |spec: &engine::ParamSpec| NamedTensor {
-        name: spec.name.clone(),
-        shape: spec.shape.dims().to_vec(),
-        values: tensors.remove(&spec.name).unwrap_or_default(),
-    };
-    let tensors = built.params().specs().iter().map(named).collect();
-    let files = ::vision::classes::files(&imported.classes).into_iter().chain(tokenizer_files(&args.folder)?).collect();
-    let snapshot = Snapshot {
-        step: 0,
-        recipe: recipe.to_toml(),
-        held_out: None,
-        state: json!({}),
-        data: None,
-        tokenizer: Arc::new(files),
-        kernels: Vec::new(),
-        tensors,
-    };
-    std::fs::create_dir_all(&args.out).into_diagnostic()?;
-    checkpoint::write(&args.out, &snapshot)?;
-    Ok(built.params().elements())
 }

@@ -11,7 +11,7 @@ use std::{
 
 use safetensors::{Dtype, tensor::TensorView};
 
-use super::{CheckpointError, FileEntry, Manifest, NamedTensor, Snapshot, VERSION, folder_name, list, read::manifest};
+use super::{CheckpointError, FileEntry, Manifest, Snapshot, VERSION, folder_name, list, read::manifest};
 
 /// No shard is larger than this, unless one tensor is: so much is in memory beside the tensors.
 const SHARD_BYTES: usize = 256 << 20;
@@ -89,10 +89,6 @@ impl Drop for Writer {
 /// # Errors
 /// When a file cannot be written; nothing is then visible under the checkpoint's name.
 pub fn write(folder: &Path, snapshot: &Snapshot) -> Result<PathBuf, CheckpointError> {
-    let is_finite = |tensor: &&NamedTensor| tensor.values.iter().all(|value| value.is_finite());
-    if let Some(tensor) = snapshot.tensors.iter().find(|tensor| !is_finite(tensor)) {
-        return Err(CheckpointError::NotFinite { name: tensor.name.clone(), step: snapshot.step });
-    }
     let shapes: Vec<_> = snapshot.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice())).collect();
     write_with(folder, snapshot, &shapes, |i| Ok(Cow::Borrowed(&snapshot.tensors[i].values[..])))
 }
@@ -128,6 +124,10 @@ fn write_files<'a, E: From<CheckpointError>>(
     let mut shards = Vec::new();
     for run in cut(shapes) {
         let arrays = run.clone().map(&values).collect::<Result<Vec<_>, E>>()?;
+        let is_finite = |values: &[f32]| values.iter().all(|value| value.is_finite());
+        if let Some((i, _)) = run.clone().zip(&arrays).find(|(_, values)| !is_finite(values)) {
+            return Err(CheckpointError::NotFinite { name: shapes[i].0.to_owned(), step: snapshot.step }.into());
+        }
         let views = run.zip(&arrays).map(|(i, values)| view(shapes[i], values, scratch)).collect::<Result<Vec<_>, _>>()?;
         let bytes = safetensors::serialize(views, None::<HashMap<String, String>>);
         let bytes = bytes.map_err(|e| CheckpointError::Damaged { path: scratch.to_owned(), problem: e.to_string() })?;

@@ -40,11 +40,7 @@ pub(super) fn tensors(file: &File) -> Result<Vec<Found>, String> {
         if entry.compression() != zip::CompressionMethod::Stored {
             return Err(format!("the numbers of `{name}` are compressed, which PyTorch does not write"));
         }
-        let size = match tensor.kind {
-            Number::F64 => 8,
-            Number::F32 => 4,
-            _ => 2,
-        };
+        let size = tensor.kind.bytes();
         let (count, from) = (tensor.dims.iter().product::<usize>(), tensor.offset * size);
         if !matches!(tensor.kind, Number::Other(_)) && (from + count * size) as u64 > entry.size() {
             return Err(format!("`{name}` is longer than its numbers"));

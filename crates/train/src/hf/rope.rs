@@ -23,12 +23,16 @@ pub(super) struct Defaults {
 pub(super) const USUAL: Defaults =
     Defaults { theta: 1e4, share: 1.0, theta_key: "rope_theta", share_key: "partial_rotary_factor", is_nested: false };
 
+/// The table that holds, where both are there.
+pub(super) fn told<'a>(keys: &Keys<'a>, defaults: Defaults) -> Result<Option<Keys<'a>>, TrainError> {
+    let parameters = if defaults.is_nested { None } else { keys.table("rope_parameters")? };
+    Ok(keys.table_with_entries("rope_scaling")?.or(parameters))
+}
+
 /// Set base, stretching and turned share of `c`, whose context and `head_dim` are known.
 pub(super) fn read(keys: &Keys<'_>, c: &mut DecoderConfig, defaults: Defaults) -> Result<(), TrainError> {
-    let parameters = if defaults.is_nested { None } else { keys.table("rope_parameters")? };
-    let scaling = keys.table_with_entries("rope_scaling")?;
     let (theta, share) = (keys.real(defaults.theta_key, defaults.theta)?, keys.real(defaults.share_key, defaults.share)?);
-    let Some(rope) = scaling.or(parameters) else { return set(c, theta, share, None) };
+    let Some(rope) = told(keys, defaults)? else { return set(c, theta, share, None) };
     let theta = rope.real("rope_theta", theta)?;
     let share = rope.real("partial_rotary_factor", share)?;
     let scaling = stretched(&rope, c.context)?;

@@ -13,7 +13,7 @@ use std::{
 use safetensors::{Dtype, tensor::Metadata};
 use serde_json::Value;
 
-use super::{LARGEST_BYTES, pickle, refuse};
+use super::{LARGEST_BYTES, pickle};
 use crate::TrainError;
 
 /// Of a safetensors header.
@@ -21,17 +21,21 @@ const LARGEST_HEADER_BYTES: u64 = 100 << 20;
 const FILES: [(&str, &str); 2] =
     [("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json")];
 
+/// How a problem of a file becomes an error, with the layouts that are known where it is asked.
+pub type Refuse = fn(&'static str, String) -> TrainError;
+
 /// See the head of this file.
-pub(super) struct Weights {
+pub struct Weights {
+    refuse: Refuse,
     files: Vec<(PathBuf, File)>,
     tensors: BTreeMap<String, Tensor>,
 }
 
 /// Where one tensor lies.
 #[derive(Debug, Clone)]
-pub(super) struct Tensor {
+pub struct Tensor {
     pub dims: Vec<usize>,
-    pub kind: Number,
+    kind: Number,
     /// The number of its file, and where in it the first number begins.
     file: usize,
     start: u64,
@@ -49,7 +53,7 @@ pub(super) enum Number {
 }
 
 impl Number {
-    fn bytes(self) -> usize {
+    pub fn bytes(self) -> usize {
         match self {
             Self::F64 => 8,
             Self::F32 => 4,
@@ -84,14 +88,14 @@ impl Weights {
     /// Read where each tensor of `folder` lies.
     /// # Errors
     /// When there are no weights, or a file is torn, is no such file, or an index names one outside of the folder.
-    pub fn open(folder: &Path) -> Result<Self, TrainError> {
-        let mut all = Self { files: Vec::new(), tensors: BTreeMap::new() };
+    pub fn open(folder: &Path, refuse: Refuse) -> Result<Self, TrainError> {
+        let mut all = Self { refuse, files: Vec::new(), tensors: BTreeMap::new() };
         for (whole, index) in FILES {
             let is_pickle = whole.ends_with(".bin");
             let names = if folder.join(whole).is_file() {
                 vec![whole.to_owned()]
             } else if folder.join(index).is_file() {
-                files_of(folder, index)?
+                files_of(folder, index, refuse)?
             } else {
                 continue;
             };
@@ -110,17 +114,47 @@ impl Weights {
         let file = File::open(path).map_err(TrainError::io("read", path))?;
         let found = if is_pickle { pickle::tensors(&file) } else { header(&file) };
         let number = self.files.len();
-        for (tensor, dims, kind, start) in found.map_err(|problem| refuse("model.safetensors", format!("`{name}`: {problem}")))? {
+        let wrong = |problem| (self.refuse)("model.safetensors", format!("`{name}`: {problem}"));
+        for (tensor, dims, kind, start) in found.map_err(wrong)? {
             self.tensors.insert(tensor, Tensor { dims, kind, file: number, start });
         }
         self.files.push((path.to_owned(), file));
         Ok(())
     }
 
-    pub fn get(&self, name: &str) -> Option<&Tensor> {
-        self.tensors.get(name)
+    /// The tensor that has one of these names, the first of them that there is, and that name.
+    #[must_use]
+    pub fn get<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> Option<(&str, &Tensor)> {
+        names.into_iter().find_map(|name| self.tensors.get_key_value(name)).map(|(name, tensor)| (name.as_str(), tensor))
     }
 
+    /// The same, of these dimensions and of numbers that weights are kept in.
+    /// # Errors
+    /// When there is none, or it is another.
+    pub fn find<'n>(&self, names: impl IntoIterator<Item = &'n str> + Clone, dims: &[usize]) -> Result<(&str, &Tensor), TrainError> {
+        let wrong = |problem| (self.refuse)("model.safetensors", problem);
+        let first = names.clone().into_iter().next().unwrap_or_default();
+        let (name, tensor) = self.get(names).ok_or_else(|| wrong(format!("`{first}` is missing")))?;
+        if tensor.dims != dims {
+            return Err(wrong(format!("`{first}` is {:?}, and config.json wants {dims:?}", tensor.dims)));
+        }
+        if let Number::Other(what) = tensor.kind {
+            return Err(wrong(format!("`{first}` holds {what}: weights that were quantised are not read")));
+        }
+        Ok((name, tensor))
+    }
+
+    /// All numbers of a tensor.
+    /// # Errors
+    /// As [`Weights::read`].
+    pub fn all(&self, tensor: &Tensor) -> Result<Vec<f32>, TrainError> {
+        let count = tensor.dims.iter().product();
+        let mut values = Vec::with_capacity(count);
+        self.read(tensor, 0, count, &mut values)?;
+        Ok(values)
+    }
+
+    /// Of all its tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
@@ -172,7 +206,7 @@ fn header(mut file: &File) -> Result<Vec<Found>, String> {
 }
 
 /// The files that an index names.
-fn files_of(folder: &Path, index: &'static str) -> Result<Vec<String>, TrainError> {
+fn files_of(folder: &Path, index: &'static str, refuse: Refuse) -> Result<Vec<String>, TrainError> {
     let path = folder.join(index);
     let text = disk::read_text(&path, LARGEST_BYTES).map_err(TrainError::io("read", &path))?;
     let json: Value = serde_json::from_str(&text).map_err(|e| refuse(index, e.to_string()))?;

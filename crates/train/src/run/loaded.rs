@@ -1,6 +1,7 @@
 //! A trained model, from its run's folder alone.
 
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -45,10 +46,15 @@ impl Loaded {
 /// # Errors
 /// When there is none, or its parameters are not those of its recipe.
 pub fn load(folder: &Path) -> Result<Loaded, TrainError> {
+    Ok(load_whole(folder)?.0)
+}
+
+/// The same, and the arrays of the checkpoint that are no parameters, by name.
+fn load_whole(folder: &Path) -> Result<(Loaded, HashMap<String, NamedTensor>), TrainError> {
     let (path, snapshot, damaged) = newest(folder)?;
     let recipe = Recipe::parse(&snapshot.recipe, &path.display().to_string(), &[])?;
     let model = models::build(&recipe.model)?;
-    let mut tensors: std::collections::HashMap<String, NamedTensor> = snapshot.tensors.into_iter().map(|t| (t.name.clone(), t)).collect();
+    let mut tensors: HashMap<String, NamedTensor> = snapshot.tensors.into_iter().map(|t| (t.name.clone(), t)).collect();
     let table = model.params();
     for spec in table.specs() {
         if tensors.get(&spec.name).is_none_or(|t| t.values.len() != spec.shape.elements()) {
@@ -61,26 +67,22 @@ pub fn load(folder: &Path) -> Result<Loaded, TrainError> {
     let tokenizer_path = tokenizer_path(&path, folder, &recipe);
     let passed_over = damaged.iter().map(|error| format!("{}; taking `{}`", error.with_cause(), path.display())).collect();
     let objective = objective::of(&recipe);
-    Ok(Loaded { objective, precision, step: snapshot.step, model, store, recipe, tokenizer_path, passed_over })
+    Ok((Loaded { objective, precision, step: snapshot.step, model, store, recipe, tokenizer_path, passed_over }, tensors))
 }
 
 /// The same with the running average of the weights, where the run keeps one (`optim.average`), and whether it does.
 /// # Errors
 /// As [`load`].
 pub fn load_averaged(folder: &Path) -> Result<(Loaded, bool), TrainError> {
-    let mut loaded = load(folder)?;
-    if loaded.recipe.optim.average == 0.0 {
-        return Ok((loaded, false));
-    }
-    let (_, snapshot, _) = newest(folder)?;
-    let mut tensors: std::collections::HashMap<String, Vec<f32>> = snapshot.tensors.into_iter().map(|t| (t.name, t.values)).collect();
+    let (mut loaded, mut others) = load_whole(folder)?;
     let table = loaded.model.params();
     let name = |id: ParamId| average_name(&table.spec(id).name);
-    if table.ids().any(|id| tensors.get(&name(id)).is_none_or(|values| values.len() != table.spec(id).shape.elements())) {
-        // Weights alone, exported or imported.
+    let is_there = |id: ParamId| others.get(&name(id)).is_some_and(|tensor| tensor.values.len() == table.spec(id).shape.elements());
+    if loaded.recipe.optim.average == 0.0 || !table.ids().all(is_there) {
+        // It keeps none, or holds weights alone, exported or imported.
         return Ok((loaded, false));
     }
-    loaded.store = Replicated::solo(table, |id| tensors.remove(&name(id)).unwrap_or_default());
+    loaded.store = Replicated::solo(table, |id| others.remove(&name(id)).map_or_else(Vec::new, |tensor| tensor.values));
     Ok((loaded, true))
 }
 

@@ -3,16 +3,14 @@
 use models::{
     clip::{ClipConfig, TextConfig},
     decoder::Mlp,
+    typed,
     vit::{TowerConfig, VitConfig},
     vit_mae::MaeConfig,
 };
 use serde_json::{Map, Value, json};
 use train::TrainError;
 
-use super::{
-    layout::{KINDS, typed},
-    refuse,
-};
+use super::{layout::KINDS, refuse};
 
 /// Keys that decide nothing of what is computed here: where a config comes from, how weights began, what is returned, what text
 /// generation would do.
@@ -94,13 +92,13 @@ pub(super) fn read(json: &Value) -> Result<(toml::Table, Vec<String>), TrainErro
     let keys = Keys::of(json, "")?;
     let model = match kind {
         "vit" => {
-            keys.only(&[TOWER, &["qkv_bias"]].concat())?;
+            keys.only(&[LAYERS, PIXELS, &["qkv_bias"]].concat())?;
             let classes = if let Some(labels) = json.get("id2label").and_then(Value::as_object) { labels.len() } else { 2 };
             written(kind, &VitConfig { classes, tower: keys.tower(false)?, encoders: Vec::new() })
         }
         "vit_mae" => {
             let own = ["decoder_hidden_size", "decoder_intermediate_size", "decoder_num_attention_heads", "decoder_num_hidden_layers"];
-            keys.only(&[TOWER, &["qkv_bias", "mask_ratio", "norm_pix_loss"], &own].concat())?;
+            keys.only(&[LAYERS, PIXELS, &["qkv_bias", "mask_ratio", "norm_pix_loss"], &own].concat())?;
             keys.must("norm_pix_loss", &json!(true), &json!(false))?;
             let decoder_width = keys.whole("decoder_hidden_size", 512)?;
             if keys.whole("decoder_intermediate_size", 2048)? != 4 * decoder_width {
@@ -119,7 +117,7 @@ pub(super) fn read(json: &Value) -> Result<(toml::Table, Vec<String>), TrainErro
             keys.only(&["projection_dim", "text_config", "vision_config"])?;
             let part = |name| Keys::of(json.get(name).unwrap_or(&Value::Null), name);
             let (text, image) = (part("text_config")?, part("vision_config")?);
-            image.only(&[TOWER, &["projection_dim"]].concat())?;
+            image.only(&[LAYERS, PIXELS, &["projection_dim"]].concat())?;
             let usual = ["vocab_size", "max_position_embeddings", "projection_dim"];
             text.only(&[LAYERS, &usual].concat())?;
             if text.real("layer_norm_eps", 1e-5)? != 1e-5 {
@@ -156,21 +154,8 @@ const LAYERS: &[&str] = &[
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
 ];
-const TOWER: &[&str] = &[
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "hidden_act",
-    "layer_norm_eps",
-    "attention_dropout",
-    "dropout",
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "image_size",
-    "patch_size",
-    "num_channels",
-];
+/// Of what reads images, besides those of its layers.
+const PIXELS: &[&str] = &["image_size", "patch_size", "num_channels"];
 
 /// A table of a config.
 struct Keys<'a> {

@@ -1,6 +1,6 @@
 //! Names and shapes of the layouts: which tensor of theirs is which parameter of ours.
 
-use models::{clip::ClipConfig, fixed_positions, vit::VitConfig, vit_mae::MaeConfig};
+use models::{clip::ClipConfig, fixed_positions, typed, vit::VitConfig, vit_mae::MaeConfig};
 use train::TrainError;
 
 use super::refuse;
@@ -113,13 +113,6 @@ const CLIP: [&str; 8] =
 /// The name that other versions of transformers have for a tensor.
 pub(super) fn other_name(name: &str) -> String {
     name.replace("decoder.decoder_layers.", "decoder.decoder_encoder.layer.")
-}
-
-/// The config behind a `[model]` table.
-pub(super) fn typed<T: serde::de::DeserializeOwned>(table: &toml::Table) -> Result<T, TrainError> {
-    let mut table = table.clone();
-    table.remove("kind");
-    table.try_into().map_err(|e: toml::de::Error| refuse("model", e.message().to_owned()))
 }
 
 /// All tensors of a model of `kind`.

@@ -35,14 +35,14 @@ fn what_goes_out_comes_back_the_same() {
     for model in all() {
         let (loaded, folder) = (loaded(&model), tempfile::tempdir().unwrap());
         let names = ["cat", "dog", "owl"].map(str::to_owned);
-        export(&loaded, &names, folder.path()).unwrap();
+        export(&loaded, &names, folder.path(), Format::default()).unwrap();
         assert!(knows(folder.path()));
         let back = import(folder.path()).unwrap();
         assert_eq!(back.model, loaded.model.config());
         assert_eq!(back.classes, if model.contains("classes") { names.to_vec() } else { Vec::new() });
         for id in loaded.model.params().ids() {
             let name = &loaded.model.params().spec(id).name;
-            assert_eq!(back.tensors[name], loaded.store.value(id), "{name}");
+            assert_eq!(back.values(name).unwrap(), loaded.store.value(id), "{name}");
         }
     }
 }
@@ -50,7 +50,7 @@ fn what_goes_out_comes_back_the_same() {
 #[test]
 fn what_is_unknown_is_refused_by_name() {
     let (loaded, folder) = (loaded(&all()[0]), tempfile::tempdir().unwrap());
-    export(&loaded, &[], folder.path()).unwrap();
+    export(&loaded, &[], folder.path(), Format::default()).unwrap();
     let path = folder.path().join("config.json");
     let config: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     for (key, value, want) in [

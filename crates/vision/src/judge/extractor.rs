@@ -3,7 +3,6 @@
 use engine::{EngineError, Inputs, Precision, Tape, Tensor};
 use image::{RgbImage, imageops};
 use models::{
-    ModelError,
     clip::{Clip, ClipConfig},
     vit::{Vit, VitConfig},
     vit_mae::{Mae, MaeConfig},
@@ -47,22 +46,20 @@ impl Extractor {
     }
 
     fn with(loaded: &Loaded, value: impl FnMut(engine::ParamId) -> Vec<f32>) -> Result<Self, TrainError> {
-        let mut table = loaded.model.config();
-        table.remove("kind");
-        let wrong = |e: toml::de::Error| ModelError::Table(e.message().to_owned());
+        let table = loaded.model.config();
         let (kind, size) = match models::kind(&loaded.recipe.model).name {
             "vit_mae" => {
-                let config: MaeConfig = table.try_into().map_err(wrong)?;
+                let config: MaeConfig = models::typed(&table)?;
                 let size = config.tower.size;
                 (Kind::Mae(Box::new(Mae::new(config)?)), size)
             }
             "vit" => {
-                let config: VitConfig = table.try_into().map_err(wrong)?;
+                let config: VitConfig = models::typed(&table)?;
                 let size = config.tower.size;
                 (Kind::Vit(Box::new(Vit::new(config)?)), size)
             }
             "clip" => {
-                let config: ClipConfig = table.try_into().map_err(wrong)?;
+                let config: ClipConfig = models::typed(&table)?;
                 let size = config.image.size;
                 (Kind::Clip(Box::new(Clip::new(config)?)), size)
             }

@@ -2,14 +2,16 @@
 
 use engine::{Array, EngineError};
 use image::{Rgb, RgbImage};
-use models::{
-    ModelError,
-    vit_mae::{Mae, MaeConfig},
-};
+use models::vit_mae::{Mae, MaeConfig};
 use train::{TrainError, feed::Feed, run::Loaded};
 
 use super::Shown;
-use crate::{feed::Images, passes, sheet::sheet, tasks::pixels_of};
+use crate::{
+    feed::Images,
+    passes,
+    sheet::sheet,
+    tasks::{of_patch, pixels_of},
+};
 
 /// Images that are shown.
 const SHOWN: u64 = 8;
@@ -18,9 +20,7 @@ const SHOWN: u64 = 8;
 /// # Errors
 /// When an image cannot be read, or memory is short.
 pub fn reconstructions(loaded: &mut Loaded, images: &Images) -> Result<Shown, TrainError> {
-    let mut table = loaded.model.config();
-    table.remove("kind");
-    let config: MaeConfig = table.try_into().map_err(|e: toml::de::Error| ModelError::Table(e.message().to_owned()))?;
+    let config: MaeConfig = models::typed(&loaded.model.config())?;
     let (size, patch) = (config.tower.size, config.tower.patch);
     let mae = Mae::new(config)?;
     let count = images.held_out().min(SHOWN);
@@ -36,11 +36,7 @@ pub fn reconstructions(loaded: &mut Loaded, images: &Images) -> Result<Shown, Tr
         let original = &pixels[n * each..][..each];
         let (mut seen, mut whole) = (pixels_of(original, size), original.to_vec());
         for (i, place) in masked[n * per_image..][..per_image].iter().enumerate() {
-            let place = *place as usize - n * across * across;
-            let at = |k: usize| {
-                let (within, channel) = (k / 3, k % 3);
-                ((place / across * patch + within / patch) * size + place % across * patch + within % patch) * 3 + channel
-            };
+            let at = of_patch(size, patch, *place as usize - n * across * across);
             let numbers = 3 * patch * patch;
             // It says how a patch varies around its mean; mean and spread are those of the image, as the paper's pictures have them.
             let own: Vec<f32> = (0..numbers).map(|k| original[at(k)]).collect();

@@ -1,10 +1,7 @@
 //! What CLIP finds: the caption of an image and the image of a caption among all held-out pairs, and the class of an image by its name
 //! alone.
 
-use models::{
-    ModelError,
-    clip::{Clip, ClipConfig},
-};
+use models::clip::{Clip, ClipConfig};
 use train::{TrainError, run::Loaded};
 
 use super::{Findings, Shown};
@@ -28,9 +25,7 @@ impl Compared {
     /// # Errors
     /// When a pair cannot be read, or memory is short.
     pub fn of(loaded: &mut Loaded, images: &Images) -> Result<(Self, Clip), TrainError> {
-        let mut table = loaded.model.config();
-        table.remove("kind");
-        let config: ClipConfig = table.try_into().map_err(|e: toml::de::Error| ModelError::Table(e.message().to_owned()))?;
+        let config: ClipConfig = models::typed(&loaded.model.config())?;
         let width = config.embed;
         let clip = Clip::new(config)?;
         let pairs = compared(&clip, &mut loaded.store, loaded.precision, images)?;

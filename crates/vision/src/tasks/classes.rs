@@ -5,28 +5,17 @@ use std::sync::Arc;
 use engine::Inputs;
 use image::RgbImage;
 use models::vit::VitConfig;
-use serde::{Deserialize, Serialize};
 use train::{TrainError, metric::MetricKind, objective::Objective, recipe::Recipe};
 
-use super::{About, Augment, Sample, Task, build_of_head, config, enough_classes, images, lower, no_encoders, normed, options};
+use super::{
+    About, Augment, CroppedOptions, Sample, Task, build_of_head, config, enough_classes, images, lower, no_encoders, normed, options,
+};
 use crate::draws::Draws;
 
 pub(super) const METRIC: MetricKind = lower("class_loss", "nats per image");
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Options {
-    augment: Augment,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { augment: Augment::CROPPED }
-    }
-}
-
 pub(super) fn build(recipe: &Recipe) -> Result<Arc<dyn Objective>, TrainError> {
-    build_of_head(&METRIC, &options::<Options>(recipe)?.augment)
+    build_of_head(&METRIC, &options::<CroppedOptions>(recipe)?.augment)
 }
 
 /// See the head of this file.
@@ -40,7 +29,7 @@ impl Classes {
     pub fn new(recipe: &Recipe) -> Result<Self, TrainError> {
         let (model, config): (_, VitConfig) = config(recipe, &["vit"])?;
         no_encoders(&*model)?;
-        Ok(Self { size: config.tower.size, classes: config.classes, augment: options::<Options>(recipe)?.augment })
+        Ok(Self { size: config.tower.size, classes: config.classes, augment: options::<CroppedOptions>(recipe)?.augment })
     }
 }
 

@@ -13,6 +13,7 @@ use engine::{Inputs, ParamStore, Precision};
 use image::RgbImage;
 use models::Model;
 pub use pairs::{Captions, PairsOptions, compared, log_losses};
+pub(crate) use reconstruction::of_patch;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use train::{
     TrainError,
@@ -71,6 +72,19 @@ impl Augment {
         }
         let problem = format!("{} is not above 0 and at most 1", self.least_area);
         Err(TrainError::Value { key: "objective.augment.least_area", problem, help: "1 shows all of an image".into() })
+    }
+}
+
+/// The table `[objective]` of models that see crops, and nothing else.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct CroppedOptions {
+    augment: Augment,
+}
+
+impl Default for CroppedOptions {
+    fn default() -> Self {
+        Self { augment: Augment::CROPPED }
     }
 }
 
@@ -177,13 +191,7 @@ fn config<T: DeserializeOwned>(recipe: &Recipe, kinds: &[&str]) -> Result<(Box<d
             help: "leave `[objective]` out for that of the model's kind".into(),
         });
     }
-    let mut table = model.config();
-    table.remove("kind");
-    let config = table.try_into().map_err(|e: toml::de::Error| TrainError::Value {
-        key: "model",
-        problem: e.message().to_owned(),
-        help: "report it, with the recipe".into(),
-    })?;
+    let config = models::typed(&model.config())?;
     Ok((model, config))
 }
 

@@ -5,28 +5,24 @@ use std::sync::Arc;
 use engine::Inputs;
 use image::RgbImage;
 use models::vit_mae::{Choice, MaeConfig};
-use serde::{Deserialize, Serialize};
 use train::{TrainError, metric::MetricKind, objective::Objective, recipe::Recipe};
 
-use super::{About, Augment, Sample, Task, build_of_head, config, images, lower, normed, options};
+use super::{About, Augment, CroppedOptions, Sample, Task, build_of_head, config, images, lower, normed, options};
 use crate::draws::Draws;
 
 pub(super) const METRIC: MetricKind = lower("reconstruction_error", "squared error of hidden patches");
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Options {
-    augment: Augment,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { augment: Augment::CROPPED }
-    }
-}
-
 pub(super) fn build(recipe: &Recipe) -> Result<Arc<dyn Objective>, TrainError> {
-    build_of_head(&METRIC, &options::<Options>(recipe)?.augment)
+    build_of_head(&METRIC, &options::<CroppedOptions>(recipe)?.augment)
+}
+
+/// Of the patch at `place` of an image `[size, size, 3]` where its numbers lie, in the order in which masked autoencoders tell them.
+pub(crate) fn of_patch(size: usize, patch: usize, place: usize) -> impl Fn(usize) -> usize {
+    let across = size / patch;
+    move |k| {
+        let (within, channel) = (k / 3, k % 3);
+        ((place / across * patch + within / patch) * size + place % across * patch + within % patch) * 3 + channel
+    }
 }
 
 /// See the head of this file.
@@ -42,7 +38,12 @@ impl Reconstruction {
         let (model, config): (_, MaeConfig) = config(recipe, &["vit_mae"])?;
         let shapes = model.shapes(1, 1);
         let count = |name| shapes.get(name).map(|array| array.shape().elements());
-        Ok(Self { size: config.tower.size, patches: count("restore")?, seen: count("keep")?, augment: options::<Options>(recipe)?.augment })
+        Ok(Self {
+            size: config.tower.size,
+            patches: count("restore")?,
+            seen: count("keep")?,
+            augment: options::<CroppedOptions>(recipe)?.augment,
+        })
     }
 }
 

@@ -59,8 +59,7 @@ pub(super) fn read_latent(keys: &Keys<'_>, family: &Family) -> Result<DecoderCon
     keys.only("moe_layer_freq", 1)?;
     let [plain, turned, value] =
         [keys.whole("qk_nope_head_dim", 128)?, keys.whole("qk_rope_head_dim", 64)?, keys.whole("v_head_dim", 128)?];
-    let mscale = ["rope_scaling", "rope_parameters"].iter().find_map(|key| keys.table_with_entries(key).ok().flatten());
-    let mscale = match mscale {
+    let mscale = match rope::told(keys, family.rope)? {
         Some(rope) if rope.text("rope_type", rope.text("type", "default")?)? != "default" => match rope.real("mscale_all_dim", 0.0)? {
             0.0 => 1.0,
             all => rope::mscale_of(rope.real("factor", 1.0)?, all),

@@ -35,8 +35,7 @@ fn read(keys: &Keys<'_>) -> Result<DecoderConfig, TrainError> {
     // A key that the class no longer reads, and a name that it takes for the usual one.
     keys.harmless(&["hidden_activation"]);
     let family = if keys.text("hidden_act", "")? == "gelu" { Family { activation_key: "hidden_activation", ..GEMMA } } else { GEMMA };
-    let c = read_gemma(keys, &family)?;
-    Ok(c)
+    read_gemma(keys, &family)
 }
 
 fn write(c: &DecoderConfig) -> Value {

@@ -16,13 +16,12 @@ pub(super) const LAYOUT: Layout =
 
 fn read(keys: &Keys<'_>) -> Result<DecoderConfig, TrainError> {
     let c = llama::read_biases(keys, llama::read_family(keys, &LLAMA)?)?;
-    let factor = |key: &str| keys.real(key, 1.0);
     let other_than_one = |value: f64| (value != 1.0).then_some(value as f32);
-    let attention = factor("attention_multiplier")? as f32;
+    let attention = keys.real("attention_multiplier", 1.0)? as f32;
     Ok(DecoderConfig {
-        embed_scale: other_than_one(factor("embedding_multiplier")?),
-        residual_scale: other_than_one(factor("residual_multiplier")?),
-        logit_scale: other_than_one(1.0 / factor("logits_scaling")?),
+        embed_scale: other_than_one(keys.real("embedding_multiplier", 1.0)?),
+        residual_scale: other_than_one(keys.real("residual_multiplier", 1.0)?),
+        logit_scale: other_than_one(1.0 / keys.real("logits_scaling", 1.0)?),
         attn_scale: (attention != usual_scale(&c)).then_some(attention),
         ..c
     })

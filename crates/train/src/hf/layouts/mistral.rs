@@ -4,14 +4,15 @@ use models::decoder::DecoderConfig;
 use serde_json::{Value, json};
 
 use super::{
-    super::{keys::Keys, parts::Part},
+    super::keys::Keys,
     Layout,
     llama::{self, Family, LLAMA},
     with,
 };
 use crate::TrainError;
 
-pub(super) const LAYOUT: Layout = Layout { kind: "mistral", architecture: "MistralForCausalLM", read, write, parts: parts_of_llama };
+pub(super) const LAYOUT: Layout =
+    Layout { kind: "mistral", architecture: "MistralForCausalLM", read, write, parts: |c| (llama::LAYOUT.parts)(c) };
 const MISTRAL: Family = Family { kv_heads: Some(8), ffn: 14_336, context: 4096 * 32, ..LLAMA };
 
 fn read(keys: &Keys<'_>) -> Result<DecoderConfig, TrainError> {
@@ -22,9 +23,4 @@ fn read(keys: &Keys<'_>) -> Result<DecoderConfig, TrainError> {
 
 fn write(c: &DecoderConfig) -> Value {
     with(llama::write_family(c, &MISTRAL), json!({"sliding_window": c.window}))
-}
-
-/// The names of Llama's parts.
-fn parts_of_llama(c: &DecoderConfig) -> Vec<Part> {
-    (llama::LAYOUT.parts)(c)
 }
