@@ -25,7 +25,8 @@ ROPES = [
     dict(rope_type="longrope", factor=4.0, short_factor=[1.0] * 8, long_factor=[2.0] * 8, original_max_position_embeddings=16, rope_theta=10000.0),
 ]
 LIKE_LLAMA = dict(tie_word_embeddings=[True, False], num_key_value_heads=[1, 4], head_dim=[32], rms_norm_eps=[1e-3], rope_parameters=ROPES,
-                  hidden_act=["gelu_pytorch_tanh", "relu"], attention_bias=[True], mlp_bias=[True], max_position_embeddings=[128])
+                  hidden_act=["gelu_pytorch_tanh", "relu"], attention_bias=[True], mlp_bias=[True], max_position_embeddings=[128],
+                  partial_rotary_factor=[0.5])
 YARN_OF_DEEPSEEK = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=16, rope_theta=10000.0, mscale=0.7, mscale_all_dim=0.9)
 LATENT = dict(LLAMA, num_key_value_heads=4, q_lora_rank=24, kv_lora_rank=16, qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=12,
               n_routed_experts=8, n_shared_experts=1, num_experts_per_tok=3, moe_intermediate_size=32, first_k_dense_replace=1)
@@ -42,7 +43,7 @@ LAYOUTS = {
     "qwen2": (LLAMA, dict(LIKE_LLAMA, use_sliding_window=[True], max_window_layers=[2])),
     "qwen3": (dict(LLAMA, head_dim=16), dict(LIKE_LLAMA, use_sliding_window=[True])),
     "olmo2": (LLAMA, LIKE_LLAMA),
-    "phi3": (dict(LLAMA, pad_token_id=None), dict(LIKE_LLAMA, sliding_window=[8], partial_rotary_factor=[0.5])),
+    "phi3": (dict(LLAMA, pad_token_id=None), dict(LIKE_LLAMA, sliding_window=[8])),
     "stablelm": (LLAMA, dict(tie_word_embeddings=[True], num_key_value_heads=[1, 4], layer_norm_eps=[1e-3], use_qkv_bias=[True],
                              qk_layernorm=[True], use_parallel_residual=[True], partial_rotary_factor=[0.5, 1.0], hidden_act=["gelu"])),
     "starcoder2": (LLAMA, dict(tie_word_embeddings=[False], num_key_value_heads=[1, 4], norm_epsilon=[1e-3], use_bias=[False],
@@ -120,7 +121,8 @@ def write(model, folder, tokens=PROMPT, **how):
 
 def train(folder):
     said = json.load(open(f"{folder}/batches.json"))
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    # In f64: at this rate PyTorch's own losses in f32 are as far as 4e-3 from these.
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager").eval()
     groups = [dict(params=[p for p in model.parameters() if (p.dim() > 1) == decays], weight_decay=said["weight_decay"] if decays else 0.0)
               for decays in (True, False)]
     optimiser = torch.optim.AdamW(groups, lr=said["lr"], betas=tuple(said["betas"]), eps=said["eps"])
@@ -203,7 +205,7 @@ def check(folders):
         worst = ((theirs - ours).abs().max() / max(1.0, ours.abs().max())).item()
         failed += not worst < 1e-3
         print(f"{folder} {type(model).__name__}: logits within {worst:.1e}")
-    sys.exit(failed)
+    sys.exit(failed > 0)
 
 
 if __name__ == "__main__":

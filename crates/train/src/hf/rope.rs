@@ -11,8 +11,8 @@ use crate::TrainError;
 #[derive(Clone, Copy)]
 pub(super) struct Defaults {
     pub theta: f64,
-    /// Share of a head that turns.
-    pub share: f64,
+    /// Share of a head that turns; none: the class turns whole heads and reads no such key.
+    pub share: Option<f64>,
     /// Older names of these two at the top of the file.
     pub theta_key: &'static str,
     pub share_key: &'static str,
@@ -21,7 +21,7 @@ pub(super) struct Defaults {
 }
 
 pub(super) const USUAL: Defaults =
-    Defaults { theta: 1e4, share: 1.0, theta_key: "rope_theta", share_key: "partial_rotary_factor", is_nested: false };
+    Defaults { theta: 1e4, share: None, theta_key: "rope_theta", share_key: "partial_rotary_factor", is_nested: false };
 
 /// The table that holds, where both are there.
 pub(super) fn told<'a>(keys: &Keys<'a>, defaults: Defaults) -> Result<Option<Keys<'a>>, TrainError> {
@@ -31,16 +31,21 @@ pub(super) fn told<'a>(keys: &Keys<'a>, defaults: Defaults) -> Result<Option<Key
 
 /// Set base, stretching and turned share of `c`, whose context and `head_dim` are known.
 pub(super) fn read(keys: &Keys<'_>, c: &mut DecoderConfig, defaults: Defaults) -> Result<(), TrainError> {
-    let (theta, share) = (keys.real(defaults.theta_key, defaults.theta)?, keys.real(defaults.share_key, defaults.share)?);
+    let share_of = |keys: &Keys<'_>, key: &str, default: Option<f64>| match default {
+        Some(share) => keys.real(key, share).map(Some),
+        None => keys.only(key, 1.0).map(|()| None),
+    };
+    let (theta, share) = (keys.real(defaults.theta_key, defaults.theta)?, share_of(keys, defaults.share_key, defaults.share)?);
     let Some(rope) = told(keys, defaults)? else { return set(c, theta, share, None) };
     let theta = rope.real("rope_theta", theta)?;
-    let share = rope.real("partial_rotary_factor", share)?;
+    let share = share_of(&rope, "partial_rotary_factor", share)?;
     let scaling = stretched(&rope, c.context)?;
     rope.finish()?;
     set(c, theta, share, scaling)
 }
 
-fn set(c: &mut DecoderConfig, theta: f64, share: f64, scaling: Option<RopeScaling>) -> Result<(), TrainError> {
+fn set(c: &mut DecoderConfig, theta: f64, share: Option<f64>, scaling: Option<RopeScaling>) -> Result<(), TrainError> {
+    let share = share.unwrap_or(1.0);
     let turned = (c.head_dim as f64 * share) as usize;
     if turned < 2 || share > 1.0 {
         return Err(refuse(
@@ -105,10 +110,8 @@ pub(super) fn mscale_of(factor: f64, mscale: f64) -> f64 {
 /// The keys that [`read`] takes, as older programs know them too.
 pub(super) fn write(c: &DecoderConfig, json: &mut Value, defaults: Defaults) {
     json[defaults.theta_key] = short(c.theta);
-    if let Some(turned) = c.rope_dim {
-        json[defaults.share_key] = json!(turned as f64 / c.head_dim as f64);
-    } else if defaults.share != 1.0 {
-        json[defaults.share_key] = json!(1.0);
+    if defaults.share.is_some() {
+        json[defaults.share_key] = json!(c.rope_dim.unwrap_or(c.head_dim) as f64 / c.head_dim as f64);
     }
     if let Some(scaling) = c.rope_scaling {
         json["rope_scaling"] = table(scaling);

@@ -38,7 +38,7 @@ fn read(keys: &Keys<'_>) -> Result<DecoderConfig, TrainError> {
 }
 
 fn write(c: &DecoderConfig) -> Value {
-    with(with(llama::write_family(c, &GEMMA2), write_capped(c)), json!({"sliding_window": c.window, "layer_types": types_of(c)}))
+    with(llama::write_family(c, &GEMMA2), write_capped(c))
 }
 
 /// As wide as it is told, or as the class has it.
@@ -66,6 +66,8 @@ pub(super) fn read_capped(keys: &Keys<'_>, family: &Family, [scores, logits]: [O
 pub(super) fn write_capped(c: &DecoderConfig) -> Value {
     let scalar = c.attn_scale.map_or(c.head_dim as f32, |scale| 1.0 / (scale * scale));
     json!({
+        // A width also where no layer has a window: the class makes that mask for every model.
+        "sliding_window": c.window.unwrap_or(4096), "layer_types": types_of(c),
         "attention_bias": c.qkv_bias && c.out_bias, "query_pre_attn_scalar": scalar.round() as u64, "pad_token_id": null,
         "attn_logit_softcapping": c.attn_softcap.map(short), "final_logit_softcapping": c.logit_softcap.map(short),
     })

@@ -7,7 +7,7 @@ use super::{
     super::{keys::Keys, rope},
     Layout, gemma2, layer_types,
     llama::{self, Family, LLAMA},
-    short, types_of, windows, with,
+    short, windows, with,
 };
 use crate::TrainError;
 
@@ -67,8 +67,5 @@ fn read(keys: &Keys<'_>) -> Result<DecoderConfig, TrainError> {
 
 fn write(c: &DecoderConfig) -> Value {
     let json = with(llama::write_family(c, &GEMMA3), gemma2::write_capped(c));
-    let own = json!({
-        "sliding_window": c.window.unwrap_or(4096), "layer_types": types_of(c), "rope_local_base_freq": short(c.window_theta.unwrap_or(c.theta)),
-    });
-    with(json, own)
+    with(json, json!({"rope_local_base_freq": short(c.window_theta.unwrap_or(c.theta))}))
 }

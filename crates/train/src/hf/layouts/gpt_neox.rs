@@ -14,7 +14,7 @@ use super::{
 use crate::TrainError;
 
 pub(super) const LAYOUT: Layout = Layout { kind: "gpt_neox", architecture: "GPTNeoXForCausalLM", read, write, parts };
-const ROPE: rope::Defaults = rope::Defaults { share: 0.25, theta_key: "rotary_emb_base", share_key: "rotary_pct", ..rope::USUAL };
+const ROPE: rope::Defaults = rope::Defaults { share: Some(0.25), theta_key: "rotary_emb_base", share_key: "rotary_pct", ..rope::USUAL };
 
 fn read(keys: &Keys<'_>) -> Result<DecoderConfig, TrainError> {
     let (model, layers) = (keys.whole("hidden_size", 6144)?, keys.whole("num_hidden_layers", 44)?);

@@ -51,11 +51,11 @@ pub(super) const ALL: &[Layout] = &[
     mixtral::LAYOUT,
     olmoe::LAYOUT,
     qwen3_moe::LAYOUT,
-    granite::LAYOUT,
     smollm3::LAYOUT,
     gemma::LAYOUT,
     gemma2::LAYOUT,
     gemma3::LAYOUT,
+    granite::LAYOUT,
     gpt_neox::LAYOUT,
     falcon::LAYOUT,
     bloom::LAYOUT,
@@ -270,6 +270,8 @@ mod tests {
             ("gpt2", json!({"rope_theta": 1e4}), "rope_theta"),
             ("llama", json!({"sliding_window": 64}), "sliding_window"),
             ("llama", json!({"num_experts": 8}), "num_experts"),
+            ("llama", json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor"),
+            ("starcoder2", json!({"rope_parameters": {"partial_rotary_factor": 0.5}}), "rope_parameters.partial_rotary_factor"),
             ("llama", json!({"rope_scaling": {"rope_type": "default", "mrope_section": [1]}}), "rope_scaling.mrope_section"),
             ("llama", json!({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}), "rope_type"),
             ("stablelm", json!({"qk_layernorm": true}), "qk_layernorm"),
@@ -285,6 +287,30 @@ mod tests {
             let layout = ALL.iter().find(|layout| layout.kind == kind).unwrap();
             let told = Layout::read(&with(usual(layout), more)).err().map(|e| e.to_string()).unwrap_or_default();
             assert!(told.contains(named), "{kind} {named}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_share_of_a_head_turns_only_in_classes_that_have_one() {
+        let config = DecoderConfig { head_dim: 16, ffn: 96, rope_dim: Some(8), ..blank(64, 2, 4).unwrap() };
+        assert_eq!(Layout::of(&config).unwrap().kind, "phi3");
+    }
+
+    #[test]
+    fn what_a_class_usually_is_comes_out_in_that_class() {
+        // Phi-3 whose whole heads turn is Llama with joined matrices.
+        for layout in ALL.iter().filter(|layout| layout.kind != "phi3") {
+            let config = layout.read_config(&usual(layout)).unwrap();
+            assert_eq!(Layout::of(&config).unwrap().kind, layout.kind);
+        }
+    }
+
+    #[test]
+    fn a_class_with_windows_has_a_width_that_no_layer_uses() {
+        for layout in [&gemma2::LAYOUT, &gemma3::LAYOUT] {
+            let full = with(usual(layout), json!({"num_hidden_layers": 2, "layer_types": ["full_attention", "full_attention"]}));
+            let config = layout.read_config(&full).unwrap();
+            assert!(layout.config(&config)["sliding_window"].is_u64(), "{}", layout.kind);
         }
     }
 

@@ -7,6 +7,7 @@ use super::{
     super::{
         keys::Keys,
         parts::{Part, one_after_the_other, whole},
+        rope,
     },
     Layout,
     llama::{self, Family, LLAMA},
@@ -15,7 +16,15 @@ use super::{
 use crate::TrainError;
 
 pub(super) const LAYOUT: Layout = Layout { kind: "phi3", architecture: "Phi3ForCausalLM", read, write, parts };
-const PHI3: Family = Family { vocab: 32_064, model: 3072, ffn: 8192, context: 4096, eps: 1e-5, ..LLAMA };
+const PHI3: Family = Family {
+    vocab: 32_064,
+    model: 3072,
+    ffn: 8192,
+    context: 4096,
+    eps: 1e-5,
+    rope: rope::Defaults { share: Some(1.0), ..rope::USUAL },
+    ..LLAMA
+};
 
 fn read(keys: &Keys<'_>) -> Result<DecoderConfig, TrainError> {
     llama::no_biases(keys)?;

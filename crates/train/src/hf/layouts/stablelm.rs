@@ -21,7 +21,7 @@ const STABLELM: Family = Family {
     eps: 1e-5,
     eps_key: "layer_norm_eps",
     reads_head_dim: false,
-    rope: rope::Defaults { share: 0.25, ..rope::USUAL },
+    rope: rope::Defaults { share: Some(0.25), ..rope::USUAL },
     ..LLAMA
 };
 
