@@ -119,6 +119,13 @@ def write(model, folder, tokens=PROMPT, **how):
         json.dump(value, open(f"{folder}/{name}.json", "w"))
 
 
+def in_bf16(model, folder):
+    tokens = json.load(open(f"{folder}/tokens.json"))
+    with torch.no_grad():
+        logits = model.to(torch.bfloat16)(torch.tensor([tokens])).logits.float()
+    json.dump(logits.flatten().tolist(), open(f"{folder}/logits-bf16.json", "w"))
+
+
 def train(folder):
     said = json.load(open(f"{folder}/batches.json"))
     # In f64: at this rate PyTorch's own losses in f32 are as far as 4e-3 from these.
@@ -163,6 +170,8 @@ def make(out):
                 config._attn_implementation = "eager"
                 model = randomise(AutoModelForCausalLM.from_config(config), number)
                 write(model, folder)
+                if key is None:
+                    in_bf16(model, folder)
             except Exception as error:
                 print(f"{folder}: transformers itself refuses it: {str(error).splitlines()[0][:120]}")
                 continue

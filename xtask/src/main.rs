@@ -1,6 +1,7 @@
 //! The developer's own commands: `cargo xtask test | tidy | fixtures | kills | bench`.
 
 mod bench;
+mod circles;
 mod kills;
 mod ladders;
 mod large;

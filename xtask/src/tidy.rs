@@ -34,6 +34,7 @@ pub(crate) fn check() -> Result<(), String> {
     members(root, &mut problems);
     ops(root, &mut problems);
     errors(root, &files, &mut problems);
+    circles(root, &mut problems);
     if problems.is_empty() { Ok(()) } else { Err(format!("tidy:\n{}", problems.join("\n"))) }
 }
 
@@ -124,6 +125,16 @@ fn errors(root: &Path, files: &[PathBuf], problems: &mut Vec<String>) {
         page.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0.to_owned())).collect();
     for code in codes.symmetric_difference(&explained) {
         problems.push(format!("docs/errors.md: `{code}` stands in only one of the sources and this page"));
+    }
+}
+
+/// No files of a crate lean on each other.
+fn circles(root: &Path, problems: &mut Vec<String>) {
+    for folder in fs::read_dir(root.join("crates")).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let name = folder.strip_prefix(root).unwrap_or(&folder).display().to_string();
+        problems.extend(
+            crate::circles::find(&folder.join("src")).into_iter().map(|files| format!("{name}: {} lean on each other", files.join(", "))),
+        );
     }
 }
 

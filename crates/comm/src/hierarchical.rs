@@ -9,10 +9,7 @@
 //! that in an all-reduce, whatever its number of ranks; MiCS, arXiv:2205.00119, section 3.2. Ranks are numbered machine by
 //! machine, a power of two on each, so a sum in [`Order::Tree`] has the bits that it has without levels.
 
-use crate::{Array, CommError, Communicator, Group, Job, Order, Pulse, part};
-
-/// Numbers of an all-reduce that go from level to level together: a few milliseconds of a slow link.
-pub(crate) const PIECE: usize = 1 << 16;
+use crate::{Array, CommError, Communicator, Group, Job, Order, PIECE, Pulse, part};
 
 /// See the head of this file.
 struct Hierarchical {

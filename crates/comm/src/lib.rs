@@ -144,6 +144,9 @@ pub fn launched_ranks() -> Option<usize> {
     std::env::var("OMPI_COMM_WORLD_SIZE").ok()?.parse().ok()
 }
 
+/// Numbers of an all-reduce that go from level to level together: a few milliseconds of a slow link.
+pub(crate) const PIECE: usize = 1 << 16;
+
 /// The elements of an array of `len` that fall to `rank`: equal parts, the last ones shorter or empty.
 #[must_use]
 pub fn part(len: usize, ranks: usize, rank: usize) -> Range<usize> {

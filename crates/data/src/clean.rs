@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{readers, tally};
+use crate::{names, readers};
 
 /// One reason to drop a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
@@ -84,7 +84,7 @@ const JUDGED_BYTES: usize = 1 << 20;
 pub(crate) fn broken_rule(name: &str, text: &str, options: &CleanOptions) -> Option<Rule> {
     let text = &text[..text.floor_char_boundary(JUDGED_BYTES)];
     // Of names without an ending of code the text itself tells.
-    let ending = readers::ending(tally::file_of(name));
+    let ending = readers::ending(names::file_of(name));
     let is_prose = ending != "json" && !readers::CODE.contains(&ending.as_str()) && !looks_like_code(text);
     let judged = Judged { text, is_prose, has_spaces: has_spaces(text) };
     Rule::ALL.into_iter().filter(|rule| !options.off.contains(rule)).find(|rule| judged.breaks(*rule, options))

@@ -3,8 +3,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::shards::{Manifest, SplitManifest};
-
 /// See the head of this file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -16,19 +14,6 @@ pub struct Content {
 }
 
 impl Content {
-    pub(crate) fn of(manifest: &Manifest) -> Self {
-        let mut hasher = blake3::Hasher::new();
-        let mut split = |name: &str, split: &SplitManifest| {
-            hasher.update(format!("{name} {} {}\n", split.tokens, split.bytes).as_bytes());
-            for shard in &split.shards {
-                hasher.update(format!("{} {}\n", shard.tokens, shard.blake3).as_bytes());
-            }
-        };
-        split("train", &manifest.train);
-        split("held_out", &manifest.held_out);
-        Self { tokens_blake3: hasher.finalize().to_hex().to_string(), tokenizer_blake3: manifest.tokenizer_blake3.clone() }
-    }
-
     /// In what `theirs` are other data, if they are.
     #[must_use]
     pub fn difference(&self, theirs: &Self) -> Option<&'static str> {

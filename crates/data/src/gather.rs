@@ -16,8 +16,8 @@ use crate::{
     DataError, Document, PrepareOptions, Progress, clean, dedup,
     identity::{self, Known},
     minhash,
-    prepare::{seal, sealed},
     readers::{self, Source},
+    seal::{seal, sealed},
     spill::{Entry, Run},
     tally::{Stage, Tally},
 };

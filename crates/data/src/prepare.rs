@@ -13,15 +13,16 @@ use std::{
 };
 
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    CleanOptions, CorpusOptions, DataError, DedupOptions, TokenizerOptions,
+    CorpusOptions, DataError, PrepareOptions, Progress, TokenizerOptions,
     dedup::Finder,
     ends,
     gather::{Gather, Gathered, rank},
     identity,
     readers::{self, Source},
+    seal::{seal, sealed},
     shards::{self, Manifest},
     spill::{self, Merge, Run},
     split::{Choice, Take},
@@ -32,64 +33,6 @@ use crate::{
 
 /// Of what this version makes from the same options and files: one more whenever that changes.
 const MADE_BY: u32 = 3;
-
-/// All that decides what comes out.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct PrepareOptions {
-    /// Which files.
-    pub corpus: CorpusOptions,
-    /// Which rules a document has to keep.
-    pub clean: CleanOptions,
-    /// Which duplicates go.
-    pub dedup: DedupOptions,
-    /// Which tokenizer.
-    pub tokenizer: TokenizerOptions,
-    /// Share of the documents that training never sees.
-    pub held_out_ratio: f64,
-    /// Of which documents are held out, and of their order.
-    pub seed: u64,
-    /// Tokens of one file of the prepared data.
-    pub shard_tokens: u64,
-}
-
-impl Default for PrepareOptions {
-    fn default() -> Self {
-        Self {
-            corpus: CorpusOptions::default(),
-            clean: CleanOptions::default(),
-            dedup: DedupOptions::default(),
-            tokenizer: TokenizerOptions::default(),
-            held_out_ratio: 0.02,
-            seed: 1,
-            shard_tokens: 64 << 20,
-        }
-    }
-}
-
-/// Told how far things are; asked whether to stop.
-pub trait Progress: Sync {
-    fn stage(&self, name: &'static str, total: u64);
-    fn advance(&self, count: u64);
-    fn cancelled(&self) -> bool;
-
-    /// # Errors
-    /// [`DataError::Cancelled`] when somebody wants to stop.
-    fn check(&self) -> Result<(), DataError> {
-        if self.cancelled() { Err(DataError::Cancelled) } else { Ok(()) }
-    }
-}
-
-/// Says nothing.
-pub struct Quiet;
-
-impl Progress for Quiet {
-    fn stage(&self, _name: &'static str, _total: u64) {}
-    fn advance(&self, _count: u64) {}
-    fn cancelled(&self) -> bool {
-        false
-    }
-}
 
 /// What happened to the corpus on its way.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -189,17 +132,6 @@ fn lock(out: &Path) -> Result<std::fs::File, DataError> {
     Ok(file)
 }
 
-/// Note that something is done.
-pub(crate) fn seal(path: &Path, what: &impl Serialize) -> Result<(), DataError> {
-    let text = serde_json::to_vec(what).map_err(|e| DataError::io("write", path)(e.into()))?;
-    disk::write(path, text).map_err(DataError::io("write", path))
-}
-
-/// What was noted before, by this process or another.
-pub(crate) fn sealed<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
-}
-
 struct Pipeline<'a> {
     options: &'a PrepareOptions,
     scratch: &'a Path,
@@ -226,7 +158,7 @@ impl Pipeline<'_> {
         self.stats.tally.merge(gathered.tally);
         self.stats.tally.merge(choice.tally.clone());
         (self.stats.exact_duplicates, self.stats.near_duplicates) = (choice.exact_duplicates, choice.near_duplicates);
-        self.stats.tally.write_examples(&self.examples)?;
+        self.stats.tally.write_examples(&self.examples).map_err(DataError::io("write", &self.examples))?;
         let (documents, bytes) = (choice.tally.documents_kept, choice.tally.bytes_kept);
         if documents == 0 || documents == 1 && bytes < 2 {
             return Err(DataError::empty(&self.stats.tally, &self.examples));

@@ -66,6 +66,21 @@ pub(crate) struct ShardManifest {
     pub blake3: String,
 }
 
+impl Manifest {
+    fn content(&self) -> Content {
+        let mut hasher = blake3::Hasher::new();
+        let mut split = |name: &str, split: &SplitManifest| {
+            hasher.update(format!("{name} {} {}\n", split.tokens, split.bytes).as_bytes());
+            for shard in &split.shards {
+                hasher.update(format!("{} {}\n", shard.tokens, shard.blake3).as_bytes());
+            }
+        };
+        split("train", &self.train);
+        split("held_out", &self.held_out);
+        Content { tokens_blake3: hasher.finalize().to_hex().to_string(), tokenizer_blake3: self.tokenizer_blake3.clone() }
+    }
+}
+
 /// Write a file, read it back, and give its hash.
 fn write(path: &Path, text: &str) -> Result<String, DataError> {
     disk::write(path, text).map_err(DataError::io("write", path))?;
@@ -128,7 +143,7 @@ impl Dataset {
         let tokenizer = Tokenizer::load(&folder.join("tokenizer.json"))?;
         let split = |name, m: &SplitManifest| Split::open(folder, name, m, manifest.vocab);
         let (train, held_out) = (split("train", &manifest.train)?, split("held_out", &manifest.held_out)?);
-        Ok(Self { train, held_out, tokenizer, content: Content::of(&manifest), folder: folder.to_owned() })
+        Ok(Self { train, held_out, tokenizer, content: manifest.content(), folder: folder.to_owned() })
     }
 
     #[must_use]

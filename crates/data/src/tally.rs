@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DataError, readers};
+use crate::names::kind;
 
 /// See the head of this file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -255,7 +255,7 @@ impl Tally {
     }
 
     /// Write the examples to a file of JSON lines: `stage`, `reason`, `name`, `text`.
-    pub(crate) fn write_examples(&self, path: &Path) -> Result<(), DataError> {
+    pub(crate) fn write_examples(&self, path: &Path) -> std::io::Result<()> {
         let mut lines = String::new();
         for stage in Stage::ALL {
             for (reason, loss) in self.losses(stage) {
@@ -265,33 +265,8 @@ impl Tally {
                 }
             }
         }
-        disk::write(path, lines).map_err(DataError::io("write", path))
+        disk::write(path, lines)
     }
-}
-
-/// The kind of a file or document by its name: the ending, with that of the packing, in small letters: `jsonl.gz`.
-fn kind(name: &str) -> String {
-    let file = file_of(name).rsplit('/').next().unwrap_or_default().to_lowercase();
-    let mut endings = file.rsplit('.');
-    match (endings.next(), endings.next(), endings.next()) {
-        (Some(packed), Some(ending), Some(_)) if readers::PACKED.contains(&packed) => format!("{ending}.{packed}"),
-        (Some(ending), Some(_), _) => ending.to_owned(),
-        _ => "none".to_owned(),
-    }
-}
-
-/// The name of the file that a document is from: without the `:row` and `#part` that readers add.
-pub(crate) fn file_of(name: &str) -> &str {
-    let mut file = name;
-    for mark in ['#', ':'] {
-        if let Some((before, number)) = file.rsplit_once(mark)
-            && !number.is_empty()
-            && number.bytes().all(|b| b.is_ascii_digit())
-        {
-            file = before;
-        }
-    }
-    file
 }
 
 #[cfg(test)]

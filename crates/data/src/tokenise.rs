@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     DataError, PrepareOptions, Progress, Tokenizer, TokenizerOptions, identity,
-    prepare::{seal, sealed},
+    seal::{seal, sealed},
     shards::SplitManifest,
     spill::{Entry, Merge, Run, Texts},
     split::{self, Choice, Fate},

@@ -24,13 +24,14 @@ mod trace;
 pub use huge::HugePages;
 pub use inputs::{Array, Inputs};
 pub use kernels::{attention::Mask, gemm::Precision};
+pub use ops::Pass;
 pub use partition::{Axis, Move, Partition, Places, Whole};
 pub use pool::{Buffer, Pool, PoolUse};
 pub use shape::{Shape, ShapeError};
 pub use store::{BlockId, Form, Init, NoParams, Packed, ParamId, ParamKind, ParamSpec, ParamStore, ParamTable, PassAt, Weight};
 pub use tape::Tape;
 pub use tensor::Tensor;
-pub use trace::{Event, Options, Pass};
+pub use trace::{Event, Options};
 
 /// Where the numbers are: in memory, or nowhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

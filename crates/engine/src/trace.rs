@@ -1,6 +1,9 @@
 //! How a tape is to run, and what it writes down of each op.
 
-use crate::{BlockId, Precision, ops::Class};
+use crate::{
+    BlockId, Precision,
+    ops::{Class, Pass},
+};
 
 /// How a tape runs.
 #[derive(Debug, Clone, Copy)]
@@ -14,14 +17,6 @@ pub struct Options {
     pub key: u64,
     /// Write down an [`Event`] for each op.
     pub trace: bool,
-}
-
-/// Which pass an [`Event`] belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Pass {
-    Forward,
-    Recompute,
-    Backward,
 }
 
 /// One op as it ran: what it cost and what was in use when it was done.

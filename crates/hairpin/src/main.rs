@@ -8,6 +8,7 @@ mod commands;
 mod examples;
 mod print;
 mod progress;
+mod talk;
 
 use std::{
     panic::AssertUnwindSafe,

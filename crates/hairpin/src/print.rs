@@ -1,4 +1,4 @@
-//! The only places that write to stdout and stderr. What comes from files, names and models is shown, never obeyed: every
+//! With [`crate::talk`] the only places that write to stdout and stderr. What comes from files, names and models is shown, never obeyed: every
 //! text goes through [`disk::printable`].
 
 use std::{
@@ -9,6 +9,7 @@ use std::{
 use miette::{Diagnostic, IntoDiagnostic};
 
 use crate::progress;
+pub(crate) use crate::talk::talk;
 
 /// To stdout, with an end of line.
 pub(crate) fn result(text: &str) {
@@ -23,11 +24,6 @@ pub(crate) fn piece(text: &str) {
 /// To a terminal, in the place of `before`, which was shown last.
 pub(crate) fn instead(before: &str, text: &str) {
     to_stdout(&format!("\x1b[{}A\x1b[J{}\n", before.trim_end().lines().count(), disk::printable(text.trim_end())));
-}
-
-/// To stderr.
-pub(crate) fn talk(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", disk::printable(text.trim_end()));
 }
 
 /// One line of JSON to stdout.

@@ -16,7 +16,7 @@ use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use report::terminal::{count, secs};
 use train::{clock::Clock, metrics::StepMetrics, run::Observer};
 
-use crate::{SAVES, STOP, print};
+use crate::{SAVES, STOP, talk::talk};
 
 /// Longest silence where there is no terminal.
 const SILENCE_SECS: f64 = 10.0;
@@ -81,7 +81,7 @@ pub(crate) fn asked_to_stop() {
     }
     std::thread::sleep(STOP_WITHIN.saturating_sub(Duration::from_millis(500)));
     if !now().work.as_ref().is_some_and(|work| work.is_training) {
-        print::talk("stopped; nothing finished was lost, and the same command goes on from here");
+        talk("stopped; nothing finished was lost, and the same command goes on from here");
         crate::end_at_once(3);
     }
 }
@@ -124,8 +124,8 @@ fn line(text: &str) {
     let mut now = now();
     now.said = Some(Clock::start());
     match &now.work {
-        Some(work) if is_terminal() => work.bar.suspend(|| print::talk(text)),
-        _ => print::talk(text),
+        Some(work) if is_terminal() => work.bar.suspend(|| talk(text)),
+        _ => talk(text),
     }
 }
 

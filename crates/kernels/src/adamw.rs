@@ -2,10 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::{
-    elementwise::CHUNK,
-    simd::{Vector, simd_fn},
-};
+use crate::{elementwise::CHUNK, simd::Vector};
 
 /// One update's constants.
 #[derive(Debug, Clone, Copy, PartialEq)]

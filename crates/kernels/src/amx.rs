@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    gemm::{Gemm, Mat, NR, put_block},
+    product::{Gemm, Mat, NR, put_block},
     simd::{Vector, word, x86::Avx512Bf16},
 };
 

@@ -17,7 +17,7 @@ use crate::{
     SharedMut, activation,
     gemm::{Mat, Precision},
     gemv::dot,
-    simd::{Vector, simd_fn, stride},
+    simd::{Vector, stride},
 };
 
 /// Which keys a query sees.

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::simd::{Vector, simd_fn, stride};
+use crate::simd::{Vector, stride};
 
 /// Numbers in one task.
 pub(crate) const CHUNK: usize = 16 << 10;

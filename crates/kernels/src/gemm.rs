@@ -10,68 +10,15 @@
 
 use std::cell::{Cell, RefCell};
 
-use half::bf16;
 use rayon::prelude::*;
 
+pub(crate) use crate::product::NR;
+pub use crate::product::{Gemm, Mat, Precision, rounded};
 use crate::{
     SharedMut, gemv,
-    simd::{MOST, Vector, simd_fn, word},
+    product::put_block,
+    simd::{MOST, Vector, word},
 };
-
-/// What operands are rounded to; sums are always f32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Precision {
-    F32,
-    /// Nearest even. Where the CPU has no instruction for it, slower than f32 and as exact.
-    Bf16,
-}
-
-impl Precision {
-    /// How many words `k` numbers take; in bf16 whole steps of the matrix tiles, on every CPU.
-    pub(crate) fn words(self, k: usize) -> usize {
-        match self {
-            Self::F32 => k,
-            Self::Bf16 => k.div_ceil(32) * 16,
-        }
-    }
-
-    /// How many numbers are in a word.
-    pub(crate) const fn per_word(self) -> usize {
-        match self {
-            Self::F32 => 1,
-            Self::Bf16 => 2,
-        }
-    }
-
-    pub(crate) fn is_on_tiles(self) -> bool {
-        self == Self::Bf16 && crate::level() == crate::Level::Amx
-    }
-}
-
-/// A matrix somewhere in a slice: element `(i, j)` is at `i * row_stride + j * col_stride`.
-#[derive(Clone, Copy)]
-pub struct Mat<'a> {
-    pub data: &'a [f32],
-    pub row_stride: usize,
-    pub col_stride: usize,
-}
-
-impl<'a> Mat<'a> {
-    /// Row-major, `cols` to a row.
-    #[must_use]
-    pub fn rows(data: &'a [f32], cols: usize) -> Self {
-        Self { data, row_stride: cols, col_stride: 1 }
-    }
-
-    #[must_use]
-    pub fn transposed(self) -> Self {
-        Self { data: self.data, row_stride: self.col_stride, col_stride: self.row_stride }
-    }
-
-    fn holds(&self, rows: usize, cols: usize) -> bool {
-        rows == 0 || cols == 0 || (rows - 1) * self.row_stride + (cols - 1) * self.col_stride < self.data.len()
-    }
-}
 
 /// The right side: as it lies, or packed before.
 pub enum Rhs<'a> {
@@ -79,8 +26,6 @@ pub enum Rhs<'a> {
     Packed(&'a PackedRhs),
 }
 
-/// Width of a panel of B, in numbers; the same at every level, so that sizes can be told without a CPU.
-pub(crate) const NR: usize = 32;
 /// Words of k in one pass: a panel of B of that depth is 24 KiB and stays in the first cache.
 const KC: usize = 192;
 /// Rows and columns of C in one task.
@@ -111,17 +56,6 @@ impl PackedRhs {
     pub fn pack(&mut self, b: Mat<'_>) {
         pack_rhs(self.precision, b, self.k, self.n, &mut self.words);
     }
-}
-
-/// One product's sizes and how to do it: `A` `[m, k]`, `B` `[k, n]`, `C` `[m, n]` row-major.
-#[derive(Debug, Clone, Copy)]
-pub struct Gemm {
-    pub m: usize,
-    pub n: usize,
-    pub k: usize,
-    pub precision: Precision,
-    /// Add to what C holds.
-    pub accumulate: bool,
 }
 
 impl Gemm {
@@ -360,23 +294,6 @@ pub(crate) fn blocks<V: Vector, const MR: usize>(
     }
 }
 
-/// The first `rows` by `cols` of `sums` into C, with the bias of its columns.
-/// # Safety
-/// `c` points to `rows` rows of `cols` numbers, `ldc` apart.
-#[inline(always)]
-pub(crate) unsafe fn put_block(sums: &[[f32; NR]], rows: usize, cols: usize, bias: Option<&[f32]>, adds: bool, c: *mut f32, ldc: usize) {
-    for (r, sums) in sums.iter().enumerate().take(rows) {
-        for (s, sum) in sums.iter().enumerate().take(cols) {
-            let bias = bias.map_or(0.0, |bias| bias[s]);
-            // SAFETY: the caller's promise.
-            unsafe {
-                let c = c.add(r * ldc + s);
-                *c = if adds { *c + sum + bias } else { sum + bias };
-            }
-        }
-    }
-}
-
 /// MR rows by two vectors of C, in registers over `depth` words.
 /// # Safety
 /// `a` holds `depth` runs of MR words, `lda` apart, `b` `depth` rows of NR that start at this block's columns, `c` MR rows `ldc` apart.
@@ -494,12 +411,6 @@ fn pack_turned<V: Vector, const MR: usize>(g: Gemm, a: Mat<'_>, start: usize, de
             }
         }
     }
-}
-
-/// `x` rounded to bf16 and back.
-#[must_use]
-pub fn rounded(x: f32) -> f32 {
-    bf16::from_f32(x).to_f32()
 }
 
 #[cfg(test)]

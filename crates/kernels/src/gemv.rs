@@ -5,8 +5,8 @@ use rayon::prelude::*;
 
 use crate::{
     SharedMut,
-    gemm::{Gemm, Mat, NR, put_block},
-    simd::{Vector, simd_fn, word},
+    product::{Gemm, Mat, NR, put_block},
+    simd::{Vector, word},
 };
 
 /// Up to so many rows blocks for the caches only cost.

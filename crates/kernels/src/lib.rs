@@ -8,6 +8,9 @@
 //! outlives its thread's scratch.
 #![allow(unsafe_code)]
 
+#[macro_use]
+mod dispatch;
+
 pub mod activation;
 pub mod adamw;
 #[cfg(target_arch = "x86_64")]
@@ -26,6 +29,7 @@ pub mod naive;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 pub mod norm;
+mod product;
 pub mod rng;
 pub mod rope;
 mod simd;

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::simd::{Vector, simd_fn, stride};
+use crate::simd::{Vector, stride};
 
 /// For each row of `logits` `[rows, vocab]`: `nll = ln sum e^logit - logit[target]`, and with `want_grad` the logits
 /// become `scale (softmax - onehot)`. A target of `u32::MAX` gives 0.

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::simd::{Vector, simd_fn, stride};
+use crate::simd::{Vector, stride};
 
 /// Rows in one task, and in one partial sum of `dw`.
 const ROWS: usize = 64;

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::simd::{Vector, simd_fn};
+use crate::simd::Vector;
 
 /// 64 well-mixed bits: two rounds of SplitMix64's finaliser over key and counter.
 #[must_use]

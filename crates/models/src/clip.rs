@@ -18,12 +18,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Kind, Model, ModelError,
-    decoder::{
-        DecoderConfig, Mlp,
-        layers::{Layers, NormParams},
-    },
+    decoder::{DecoderConfig, Mlp, declare::NormParams, layers::Layers},
     parts::{Linear, pick_by, with_positions},
-    vit::{Tower, TowerConfig},
+    tower::{Tower, TowerConfig},
 };
 
 /// Sizes of the text side.

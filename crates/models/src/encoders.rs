@@ -12,7 +12,7 @@ use crate::{
     ModelError,
     clip::{TextConfig, TextTower},
     parts::{Attention, Conv, Grouping, Norm, Residual},
-    vit::{Tower, TowerConfig},
+    tower::{Tower, TowerConfig},
 };
 
 /// Which one, with its sizes.
@@ -36,7 +36,7 @@ pub struct Encoder {
 enum Part {
     Autoencoder(Box<Autoencoder>),
     Text(TextTower),
-    Image(Tower, crate::decoder::layers::NormParams),
+    Image(Tower, crate::decoder::declare::NormParams),
 }
 
 impl Encoder {

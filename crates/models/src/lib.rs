@@ -12,6 +12,7 @@ pub mod encoders;
 mod nearest;
 mod parts;
 pub mod reference;
+pub mod tower;
 pub mod unet;
 pub mod vit;
 pub mod vit_mae;

@@ -15,12 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Kind, Model, ModelError,
-    decoder::{
-        DecoderConfig, Mlp,
-        layers::{Layers, NormParams},
-    },
+    decoder::{DecoderConfig, Mlp, declare::NormParams, layers::Layers},
     parts::{self, Linear, bare_norm, pick, pick_by, prepend, with_positions},
-    vit::{self, TowerConfig},
+    tower::TowerConfig,
+    vit,
 };
 
 /// Sizes of both halves. Of the tower it takes all but the norm that CLIP puts first.

@@ -8,8 +8,8 @@
 
 use plan::{
     ladder::phase_law::{self as law, Point, Size},
-    laws::fit::{self, Observation},
     laws::{Law, train_flops},
+    laws::{Observation, fit},
 };
 
 const SHARES: [f64; 6] = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8];

@@ -14,7 +14,7 @@ mod repeats;
 pub mod vision;
 
 pub use approaches::{Allocation, envelope, profiles};
-pub use law::{Law, PUBLISHED_DRIFT, Prediction, Range};
+pub use law::{Law, Observation, PUBLISHED_DRIFT, Prediction, Range};
 pub use parametric::{EPOCH, HOFFMANN, HOFFMANN_ROUNDED, MUENNIGHOFF, Parametric};
 pub use repeats::Repeats;
 

@@ -6,7 +6,7 @@ use plan::{
     PlanError,
     catalogue::Catalogue,
     laws::Law,
-    laws::fit::{self, Observation},
+    laws::{Observation, fit},
     questions::corpus::Source,
     units::{self, Amount},
 };

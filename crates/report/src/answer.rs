@@ -6,7 +6,7 @@ use std::path::Path;
 
 use maud::{Markup, PreEscaped, html};
 
-use crate::{ReportError, bars::Bars, chart::Chart, page::shell, terminal};
+use crate::{ReportError, bars::Bars, chart::Chart, shell::shell, terminal};
 
 /// See the head of this file. Parts that are empty are left out.
 #[derive(Debug, Clone, Default)]

@@ -10,6 +10,7 @@ pub mod corpus;
 mod page;
 mod ranks;
 mod run;
+mod shell;
 pub mod terminal;
 
 use std::path::{Path, PathBuf};

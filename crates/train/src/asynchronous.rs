@@ -8,7 +8,7 @@
 //! meanwhile is a momentum too (*Asynchrony begets Momentum*, arXiv:1605.09774), and with moments stretched to whole steps
 //! losses were worse. In which order pushes meet is left to time: bits are not promised.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use comm::Communicator;
 use engine::{Device, EngineError, ParamTable};
@@ -20,8 +20,8 @@ use parallel::{
 
 use crate::{
     optim::{Optimiser, Update},
+    options::StepOptions,
     recipe::Optim,
-    step::{StepOptions, lock},
 };
 
 /// The servers, as one rank of `comm` has them, and the optimiser of its own.
@@ -53,4 +53,8 @@ pub(crate) fn pull(servers: &mut Servers, store: &mut dyn Strategy) -> Result<()
 pub(crate) fn push(servers: &mut Servers, push: Push, store: &mut dyn Strategy) -> Result<(), EngineError> {
     let parts = store.parts();
     servers.push(push, |piece| &parts[piece.param.0].grad[piece.of_param.clone()]).map_err(EngineError::rank)
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

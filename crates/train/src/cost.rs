@@ -20,8 +20,8 @@ use parallel::{
 use crate::{
     TrainError,
     optim::{Optimiser, Update},
+    options::StepOptions,
     passes::{Lengths, MicroBatch, Stage},
-    step::{StepOptions, shared_blocks},
 };
 
 /// What a step costs, told by `Meta`: to the byte and the operation.
@@ -102,7 +102,8 @@ impl Held {
         let others = comm::sim::Sim::new(topology, comm::sim::Settings::default(), |_| rank).rank(rank);
         let (order, shards) = (options.order, options.shards);
         let build = Build { table, device: Device::Meta, order, comm: Box::new(others), shards, value: &mut |_| Vec::new() };
-        let store = (options.strategy.build)(build).map_err(EngineError::rank)?;
+        let mut store = (options.strategy.build)(build).map_err(EngineError::rank)?;
+        store.keep_packed(options.has_several_passes());
         let (pool, store) = (Pool::meta(), Rc::new(RefCell::new(store)));
         store.borrow_mut().begin_step();
         let tape_options = Options { trace: true, ..tape_options(options) };
@@ -229,4 +230,9 @@ fn objective_needs_all(model: &dyn Model, options: &StepOptions) -> bool {
 
 pub(crate) fn tape_options(options: &StepOptions) -> Options {
     Options { precision: options.precision, recompute: options.recompute, train: true, key: 0, trace: false }
+}
+
+/// The blocks whose parameters a later one reads too.
+pub(crate) fn shared_blocks(table: &ParamTable) -> Vec<BlockId> {
+    (0..table.blocks().len()).flat_map(|block| table.needs(BlockId(block)).into_iter().filter(move |need| need.0 != block)).collect()
 }

@@ -3,6 +3,7 @@
 mod export;
 mod keys;
 mod layouts;
+mod number;
 mod parts;
 mod pickle;
 mod rope;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{TrainError, eval::SampleLoss, gate::GateResult, metric::Metric};
+use crate::{TrainError, gate::GateResult, held_out::SampleLoss, metric::Metric};
 
 /// Prediction or truth of one phase.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

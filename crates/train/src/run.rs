@@ -85,6 +85,13 @@ struct State {
     guard: Guard,
     skipped_steps: u64,
     loss: f32,
+    /// Of another run, whose optimiser this one goes on with.
+    #[serde(default, skip_serializing_if = "is_none")]
+    updates_before: u64,
+}
+
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Train `recipe` into `out`: checkpoints, `recipe.toml`, `metrics.jsonl`, event files. With `resume`, go on from the
@@ -249,7 +256,13 @@ impl<'a> Run<'a> {
             let mut from = from::weights(&from.path, self.recipe, self.trainer.model(), self.feed)?;
             from.notes.iter().for_each(|note| observer.note(note));
             let missing = |name| CheckpointError::OtherModel { path: self.out.to_owned(), problem: format!("`{name}` is missing") };
-            self.trainer.restore_values(|name| from.values.remove(name)).map_err(missing)?;
+            if let Some(updates) = from.updates {
+                self.state.updates_before = updates;
+                self.trainer.restore(0, |name| from.values.remove(name)).map_err(missing)?;
+                self.trainer.go_on_after(updates);
+            } else {
+                self.trainer.restore_values(|name| from.values.remove(name)).map_err(missing)?;
+            }
         }
         self.note_kernels(observer);
         self.feed.notes().iter().for_each(|note| observer.note(note));
@@ -308,6 +321,7 @@ impl<'a> Run<'a> {
             .restore(snapshot.step, |name| tensors.remove(name))
             .map_err(|name| other(format!("`{name}` is missing or of another size")))?;
         self.state = serde_json::from_value(snapshot.state).map_err(|e| other(e.to_string()))?;
+        self.trainer.go_on_after(self.state.updates_before);
         (self.step, self.saved_step, self.held_out) = (snapshot.step, Some(snapshot.step), snapshot.held_out);
         self.kernels = snapshot.kernels;
         Ok(())

@@ -9,99 +9,36 @@ use std::{
     cell::RefCell,
     ops::Range,
     rc::Rc,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use comm::{Communicator, Group, Job, Order, Solo, Traffic};
-use engine::{
-    Array, Axis, BlockId, Device, EngineError, Event, Inputs, Options, ParamId, ParamTable, Partition, Pool, Precision, Shape, key, mix,
-};
+use engine::{Array, Axis, BlockId, Device, EngineError, Event, Inputs, Options, ParamId, ParamTable, Partition, Pool, Shape, key, mix};
 use kernels::elementwise::{Squares, sum_squares};
 use models::Model;
 use parallel::{
-    Build, Kind, Strategy,
+    Build, Strategy,
     lanes::LaneSum,
     mesh::{Groups, Mesh, Place},
     param_server::{Push, Report, Servers, Turn},
-    pipeline::{Action, Schedule},
+    pipeline::Action,
     sum_over,
 };
 
-pub use crate::cost::{StepCost, cost};
-
 use crate::{
-    TrainError, asynchronous,
-    cost::{Held, tape_options},
+    TrainError,
+    asynchronous::{self, lock},
+    cost::{Held, shared_blocks, tape_options},
     links::Edges,
     metric::MetricKind,
-    objective::{self, Objective},
     optim::{Optimiser, Update},
     passes::{MicroBatch, Stage},
-    recipe::{Optim, Recipe},
     timeline::{RankReport, Recorder, gather_texts},
 };
-
-/// What a step is made of, besides the model.
-#[derive(Clone)]
-pub struct StepOptions {
-    /// What is learnt from the model's outputs.
-    pub objective: Arc<dyn Objective>,
-    pub precision: Precision,
-    pub recompute: bool,
-    pub clip: f32,
-    /// Ranks along each axis, and how those of a pipeline take turns.
-    pub mesh: Mesh,
-    pub schedule: Schedule,
-    /// Runs of blocks on each stage.
-    pub chunks: usize,
-    /// How ranks that see other data share the work.
-    pub strategy: &'static Kind,
-    /// Without a common step: how many steps a worker may be ahead of the slowest.
-    pub staleness: Option<u64>,
-    /// Ranks that hold one copy of the model together, and how sums over ranks are ordered.
-    pub shards: usize,
-    pub order: Order,
-    /// Lanes of each rank.
-    pub lanes: usize,
-    /// Micro-batches of each lane.
-    pub passes: usize,
-    pub micro_batch: usize,
-    pub context: usize,
-    pub seed: u64,
-    pub optim: Optim,
-}
-
-impl StepOptions {
-    #[must_use]
-    pub fn of(recipe: &Recipe) -> Self {
-        Self {
-            objective: objective::of(recipe),
-            precision: recipe.train.precision.resolve(),
-            recompute: recipe.train.recompute,
-            clip: recipe.train.clip,
-            strategy: recipe.parallel.kind(),
-            staleness: recipe.parallel.staleness,
-            shards: recipe.parallel.shards(),
-            order: recipe.parallel.reduce.order(),
-            mesh: recipe.parallel.mesh(),
-            schedule: recipe.parallel.schedule,
-            chunks: recipe.parallel.chunks(),
-            lanes: recipe.batch.lanes / recipe.parallel.mesh().data,
-            passes: (recipe.batch.sequences / recipe.batch.lanes).div_ceil(recipe.batch.micro_batch),
-            micro_batch: recipe.batch.micro_batch.min(recipe.batch.sequences / recipe.batch.lanes),
-            context: recipe.batch.context,
-            seed: recipe.seed,
-            optim: recipe.optim.clone(),
-        }
-    }
-
-    /// Where a step of all ranks is to be priced or taken apart.
-    pub(crate) fn needs_common_step(&self) -> Result<(), TrainError> {
-        let Some(staleness) = self.staleness else { return Ok(()) };
-        let problem = format!("workers that may be {staleness} steps apart have no common step to price or take apart");
-        Err(TrainError::Value { key: "parallel.staleness", problem, help: "leave it out: the synchronous form can be".into() })
-    }
-}
+pub use crate::{
+    cost::{StepCost, cost},
+    options::StepOptions,
+};
 
 /// A model in training: what one rank has of it.
 pub struct Trainer {
@@ -199,7 +136,9 @@ impl Trainer {
         let (order, shards) = (options.order, options.shards);
         let mut build = |comm| {
             let build = Build { table: &table, device, order, comm, shards, value: &mut value };
-            (options.strategy.build)(build).map_err(EngineError::rank)
+            let mut store = (options.strategy.build)(build).map_err(EngineError::rank)?;
+            store.keep_packed(options.has_several_passes());
+            Ok::<_, EngineError>(store)
         };
         let (store, optimiser, servers) = if let Some(staleness) = options.staleness {
             let store = build(Box::new(Solo))?;
@@ -565,11 +504,6 @@ impl Trainer {
     }
 }
 
-/// The blocks whose parameters a later one reads too.
-pub(crate) fn shared_blocks(table: &ParamTable) -> Vec<BlockId> {
-    (0..table.blocks().len()).flat_map(|block| table.needs(BlockId(block)).into_iter().filter(move |need| need.0 != block)).collect()
-}
-
 /// Send the gradients that `chosen` names through `sum`, as one array.
 fn exchange(
     store: &mut dyn Strategy,
@@ -587,10 +521,6 @@ fn exchange(
         rest = after;
     }
     Ok(())
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Three numbers whose sum is `x`, so that ranks can send it.

@@ -77,6 +77,42 @@ fn every_layout_gives_equal_logits_and_text_or_is_refused_by_the_key() {
     python(&std::iter::once("check").chain(names.iter().map(String::as_str)).collect::<Vec<_>>());
 }
 
+#[test]
+fn in_bf16_the_log_probabilities_are_as_close_as_those_of_transformers() {
+    let Some(root) = root() else { return };
+    let mut failed = Vec::new();
+    for folder in below(&root).iter().flat_map(|layout| below(layout)).filter(|folder| folder.join("logits-bf16.json").is_file()) {
+        let tokens: Vec<u32> = serde_json::from_value(json(&folder, "tokens.json")).unwrap();
+        let mut model = loaded(&folder).unwrap();
+        model.precision = Precision::Bf16;
+        let ours: Vec<f64> = logits(&mut model, &tokens).into_iter().map(f64::from).collect();
+        let of = |name: &str| -> Vec<f64> { serde_json::from_value(json(&folder, name)).unwrap() };
+        let exact = log_probs(&of("logits.json"), tokens.len());
+        let distance = |logits: &[f64]| {
+            // The median: where two experts are nearly alike, rounding chooses the other one, and all numbers of that token are others.
+            let mut all: Vec<f64> = log_probs(logits, tokens.len()).iter().zip(&exact).map(|(a, b)| (a - b).abs()).collect();
+            all.sort_by(f64::total_cmp);
+            all[all.len() / 2]
+        };
+        let (ours, theirs) = (distance(&ours), distance(&of("logits-bf16.json")));
+        println!("{}: {ours:.1e}, transformers in bf16 {theirs:.1e}", folder.display());
+        if ours > theirs {
+            failed.push(format!("{}: {ours:.1e} from those in f32, transformers in bf16 {theirs:.1e}", folder.display()));
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+/// `[tokens, vocab]` of logits.
+fn log_probs(logits: &[f64], tokens: usize) -> Vec<f64> {
+    let of_row = |row: &[f64]| {
+        let most = row.iter().copied().fold(f64::MIN, f64::max);
+        let sum = row.iter().map(|x| (x - most).exp()).sum::<f64>().ln() + most;
+        row.iter().map(|x| x - sum).collect::<Vec<f64>>()
+    };
+    logits.chunks_exact(logits.len() / tokens).flat_map(of_row).collect()
+}
+
 /// What a key is called where `transformers` writes it down.
 fn named_otherwise(key: &str) -> Option<&'static str> {
     match key {

@@ -9,7 +9,7 @@ use text::prepare;
 use train::{
     checkpoint,
     metrics::StepMetrics,
-    recipe::Recipe,
+    recipe::{OptimKind, Recipe},
     run::{self, Observer, Outcome},
     step::{StepOptions, Trainer},
 };
@@ -193,6 +193,74 @@ fn a_run_begins_with_the_weights_of_another_and_then_needs_it_no_more() {
     std::fs::remove_dir_all(second.join("step-00000040")).unwrap();
     let (_, notes) = train(&of(""), &second, true);
     assert!(weights(&third) == weights(&second) && notes.notes.iter().any(|note| note == "resuming from step 30"), "{:?}", notes.notes);
+}
+
+#[test]
+fn an_optimiser_goes_on_in_a_second_run_as_it_would_have_in_the_first() {
+    let batch =
+        |i: u64| vec![vec![train::feed::inputs_of(&[(0..17).map(|t| (engine::mix(i * 100 + t) % 50) as u32).collect::<Vec<u32>>()])]];
+    for kind in [OptimKind::Adamw, OptimKind::Muon] {
+        let table: toml::Table = "depth = 1\nvocab = 50\ncontext = 16\nzero_init = false".parse().unwrap();
+        let mut recipe = Recipe::parse("[model]\ndepth = 1\n[batch]\ncontext = 16\n[train]\nprecision = \"f32\"\n", "test", &[]).unwrap();
+        (recipe.optim.kind, recipe.optim.average) = (kind, 0.9);
+        let options = || StepOptions { lanes: 1, passes: 1, micro_batch: 1, ..StepOptions::of(&recipe) };
+        let new = || Trainer::new(models::build(&table).unwrap(), options()).unwrap();
+        let step = |trainer: &mut Trainer, step: u64, sample: u64| {
+            let norm = trainer.gradient(step, &batch(sample), 16).unwrap().norm;
+            trainer.update(step, 1.0, norm).unwrap();
+        };
+        let tensors = |trainer: &mut Trainer| {
+            trainer.tensors().unwrap().into_iter().map(|(name, _, values)| (name, values)).collect::<std::collections::BTreeMap<_, _>>()
+        };
+        let (mut first, mut second) = (new(), new());
+        (1..=3).for_each(|at| step(&mut first, at, at));
+        let mut kept = tensors(&mut first);
+        assert!(kept.keys().any(|name| name.starts_with("optim/average/")));
+        second.restore(0, |name| kept.remove(name)).unwrap();
+        second.go_on_after(3);
+        step(&mut first, 4, 4);
+        step(&mut second, 1, 4);
+        assert_eq!(tensors(&mut first), tensors(&mut second), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_run_goes_on_with_the_optimiser_of_another_and_says_where_there_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path());
+    let of = |more: &str| recipe(folder.path(), &format!("[train]\nsteps = 20\n[checkpoint]\nevery_steps = 10\n{more}"));
+    let at = |name: &str| folder.path().join(name);
+    let from = |run: &str, more: &str| of(&format!("[from]\npath = {:?}\n{more}", at(run).display().to_string()));
+    train(&of(""), &at("first"), false);
+    train(&from("first", ""), &at("fresh"), false);
+    let (_, notes) = train(&from("first", "optimiser = true\n"), &at("second"), false);
+    assert!(notes.notes.iter().any(|note| note.contains("and its optimiser after 20 updates")), "{:?}", notes.notes);
+    let weights = |run: &str| std::fs::read(at(run).join("step-00000020/tensors-00000.safetensors")).unwrap();
+    let whole = weights("second");
+    assert!(whole != weights("fresh"), "the averages count");
+
+    // Resumed it knows how many updates its averages have seen, and tells the next run.
+    std::fs::remove_dir_all(at("second").join("step-00000020")).unwrap();
+    train(&from("first", "optimiser = true\n"), &at("second"), true);
+    assert!(weights("second") == whole);
+    let (_, notes) = train(&from("second", "optimiser = true\n"), &at("third"), false);
+    assert!(notes.notes.iter().any(|note| note.contains("and its optimiser after 40 updates")), "{:?}", notes.notes);
+
+    let refusal = |recipe: &Recipe| refused(recipe, &at("out"));
+    let mut other = from("first", "optimiser = true\n");
+    other.optim.kind = match other.optim.kind {
+        OptimKind::Muon => OptimKind::Adamw,
+        OptimKind::Adamw => OptimKind::Muon,
+    };
+    let error = refusal(&other);
+    assert!(error.contains("its optimiser, `optim.kind`, is another one"), "{error}");
+    let error = refusal(&from("first", "optimiser = true\nrows_by_name = true\n"));
+    assert!(error.contains("do not go by names of tokens"), "{error}");
+    let (_, mut snapshot, _) = checkpoint::latest_whole(&at("first")).unwrap().unwrap();
+    snapshot.tensors.retain(|tensor| !tensor.name.starts_with("optim/"));
+    checkpoint::write(&at("imported"), &snapshot).unwrap();
+    let error = refusal(&from("imported", "optimiser = true\n"));
+    assert!(error.contains("holds no state of an optimiser"), "{error}");
 }
 
 #[test]

@@ -23,7 +23,7 @@ use super::{
     collectives::Prices,
     topology::{LinkClass, Spread, Topology},
 };
-use crate::{CommError, Job, Order, hierarchical::PIECE, part};
+use crate::{CommError, Job, Order, PIECE, part};
 
 /// What passed on one role, in virtual seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]

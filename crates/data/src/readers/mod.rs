@@ -26,6 +26,7 @@ use unpack::Stream;
 
 use crate::{
     DataError,
+    names::PACKED,
     tally::{Stage, Tally},
 };
 
@@ -275,9 +276,6 @@ pub(crate) const CODE: &[&str] = &[
     "rs", "py", "c", "h", "cc", "cpp", "hpp", "go", "java", "js", "ts", "jsx", "tsx", "rb", "sh", "toml", "yaml", "yml", "sql", "swift",
     "kt", "scala", "hs", "ml", "lua", "pl", "r",
 ];
-
-/// Endings of packed files; what they are packed with is told by their bytes.
-pub(crate) const PACKED: &[&str] = &["gz", "dz", "bgz", "bz2", "zst", "zstd", "xz", "lz4"];
 
 /// What is known by its first bytes and not read.
 const FOREIGN: &[(&[u8], &str)] = &[

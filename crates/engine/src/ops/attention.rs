@@ -10,7 +10,7 @@
 pub use kernels::attention::Mask;
 
 use super::{Backward, Class, Cost, Forward, Op, Saves};
-use crate::{Axis, EngineError, Move, Precision, Shape, ShapeError, Tape, Tensor, trace::Pass};
+use crate::{Axis, EngineError, Move, Precision, Shape, ShapeError, Tape, Tensor, Pass};
 
 /// What attention needs to know besides `q` `[batch, seq, heads * head_dim]` and `k`, `v`
 /// `[batch, kv_seq, kv_heads * head_dim]`.
@@ -197,7 +197,7 @@ impl Op for Attention {
             _ => x[0].elements() + rows + 2 * kv,
         }
     }
-    fn packs(&self, x: &[Shape], pass: Pass, precision: Precision) -> usize {
+    fn packs(&self, x: &[Shape], pass: Pass, precision: Precision, _has_copies: bool) -> usize {
         if pass == Pass::Backward { 0 } else { self.kernel(x[0], x[1], precision).packed_bytes() }
     }
     fn moves(&self, x: &[Shape], pass: Pass) -> Option<(Axis, Move, usize)> {

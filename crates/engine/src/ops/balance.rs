@@ -8,7 +8,7 @@
 use kernels::experts::{self, Scores};
 
 use super::{Backward, Class, Cost, Forward, Gradient, Op, Routes, Saves, route::Plan};
-use crate::{Axis, EngineError, Move, Shape, ShapeError, Tape, Tensor, trace::Pass};
+use crate::{Axis, EngineError, Move, Shape, ShapeError, Tape, Tensor, Pass};
 
 struct Balance {
     plan: Plan,

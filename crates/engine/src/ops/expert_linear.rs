@@ -11,7 +11,7 @@ use kernels::{
 use rayon::prelude::*;
 
 use super::{Backward, Class, Cost, Forward, GradOut, Gradient, Input, Op, Routes, Saves, linear::{packs, rhs_of}, route::Plan};
-use crate::{EngineError, Form, Shape, ShapeError, Tape, Tensor, trace::Pass};
+use crate::{EngineError, Form, Shape, ShapeError, Tape, Tensor, Pass};
 
 struct ExpertLinear {
     plan: Plan,
@@ -28,7 +28,7 @@ impl ExpertLinear {
             let (mine, others) = rest.split_at_mut(slots.len() * n);
             rest = others;
             if !slots.is_empty() {
-                tasks.push((slots, rhs_of(w, expert, form, precision), mine));
+                tasks.push((slots, rhs_of(w, expert, form), mine));
             }
         }
         tasks.into_par_iter().with_max_len(1).for_each(|(slots, w, y_of)| {
@@ -73,9 +73,9 @@ impl Op for ExpertLinear {
     fn packed_input(&self) -> Option<usize> {
         Some(1)
     }
-    fn packs(&self, x: &[Shape], pass: Pass, precision: Precision) -> usize {
+    fn packs(&self, x: &[Shape], pass: Pass, precision: Precision, has_copies: bool) -> usize {
         let [experts, out, inner] = x[1].matrices();
-        packs(x[0].rows().div_ceil(experts.max(1)), Shape::new(&[out, inner]), precision, pass == Pass::Backward)
+        packs(x[0].rows().div_ceil(experts.max(1)), Shape::new(&[out, inner]), precision, has_copies, pass == Pass::Backward)
     }
     fn forward(&self, f: &mut Forward<'_>) {
         let [x, w, routes] = f.inputs else { unreachable!("three inputs") };

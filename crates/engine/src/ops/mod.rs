@@ -3,7 +3,7 @@
 //! To add one: write `ops/name.rs` with a type that implements [`Op`] and a method on [`crate::Tape`] that applies it,
 //! and add `name` to the line below.
 
-use crate::{Axis, Buffer, Move, Partition, Precision, Shape, ShapeError, Weight, trace::Pass};
+use crate::{Axis, Buffer, Move, Partition, Precision, Shape, ShapeError, Weight};
 
 macro_rules! ops {
     ($($name:ident),* $(,)?) => {
@@ -66,8 +66,14 @@ pub trait Op: 'static {
         None
     }
 
-    /// Bytes into which its kernels pack what they read, besides packed parameters: space of the thread that asks, which keeps it.
-    fn packs(&self, _x: &[Shape], _pass: Pass, _precision: Precision) -> usize {
+    /// Whether it reads that parameter in one product, which may then pack it where it is read; otherwise there have to be copies.
+    fn reads_once(&self) -> bool {
+        false
+    }
+
+    /// Bytes into which its kernels pack what they read, besides parameters that have packed copies: space of the thread that asks, which
+    /// keeps it.
+    fn packs(&self, _x: &[Shape], _pass: Pass, _precision: Precision, _has_copies: bool) -> usize {
         0
     }
 
@@ -79,6 +85,14 @@ pub trait Op: 'static {
     fn forward(&self, f: &mut Forward<'_>);
 
     fn backward(&self, b: &mut Backward<'_>);
+}
+
+/// Which pass an op runs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Pass {
+    Forward,
+    Recompute,
+    Backward,
 }
 
 /// See [`Op::class`].
@@ -149,11 +163,12 @@ pub struct Input<'a> {
     pub shape: Shape,
     buffer: Option<&'a Buffer>,
     weight: Option<&'a Weight>,
+    has_copies: bool,
 }
 
 impl<'a> Input<'a> {
-    pub(crate) fn new(shape: Shape, buffer: Option<&'a Buffer>, weight: Option<&'a Weight>) -> Self {
-        Self { shape, buffer, weight }
+    pub(crate) fn new(shape: Shape, buffer: Option<&'a Buffer>, weight: Option<&'a Weight>, has_copies: bool) -> Self {
+        Self { shape, buffer, weight, has_copies }
     }
 
     /// The numbers; empty if the op did not ask for them in [`Op::saves`].
@@ -171,10 +186,10 @@ impl<'a> Input<'a> {
         self.buffer.map_or(&[], Buffer::u32s)
     }
 
-    /// The parameter behind this input, with its packed copies.
+    /// The parameter behind this input, where it has packed copies.
     #[must_use]
-    pub fn weight(&self) -> Option<&'a Weight> {
-        self.weight
+    pub fn packed(&self) -> Option<&'a Weight> {
+        self.weight.filter(|_| self.has_copies)
     }
 }
 

@@ -10,7 +10,7 @@
 use kernels::elementwise::add_assign;
 
 use super::{Backward, Class, Cost, Forward, Op, Saves};
-use crate::{Axis, EngineError, Move, Shape, ShapeError, Tape, Tensor, trace::Pass};
+use crate::{Axis, EngineError, Move, Shape, ShapeError, Tape, Tensor, Pass};
 
 struct Gather {
     parts: usize,

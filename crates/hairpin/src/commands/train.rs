@@ -25,7 +25,7 @@ pub(crate) struct TrainArgs {
     /// Go on from the newest whole checkpoint in `--out`
     #[arg(long)]
     resume: bool,
-    /// Begin with the weights of a run, a checkpoint or an imported model, under a fresh optimiser
+    /// Begin with the weights of a run, a checkpoint or an imported model, under a fresh optimiser unless `from.optimiser` is true
     #[arg(long, value_name = "PATH")]
     from: Option<PathBuf>,
     /// On so many ranks, threads of this process, or the processes that `mpirun` started; the bits are the same on any number that divides `batch.lanes`
@@ -44,8 +44,7 @@ pub(crate) fn run(args: &TrainArgs, json: bool) -> miette::Result<ExitCode> {
     let strategy = args.strategy.as_ref().map(|name| format!("parallel.strategy={name}"));
     let mut recipe = Recipe::read(&args.recipe, &args.set.iter().cloned().chain(ranks).chain(strategy).collect::<Vec<_>>())?;
     if let Some(path) = &args.from {
-        let rows_by_name = recipe.from.is_some_and(|from| from.rows_by_name);
-        recipe.from = Some(Beginning { path: path.clone(), rows_by_name });
+        recipe.from = Some(Beginning { path: path.clone(), ..recipe.from.unwrap_or_default() });
     }
     let mut follow = Follow::new();
     let outcome = training::train(&recipe, &args.out, args.resume, &STOP, &mut follow);

@@ -15,7 +15,7 @@ use super::{Attention, online_softmax};
 use crate::{
     SharedMut,
     gemm::{Gemm, Mat, PackedRhs, pack_here},
-    simd::{Vector, simd_fn, stride},
+    simd::{Vector, stride},
 };
 
 pub(super) const BLOCK: usize = 64;

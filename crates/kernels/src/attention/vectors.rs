@@ -19,7 +19,7 @@ use super::{Attention, Mask};
 use crate::{
     SharedMut,
     gemm::{Gemm, Mat, NR, blocks, micro, pack_here, pack_lhs, with_packed},
-    simd::{MOST, Vector, simd_fn},
+    simd::{MOST, Vector},
 };
 
 /// Queries and keys of a block: whole panels of A and of B at every level.

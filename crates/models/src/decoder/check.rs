@@ -186,7 +186,7 @@ impl DecoderConfig {
 
 #[cfg(test)]
 mod tests {
-    use super::super::config::DecoderOptions;
+    use super::super::options::DecoderOptions;
 
     #[test]
     fn sizes_that_cannot_be_are_named() {

@@ -15,7 +15,7 @@ use engine::{
 
 use super::{
     config::{Mixture, Router},
-    layers::{Declare, MlpParams},
+    declare::{Declare, MlpParams},
 };
 
 /// See the head of this file.

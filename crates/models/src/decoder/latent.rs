@@ -14,7 +14,7 @@ use engine::{
     ops::{Places, Rotary},
 };
 
-use super::{config::LatentWidths, layers::Declare};
+use super::{config::LatentWidths, declare::Declare};
 
 /// What norms of the short vectors add to the variance, whatever other norms do, as in the published code.
 const EPS: f32 = 1e-6;

@@ -7,11 +7,12 @@
 
 use engine::{
     BlockId, EngineError, Init, Mask, ParamId, ParamKind, ParamTable, Tape, Tensor,
-    ops::{Activation, AttentionOptions, Places, Rotary},
+    ops::{AttentionOptions, Places, Rotary},
 };
 
 use super::{
     config::{DecoderConfig, Norm, NormPlace, Position, Turns},
+    declare::{Declare, LinearParams, MlpParams, NormParams, Shared, linear, linear_share},
     experts::Experts,
     latent::Latent,
 };
@@ -20,18 +21,6 @@ use super::{
 pub(crate) struct Layers {
     pub config: DecoderConfig,
     layers: Vec<Layer>,
-}
-
-#[derive(Clone, Copy)]
-pub(crate) struct NormParams {
-    weight: ParamId,
-    bias: Option<ParamId>,
-}
-
-#[derive(Clone, Copy)]
-struct LinearParams {
-    weight: ParamId,
-    bias: Option<ParamId>,
 }
 
 #[derive(Clone, Copy)]
@@ -48,14 +37,6 @@ struct Heads {
     v: LinearParams,
     out: LinearParams,
     qk_norm: Option<[ParamId; 2]>,
-}
-
-/// A feed-forward part.
-#[derive(Clone, Copy)]
-pub(super) struct MlpParams {
-    gate: Option<LinearParams>,
-    up: LinearParams,
-    down: LinearParams,
 }
 
 #[derive(Clone, Copy)]
@@ -85,15 +66,6 @@ pub(crate) struct Layer {
 struct Norms {
     before: Option<NormParams>,
     after: Option<NormParams>,
-}
-
-impl NormParams {
-    pub fn new(table: &mut ParamTable, c: &DecoderConfig, name: &str) -> Self {
-        let weight = table.add(&format!("{name}.weight"), &[c.model], Init::Ones, ParamKind::Vector);
-        let bias = (c.norm == Norm::LayerNorm && c.norm_bias)
-            .then(|| table.add(&format!("{name}.bias"), &[c.model], Init::Zeros, ParamKind::Vector));
-        Self { weight, bias }
-    }
 }
 
 impl Layers {
@@ -230,65 +202,7 @@ impl Layers {
     }
 }
 
-impl MlpParams {
-    pub fn run(&self, tape: &mut Tape<'_>, activation: Activation, x: &Tensor) -> Result<Tensor, EngineError> {
-        let up = linear(tape, self.up, x)?;
-        let middle = match self.gate {
-            Some(gate) => {
-                let gate = linear(tape, gate, x)?;
-                tape.gated(activation, &gate, &up)?
-            }
-            None => tape.activation(activation, &up)?,
-        };
-        drop(up);
-        linear_share(tape, self.down, &middle)
-    }
-}
-
-fn linear(tape: &mut Tape<'_>, params: LinearParams, x: &Tensor) -> Result<Tensor, EngineError> {
-    let bias = params.bias.map(|bias| tape.param(bias));
-    tape.linear(x, &tape.param(params.weight), bias.as_ref())
-}
-
-/// `linear` over an inner axis that ranks may share: a part of the sum.
-fn linear_share(tape: &mut Tape<'_>, params: LinearParams, x: &Tensor) -> Result<Tensor, EngineError> {
-    let bias = params.bias.map(|bias| tape.param(bias));
-    tape.linear_share(x, &tape.param(params.weight), bias.as_ref())
-}
-
-/// The axis of a matrix `[out, in]` along which ranks may share it.
-#[derive(Clone, Copy, PartialEq)]
-enum Shared {
-    Outputs = 0,
-    Inputs = 1,
-}
-
-/// Declares parameters by name.
-pub(super) struct Declare<'a> {
-    pub table: &'a mut ParamTable,
-    pub config: &'a DecoderConfig,
-}
-
 impl Declare<'_> {
-    /// Ranks may share the outputs, and the bias with them, or the inputs.
-    fn linear(&mut self, name: &str, out: usize, inner: usize, std: f32, shared: Shared) -> LinearParams {
-        let unit = if name.starts_with("attn.") { self.config.head_dim } else { 1 };
-        let weight = self.table.add(&format!("{name}.weight"), &[out, inner], Init::Normal { std }, ParamKind::Matrix);
-        let c = self.config;
-        let has_own = match name {
-            "attn.q" | "attn.k" | "attn.v" => c.qkv_bias,
-            "attn.out" => c.out_bias,
-            _ => c.mlp_bias,
-        };
-        let has_bias = c.bias || has_own;
-        let bias = has_bias.then(|| self.table.add(&format!("{name}.bias"), &[out], Init::Zeros, ParamKind::Vector));
-        self.table.may_cut(weight, shared as usize, unit);
-        if let Some(bias) = bias.filter(|_| shared == Shared::Outputs) {
-            self.table.may_cut(bias, 0, unit);
-        }
-        LinearParams { weight, bias }
-    }
-
     /// Of the part `name`.
     fn norms(&mut self, name: &str) -> Norms {
         let place = self.config.norm_place;
@@ -298,21 +212,6 @@ impl Declare<'_> {
             NormPlace::Before => Norms { before: Some(first), after: None },
             NormPlace::After => Norms { before: None, after: Some(first) },
             NormPlace::Both => Norms { before: Some(first), after: Some(norm(format!("{name}.post_norm"))) },
-        }
-    }
-
-    /// Standard deviations at the start: of a matrix, and of one that writes to the residual.
-    pub fn stds(&self) -> [f32; 2] {
-        let c = self.config;
-        [c.init_std, if c.zero_init { 0.0 } else { c.init_std / (2.0 * c.layers as f32).sqrt() }]
-    }
-
-    pub fn mlp(&mut self, name: &str, ffn: usize) -> MlpParams {
-        let (c, [std, residual_std]) = (self.config, self.stds());
-        MlpParams {
-            gate: c.mlp.activation().1.then(|| self.linear(&format!("{name}.gate"), ffn, c.model, std, Shared::Outputs)),
-            up: self.linear(&format!("{name}.up"), ffn, c.model, std, Shared::Outputs),
-            down: self.linear(&format!("{name}.down"), c.model, ffn, residual_std, Shared::Inputs),
         }
     }
 

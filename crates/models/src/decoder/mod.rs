@@ -8,19 +8,23 @@
 mod check;
 mod choices;
 mod config;
+pub(crate) mod declare;
 mod experts;
 mod latent;
 pub(crate) mod layers;
+mod options;
 mod presets;
 
 use std::{ops::Range, sync::Arc};
 
-pub use config::{DecoderConfig, DecoderOptions, Head, Mixture, Mlp, Norm, NormPlace, Position, RopeScaling, Router};
+pub use config::{DecoderConfig, Head, Mixture, Mlp, Norm, NormPlace, Position, RopeScaling, Router};
+use declare::NormParams;
 use engine::{
     Axis, BlockId, EngineError, Init, Inputs, Mask, ParamId, ParamKind, ParamTable, Shape, ShapeError, Tape, Tensor,
     ops::{Advance, KvCache, Places},
 };
-use layers::{Layers, NormParams};
+use layers::Layers;
+pub use options::DecoderOptions;
 pub use presets::PRESETS;
 
 use crate::{Kind, LanguageModel, Model, ModelError};

@@ -109,7 +109,19 @@ pub(super) fn preset(name: &str) -> Result<DecoderConfig, ModelError> {
     })
 }
 
-pub(super) fn gpt(layers: usize, model: usize, heads: usize, context: usize) -> DecoderConfig {
+impl DecoderConfig {
+    /// Layers of an encoder: LayerNorm before each part, biases everywhere, and no place told inside.
+    /// # Errors
+    /// When heads do not divide the width.
+    pub(crate) fn encoder(layers: usize, model: usize, heads: usize, ffn: usize, mlp: Mlp, eps: f32) -> Result<Self, ModelError> {
+        if heads == 0 || !model.is_multiple_of(heads) {
+            return Err(ModelError::key("heads", format!("{heads} heads do not divide {model}"), "choose `heads` that divides `width`"));
+        }
+        Ok(Self { ffn, mlp, eps, ..gpt(layers, model, heads, 1) })
+    }
+}
+
+fn gpt(layers: usize, model: usize, heads: usize, context: usize) -> DecoderConfig {
     DecoderConfig {
         vocab: 50_257,
         context,

@@ -17,16 +17,8 @@ use engine::mix;
 
 use crate::{
     PlanError,
-    laws::{Law, PUBLISHED_DRIFT, Parametric, Range, train_flops},
+    laws::{Law, Observation, PUBLISHED_DRIFT, Parametric, Range, train_flops},
 };
-
-/// One run: parameters, tokens, held-out loss in nats per token.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Observation {
-    pub params: f64,
-    pub tokens: f64,
-    pub loss: f64,
-}
 
 /// Fewest runs: five constants and one to spare.
 pub const LEAST: usize = 6;

@@ -8,7 +8,15 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Parametric, Repeats, train_flops};
-use crate::{PlanError, laws::fit::Observation};
+use crate::PlanError;
+
+/// One run: parameters, tokens, held-out loss in nats per token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Observation {
+    pub params: f64,
+    pub tokens: f64,
+    pub loss: f64,
+}
 
 /// What the law was fitted on, `[least, most]`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -101,7 +101,7 @@ pub fn rent(
     };
     let Found { mut choices, misses, refusal } = found;
     if choices.is_empty() {
-        return Err(nothing_fits(&misses, refusal.as_deref(), instance, &cluster, resolved.batch.sequences));
+        return Err(search::nothing_fits(&misses, refusal.as_deref(), instance, &cluster, resolved.batch.sequences));
     }
     let choice = choices.remove(0);
     let tokens = (resolved.batch.sequences * resolved.batch.context) as f64 * resolved.train.steps as f64;
@@ -235,45 +235,5 @@ pub fn cheapest(
         (None, None, None) => {
             Err(PlanError::Impossible { problem: "there is no cluster to try".into(), relax: "raise `batch.sequences`".into() })
         }
-    }
-}
-
-/// Why there is no cut, and what would mend it; `refusal` is what the model says of cuts that leave each rank a sequence.
-pub(crate) fn nothing_fits(
-    misses: &[search::Miss],
-    refusal: Option<&str>,
-    instance: &Instance,
-    cluster: &Cluster,
-    sequences: usize,
-) -> PlanError {
-    let (nodes, ranks, devices) = (cluster.topology.nodes, cluster.topology.ranks(), cluster.topology.devices);
-    let Some(miss) = misses.first() else {
-        let most = sequences / devices;
-        let fewer = match most {
-            0 => "an instance with fewer accelerators".to_owned(),
-            most => format!("`--on {}:{most}`", instance.name),
-        };
-        let why = refusal.map_or_else(|| "it runs whole on each".to_owned(), |why| format!("none of its cuts reaches so far: {why}"));
-        return PlanError::Impossible {
-            problem: format!(
-                "{ranks} accelerators cannot share out a batch of {sequences}: the model would have to be cut among them, and {why}"
-            ),
-            relax: format!("set `batch.sequences={ranks}` or a multiple of it, or take {fewer}"),
-        };
-    };
-    let gb = miss.over_bytes / 1e9;
-    let relax = match miss.largest {
-        "activations" | "logits" => "shorten `batch.context`, or take an accelerator with more memory".to_owned(),
-        _ => {
-            let times = 1.0 + miss.over_bytes / cluster.hardware.usable_bytes();
-            format!("take about {:.0} nodes, or an accelerator with more memory than {}'s", (times * nodes as f64).ceil(), instance.name)
-        }
-    };
-    PlanError::Impossible {
-        problem: format!(
-            "on {nodes} x {} nothing fits: the leanest cut ({}, tensor {}, pipeline {}) is over by {:.0} bytes ({gb:.1} GB) an accelerator, most of it {}",
-            instance.name, miss.cut.strategy, miss.cut.tensor, miss.cut.pipeline, miss.over_bytes, miss.largest
-        ),
-        relax,
     }
 }

@@ -15,7 +15,6 @@ use crate::{
     PlanError,
     catalogue::{Accelerator, Catalogue, Instance},
     laws::train_flops,
-    questions::rent,
     simulation::family,
     simulation::hardware::{Cluster, Constants},
     simulation::reliability::{self, Reliability},
@@ -109,7 +108,7 @@ pub fn mfu(catalogue: &Catalogue, instance: &Instance, job: &Job, stated: Option
     let sequences = job.sequences();
     let found = search::quick(&build, &StepOptions::of(&recipe), sequences, &cluster, Constants::default())?;
     let Some(choice) = found.choices.into_iter().next() else {
-        return Err(rent::nothing_fits(&found.misses, found.refusal.as_deref(), instance, &cluster, sequences));
+        return Err(search::nothing_fits(&found.misses, found.refusal.as_deref(), instance, &cluster, sequences));
     };
     let flops = train_flops(model.params as f64, choice.time.tokens_per_sec);
     let of_steps = flops / (job.accelerators as f64 * cluster.hardware.peak_flops);

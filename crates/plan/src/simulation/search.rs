@@ -18,6 +18,8 @@ use serde::Serialize;
 use train::{TrainError, step::StepOptions};
 
 use crate::{
+    PlanError,
+    catalogue::Instance,
     simulation::hardware::{Cluster, Constants},
     simulation::step::{self as simulate, StepTime},
 };
@@ -481,6 +483,40 @@ fn limit(time: &StepTime) -> &'static str {
 fn largest_kind(time: &StepTime) -> &'static str {
     let kinds = time.bytes.kinds();
     kinds.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).map_or("", |(name, _)| name)
+}
+
+/// Why there is no cut, and what would mend it; `refusal` is what the model says of cuts that leave each rank a sequence.
+pub(crate) fn nothing_fits(misses: &[Miss], refusal: Option<&str>, instance: &Instance, cluster: &Cluster, sequences: usize) -> PlanError {
+    let (nodes, ranks, devices) = (cluster.topology.nodes, cluster.topology.ranks(), cluster.topology.devices);
+    let Some(miss) = misses.first() else {
+        let most = sequences / devices;
+        let fewer = match most {
+            0 => "an instance with fewer accelerators".to_owned(),
+            most => format!("`--on {}:{most}`", instance.name),
+        };
+        let why = refusal.map_or_else(|| "it runs whole on each".to_owned(), |why| format!("none of its cuts reaches so far: {why}"));
+        return PlanError::Impossible {
+            problem: format!(
+                "{ranks} accelerators cannot share out a batch of {sequences}: the model would have to be cut among them, and {why}"
+            ),
+            relax: format!("set `batch.sequences={ranks}` or a multiple of it, or take {fewer}"),
+        };
+    };
+    let gb = miss.over_bytes / 1e9;
+    let relax = match miss.largest {
+        "activations" | "logits" => "shorten `batch.context`, or take an accelerator with more memory".to_owned(),
+        _ => {
+            let times = 1.0 + miss.over_bytes / cluster.hardware.usable_bytes();
+            format!("take about {:.0} nodes, or an accelerator with more memory than {}'s", (times * nodes as f64).ceil(), instance.name)
+        }
+    };
+    PlanError::Impossible {
+        problem: format!(
+            "on {nodes} x {} nothing fits: the leanest cut ({}, tensor {}, pipeline {}) is over by {:.0} bytes ({gb:.1} GB) an accelerator, most of it {}",
+            instance.name, miss.cut.strategy, miss.cut.tensor, miss.cut.pipeline, miss.over_bytes, miss.largest
+        ),
+        relax,
+    }
 }
 
 #[cfg(test)]

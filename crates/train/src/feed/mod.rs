@@ -13,7 +13,7 @@ use models::Model;
 use parallel::Replicated;
 pub use text::{TextWindows, held_out_windows, inputs_of};
 
-use crate::{TrainError, checkpoint::TokenizerFiles, eval::HeldOut};
+use crate::{TrainError, checkpoint::TokenizerFiles, held_out::HeldOut};
 
 /// A sample of training data at a place of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

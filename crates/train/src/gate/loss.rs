@@ -3,7 +3,7 @@
 use super::{GateResult, Subject, result};
 use crate::{
     TrainError,
-    eval::HeldOut,
+    held_out::HeldOut,
     metric::Better,
     metrics,
     recipe::{Recipe, Train},

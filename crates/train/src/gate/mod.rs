@@ -13,7 +13,7 @@ use std::path::Path;
 use registry::{Named, Registry};
 use serde::{Deserialize, Serialize};
 
-use crate::{TrainError, eval::HeldOut, feed::Feed, run::Loaded};
+use crate::{TrainError, feed::Feed, held_out::HeldOut, run::Loaded};
 
 /// What earlier phases lead to expect.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, fs::File, io::Read};
 
-use super::weights::{Found, Number};
+use super::number::{Found, Number};
 
 /// Of the pickle, which holds no numbers.
 const LARGEST_BYTES: u64 = 256 << 20;

@@ -10,10 +10,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use safetensors::{Dtype, tensor::Metadata};
+use safetensors::tensor::Metadata;
 use serde_json::Value;
 
-use super::{LARGEST_BYTES, pickle};
+use super::{
+    LARGEST_BYTES,
+    number::{Found, Number},
+    pickle,
+};
 use crate::TrainError;
 
 /// Of a safetensors header.
@@ -39,49 +43,6 @@ pub struct Tensor {
     /// The number of its file, and where in it the first number begins.
     file: usize,
     start: u64,
-}
-
-/// What its numbers are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Number {
-    F32,
-    F16,
-    Bf16,
-    F64,
-    /// None that weights are read of, by its name.
-    Other(&'static str),
-}
-
-impl Number {
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::F64 => 8,
-            Self::F32 => 4,
-            Self::F16 | Self::Bf16 | Self::Other(_) => 2,
-        }
-    }
-
-    fn of(dtype: Dtype) -> Self {
-        match dtype {
-            Dtype::F32 => Self::F32,
-            Dtype::F16 => Self::F16,
-            Dtype::BF16 => Self::Bf16,
-            Dtype::F64 => Self::F64,
-            Dtype::F8_E4M3 | Dtype::F8_E5M2 => Self::Other("8-bit floats"),
-            Dtype::BOOL => Self::Other("true or false"),
-            _ => Self::Other("whole numbers or another kind"),
-        }
-    }
-
-    fn read(self, bytes: &[u8], to: &mut Vec<f32>) {
-        match self {
-            Self::F32 => to.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
-            Self::F64 => to.extend(bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32)),
-            Self::Bf16 => to.extend(bytes.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32())),
-            Self::F16 => to.extend(bytes.as_chunks().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32())),
-            Self::Other(_) => {}
-        }
-    }
 }
 
 impl Weights {
@@ -178,9 +139,6 @@ impl Weights {
         Ok(())
     }
 }
-
-/// A tensor's name, dimensions, kind of numbers, and the byte of the file at which it begins.
-pub(super) type Found = (String, Vec<usize>, Number, u64);
 
 /// The tensors of a safetensors file, by its header.
 fn header(mut file: &File) -> Result<Vec<Found>, String> {

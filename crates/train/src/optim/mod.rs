@@ -43,6 +43,8 @@ pub struct Optimiser {
     options: Optim,
     precision: Precision,
     states: Vec<State>,
+    /// Updates that its averages saw in another run.
+    updates_before: u64,
     /// Blocks that have matrices for Muon, whoever holds them.
     muon_blocks: Vec<BlockId>,
 }
@@ -116,7 +118,12 @@ impl Optimiser {
         let mut muon_blocks: Vec<BlockId> =
             table.specs().iter().filter(|spec| is_muon(options, spec.kind) && spec.shape.elements() > 0).map(|spec| spec.block).collect();
         muon_blocks.dedup();
-        Self { options: options.clone(), precision, states, muon_blocks }
+        Self { options: options.clone(), precision, states, updates_before: 0, muon_blocks }
+    }
+
+    /// Its averages, once restored, come from so many updates of another run.
+    pub fn go_on_after(&mut self, updates: u64) {
+        self.updates_before = updates;
     }
 
     /// Bytes of state for so many numbers of each parameter.
@@ -141,6 +148,7 @@ impl Optimiser {
     /// Move `parts`, which are those of the share that this was made for, by their gradients: AdamW, which needs no more of a
     /// parameter than a part.
     pub fn apply(&mut self, update: Update, parts: Vec<Part<'_>>) {
+        let update = self.counted(update);
         let (adamw, keeps) = (self.adamw(update), self.keeps(update.step));
         self.states.iter_mut().zip(parts).for_each(|(state, part)| {
             if let Moments::AdamW { m, v, decays } = &mut state.moments {
@@ -148,6 +156,10 @@ impl Optimiser {
             }
             state.settle(part.values, keeps);
         });
+    }
+
+    fn counted(&self, update: Update) -> Update {
+        Update { step: update.step + self.updates_before, ..update }
     }
 
     /// How much of the average stays at this step: little at first, or it would be that of the start (as TensorFlow's
@@ -175,6 +187,7 @@ impl Optimiser {
     /// # Errors
     /// When a rank does not answer, or the pool is too small for one matrix.
     pub fn update(&mut self, update: Update, store: &mut dyn Strategy, pool: &Pool) -> Result<(), EngineError> {
+        let update = self.counted(update);
         let (adamw, keeps) = (self.adamw(update), self.keeps(update.step));
         let (o, precision, is_cut) = (&self.options, self.precision, store.is_cut());
         let muon = muon::Muon {

@@ -1,4 +1,4 @@
-//! Beginning with the weights of another run or of an imported model, under a fresh optimiser. They are copied as they are: the model
+//! Beginning with the weights of another run or of an imported model, and where it is asked for with the optimiser's state. They are copied as they are: the model
 //! has to be the same, and the tokenizer, unless rows are to go by the names of tokens ([`rows`]). **Absent on purpose:** weights that are cut or
 //! padded.
 
@@ -15,7 +15,8 @@ use crate::{
     TrainError,
     checkpoint::{self, CheckpointError, Snapshot},
     feed::Feed,
-    recipe::{Optim, Recipe},
+    optim::{STATE, average_name},
+    recipe::{Optim, OptimKind, Recipe},
 };
 
 /// Of a `tokenizer.json`.
@@ -25,6 +26,8 @@ const LARGEST_BYTES: u64 = 512 << 20;
 pub(super) struct Weights {
     /// By name, those of the whole model.
     pub values: HashMap<String, Vec<f32>>,
+    /// Of the optimiser whose state is among the values, where this run's goes on with it.
+    pub updates: Option<u64>,
     pub notes: Vec<String>,
 }
 
@@ -35,7 +38,9 @@ pub(super) struct Weights {
 pub(super) fn weights(path: &Path, recipe: &Recipe, model: &dyn Model, feed: &dyn Feed) -> Result<Weights, TrainError> {
     let (checkpoint, mut snapshot, damaged) = loaded::newest(path)?;
     let mut notes: Vec<String> = damaged.iter().map(CheckpointError::with_cause).collect();
-    notes.push(format!("beginning with the weights of `{}` and a fresh optimiser", checkpoint.display()));
+    let updates = recipe.from.as_ref().is_some_and(|from| from.optimiser).then(|| updates(&snapshot, recipe, path)).transpose()?;
+    let optimiser = updates.map_or("a fresh optimiser".to_owned(), |updates| format!("its optimiser after {updates} updates"));
+    notes.push(format!("beginning with the weights of `{}` and {optimiser}", checkpoint.display()));
     let theirs = Recipe::parse(&snapshot.recipe, &checkpoint.display().to_string(), &[])?;
     let tokenizer = loaded::tokenizer_path(&checkpoint, path, &theirs);
     let is_same = if feed.tokenizer().is_some() { is_same_tokenizer(&tokenizer, feed)? } else { Some(true) };
@@ -58,7 +63,9 @@ pub(super) fn weights(path: &Path, recipe: &Recipe, model: &dyn Model, feed: &dy
             return Err(TrainError::OtherWeights { path: path.to_owned(), problem, help });
         }
     }
-    values(snapshot, recipe, model, notes)
+    let mut weights = values(snapshot, recipe, model, notes);
+    weights.updates = updates;
+    Ok(weights)
 }
 
 /// That the weights are those of `model`.
@@ -70,7 +77,7 @@ fn check(snapshot: &Snapshot, theirs: &Recipe, recipe: &Recipe, model: &dyn Mode
 }
 
 /// A head begins anew where the weights have none of its kind, and one that the model has not is left out.
-fn values(snapshot: Snapshot, recipe: &Recipe, model: &dyn Model, mut notes: Vec<String>) -> Result<Weights, TrainError> {
+fn values(snapshot: Snapshot, recipe: &Recipe, model: &dyn Model, mut notes: Vec<String>) -> Weights {
     let mut values: HashMap<String, Vec<f32>> = snapshot.tensors.into_iter().map(|tensor| (tensor.name, tensor.values)).collect();
     let table = model.params();
     let left_out = HEADS.iter().filter(|name| values.contains_key(**name) && table.specs().iter().all(|spec| spec.name != **name));
@@ -82,7 +89,33 @@ fn values(snapshot: Snapshot, recipe: &Recipe, model: &dyn Model, mut notes: Vec
             values.insert(name.clone(), table.initial(id, recipe.seed));
         }
     }
-    Ok(Weights { values, notes })
+    if recipe.optim.average > 0.0 {
+        // The average of weights that have stood still.
+        for name in table.specs().iter().map(|spec| &spec.name) {
+            if let Some(weights) = values.get(name).cloned() {
+                values.entry(average_name(name)).or_insert(weights);
+            }
+        }
+    }
+    Weights { values, updates: None, notes }
+}
+
+/// How many updates the optimiser of `snapshot` has seen, whose state fits that of `recipe`.
+/// # Errors
+/// When it holds none, or that of another optimiser.
+fn updates(snapshot: &Snapshot, recipe: &Recipe, path: &Path) -> Result<u64, TrainError> {
+    let holds = |kind: &str| snapshot.tensors.iter().any(|tensor| tensor.name.starts_with(&format!("{STATE}{kind}/")));
+    let is_muon = recipe.optim.kind == OptimKind::Muon;
+    let problem = match (holds("m"), holds("momentum")) {
+        (false, _) => "it holds no state of an optimiser, as is so of what was imported or exported",
+        (true, muon) if muon != is_muon => "its optimiser, `optim.kind`, is another one",
+        _ if recipe.from.as_ref().is_some_and(|from| from.rows_by_name) => {
+            "averages of gradients do not go by names of tokens (`from.rows_by_name`)"
+        }
+        _ => return Ok(snapshot.step + snapshot.state["updates_before"].as_u64().unwrap_or(0)),
+    };
+    let help = "leave `from.optimiser` out: the optimiser then begins anew, which a warm-up (`schedule.warmup_steps`) makes safe";
+    Err(TrainError::OtherWeights { path: path.to_owned(), problem: problem.into(), help: help.into() })
 }
 
 /// What a decoder ends in: of two models that differ in no more, one can begin with the other's weights.
@@ -123,7 +156,7 @@ const SIZES: [&str; 6] = ["layers", "model", "heads", "kv_heads", "head_dim", "f
 /// In what the model of `snapshot` is not the one of `ours`: the names and shapes of its arrays, or an option that shows in none.
 fn other_model(snapshot: &Snapshot, theirs: &Recipe, ours: &Recipe, model: &dyn Model) -> Option<String> {
     let is_same_head = theirs.model.get("head") == ours.model.get("head");
-    let is_state = |name: &str| name.starts_with(crate::optim::STATE);
+    let is_state = |name: &str| name.starts_with(STATE);
     let counts = |name: &&str| is_same_head || !HEADS.contains(name);
     let there: BTreeMap<&str, &[usize]> =
         snapshot.tensors.iter().filter(|t| !is_state(&t.name)).map(|t| (t.name.as_str(), t.shape.as_slice())).collect();

@@ -54,6 +54,11 @@ impl Trainer {
         lock(&self.optimiser).restore(&self.table, |name, id| whole(full, at, &mut find, name, id))
     }
 
+    /// The averages of the optimiser, once restored, come from so many updates of another run.
+    pub fn go_on_after(&mut self, updates: u64) {
+        lock(&self.optimiser).go_on_after(updates);
+    }
+
     /// The whole model in one place, on the first rank; all ranks call it.
     /// # Errors
     /// When a rank does not answer.

@@ -73,10 +73,10 @@ pub fn loaded(folder: &Path) -> Result<Loaded, String> {
     Ok(Loaded { recipe, model, objective, store, precision: Precision::F32, step: 0, tokenizer_path, passed_over: Vec::new() })
 }
 
-/// `[tokens, vocab]`.
+/// `[tokens, vocab]`, in the precision that `loaded` says.
 pub fn logits(loaded: &mut Loaded, tokens: &[u32]) -> Vec<f32> {
     let inputs = Inputs::new().with_u32("tokens", &[1, tokens.len()], tokens.to_vec());
     let pool = Pool::new(Device::Cpu, 1 << 24);
-    let mut tape = Tape::new(&pool, &mut loaded.store, loaded.model.params(), inference(Precision::F32));
+    let mut tape = Tape::new(&pool, &mut loaded.store, loaded.model.params(), inference(loaded.precision));
     loaded.model.language().unwrap().logits(&mut tape, &inputs).unwrap().f32s().to_vec()
 }

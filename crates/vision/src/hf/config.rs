@@ -3,8 +3,9 @@
 use models::{
     clip::{ClipConfig, TextConfig},
     decoder::Mlp,
+    tower::TowerConfig,
     typed,
-    vit::{TowerConfig, VitConfig},
+    vit::VitConfig,
     vit_mae::MaeConfig,
 };
 use serde_json::{Map, Value, json};

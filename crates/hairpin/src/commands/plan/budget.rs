@@ -197,7 +197,7 @@ fn notes(law: &Law, plan: &Plan) -> Vec<String> {
     notes.extend(plan.mfu.choice.as_ref().map(|choice| {
         format!(
             "cut: {}, {} of {} an accelerator; the best without a pipeline, `hairpin plan RECIPE --search` looks at all",
-            super::rent::cut(&choice.cut),
+            super::cut(&choice.cut),
             bytes(choice.time.bytes.total() as u64),
             bytes((plan.accelerator.memory_gib * 1024_f64.powi(3)) as u64)
         )

@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use ::plan::{PlanError, laws::PUBLISHED_DRIFT, laws::fit};
+use ::plan::{
+    PlanError,
+    laws::{Observation, PUBLISHED_DRIFT, fit},
+};
 use report::{Answer, Axis, Chart, Dot, DotKind, Series, Table};
 
 use super::{Showing, count};
@@ -43,7 +46,7 @@ pub(super) fn run(args: &FitArgs, json: bool) -> miette::Result<ExitCode> {
         constant("b", best.tokens_exponent, &|l| l.tokens_exponent),
         constant("N grows as C to the", best.params_share(), &|l| l.params_share()),
     ];
-    let dot = |p: &fit::Observation| Dot {
+    let dot = |p: &Observation| Dot {
         name: format!("{} on {}", count(p.params), count(p.tokens)),
         x: best.loss(p.params, p.tokens),
         y: p.loss,

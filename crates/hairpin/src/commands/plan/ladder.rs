@@ -23,7 +23,7 @@ use report::{
 };
 use train::recipe::Recipe;
 
-use super::{budget::BudgetArgs, count, rent};
+use super::{budget::BudgetArgs, count, cut};
 use crate::{commands::project::corpus, print, progress::Follow};
 
 /// Four phases up to a large model, written as a project that `hairpin climb` runs; of a begun one, what the finished say of the rest
@@ -258,7 +258,7 @@ fn answer(s: &Survey, law: &Law, bytes_per_token: f64) -> Answer {
             count(p.params as f64),
             count(p.tokens),
             p.accelerators.to_string(),
-            p.cut.as_ref().map_or("this machine".into(), rent::cut),
+            p.cut.as_ref().map_or("this machine".into(), cut),
             bytes(p.memory_bytes as u64),
             count(p.batch_tokens as f64),
             format!("{:.1e}", p.lr),

@@ -18,6 +18,7 @@ use std::{path::PathBuf, process::ExitCode};
 use ::plan::{
     PlanError,
     catalogue::{Catalogue, Service, Term},
+    simulation::search::Cut,
 };
 pub(crate) use here::price_table;
 use report::Answer;
@@ -162,6 +163,14 @@ impl Showing {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// `tensor 8, pipeline 4, data 12, zero1`
+fn cut(c: &Cut) -> String {
+    let axes = [("tensor", c.tensor), ("pipeline", c.pipeline), ("chunks", c.chunks), ("data", c.data)];
+    let axes: Vec<String> = axes.iter().filter(|(_, n)| *n > 1).map(|(axis, n)| format!("{axis} {n}")).collect();
+    let shards = if c.strategy == "mics" { format!(" over {}", c.shards) } else { String::new() };
+    format!("{}{}{}{shards}", axes.join(", "), if axes.is_empty() { "" } else { ", " }, c.strategy)
 }
 
 /// Readers of arguments: clap says of which flag it was what they refuse.

@@ -14,7 +14,7 @@ use report::{
 };
 use train::recipe::Recipe;
 
-use super::{budget::BudgetArgs, count, here::HereArgs, per_sec};
+use super::{budget::BudgetArgs, count, cut, here::HereArgs, per_sec};
 
 pub(super) fn run(here: &HereArgs, args: &BudgetArgs, json: bool) -> miette::Result<ExitCode> {
     let renting = &args.renting;
@@ -48,14 +48,6 @@ fn late(rented: &Rented, deadline_secs: f64) -> Option<String> {
             secs(deadline_secs)
         )
     })
-}
-
-/// `tensor 8, pipeline 4, data 12, zero1`
-pub(super) fn cut(c: &Cut) -> String {
-    let axes = [("tensor", c.tensor), ("pipeline", c.pipeline), ("chunks", c.chunks), ("data", c.data)];
-    let axes: Vec<String> = axes.iter().filter(|(_, n)| *n > 1).map(|(axis, n)| format!("{axis} {n}")).collect();
-    let shards = if c.strategy == "mics" { format!(" over {}", c.shards) } else { String::new() };
-    format!("{}{}{}{shards}", axes.join(", "), if axes.is_empty() { "" } else { ", " }, c.strategy)
 }
 
 /// ` (9.9% idle)`, where a batch leaves places of a step empty.

@@ -1,0 +1,95 @@
+//! What a product of matrices is: its sides, its sizes and its precision, whichever loop computes it.
+
+use half::bf16;
+
+/// What operands are rounded to; sums are always f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    F32,
+    /// Nearest even. Where the CPU has no instruction for it, slower than f32 and as exact.
+    Bf16,
+}
+
+impl Precision {
+    /// How many words `k` numbers take; in bf16 whole steps of the matrix tiles, on every CPU.
+    pub(crate) fn words(self, k: usize) -> usize {
+        match self {
+            Self::F32 => k,
+            Self::Bf16 => k.div_ceil(32) * 16,
+        }
+    }
+
+    /// How many numbers are in a word.
+    pub(crate) const fn per_word(self) -> usize {
+        match self {
+            Self::F32 => 1,
+            Self::Bf16 => 2,
+        }
+    }
+
+    pub(crate) fn is_on_tiles(self) -> bool {
+        self == Self::Bf16 && crate::level() == crate::Level::Amx
+    }
+}
+
+/// A matrix somewhere in a slice: element `(i, j)` is at `i * row_stride + j * col_stride`.
+#[derive(Clone, Copy)]
+pub struct Mat<'a> {
+    pub data: &'a [f32],
+    pub row_stride: usize,
+    pub col_stride: usize,
+}
+
+impl<'a> Mat<'a> {
+    /// Row-major, `cols` to a row.
+    #[must_use]
+    pub fn rows(data: &'a [f32], cols: usize) -> Self {
+        Self { data, row_stride: cols, col_stride: 1 }
+    }
+
+    #[must_use]
+    pub fn transposed(self) -> Self {
+        Self { data: self.data, row_stride: self.col_stride, col_stride: self.row_stride }
+    }
+
+    pub(crate) fn holds(&self, rows: usize, cols: usize) -> bool {
+        rows == 0 || cols == 0 || (rows - 1) * self.row_stride + (cols - 1) * self.col_stride < self.data.len()
+    }
+}
+
+/// Width of a panel of B, in numbers; the same at every level, so that sizes can be told without a CPU.
+pub(crate) const NR: usize = 32;
+
+/// One product's sizes and how to do it: `A` `[m, k]`, `B` `[k, n]`, `C` `[m, n]` row-major.
+#[derive(Debug, Clone, Copy)]
+pub struct Gemm {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub precision: Precision,
+    /// Add to what C holds.
+    pub accumulate: bool,
+}
+
+/// The first `rows` by `cols` of `sums` into C, with the bias of its columns.
+/// # Safety
+/// `c` points to `rows` rows of `cols` numbers, `ldc` apart.
+#[inline(always)]
+pub(crate) unsafe fn put_block(sums: &[[f32; NR]], rows: usize, cols: usize, bias: Option<&[f32]>, adds: bool, c: *mut f32, ldc: usize) {
+    for (r, sums) in sums.iter().enumerate().take(rows) {
+        for (s, sum) in sums.iter().enumerate().take(cols) {
+            let bias = bias.map_or(0.0, |bias| bias[s]);
+            // SAFETY: the caller's promise.
+            unsafe {
+                let c = c.add(r * ldc + s);
+                *c = if adds { *c + sum + bias } else { sum + bias };
+            }
+        }
+    }
+}
+
+/// `x` rounded to bf16 and back.
+#[must_use]
+pub fn rounded(x: f32) -> f32 {
+    bf16::from_f32(x).to_f32()
+}
