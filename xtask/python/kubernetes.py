@@ -151,6 +151,17 @@ def main(hairpin):
         assert jobs.pop("to-stop")[0] == "stopped" and all(state == ("done", 42, 1) for state in jobs.values()), jobs
         twice = {path: n for path, n in Server.created.items() if n > 1}
         assert not twice, f"created twice: {twice}"
+        # Kept machines: by pods that sleep from the end of a job to the beginning of the next.
+        kept = lambda: sorted(path for path in Server.objects if "hairpin-kept-" in path)
+        for i, name in enumerate(("first", "second")):
+            call("launch", recipe, "--on", "kubernetes:1", "--data", "data", "--name", name, "--place", "keep_alive_secs=600", *options)
+            while next(job for job in call("jobs") if job["name"] == name)["state"] != "running":
+                time.sleep(0.2)
+            assert not kept(), f"{name} runs, and {kept()} takes its machines"
+            while next(job for job in call("jobs") if job["name"] == name)["state"] != "done":
+                time.sleep(0.2)
+            assert len(kept()) == 1, kept()
+        print(f"kept for the next job: {kept()[0].split('/')[-1]}, made {max(n for path, n in Server.created.items() if 'kept' in path)} times, once after each job")
         print(f"{len(Server.created)} objects, each created once, {Server.writes} writes, every fourth answered with 503")
 
 

@@ -60,6 +60,8 @@ def kubernetes(objects):
     import kubernetes_validate
 
     judged = 0
+    # Calls that are no object: what is deleted.
+    objects = [item for item in objects if "apiVersion" in item]
     for item in objects:
         if item["apiVersion"] in ("v1", "batch/v1"):
             kubernetes_validate.validate(item, kubernetes_validate.latest_version(), strict=True)

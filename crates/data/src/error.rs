@@ -30,6 +30,10 @@ pub enum DataError {
     #[diagnostic(code(data::feature), help("build with `cargo build --release --features {feature}`"))]
     Feature { url: String, feature: &'static str },
 
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Store(#[from] store::StoreError),
+
     #[error("`{name}`: {fault}")]
     #[diagnostic(code(data::refused), help("mend or remove the file, or set `on_bad = \"skip\"` to leave such input out"))]
     Refused { name: String, fault: String },

@@ -131,10 +131,11 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Open a folder that [`crate::prepare()`] made, checking every hash.
+    /// Open a folder that [`crate::prepare()`] made, or a URL where one was published, checking every hash.
     /// # Errors
     /// When it is none, or any byte of it has changed.
     pub fn open(folder: &Path) -> Result<Self, DataError> {
+        let folder = &*store::here(folder)?;
         let manifest = read_manifest(folder)?;
         check(&folder.join("tokenizer.json"), &manifest.tokenizer_blake3)?;
         if let Some(hash) = &manifest.ends_blake3 {

@@ -78,7 +78,8 @@ pub fn jobs(ask: &Ask, store: &Store, catalogue: &Catalogue) -> Result<(Vec<Reco
             };
             check_name(&job.name)?;
             job.home = store.home(&job.name);
-            job.checkpoints = ask.out.as_ref().map_or_else(|| job.home.join("run"), |out| folder.join(out)).display().to_string();
+            let out = |out: &PathBuf| if ::store::is_url(out) { out.clone() } else { folder.join(out) };
+            job.checkpoints = ask.out.as_ref().map_or_else(|| job.home.join("run"), out).display().to_string();
             records.push(Record::new(job, group.clone(), found.quoted.clone(), ask.priority, now));
             all.push(found);
         }

@@ -3,7 +3,10 @@
 //! It says nothing of how a place is spoken to, so that the same job runs anywhere: words in braces in its arguments (`{files}`,
 //! `{data}`, `{out}`) stand for where the place puts those.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -141,6 +144,13 @@ impl Job {
     #[must_use]
     pub fn paths_here(&self) -> Paths {
         Paths { files: self.home.display().to_string(), data: self.data.clone(), out: self.checkpoints.clone() }
+    }
+
+    /// The folder of this machine with its metrics, where it shares its files.
+    #[must_use]
+    pub fn run_folder(&self) -> PathBuf {
+        let out = Path::new(&self.checkpoints);
+        if ::store::is_url(out) { ::store::cache(&self.checkpoints) } else { out.to_owned() }
     }
 
     /// What it says, where its files are here.

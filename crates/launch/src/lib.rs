@@ -24,6 +24,7 @@ pub mod quote;
 pub mod record;
 pub mod store;
 pub mod sweep;
+pub mod wake;
 pub mod work;
 
 use std::path::{Path, PathBuf};

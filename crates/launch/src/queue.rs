@@ -78,7 +78,7 @@ impl<'a> Queue<'a> {
     fn take_orders(&mut self, now: f64) -> Result<(), LaunchError> {
         for (path, order) in self.store.orders()? {
             match order {
-                Ok(Order::Launch(records)) => records.into_iter().try_for_each(|record| self.enter(record))?,
+                Ok(Order::Launch(records)) => self.enter(records)?,
                 Ok(Order::Stop { names, kill }) => {
                     names.iter().try_for_each(|name| self.wish(name, if kill { Wish::Kill } else { Wish::Stop }, now))?;
                 }
@@ -96,14 +96,35 @@ impl<'a> Queue<'a> {
     }
 
     /// A job of a name that is there already is that job.
-    fn enter(&mut self, mut record: Record) -> Result<(), LaunchError> {
-        if self.records.contains_key(&record.job.name) || self.store.read(&record.job.name)?.is_some() {
-            return Ok(());
+    fn enter(&mut self, records: Vec<Record>) -> Result<(), LaunchError> {
+        let mut new: Vec<Record> = Vec::new();
+        for mut record in records {
+            let name = &record.job.name;
+            let is_known = self.records.contains_key(name) || new.iter().any(|other| other.job.name == *name);
+            if is_known || self.store.read(name)?.is_some() {
+                continue;
+            }
+            record.order = self.next_order;
+            self.next_order += 1;
+            new.push(record);
         }
-        record.order = self.next_order;
-        self.next_order += 1;
-        self.store.write_files(&record)?;
-        self.put(record)
+        // Each waits for the disk; together they wait about once.
+        let write = |record: &Record| self.store.write_files(record).and_then(|()| self.store.write(&self.lock, record));
+        let each = new.len().div_ceil(CALLS_AT_ONCE).max(1);
+        let written: Vec<Result<(), LaunchError>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = new.chunks(each).map(|part| scope.spawn(move || part.iter().try_for_each(write))).collect();
+            threads.into_iter().map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        });
+        written.into_iter().collect::<Result<(), _>>()?;
+        self.records.extend(new.into_iter().map(|record| (record.job.name.clone(), record)));
+        Ok(())
+    }
+
+    /// Look at all that runs on this machine at the next pass: something has ended.
+    pub fn look_here(&mut self) {
+        let launchers = self.launchers;
+        let is_here = |record: &Record| launchers(&record.job.machines.place).is_some_and(|launcher| launcher.poll_secs() < 1.0);
+        self.records.values_mut().filter(|record| record.state.is_out() && is_here(record)).for_each(|record| record.next_unix = 0.0);
     }
 
     fn wish(&mut self, name: &str, wish: Wish, now: f64) -> Result<(), LaunchError> {

@@ -29,8 +29,11 @@ fn job(on: &str, options: &str) -> Job {
 }
 
 fn check(name: &str, on: &str, options: &str) {
-    let job = job(on, options);
-    let requests = places::launcher(&job.machines.place).unwrap().requests(&job, 1).unwrap();
+    check_job(name, &job(on, options));
+}
+
+fn check_job(name: &str, job: &Job) {
+    let requests = places::launcher(&job.machines.place).unwrap().requests(job, 1).unwrap();
     let requests: Vec<_> = requests.iter().map(Request::to_json).collect();
     let got = serde_json::to_string_pretty(&requests).unwrap() + "\n";
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.json"));
@@ -89,4 +92,16 @@ fn kubernetes_as_a_jobset_in_a_queue() {
 #[test]
 fn kubernetes_as_a_trainjob() {
     check("kubernetes-trainjob", "kubernetes:4", &format!("{KUBERNETES}form = \"trainjob\"\nruntime = \"hairpin-mpi\""));
+}
+
+#[test]
+fn kubernetes_with_stores_and_kept_machines() {
+    let options = r#"
+image = "registry.example.com/hairpin:latest"
+checkpoints = "s3://example/runs"
+service_account = "hairpin"
+keep_alive_secs = 1800
+resources = { cpu = "90", memory = "1000Gi" }
+"#;
+    check_job("kubernetes-stores", &Job { data: "s3://example/data".into(), ..job("kubernetes:4", options) });
 }

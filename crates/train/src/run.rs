@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     TrainError,
-    checkpoint::{self, CheckpointError, Keep, KernelSpan, NamedTensor, RunLock, Snapshot, TokenizerFiles, Writer},
+    checkpoint::{self, CheckpointError, Keep, KernelSpan, NamedTensor, Place, RunLock, Snapshot, TokenizerFiles, Writer},
     clock::Clock,
     eval::Evaluator,
     feed::{Feed, Pick},
@@ -94,17 +94,25 @@ fn is_none(count: &u64) -> bool {
     *count == 0
 }
 
-/// Train `recipe` into `out`: checkpoints, `recipe.toml`, `metrics.jsonl`, event files. With `resume`, go on from the
-/// newest whole checkpoint, or start if there is none.
+/// Train `recipe` into `out`, a folder or a URL: checkpoints, `recipe.toml`, `metrics.jsonl`, event files. With `resume`, go on
+/// from the newest whole checkpoint, or start if there is none.
 /// # Errors
-/// A recipe that cannot be, too little data, a full disk, a folder in use, a loss that is lost.
+/// A recipe that cannot be, too little data, a full disk, a folder in use, a loss that is lost, a store that takes nothing.
 pub fn train(recipe: &Recipe, out: &Path, resume: bool, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
+    let place = &Place::of(out)?;
+    let mut note = |text: &str| {
+        if ranks::is_first() {
+            observer.note(text);
+        }
+    };
+    place.prepare(resume, recipe.train.steps, &mut note)?;
+    let out = place.folder();
     let recipe = &from::with_its_model(recipe, out)?;
     // Ranks that are threads read the same data, whose hashes are checked once.
     let feed = objective::feed(recipe)?;
     let on_rank = |comm: Comm, observer: &mut dyn Observer| {
         let (recipe, model) = resolve(recipe, feed.tokenizer().map(data::Tokenizer::vocab))?;
-        let mut run = Run::new(&recipe, model, &*feed, out, comm)?;
+        let mut run = Run::new(&recipe, model, &*feed, place, comm)?;
         run.begin(resume, observer)?;
         run.steps(stop, observer)
     };
@@ -118,6 +126,8 @@ pub fn train(recipe: &Recipe, out: &Path, resume: bool, stop: &AtomicBool, obser
 struct Run<'a> {
     recipe: &'a Recipe,
     feed: &'a dyn Feed,
+    place: &'a Place,
+    /// Its folder.
     out: &'a Path,
     trainer: Trainer,
     evaluator: Evaluator,
@@ -188,19 +198,21 @@ impl<'a> Run<'a> {
         recipe: &'a Recipe,
         model: Box<dyn Model>,
         feed: &'a dyn Feed,
-        out: &'a Path,
+        place: &'a Place,
         comm: Box<dyn Communicator>,
     ) -> Result<Self, TrainError> {
         let options = StepOptions::of(recipe);
         let evaluator = Evaluator::new(&*model, &*options.objective, options.micro_batch.min(8), recipe.batch.context, options.precision)?;
         let stable_step = resume::stable_step(recipe);
         let is_first = comm.rank() == 0;
-        let writer = is_first.then(|| Writer::new(out, Keep { last: recipe.checkpoint.keep_last, stable_step }));
+        let (out, keep) = (place.folder(), Keep { last: recipe.checkpoint.keep_last, stable_step });
+        let writer = is_first.then(|| Writer::new(out, keep, place.uploader(keep)));
         let tokenizer = if is_first { feed.tokenizer_files()? } else { Vec::new() };
         let trainer = Trainer::on_rank(model, options, comm)?;
         Ok(Self {
             recipe,
             feed,
+            place,
             out,
             trainer,
             evaluator,
@@ -266,11 +278,29 @@ impl<'a> Run<'a> {
         }
         self.note_kernels(observer);
         self.feed.notes().iter().for_each(|note| observer.note(note));
-        if self.writer.is_none() {
-            return Ok(());
+        self.agree()?;
+        let Some(writer) = &mut self.writer else { return Ok(()) };
+        let (path, text) = (self.out.join("recipe.toml"), self.recipe.to_toml());
+        self.place.begin(&text)?;
+        disk::write(&path, text).map_err(TrainError::io("write", &path))?;
+        if let Some(ahead) = self.place.ahead()? {
+            observer.note(&format!("`{}` is not in `{}` yet and is uploaded", ahead.display(), self.place.url().unwrap_or_default()));
+            writer.upload(&ahead)?;
         }
-        let path = self.out.join("recipe.toml");
-        disk::write(&path, self.recipe.to_toml()).map_err(TrainError::io("write", &path))
+        Ok(())
+    }
+
+    /// Ranks that have each fetched what they go on from have fetched the same.
+    fn agree(&mut self) -> Result<(), TrainError> {
+        let Some(url) = self.place.url() else { return Ok(()) };
+        // Numbers that f32 sums exactly.
+        let own = [1.0, (self.step >> 16) as f32, (self.step & 0xffff) as f32];
+        let mut sum = own;
+        self.trainer.sum(&mut sum)?;
+        if sum != own.map(|value| value * sum[0]) {
+            return Err(CheckpointError::Apart { url: url.to_owned() }.into());
+        }
+        Ok(())
     }
 
     /// What was made after `step` under another number of steps moves into a folder of its own, where it can be used.
@@ -287,6 +317,8 @@ impl<'a> Run<'a> {
         for (other, path) in &later {
             let to = aside.join(checkpoint::folder_name(*other));
             std::fs::rename(path, &to).map_err(TrainError::io("set aside", path))?;
+            let name = checkpoint::folder_name(*other);
+            self.place.set_aside(&name, &format!("ended-at-{last}/{name}"))?;
         }
         observer.note(&format!("the learning rate had come down after step {step}: later checkpoints are kept in `{}`", aside.display()));
         Ok(())
@@ -335,8 +367,8 @@ impl<'a> Run<'a> {
             && self.trainer.has_common_step()
         {
             // All ranks are here: what was learnt before the loss was lost can be looked at.
-            self.save()?;
-            if let Some(Err(error)) = self.writer.as_mut().map(Writer::finish) {
+            self.save(stop)?;
+            if let Some(Err(error)) = self.writer.as_mut().map(|writer| writer.close(stop.load(Ordering::Relaxed))) {
                 observer.note(&error.with_cause());
             }
         }
@@ -379,17 +411,24 @@ impl<'a> Run<'a> {
             self.held_out = None;
             here.secs += here.round.secs();
             here.tokens += (self.step - began) * self.recipe.step_tokens();
-            self.meet(&mut here, observer)?;
+            self.meet(&mut here, stop, observer)?;
         }
         if self.step == self.recipe.train.steps && self.held_out.is_none() {
             self.held_out = Some(self.evaluate()?);
         }
         if self.saved_step != Some(self.step) {
-            self.save()?;
+            self.save(stop)?;
         }
         let reports = self.trainer.reports(here.parts, here.secs)?;
         if let Some(writer) = &mut self.writer {
+            let is_going = stop.load(Ordering::Relaxed);
             writer.finish()?;
+            if let (count @ 1.., Some(url)) = (writer.behind(), self.place.url()) {
+                observer.note(&format!("waiting until `{url}` has {count} more checkpoints"));
+            }
+            let closed = writer.close(is_going);
+            writer.notes().iter().for_each(|note| observer.note(note));
+            closed?;
             timeline::write(&self.out.join("ranks.json"), &reports)?;
         }
         Ok(Outcome {
@@ -451,7 +490,7 @@ impl<'a> Run<'a> {
     }
 
     /// What all ranks do together, none of them being at work.
-    fn meet(&mut self, here: &mut Here, observer: &mut dyn Observer) -> Result<(), TrainError> {
+    fn meet(&mut self, here: &mut Here, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<(), TrainError> {
         let step = self.step;
         if !here.has_timeline && step >= here.first + 3 {
             here.has_timeline = true;
@@ -469,7 +508,7 @@ impl<'a> Run<'a> {
         }
         here.tell(u64::MAX, observer)?;
         if step.is_multiple_of(self.recipe.checkpoint.every_steps) || is_last || self.stable_step == Some(step) {
-            self.save()?;
+            self.save(stop)?;
         }
         Ok(())
     }
@@ -506,17 +545,20 @@ impl<'a> Run<'a> {
     /// Whether any rank was asked to stop: all must end at the same step. Where a checkpoint could not be written, all learn of it
     /// here and try once more with what was learnt since.
     fn is_stopped(&mut self, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<bool, TrainError> {
+        if let Some(writer) = &mut self.writer {
+            writer.notes().iter().for_each(|note| observer.note(note));
+        }
         let failed = self.writer.as_mut().and_then(|writer| writer.look().err());
         let mut asked = [f32::from(stop.load(Ordering::Relaxed)), f32::from(failed.is_some())];
         self.trainer.sum(&mut asked)?;
         if asked[1] > 0.0 {
             if let Some(error) = failed {
-                if let CheckpointError::NotFinite { .. } = error {
+                if let CheckpointError::NotFinite { .. } | CheckpointError::NotUploaded { .. } = error {
                     return Err(error.into());
                 }
                 observer.note(&format!("{}; trying once more at step {}", error.with_cause(), self.step));
             }
-            self.save()?;
+            self.save(stop)?;
             if let Some(writer) = &mut self.writer {
                 writer.finish()?;
             }
@@ -542,7 +584,7 @@ impl<'a> Run<'a> {
         self.evaluator.of_trainer(&mut self.trainer, self.feed)
     }
 
-    fn save(&mut self) -> Result<(), TrainError> {
+    fn save(&mut self, stop: &AtomicBool) -> Result<(), TrainError> {
         self.saved_step = Some(self.step);
         let tensors = self.trainer.tensors()?;
         let Some(writer) = &mut self.writer else { return Ok(()) };
@@ -559,7 +601,7 @@ impl<'a> Run<'a> {
             kernels: self.kernels.clone(),
             tensors,
         };
-        writer.submit(snapshot)?;
+        writer.submit(snapshot, stop)?;
         Ok(())
     }
 }

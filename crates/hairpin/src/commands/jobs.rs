@@ -149,7 +149,7 @@ fn shares_files(record: &Record) -> bool {
 }
 
 fn progress_of(record: &Record) -> Option<Progress> {
-    if shares_files(record) { steps::of_folder(Path::new(&record.job.checkpoints)) } else { record.progress.clone() }
+    if shares_files(record) { steps::of_folder(&record.job.run_folder()) } else { record.progress.clone() }
 }
 
 fn jobs_table(records: &[Record]) -> String {
@@ -400,7 +400,7 @@ struct Curve {
 impl Curve {
     fn of(record: &Record) -> Self {
         let (lines, _) = if shares_files(record) {
-            metrics::read(&Path::new(&record.job.checkpoints).join("metrics.jsonl"))
+            metrics::read(&record.job.run_folder().join("metrics.jsonl"))
         } else {
             Default::default()
         };

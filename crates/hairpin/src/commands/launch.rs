@@ -17,7 +17,7 @@ use ::launch::{
     quote::Quote,
     record::Record,
     store::{Order, Store},
-    sweep, work,
+    sweep, wake, work,
 };
 use ::train::clock::{Clock, unix_secs};
 use miette::IntoDiagnostic;
@@ -281,7 +281,11 @@ pub(crate) fn supervise(args: &SuperviseArgs) -> miette::Result<ExitCode> {
             }
             match queue.pass(unix_secs()) {
                 Ok(left) if left.alive == 0 => break Ok(()),
-                Ok(left) => std::thread::sleep(Duration::from_secs_f64((left.next_unix - unix_secs()).clamp(LOOKS[0], LOOKS[1]))),
+                Ok(left) => {
+                    if wake::wait(Duration::from_secs_f64((left.next_unix - unix_secs()).clamp(LOOKS[0], LOOKS[1]))) {
+                        queue.look_here();
+                    }
+                }
                 Err(error) => break Err(error),
             }
         };

@@ -28,7 +28,7 @@ use crate::print;
     after_help = "Example: hairpin eval hairpin-demo/phases/3-large --context 128\n         hairpin eval hairpin-vision-demo/mae\n         hairpin eval hairpin-vision-demo/diffusion --features hairpin-vision-demo/mae"
 )]
 pub(crate) struct EvalArgs {
-    /// A run's folder, or one checkpoint
+    /// A run's folder or URL, or one checkpoint
     run: PathBuf,
     /// Prepared data, or images; default: the recipe's own
     #[arg(long)]
@@ -48,8 +48,9 @@ pub(crate) struct EvalArgs {
 }
 
 pub(crate) fn eval(args: &EvalArgs, json: bool) -> miette::Result<ExitCode> {
-    let mut loaded = newest(&args.run)?;
-    let Some(language) = loaded.model.language() else { return vision::eval(&args.run, loaded, args, json) };
+    let run = checkpoint::here(&args.run)?;
+    let mut loaded = newest(&run)?;
+    let Some(language) = loaded.model.language() else { return vision::eval(&run, loaded, args, json) };
     let data = Arc::new(Dataset::open(args.data.as_ref().unwrap_or(&loaded.recipe.data.path))?);
     let context = args.context.unwrap_or(loaded.recipe.batch.context);
     if !(1..=language.context()).contains(&context) {
@@ -96,7 +97,7 @@ pub(crate) fn eval(args: &EvalArgs, json: bool) -> miette::Result<ExitCode> {
     after_help = "Example: hairpin generate hairpin-demo/phases/3-large --prompt 'pub fn ' --tokens 80\n         hairpin generate hairpin-vision-demo/diffusion --class 7 --images 16 --guidance 2 --out sevens.png"
 )]
 pub(crate) struct GenerateArgs {
-    /// A run's folder, or one checkpoint
+    /// A run's folder or URL, or one checkpoint
     run: PathBuf,
     /// How the text begins
     #[arg(long, default_value = "")]
@@ -120,9 +121,10 @@ pub(crate) struct GenerateArgs {
 }
 
 pub(crate) fn generate(args: &GenerateArgs, json: bool) -> miette::Result<ExitCode> {
-    let mut loaded = newest(&args.run)?;
+    let run = checkpoint::here(&args.run)?;
+    let mut loaded = newest(&run)?;
     if loaded.model.language().is_none() {
-        return vision::draw(&args.run, &args.drawing, args.seed, json);
+        return vision::draw(&run, &args.drawing, args.seed, json);
     }
     let tokenizer = loaded.tokenizer()?;
     let ends = tokenizer.ends();
@@ -201,11 +203,13 @@ fn tokenizer_files(folder: &Path) -> miette::Result<Vec<(String, Vec<u8>)>> {
 
 /// Write a trained model as a Hugging Face folder
 #[derive(clap::Args)]
-#[command(after_help = "Example: hairpin export hairpin-demo/phases/3-large exported --dtype bf16")]
+#[command(
+    after_help = "Example: hairpin export hairpin-demo/phases/3-large exported --dtype bf16\n         hairpin export s3://my-bucket/run s3://my-bucket/model"
+)]
 pub(crate) struct ExportArgs {
-    /// A run's folder, or one checkpoint
+    /// A run's folder or URL, or one checkpoint
     run: PathBuf,
-    /// The folder to write
+    /// The folder to write, or a URL to publish at
     out: PathBuf,
     /// What a weight is written as
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
@@ -223,7 +227,8 @@ enum Dtype {
 }
 
 pub(crate) fn export(args: &ExportArgs, json: bool) -> miette::Result<ExitCode> {
-    let loaded = newest(&args.run)?;
+    let run = checkpoint::here(&args.run)?;
+    let loaded = newest(&run)?;
     let numbers = match args.dtype {
         Dtype::F32 => hf::Numbers::F32,
         Dtype::Bf16 => hf::Numbers::Bf16,
@@ -231,7 +236,7 @@ pub(crate) fn export(args: &ExportArgs, json: bool) -> miette::Result<ExitCode> 
     };
     let format = hf::Format { numbers, shard_bytes: args.shard_size };
     if loaded.model.language().is_none() {
-        ::vision::hf::export(&loaded, &::vision::classes::of(&args.run), &args.out, format)?;
+        ::vision::hf::export(&loaded, &::vision::classes::of(&run), &args.out, format)?;
     } else {
         hf::export(&loaded, &loaded.tokenizer()?, &args.out, format)?;
     }

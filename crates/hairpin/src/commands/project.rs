@@ -75,7 +75,7 @@ pub(crate) fn corpus(given: &[String]) -> miette::Result<Vec<String>> {
 /// Prepare a project's data: read, clean, deduplicate, tokenise, shard; of images say what is read and what is left out
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example: hairpin data my-model --memory 4GB\n\nA corpus may be larger than memory: it is sorted through `my-model/data.tmp`, which takes as much room as the text. Stopped or\nkilled, the same command goes on from there."
+    after_help = "Example: hairpin data my-model --memory 4GB\n         hairpin data my-model --out s3://my-bucket/data\n\nA corpus may be larger than memory: it is sorted through `my-model/data.tmp`, which takes as much room as the text. Stopped or\nkilled, the same command goes on from there."
 )]
 pub(crate) struct DataArgs {
     /// Folder of the project
@@ -84,6 +84,9 @@ pub(crate) struct DataArgs {
     /// Memory to work in, such as `1GB`; what comes out does not depend on it. Default: a quarter of what is free
     #[arg(long, value_parser = size)]
     memory: Option<u64>,
+    /// Publish it at a URL too, which a recipe's `data.path` then names: s3://, gs://, az://, file://
+    #[arg(long, value_name = "URL")]
+    out: Option<PathBuf>,
 }
 
 pub(crate) fn size(text: &str) -> Result<u64, String> {
@@ -102,6 +105,10 @@ pub(crate) fn data(args: &DataArgs, json: bool) -> miette::Result<ExitCode> {
         None => data::prepare(options, &out, &follow),
     }?;
     follow.end();
+    if let Some(url) = &args.out {
+        crate::progress::busy("publishing");
+        publish(&out, url)?;
+    }
     if json {
         print::json(&stats)?;
         return Ok(ExitCode::SUCCESS);
@@ -112,6 +119,16 @@ pub(crate) fn data(args: &DataArgs, json: bool) -> miette::Result<ExitCode> {
         print::talk(&format!("MB/s on {} threads: {}", stats.threads, rates.join(", ")));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn publish(folder: &Path, url: &Path) -> miette::Result<()> {
+    if !store::is_url(url) {
+        let problem = "it is no URL".to_owned();
+        return Err(store::StoreError::Url { url: url.display().to_string(), problem }.into());
+    }
+    store::open(url)?.publish(folder, "")?;
+    print::talk(&format!("published at {}", disk::printable_line(&url.to_string_lossy())));
+    Ok(())
 }
 
 /// Climb a project's ladder: every phase trained and gated, going on where it stopped

@@ -14,12 +14,12 @@ use crate::{STOP, print, progress::Follow};
 /// Train a recipe; Ctrl-C saves and ends, `--resume` goes on to the same bits
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example: hairpin train recipes/small.toml --out runs/small --set optim.lr=3e-4\n         hairpin train recipes/small.toml --out runs/small --resume\n         hairpin train recipes/small.toml --from runs/other --out runs/tuned"
+    after_help = "Example: hairpin train recipes/small.toml --out runs/small --set optim.lr=3e-4\n         hairpin train recipes/small.toml --out runs/small --resume\n         hairpin train recipes/small.toml --from runs/other --out runs/tuned\n         hairpin train recipes/small.toml --out s3://my-bucket/small"
 )]
 pub(crate) struct TrainArgs {
     /// The recipe
     recipe: PathBuf,
-    /// Folder for checkpoints and metrics
+    /// Folder for checkpoints and metrics, or a URL: s3://, gs://, az://, file://
     #[arg(long)]
     out: PathBuf,
     /// Go on from the newest whole checkpoint in `--out`

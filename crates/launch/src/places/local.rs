@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use train::clock::unix_secs;
 
 use super::{Ended, Launcher, Logs, Place, Seen, options};
-use crate::{LaunchError, cause::Cause, job::Job, outside::Request, progress, record::Attempt};
+use crate::{LaunchError, cause::Cause, job::Job, outside::Request, progress, record::Attempt, wake};
 
 pub(super) const PLACE: Place =
     Place { name: "local", what: "background processes on this machine", shares_files: true, launcher: &Local, options: &[] };
@@ -68,8 +68,9 @@ impl Launcher for Local {
         Logs::File(job.log())
     }
 
+    /// Only where nobody is woken by its end.
     fn poll_secs(&self) -> f64 {
-        0.025
+        0.25
     }
 
     fn no_room(&self, job: &Job) -> Option<String> {
@@ -98,7 +99,8 @@ pub(super) fn start(job: &Job, request: &Request) -> Result<String, LaunchError>
     let id = child.id().to_string();
     std::thread::spawn(move || {
         let mut child = child;
-        child.wait()
+        let _ = child.wait();
+        wake::ended();
     });
     Ok(id)
 }
@@ -136,7 +138,7 @@ pub(super) fn look(job: &Job, attempt: &Attempt) -> Seen {
         None if unix_secs() - attempt.sent_unix < BEGINS_WITHIN_SECS => return Seen::default(),
         None => Ended::Failed(Cause::Killed, "it is gone, and left no exit code".into()),
     };
-    Seen { ended: Some(ended), progress: progress::of_folder(Path::new(&job.checkpoints)), ..Seen::default() }
+    Seen { ended: Some(ended), progress: progress::of_folder(&job.run_folder()), ..Seen::default() }
 }
 
 /// What an exit code means, with the last error of the log.

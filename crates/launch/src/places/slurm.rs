@@ -98,7 +98,7 @@ impl Launcher for Slurm {
         if in_allocation(job) {
             return Ok(local::look(job, attempt));
         }
-        let progress = || progress::of_folder(std::path::Path::new(&job.checkpoints));
+        let progress = || progress::of_folder(&job.run_folder());
         let ended = |ended| Ok(Seen { ended: Some(ended), progress: progress(), ..Seen::default() });
         let id = attempt.id.as_deref().unwrap_or_default();
         let exit = local::exit(&job.home, attempt.number);

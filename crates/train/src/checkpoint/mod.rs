@@ -8,9 +8,13 @@
 //! ```
 //! Written to a temporary name on a thread of its own, hashed, synced, then made visible by one rename. A reader checks
 //! every hash, and on damage falls back to the newest whole one, saying so. Numbers that are not finite are damage too: they
-//! are neither written nor read.
+//! are neither written nor read. A run whose place is a URL is written to a folder of this machine in the same way, and each checkpoint
+//! is uploaded beside training ([`Place`], [`Uploader`]).
 
+mod place;
 mod read;
+mod retain;
+mod upload;
 mod write;
 
 use std::{
@@ -19,10 +23,13 @@ use std::{
 };
 
 use data::Content;
+pub use place::{Place, here};
 pub(crate) use read::all_damaged;
 pub use read::{latest_whole, list, manifest, read};
+pub use retain::Keep;
 use serde::{Deserialize, Serialize};
-pub use write::{Keep, Writer, write, write_with};
+pub use upload::Uploader;
+pub use write::{Writer, write, write_with};
 
 use crate::metric::Metric;
 
@@ -149,6 +156,21 @@ pub enum CheckpointError {
     #[error("`{name}` at step {step} holds numbers that are not finite: no checkpoint is written of that")]
     #[diagnostic(code(checkpoint::not_finite), help("the last checkpoint is whole and finite: start another run with a lower `optim.lr`"))]
     NotFinite { name: String, step: u64 },
+
+    #[error("{count} checkpoints of `{}` are not in `{url}`: {cause}", folder.display())]
+    #[diagnostic(
+        code(checkpoint::not_uploaded),
+        help("nothing is lost while that folder is there: when the store is back, `hairpin train RECIPE --out URL --resume` uploads the newest")
+    )]
+    NotUploaded { folder: PathBuf, url: String, count: usize, cause: String },
+
+    #[error("ranks on several machines found other checkpoints in `{url}`")]
+    #[diagnostic(code(checkpoint::apart), help("run the same command again; if it stays, one machine cannot read what the others can"))]
+    Apart { url: String },
+
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Store(#[from] store::StoreError),
 }
 
 impl CheckpointError {
@@ -157,6 +179,7 @@ impl CheckpointError {
     pub fn with_cause(&self) -> String {
         match self {
             Self::Io { source, .. } => format!("{self}: {source}"),
+            Self::Store(error) => error.with_cause(),
             _ => self.to_string(),
         }
     }
@@ -193,10 +216,10 @@ impl RunLock {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn snapshot(step: u64) -> Snapshot {
+    pub(crate) fn snapshot(step: u64) -> Snapshot {
         let tensor = |name: &str, n: usize| NamedTensor {
             name: name.into(),
             shape: vec![n, 2],
@@ -218,11 +241,11 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_old_ones_go_but_the_best() {
         let folder = tempfile::tempdir().unwrap();
-        let mut writer = Writer::new(folder.path(), Keep { last: 2, stable_step: None });
+        let mut writer = Writer::new(folder.path(), Keep { last: 2, stable_step: None }, None);
         for step in [1, 2, 3, 4] {
             let mut snapshot = snapshot(step);
             snapshot.held_out = Some(Metric::bits_per_byte(if step == 1 { 1.0 } else { 2.0 }));
-            writer.submit(snapshot).unwrap();
+            writer.submit(snapshot, &std::sync::atomic::AtomicBool::new(false)).unwrap();
         }
         writer.finish().unwrap();
         let steps: Vec<u64> = list(folder.path()).iter().map(|(step, _)| *step).collect();

@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use store::Store;
+
 use super::{CheckpointError, FileEntry, Manifest, NamedTensor, Snapshot, VERSION, step_of};
 
 /// No manifest is larger.
@@ -81,8 +83,24 @@ fn file(path: &Path, entry: &FileEntry) -> Result<Vec<u8>, CheckpointError> {
 /// # Errors
 /// When it is missing, has changed, or is of a later version.
 pub fn manifest(path: &Path) -> Result<Manifest, CheckpointError> {
+    parse(path, |name| disk::read(&path.join(name), MANIFEST_BYTES).map_err(|e| e.to_string()))
+}
+
+/// Whether all files of a checkpoint are there as its manifest wants them; none is held in memory.
+pub(super) fn is_whole(path: &Path) -> bool {
+    let (Ok(manifest), Ok(set)) = (manifest(path), store::Set::of(path)) else { return false };
+    let is_there = |entry: &FileEntry| set.files.iter().any(|file| file.file == entry.file && file.blake3 == entry.blake3);
+    manifest.shards.iter().chain(&manifest.tokenizer).all(is_there)
+}
+
+/// What the checkpoint that is published as `name` says of itself.
+pub(super) fn manifest_in(store: &dyn Store, name: &str) -> Result<Manifest, CheckpointError> {
+    parse(Path::new(name), |file| store.read(name, file, MANIFEST_BYTES).map_err(|e| e.with_cause()))
+}
+
+fn parse(path: &Path, read: impl Fn(&str) -> Result<Vec<u8>, String>) -> Result<Manifest, CheckpointError> {
     let damaged = |problem: String| CheckpointError::Damaged { path: path.to_owned(), problem };
-    let part = |name: &str| disk::read(&path.join(name), MANIFEST_BYTES).map_err(|e| damaged(format!("`{name}`: {e}")));
+    let part = |name: &str| read(name).map_err(|e| damaged(format!("`{name}`: {e}")));
     let (text, want) = (part("manifest.json")?, part("manifest.blake3")?);
     if blake3::hash(&text).to_hex().as_bytes() != want {
         return Err(damaged("the hash of `manifest.json` is not that in `manifest.blake3`".into()));

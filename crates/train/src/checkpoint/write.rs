@@ -1,4 +1,4 @@
-//! Writing: to a temporary name, hashed and synced, then one rename; on a thread of its own.
+//! Writing: to a temporary name, hashed and synced, then published; on a thread of its own.
 
 use std::{
     borrow::Cow,
@@ -6,58 +6,82 @@ use std::{
     fs::{self, File},
     ops::Range,
     path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicBool},
     thread::JoinHandle,
 };
 
 use safetensors::{Dtype, tensor::TensorView};
+use store::{Folder, Store};
 
-use super::{CheckpointError, FileEntry, Manifest, Snapshot, VERSION, folder_name, list, read::manifest};
+use super::{CheckpointError, FileEntry, Keep, Manifest, Snapshot, Uploader, VERSION, folder_name, retain};
 
 /// No shard is larger than this, unless one tensor is: so much is in memory beside the tensors.
 const SHARD_BYTES: usize = 256 << 20;
 
-/// Which checkpoints stay.
-#[derive(Debug, Clone, Copy)]
-pub struct Keep {
-    /// So many of the newest.
-    pub last: usize,
-    /// The one of this step: the last before the learning rate comes down.
-    pub stable_step: Option<u64>,
-}
-
 /// Writes snapshots in the background, one at a time, and keeps the last few, the best, and the one from which more steps can
-/// be made.
+/// be made; where the run goes to a store too, hands each on to be uploaded.
 pub struct Writer {
     folder: PathBuf,
     keep: Keep,
+    uploader: Option<Arc<Uploader>>,
     at_work: Option<JoinHandle<Result<PathBuf, CheckpointError>>>,
 }
 
 impl Writer {
     /// For checkpoints in `folder`; what an interrupted writer left there is removed.
     #[must_use]
-    pub fn new(folder: &Path, keep: Keep) -> Self {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            if name.to_string_lossy().starts_with("step-") && name.to_string_lossy().ends_with(".tmp") {
-                let _ = fs::remove_dir_all(entry.path());
-            }
+    pub fn new(folder: &Path, keep: Keep, uploader: Option<Uploader>) -> Self {
+        let store = Folder::new(folder);
+        for name in store.unfinished().into_iter().flatten().filter(|name| name.starts_with("step-")) {
+            let _ = store.remove(&name);
         }
-        Self { folder: folder.to_owned(), keep, at_work: None }
+        Self { folder: folder.to_owned(), keep, uploader: uploader.map(Arc::new), at_work: None }
     }
 
-    /// Hand over a snapshot and go on; waits only if the one before is still being written.
+    /// Hand over a snapshot and go on; waits only if the one before is still being written, or too many are to be uploaded and nobody
+    /// wants to `stop`.
     /// # Errors
     /// What befell the one before.
-    pub fn submit(&mut self, snapshot: Snapshot) -> Result<(), CheckpointError> {
+    pub fn submit(&mut self, snapshot: Snapshot, stop: &AtomicBool) -> Result<(), CheckpointError> {
         self.finish()?;
-        let (folder, keep) = (self.folder.clone(), self.keep);
+        if let Some(uploader) = &self.uploader {
+            uploader.wait_for_room(stop)?;
+        }
+        let (folder, keep, uploader) = (self.folder.clone(), self.keep, self.uploader.clone());
         self.at_work = Some(std::thread::spawn(move || {
             let path = write(&folder, &snapshot)?;
-            retain(&folder, keep, snapshot.step);
+            // Before it may go: the upload has names of its own for its files.
+            uploader.map_or(Ok(()), |uploader| uploader.submit(&path))?;
+            retain::retain(&Folder::new(&folder), keep, snapshot.step)?;
             Ok(path)
         }));
         Ok(())
+    }
+
+    /// Upload a checkpoint that is written already.
+    /// # Errors
+    /// When nothing can be uploaded any more.
+    pub fn upload(&mut self, path: &Path) -> Result<(), CheckpointError> {
+        self.uploader.as_ref().map_or(Ok(()), |uploader| uploader.submit(path))
+    }
+
+    /// What a person should read of uploads since the last time.
+    pub fn notes(&mut self) -> Vec<String> {
+        self.uploader.as_ref().map_or_else(Vec::new, |uploader| uploader.notes())
+    }
+
+    /// How many checkpoints are not uploaded yet.
+    #[must_use]
+    pub fn behind(&self) -> usize {
+        self.uploader.as_ref().map_or(0, |uploader| uploader.behind())
+    }
+
+    /// [`Writer::finish`], and wait until all is uploaded: for minutes only, where the machine `is_going`.
+    /// # Errors
+    /// What befell it.
+    pub fn close(&mut self, is_going: bool) -> Result<(), CheckpointError> {
+        self.finish()?;
+        self.uploader.as_ref().map_or(Ok(()), |uploader| uploader.finish(is_going))
     }
 
     /// What befell the last one, if it is known by now; does not wait.
@@ -103,12 +127,13 @@ pub fn write_with<'a, E: From<CheckpointError>>(
     values: impl Fn(usize) -> Result<Cow<'a, [f32]>, E>,
 ) -> Result<PathBuf, E> {
     let name = folder_name(snapshot.step);
-    let (path, scratch) = (folder.join(&name), folder.join(format!("{name}.tmp")));
+    let store = Folder::new(folder);
+    let (path, scratch) = (folder.join(&name), store.scratch(&name));
     let _ = fs::remove_dir_all(&scratch);
     fs::create_dir_all(&scratch).map_err(CheckpointError::io("create", &scratch))?;
     // The same step again, after a resume: the new one takes the old one's place, which may be damaged.
-    let swap = || disk::swap_folder(&scratch, &path).map_err(CheckpointError::io("create", &path));
-    let result = write_files(&scratch, snapshot, shapes, values).and_then(|()| Ok(swap()?));
+    let publish = || store.publish(&scratch, &name).map_err(CheckpointError::Store);
+    let result = write_files(&scratch, snapshot, shapes, values).and_then(|()| Ok(publish()?));
     if result.is_err() {
         let _ = fs::remove_dir_all(&scratch);
     }
@@ -150,7 +175,7 @@ fn write_files<'a, E: From<CheckpointError>>(
     let text = serde_json::to_vec_pretty(&manifest).map_err(|e| CheckpointError::io("write", scratch)(e.into()))?;
     let entry = write_file(scratch, "manifest.json".into(), &text)?;
     write_file(scratch, "manifest.blake3".into(), entry.blake3.as_bytes())?;
-    Ok(sync(scratch)?)
+    Ok(())
 }
 
 fn view<'a>((name, shape): (&str, &[usize]), values: &'a [f32], path: &Path) -> Result<(String, TensorView<'a>), CheckpointError> {
@@ -183,31 +208,4 @@ fn write_file(folder: &Path, file: String, bytes: &[u8]) -> Result<FileEntry, Ch
 
 fn sync(path: &Path) -> Result<(), CheckpointError> {
     File::open(path).and_then(|file| file.sync_all()).map_err(CheckpointError::io("sync", path))
-}
-
-/// Of the checkpoints up to the one of `step`, which is whole, remove all but those that `keep` names and the best by held-out
-/// loss. Later ones are damaged or of another future: nothing is known of them.
-fn retain(folder: &Path, keep: Keep, step: u64) {
-    let all: Vec<_> = list(folder).into_iter().filter(|(other, _)| *other <= step).collect();
-    let best = best(&all);
-    let old = all.len().saturating_sub(keep.last.max(1));
-    for (step, path) in all.iter().take(old) {
-        if best != Some(*step) && keep.stable_step != Some(*step) {
-            let _ = fs::remove_dir_all(path);
-        }
-    }
-}
-
-/// The step of the checkpoint with the best held-out metric, of those measured on as many windows as the newest; of equal ones
-/// the later.
-fn best(all: &[(u64, PathBuf)]) -> Option<u64> {
-    let measured = |(step, path): &(u64, PathBuf)| {
-        let manifest = manifest(path).ok()?;
-        let windows = crate::recipe::Recipe::parse(&manifest.recipe, "", &[]).ok().map(|recipe| recipe.eval.windows);
-        Some((*step, manifest.held_out.filter(|metric| metric.value.is_finite())?, windows))
-    };
-    let measured: Vec<_> = all.iter().filter_map(measured).collect();
-    let windows = measured.last()?.2;
-    let comparable = measured.into_iter().filter(|(.., other)| *other == windows);
-    comparable.reduce(|best, one| if best.1.is_better_than(&one.1) { best } else { one }).map(|(step, ..)| step)
 }

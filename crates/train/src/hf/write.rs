@@ -10,7 +10,7 @@ use std::{
 use safetensors::{Dtype, View};
 use serde_json::{Value, json};
 
-use crate::TrainError;
+use crate::{TrainError, checkpoint::CheckpointError};
 
 /// How weights are written.
 #[derive(Debug, Clone, Copy)]
@@ -78,11 +78,20 @@ impl Array<'_> {
     }
 }
 
-/// Let `write` fill `folder`, which comes whole or not at all where nothing stands yet.
+/// Let `write` fill `folder`, which comes whole or not at all where nothing stands yet; at a URL, it is published there.
 /// # Errors
-/// What `write` says, or when the folder cannot be made.
+/// What `write` says, or when the folder cannot be made or published.
 pub fn write_folder(folder: &Path, write: impl FnOnce(&Path) -> Result<(), TrainError>) -> Result<(), TrainError> {
     let create = |path: &Path| fs::create_dir_all(path).map_err(TrainError::io("create", path));
+    if store::is_url(folder) {
+        let store = store::open(folder).map_err(CheckpointError::from)?;
+        let part = store::cache(&folder.to_string_lossy()).join("export");
+        let _ = fs::remove_dir_all(&part);
+        let written = create(&part).and_then(|()| write(&part));
+        let published = written.and_then(|()| Ok(store.publish(&part, "").map_err(CheckpointError::from)?));
+        let _ = fs::remove_dir_all(&part);
+        return published;
+    }
     if folder.symlink_metadata().is_ok() {
         return create(folder).and_then(|()| write(folder));
     }

@@ -36,6 +36,7 @@ pub(super) struct Weights {
 /// # Errors
 /// When there is none that is whole, or the model or the tokenizer is another one, naming in what.
 pub(super) fn weights(path: &Path, recipe: &Recipe, model: &dyn Model, feed: &dyn Feed) -> Result<Weights, TrainError> {
+    let path = &*checkpoint::here(path)?;
     let (checkpoint, mut snapshot, damaged) = loaded::newest(path)?;
     let mut notes: Vec<String> = damaged.iter().map(CheckpointError::with_cause).collect();
     let updates = recipe.from.as_ref().is_some_and(|from| from.optimiser).then(|| updates(&snapshot, recipe, path)).transpose()?;
@@ -130,8 +131,9 @@ pub(super) fn with_its_model(recipe: &Recipe, out: &Path) -> Result<Recipe, Trai
     let of_checkpoint = |path: &Path| checkpoint::manifest(path).ok().and_then(|m| Recipe::parse(&m.recipe, "a checkpoint", &[]).ok());
     let theirs = if checkpoint::list(out).is_empty() {
         // Where none can be read, reading the weights tells why.
-        let listed = checkpoint::list(&from.path).into_iter().rev().map(|(_, path)| path);
-        std::iter::once(from.path.clone()).chain(listed).find_map(|path| of_checkpoint(&path))
+        let from = checkpoint::here(&from.path)?;
+        let listed = checkpoint::list(&from).into_iter().rev().map(|(_, path)| path);
+        std::iter::once(from.to_path_buf()).chain(listed).find_map(|path| of_checkpoint(&path))
     } else {
         Some(Recipe::read(&out.join("recipe.toml"), &[])?)
     };

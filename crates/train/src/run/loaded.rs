@@ -42,7 +42,7 @@ impl Loaded {
     }
 }
 
-/// Read the newest whole checkpoint of a run's folder, or a checkpoint itself.
+/// Read the newest whole checkpoint of a run's folder or URL, or a checkpoint itself.
 /// # Errors
 /// When there is none, or its parameters are not those of its recipe.
 pub fn load(folder: &Path) -> Result<Loaded, TrainError> {
@@ -51,6 +51,7 @@ pub fn load(folder: &Path) -> Result<Loaded, TrainError> {
 
 /// The same, and the arrays of the checkpoint that are no parameters, by name.
 fn load_whole(folder: &Path) -> Result<(Loaded, HashMap<String, NamedTensor>), TrainError> {
+    let folder = &*checkpoint::here(folder)?;
     let (path, snapshot, damaged) = newest(folder)?;
     let recipe = Recipe::parse(&snapshot.recipe, &path.display().to_string(), &[])?;
     let model = models::build(&recipe.model)?;
@@ -90,6 +91,7 @@ pub fn load_averaged(folder: &Path) -> Result<(Loaded, bool), TrainError> {
 /// # Errors
 /// When there is no checkpoint, or none whose manifest can be read.
 pub fn tokenizer_of(folder: &Path) -> Result<PathBuf, TrainError> {
+    let folder = &*checkpoint::here(folder)?;
     let checkpoints = std::iter::once(folder.to_owned()).chain(checkpoint::list(folder).into_iter().rev().map(|(_, path)| path));
     for path in checkpoints {
         if let Ok(manifest) = checkpoint::manifest(&path) {

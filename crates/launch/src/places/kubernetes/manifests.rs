@@ -19,11 +19,16 @@ const GRACE_SECS: u32 = 120;
 /// Of the one group of pods in a JobSet.
 const WORKERS: &str = "w";
 
-pub(super) fn missing(options: &Options) -> Vec<&'static str> {
+/// Whether data or checkpoints are reached by their URL, from within, and not mounted.
+fn is_url(place: &str) -> bool {
+    ::store::is_url(std::path::Path::new(place))
+}
+
+pub(super) fn missing(job: &Job, options: &Options) -> Vec<&'static str> {
     let mut missing = Vec::new();
     missing.extend(options.image.is_none().then_some("image"));
-    missing.extend(options.data_claim.is_none().then_some("data_claim"));
-    missing.extend(options.checkpoints_claim.is_none().then_some("checkpoints_claim"));
+    missing.extend((options.data_claim.is_none() && !is_url(&job.data)).then_some("data_claim"));
+    missing.extend((options.checkpoints_claim.is_none() && options.checkpoints.is_none()).then_some("checkpoints_claim"));
     missing.extend((options.form == Form::TrainJob && options.runtime.is_none()).then_some("runtime"));
     missing
 }
@@ -64,6 +69,46 @@ pub(super) fn objects(job: &Job, attempt: u32, options: &Options) -> Result<Vec<
     })
 }
 
+/// Of the pods that keep machines: the same for all jobs of one kind.
+pub(super) fn keepers_name(job: &Job, options: &Options) -> String {
+    let kind = json!([options.image, options.resources, options.node_selector, job.machines.count]).to_string();
+    format!("hairpin-kept-{}", &blake3::hash(kind.as_bytes()).to_hex()[..8])
+}
+
+/// A Job of pods that sleep where a job has ended, as large as its own were, and end by themselves: as long as they are there no
+/// autoscaler takes the machines away, and the image is on them.
+pub(super) fn keepers(job: &Job, options: &Options, secs: u64) -> Value {
+    let name = keepers_name(job, options);
+    let mut pod = json!({
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 0,
+        "containers": [{
+            "name": "kept",
+            "image": options.image.as_deref().unwrap_or(NO_IMAGE),
+            "command": ["sleep", secs.to_string()],
+            "resources": {"limits": options.resources, "requests": options.resources},
+        }],
+    });
+    if !options.node_selector.is_empty() {
+        pod["nodeSelector"] = json!(options.node_selector);
+    }
+    if let Some(secret) = &options.pull_secret {
+        pod["imagePullSecrets"] = json!([{"name": secret}]);
+    }
+    json!({
+        "apiVersion": "batch/v1", "kind": "Job",
+        "metadata": {"name": name, "labels": {"app.kubernetes.io/managed-by": "hairpin", "hairpin/kept": name}},
+        "spec": {
+            "completions": job.machines.count,
+            "parallelism": job.machines.count,
+            "backoffLimit": 0,
+            "activeDeadlineSeconds": secs,
+            "ttlSecondsAfterFinished": 0,
+            "template": {"metadata": {"labels": {"hairpin/kept": name}}, "spec": pod},
+        },
+    })
+}
+
 fn metadata(job: &Job, name: &str, options: &Options) -> Value {
     let mut labels = json!({"app.kubernetes.io/managed-by": "hairpin", LABEL: name});
     if let Some(queue) = &options.queue {
@@ -95,7 +140,7 @@ fn pod(job: &Job, name: &str, options: &Options) -> Value {
     spec.insert("subdomain".into(), json!(name));
     spec.insert("terminationGracePeriodSeconds".into(), json!(GRACE_SECS));
     spec.insert("containers".into(), json!([container(job, name, options)]));
-    spec.insert("volumes".into(), volumes(name, options));
+    spec.insert("volumes".into(), volumes(job, name, options));
     if !options.node_selector.is_empty() {
         spec.insert("nodeSelector".into(), json!(options.node_selector));
     }
@@ -108,8 +153,10 @@ fn pod(job: &Job, name: &str, options: &Options) -> Value {
     Value::Object(spec)
 }
 
-fn command(job: &Job) -> Vec<String> {
-    job.command(&Paths { files: work::FILES.into(), data: work::DATA.into(), out: work::CHECKPOINTS.into() })
+fn command(job: &Job, options: &Options) -> Vec<String> {
+    let data = if is_url(&job.data) { job.data.clone() } else { work::DATA.into() };
+    let out = options.checkpoints.as_ref().map(|url| format!("{}/{}", url.trim_end_matches('/'), job.name));
+    job.command(&Paths { files: work::FILES.into(), data, out: out.unwrap_or_else(|| work::CHECKPOINTS.into()) })
 }
 
 fn container(job: &Job, name: &str, options: &Options) -> Value {
@@ -117,7 +164,7 @@ fn container(job: &Job, name: &str, options: &Options) -> Value {
     let pod_name = if options.form == Form::JobSet { format!("{name}-{WORKERS}-0") } else { name.to_owned() };
     let hosts: Vec<String> = (0..job.machines.count).map(|i| format!("{pod_name}-{i}.{name}")).collect();
     let own = [
-        ("HAIRPIN_ARGV", serde_json::to_string(&command(job)).unwrap_or_default()),
+        ("HAIRPIN_ARGV", serde_json::to_string(&command(job, options)).unwrap_or_default()),
         ("HAIRPIN_HOSTS", hosts.join(",")),
         ("HAIRPIN_RANKS_EACH", job.machines.ranks_each.to_string()),
     ];
@@ -133,36 +180,42 @@ fn container(job: &Job, name: &str, options: &Options) -> Value {
         "command": ["hairpin", "work"],
         "env": env,
         "resources": {"limits": options.resources, "requests": options.resources},
-        "volumeMounts": mounts(job),
+        "volumeMounts": mounts(job, options),
         "terminationMessagePolicy": "FallbackToLogsOnError",
     })
 }
 
-fn volumes(name: &str, options: &Options) -> Value {
+fn volumes(job: &Job, name: &str, options: &Options) -> Value {
     let claim = |volume: &str, claim: &Option<String>| json!({"name": volume, "persistentVolumeClaim": {"claimName": claim.as_deref().unwrap_or(NO_IMAGE)}});
-    json!([
-        {"name": "files", "configMap": {"name": name}},
-        claim("data", &options.data_claim),
-        claim("checkpoints", &options.checkpoints_claim),
-        {"name": "shm", "emptyDir": {"medium": "Memory"}},
-    ])
+    let mut all = vec![json!({"name": "files", "configMap": {"name": name}})];
+    if !is_url(&job.data) {
+        all.push(claim("data", &options.data_claim));
+    }
+    if options.checkpoints.is_none() {
+        all.push(claim("checkpoints", &options.checkpoints_claim));
+    }
+    all.push(json!({"name": "shm", "emptyDir": {"medium": "Memory"}}));
+    Value::Array(all)
 }
 
-fn mounts(job: &Job) -> Value {
-    // Relative to the claim, whatever it is called here.
-    let data = job.data.trim_start_matches('/');
-    json!([
-        {"name": "files", "mountPath": work::FILES, "readOnly": true},
-        {"name": "data", "mountPath": work::DATA, "subPath": data, "readOnly": true},
-        {"name": "checkpoints", "mountPath": work::CHECKPOINTS, "subPath": job.name},
-        {"name": "shm", "mountPath": "/dev/shm"},
-    ])
+fn mounts(job: &Job, options: &Options) -> Value {
+    let mut all = vec![json!({"name": "files", "mountPath": work::FILES, "readOnly": true})];
+    if !is_url(&job.data) {
+        // Relative to the claim, whatever it is called here.
+        let data = job.data.trim_start_matches('/');
+        all.push(json!({"name": "data", "mountPath": work::DATA, "subPath": data, "readOnly": true}));
+    }
+    if options.checkpoints.is_none() {
+        all.push(json!({"name": "checkpoints", "mountPath": work::CHECKPOINTS, "subPath": job.name}));
+    }
+    all.push(json!({"name": "shm", "mountPath": "/dev/shm"}));
+    Value::Array(all)
 }
 
 /// The runtime of the cluster's people starts `mpirun`; we say what it runs.
 fn train_job(job: &Job, name: &str, options: &Options) -> Value {
     let env: Vec<Value> = job.env.iter().map(|(key, value)| json!({"name": key, "value": value})).collect();
-    let command: Vec<String> = std::iter::once("hairpin".to_owned()).chain(command(job)).collect();
+    let command: Vec<String> = std::iter::once("hairpin".to_owned()).chain(command(job, options)).collect();
     json!({
         "apiVersion": "trainer.kubeflow.org/v1alpha1", "kind": "TrainJob", "metadata": metadata(job, name, options),
         "spec": {
@@ -178,7 +231,7 @@ fn train_job(job: &Job, name: &str, options: &Options) -> Value {
             },
             "podTemplateOverrides": [{
                 "targetJobs": [{"name": "node"}],
-                "spec": {"volumes": volumes(name, options), "containers": [{"name": "node", "volumeMounts": mounts(job)}]},
+                "spec": {"volumes": volumes(job, name, options), "containers": [{"name": "node", "volumeMounts": mounts(job, options)}]},
             }],
         },
     })

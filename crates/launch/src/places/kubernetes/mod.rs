@@ -27,8 +27,9 @@ pub(super) const PLACE: Place = Place {
     launcher: &Kubernetes,
     options: &[
         ("image", "container image"),
-        ("data_claim", "persistent volume claim that holds the prepared data; `--data` is the folder in it"),
+        ("data_claim", "persistent volume claim that holds the prepared data; `--data` is the folder in it, or a URL and no claim is needed"),
         ("checkpoints_claim", "persistent volume claim under which each job has its own folder"),
+        ("checkpoints", "in its place a URL under which each job has its own, `s3://BUCKET/runs`"),
         ("form", "`job` (default), `jobset`, or `trainjob` of Kubeflow"),
         ("runtime", "of a TrainJob: the ClusterTrainingRuntime"),
         ("context", "of kubectl; default: the current one"),
@@ -38,6 +39,7 @@ pub(super) const PLACE: Place = Place {
         ("service_account", "that pods have"),
         ("pull_secret", "for the image"),
         ("queue", "of Kueue: a job then starts with all its machines, or waits"),
+        ("keep_alive_secs", "after a job, pods that sleep keep its machines and the image for so long, or until the next job of the same kind"),
     ],
 };
 static HERE: Place = PLACE;
@@ -54,6 +56,7 @@ struct Options {
     image: Option<String>,
     data_claim: Option<String>,
     checkpoints_claim: Option<String>,
+    checkpoints: Option<String>,
     form: Form,
     runtime: Option<String>,
     context: Option<String>,
@@ -63,6 +66,7 @@ struct Options {
     service_account: Option<String>,
     pull_secret: Option<String>,
     queue: Option<String>,
+    keep_alive_secs: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
@@ -92,6 +96,10 @@ impl Options {
         Request::new(["kubectl".to_owned()].into_iter().chain(given).chain(words.iter().map(|word| (*word).to_owned())))
     }
 
+    fn apply(&self, object: Value) -> Request {
+        self.kubectl(&["apply", "--filename=-"]).with(Input::Json(object))
+    }
+
     fn call(&self, words: &[&str]) -> Result<String, LaunchError> {
         self.kubectl(words).call(HERE.name, HELP, cause)
     }
@@ -116,12 +124,14 @@ impl Launcher for Kubernetes {
     fn requests(&self, job: &Job, attempt: u32) -> Result<Vec<Request>, LaunchError> {
         let options: Options = options(&HERE, job)?;
         let objects = manifests::objects(job, attempt, &options)?;
-        let apply = |object| options.kubectl(&["apply", "--filename=-"]).with(Input::Json(object));
-        Ok(objects.into_iter().map(apply).collect())
+        // Pods that keep machines make room before there is anything that needs it.
+        let kept = options.keep_alive_secs.map(|_| manifests::keepers_name(job, &options));
+        let release = |name: String| options.kubectl(&["delete", Form::Job.resource(), &name, "--ignore-not-found", "--wait=false"]);
+        Ok(kept.map(release).into_iter().chain(objects.into_iter().map(|object| options.apply(object))).collect())
     }
 
     fn check(&self, job: &Job) -> Result<(), LaunchError> {
-        let missing = manifests::missing(&options(&HERE, job)?);
+        let missing = manifests::missing(job, &options(&HERE, job)?);
         if missing.is_empty() {
             return Ok(());
         }
@@ -156,6 +166,9 @@ impl Launcher for Kubernetes {
             let log = options.call(&["logs", &format!("--selector={}", first_pod(&name)), "--tail=50"]);
             seen.progress = log.ok().as_deref().and_then(progress::of_log);
         }
+        if let (Some(Ended::Done | Ended::Failed(..)), Some(secs)) = (&seen.ended, options.keep_alive_secs) {
+            options.apply(manifests::keepers(job, &options, secs)).call(HERE.name, HELP, cause)?;
+        }
         Ok(seen)
     }
 
@@ -180,13 +193,20 @@ impl Launcher for Kubernetes {
 
     fn notes(&self, job: &Job, _quoted: &Quoted) -> Vec<String> {
         let Ok(options) = options::<Options>(&HERE, job) else { return Vec::new() };
-        let missing = manifests::missing(&options);
+        let missing = manifests::missing(job, &options);
         let mut notes = Vec::new();
         if !missing.is_empty() {
             notes.push(format!("{} not set: what is shown has a stand-in there, and cannot be sent", missing.join(", ")));
         }
         if job.machines.count > 1 && options.queue.is_none() && options.form != Form::TrainJob {
             notes.push("pods start one by one as there is room: with Kueue and `--place queue=NAME` all start together or wait".into());
+        }
+        if let Some(secs) = options.keep_alive_secs {
+            let usd = job.machines.usd_per_hour.map_or("what the machines cost".to_owned(), |usd| format!("up to ${:.2}", usd * secs as f64 / 3600.0));
+            let name = manifests::keepers_name(job, &options);
+            notes.push(format!(
+                "machines are kept for {secs} s after the last job ({usd}), by pods that sleep: `kubectl delete job {name}` gives them back"
+            ));
         }
         notes
     }
