@@ -273,10 +273,11 @@ def same_machine(room, s3, plain):
     process.kill()
     process.wait()
     holder["back"] = True
+    before = published(s3, "same")
     text = room.run(train("same", "small.toml", "--resume"), env)
     assert "resuming from step 20" in text or "resuming from step 30" in text or "resuming from step 40" in text, text
     assert "is not in" in text, text
-    return f"published by then: {', '.join(published(s3, 'same'))[:40]}; went on from its own folder", "same"
+    return f"published by then: {', '.join(before)}; went on from its own folder", "same"
 
 
 def writers(room, s3, plain):

@@ -129,6 +129,7 @@ pub(crate) fn end_at_once(code: i32) -> ! {
 fn exit_code(code: &str) -> i32 {
     match code {
         "plan::budget" | "launch::budget" => 1,
+        "store::away" | "store::refused" | "checkpoint::not_uploaded" | "checkpoint::apart" => 3,
         code if ["::io", "::locked", "::cancelled", "::pool_full", "::memory", "::rank", "::client", "::call"]
             .iter()
             .any(|end| code.ends_with(end)) =>

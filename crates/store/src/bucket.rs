@@ -50,7 +50,8 @@ pub fn download(url: &str, folder: &FilePath, is_wanted: impl Fn(&str) -> bool) 
     let copy = |(i, object): (usize, object_store::ObjectMeta)| {
         // A flat name, so that no object's name can point outside the folder.
         let to = folder.join(format!("object-{i:08}"));
-        let (bytes, _) = bucket.copy_to(&object.location, &to)?;
+        let gone = || StoreError::Missing { place: bucket.shown(&object.location) };
+        let (bytes, _) = bucket.copy_to(&object.location, &to)?.ok_or_else(gone)?;
         Ok((object.location.to_string(), to, bytes))
     };
     wanted.map(copy).collect()
@@ -132,12 +133,12 @@ impl Bucket {
         }
     }
 
-    /// Copy an object to a file; its length and hash.
-    fn copy_to(&self, at: &Path, to: &FilePath) -> Result<(u64, String), StoreError> {
+    /// Copy an object to a file; its length and hash, if it is there.
+    fn copy_to(&self, at: &Path, to: &FilePath) -> Result<Option<(u64, String)>, StoreError> {
         let file = File::create(to).map_err(StoreError::io("create", to))?;
         let mut out = BufWriter::with_capacity(1 << 20, file);
         let mut failed = None;
-        let read = self.stream(at, |part| out.write_all(part).map_err(|e| failed = Some(e)).is_ok());
+        let read = self.stream(at, None, |part| out.write_all(part).map_err(|e| failed = Some(e)).is_ok());
         if let Some(e) = failed {
             return Err(StoreError::io("write", to)(e));
         }
@@ -147,11 +148,18 @@ impl Bucket {
         Ok(read)
     }
 
-    /// Length and hash of an object, whose bytes go to `take` until that says no.
-    fn stream(&self, at: &Path, mut take: impl FnMut(&[u8]) -> bool) -> Result<(u64, String), StoreError> {
+    /// Length and hash of an object, whose bytes go to `take` until that says no; nothing where it is not there, or not as long as it should
+    /// be. Not by a look first: a store that refuses says why only to who wants to read.
+    fn stream(&self, at: &Path, want_bytes: Option<u64>, mut take: impl FnMut(&[u8]) -> bool) -> Result<Option<(u64, String)>, StoreError> {
         let read = async {
-            let mut stream = self.objects.get(at).await?.into_stream();
-            let (mut hasher, mut bytes) = (blake3::Hasher::new(), 0);
+            let got = match self.objects.get(at).await {
+                Err(Error::NotFound { .. }) => return Ok(None),
+                got => got?,
+            };
+            if want_bytes.is_some_and(|want| got.meta.size != want) {
+                return Ok(None);
+            }
+            let (mut stream, mut hasher, mut bytes) = (got.into_stream(), blake3::Hasher::new(), 0);
             while let Some(part) = stream.try_next().await? {
                 hasher.update(&part);
                 bytes += part.len() as u64;
@@ -159,29 +167,14 @@ impl Bucket {
                     break;
                 }
             }
-            Ok((bytes, hasher.finalize().to_hex().to_string()))
+            Ok(Some((bytes, hasher.finalize().to_hex().to_string())))
         };
         self.run("read", at, read)
     }
 
     /// Whether an object is there as it should be.
     fn is_whole(&self, at: &Path, entry: &Entry) -> Result<bool, StoreError> {
-        if self.size(at)? != Some(entry.bytes) {
-            return Ok(false);
-        }
-        let (bytes, blake3) = self.stream(at, |_| true)?;
-        Ok(bytes == entry.bytes && blake3 == entry.blake3)
-    }
-
-    /// Bytes of an object, if it is there.
-    fn size(&self, at: &Path) -> Result<Option<u64>, StoreError> {
-        let head = async {
-            match self.objects.head(at).await {
-                Err(Error::NotFound { .. }) => Ok(None),
-                head => Ok(Some(head?.size)),
-            }
-        };
-        self.run("look at", at, head)
+        Ok(self.stream(at, Some(entry.bytes), |_| true)? == Some((entry.bytes, entry.blake3.clone())))
     }
 
     /// Put a file, in parts where it is large.
@@ -340,14 +333,9 @@ impl Store for Bucket {
                 continue;
             }
             let damaged = |problem: String| StoreError::Damaged { place: self.shown(&at), problem };
-            match self.size(&at)? {
-                None => return Err(damaged("it is gone".into())),
-                Some(bytes) if bytes != entry.bytes => return Err(damaged(format!("it has {bytes} bytes of {}", entry.bytes))),
-                Some(_) => {}
-            }
-            let got = self.copy_to(&at, &path)?;
+            let got = self.copy_to(&at, &path)?.ok_or_else(|| damaged("it is gone".into()))?;
             if got != want || set::hash(&path)? != want {
-                return Err(damaged(format!("its hash is {}, the manifest says {}", got.1, want.1)));
+                return Err(damaged(format!("it has {} bytes of {} and the hash {}, not {}", got.0, want.0, got.1, want.1)));
             }
         }
         disk::swap_folder(&part, to).map_err(StoreError::io("create", to))

@@ -553,7 +553,7 @@ impl<'a> Run<'a> {
         self.trainer.sum(&mut asked)?;
         if asked[1] > 0.0 {
             if let Some(error) = failed {
-                if let CheckpointError::NotFinite { .. } | CheckpointError::NotUploaded { .. } = error {
+                if let CheckpointError::NotFinite { .. } | CheckpointError::NotUploaded { .. } | CheckpointError::Store(_) = error {
                     return Err(error.into());
                 }
                 observer.note(&format!("{}; trying once more at step {}", error.with_cause(), self.step));

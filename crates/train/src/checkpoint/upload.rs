@@ -44,8 +44,10 @@ struct State {
     waiting: VecDeque<String>,
     at_work: Option<String>,
     notes: Vec<String>,
+    /// Whether it was said that training waits, since the store was abreast of it.
+    is_told: bool,
     /// Why nothing is uploaded any more.
-    failed: Option<String>,
+    failed: Option<StoreError>,
     is_closing: bool,
 }
 
@@ -85,7 +87,8 @@ impl Uploader {
         let mut state = self.shared.state();
         state.waiting.retain(|other| *other != name);
         state.waiting.push_back(name);
-        if state.waiting.len() == MOST_WAITING {
+        if state.waiting.len() == MOST_WAITING && !state.is_told {
+            state.is_told = true;
             let (url, most) = (&self.url, humane(self.patience.total));
             let note = format!("{MOST_WAITING} checkpoints wait for `{url}`: before one more is written, training waits for it, {most} at most");
             state.notes.push(note);
@@ -132,13 +135,19 @@ impl Uploader {
             state = self.shared.changed.wait_while(state, is_pending).unwrap_or_else(PoisonError::into_inner);
         }
         if state.failed.is_none() && is_pending(&mut state) {
-            state.failed = Some(format!("{} are over that it is waited for at the end", humane(LAST_WAIT)));
+            let problem = format!("{} are over that it is waited for at the end", humane(LAST_WAIT));
+            state.failed = Some(StoreError::Away { action: "upload to", place: self.url.clone(), problem });
         }
         self.failure(&state)
     }
 
     fn failure(&self, state: &State) -> Result<(), CheckpointError> {
-        let Some(cause) = state.failed.clone() else { return Ok(()) };
+        let cause = match &state.failed {
+            None => return Ok(()),
+            // Not for want of a store.
+            Some(StoreError::Taken { place }) => return Err(StoreError::Taken { place: place.clone() }.into()),
+            Some(error) => error.with_cause(),
+        };
         let count = state.waiting.len() + usize::from(state.at_work.is_some());
         Err(CheckpointError::NotUploaded { folder: self.folder.clone(), url: self.url.clone(), count, cause })
     }
@@ -172,7 +181,7 @@ impl Worker {
                     state.at_work = None;
                     let _ = fs::remove_dir_all(self.folder.join(LINKS).join(&name));
                 }
-                Err(error) => state.failed = Some(error.with_cause()),
+                Err(error) => state.failed = Some(error),
             }
             let is_over = state.failed.is_some();
             self.shared.changed.notify_all();
@@ -190,6 +199,7 @@ impl Worker {
             }
             if let Some(name) = state.waiting.pop_front() {
                 state.at_work = Some(name.clone());
+                state.is_told &= !state.waiting.is_empty();
                 self.shared.changed.notify_all();
                 return Some(name);
             }
@@ -377,7 +387,8 @@ mod tests {
             let uploader = Uploader::start(run.path(), "s3://bucket/run", Faulty::new(bucket.path(), failures, fault), KEEP, PATIENCE);
             uploader.submit(&path(&run, 1)).unwrap();
             let told = uploader.finish(false).unwrap_err();
-            assert!(matches!(&told, CheckpointError::NotUploaded { count: 1, .. }), "{told}");
+            let is_taken = matches!(&told, CheckpointError::Store(StoreError::Taken { .. }));
+            assert!(is_taken || matches!(&told, CheckpointError::NotUploaded { count: 1, .. }), "{told}");
             assert!(told.to_string().contains(&fault().to_string()), "{told}");
             assert!(uploader.submit(&path(&run, 1)).is_err());
             crate::checkpoint::read(&path(&run, 1)).unwrap();
