@@ -12,6 +12,7 @@
 
 mod group;
 mod hierarchical;
+mod launched;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod pulse;
@@ -23,6 +24,7 @@ use std::ops::Range;
 
 pub use group::{Group, Span, Ticket, Traffic};
 pub use hierarchical::by_machine;
+pub use launched::{Launched, launched};
 #[cfg(feature = "mpi")]
 pub use mpi::{Mpi, farewell};
 pub use pulse::{Held, Patience, Pulse};
@@ -136,12 +138,6 @@ fn give(result: Result<Array, CommError>, data: &mut [f32]) -> Result<(), CommEr
         data.copy_from_slice(&result.values);
     }
     Ok(())
-}
-
-/// How many ranks `mpirun` started, of which this process is one; `None` when it was started in another way.
-#[must_use]
-pub fn launched_ranks() -> Option<usize> {
-    std::env::var("OMPI_COMM_WORLD_SIZE").ok()?.parse().ok()
 }
 
 /// Numbers of an all-reduce that go from level to level together: a few milliseconds of a slow link.

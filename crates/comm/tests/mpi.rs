@@ -10,13 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use comm::{CommError, Communicator, Mpi, Order, farewell, launched_ranks};
+use comm::{CommError, Communicator, Mpi, Order, farewell, launched};
 
 /// A fault must be known to all within this.
 const KNOWN_SECS: f64 = 10.0;
 
 fn main() -> ExitCode {
-    if launched_ranks().is_some() {
+    if launched().is_some() {
         scene(&std::env::args().nth(1).unwrap_or_default());
         farewell();
         return ExitCode::SUCCESS;

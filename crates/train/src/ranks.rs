@@ -5,7 +5,6 @@
 //! mpirun -n 4 hairpin train RECIPE                4 processes, one rank each
 //! ```
 
-pub use comm::launched_ranks;
 use comm::{Communicator, Solo, Threads};
 
 use crate::{
@@ -19,7 +18,13 @@ pub type Comm = Box<dyn Communicator>;
 /// Whether this process speaks for the job: of those that `mpirun` started, the first.
 #[must_use]
 pub fn is_first() -> bool {
-    std::env::var("OMPI_COMM_WORLD_RANK").map_or(true, |rank| rank == "0")
+    comm::launched().is_none_or(|launched| launched.rank == 0)
+}
+
+/// How many ranks `mpirun` started, of which this process is one.
+#[must_use]
+pub fn launched_ranks() -> Option<usize> {
+    comm::launched().map(|launched| launched.ranks)
 }
 
 /// The last thing that a process does, when it has said what there is to say: see `comm::farewell` (feature `mpi`).

@@ -25,6 +25,7 @@ use parallel::param_server::{Report, Turn};
 pub use resolve::resolve;
 pub use resume::{Standing, decisive, standing};
 use serde::{Deserialize, Serialize};
+use store::StoreError;
 
 use crate::{
     TrainError,
@@ -553,7 +554,9 @@ impl<'a> Run<'a> {
         self.trainer.sum(&mut asked)?;
         if asked[1] > 0.0 {
             if let Some(error) = failed {
-                if let CheckpointError::NotFinite { .. } | CheckpointError::NotUploaded { .. } | CheckpointError::Store(_) = error {
+                if let CheckpointError::NotFinite { .. }
+                | CheckpointError::NotUploaded { .. }
+                | CheckpointError::Store(StoreError::Taken { .. }) = error {
                     return Err(error.into());
                 }
                 observer.note(&format!("{}; trying once more at step {}", error.with_cause(), self.step));

@@ -24,7 +24,7 @@ use mpi::environment::Universe;
 use crate::{
     Array, CommError, Communicator, Job, Order, Patience, Pulse,
     hierarchical::ranks_on_machine,
-    launched_ranks, part,
+    launched, part,
     pulse::{Vitals, Watch},
     tree,
 };
@@ -92,7 +92,7 @@ impl Mpi {
     /// # Errors
     /// As [`Mpi::world`].
     pub fn patient(patience: Patience) -> Result<Option<Self>, CommError> {
-        if launched_ranks().is_none() {
+        if launched().is_none() {
             return Ok(None);
         }
         Self::begin(patience).map(Some).map_err(|problem| CommError { rank: 0, operation: "begin", problem })

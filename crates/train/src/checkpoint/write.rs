@@ -11,7 +11,7 @@ use std::{
 };
 
 use safetensors::{Dtype, tensor::TensorView};
-use store::{Folder, Store};
+use store::{Folder, Store, StoreError};
 
 use super::{CheckpointError, FileEntry, Keep, Manifest, Snapshot, Uploader, VERSION, folder_name, retain};
 
@@ -52,7 +52,8 @@ impl Writer {
             let path = write(&folder, &snapshot)?;
             // Before it may go: the upload has names of its own for its files.
             uploader.map_or(Ok(()), |uploader| uploader.submit(&path))?;
-            retain::retain(&Folder::new(&folder), keep, snapshot.step)?;
+            // What cannot be removed now is tried again with the next.
+            let _ = retain::retain(&Folder::new(&folder), keep, snapshot.step);
             Ok(path)
         }));
         Ok(())
@@ -132,7 +133,12 @@ pub fn write_with<'a, E: From<CheckpointError>>(
     let _ = fs::remove_dir_all(&scratch);
     fs::create_dir_all(&scratch).map_err(CheckpointError::io("create", &scratch))?;
     // The same step again, after a resume: the new one takes the old one's place, which may be damaged.
-    let publish = || store.publish(&scratch, &name).map_err(CheckpointError::Store);
+    let publish = || {
+        store.publish(&scratch, &name).map_err(|error| match error {
+            StoreError::Io { action, path, source } => CheckpointError::Io { action, path, source },
+            other => other.into(),
+        })
+    };
     let result = write_files(&scratch, snapshot, shapes, values).and_then(|()| Ok(publish()?));
     if result.is_err() {
         let _ = fs::remove_dir_all(&scratch);
