@@ -32,7 +32,9 @@ mod tests {
         let of = |pairs: &[(&str, &str)]| read(|name| Some(pairs.iter().find(|(key, _)| *key == name)?.1.to_owned()));
         assert_eq!(of(&[("OMPI_COMM_WORLD_RANK", "2"), ("OMPI_COMM_WORLD_SIZE", "4")]), Some(Launched { rank: 2, ranks: 4 }));
         assert_eq!(of(&[("PMI_RANK", "0"), ("PMI_SIZE", "1")]), Some(Launched { rank: 0, ranks: 1 }));
-        for not in [&[("OMPI_COMM_WORLD_SIZE", "4")][..], &[("PMI_RANK", "4"), ("PMI_SIZE", "4")], &[("PMI_RANK", "x"), ("PMI_SIZE", "4")], &[]] {
+        for not in
+            [&[("OMPI_COMM_WORLD_SIZE", "4")][..], &[("PMI_RANK", "4"), ("PMI_SIZE", "4")], &[("PMI_RANK", "x"), ("PMI_SIZE", "4")], &[]]
+        {
             assert_eq!(of(not), None, "{not:?}");
         }
     }

@@ -17,7 +17,8 @@ pub fn cache(url: &str) -> PathBuf {
         .or_else(|| variable("HOME").map(|path| path.join(".cache/hairpin")))
         .unwrap_or_else(|| std::env::temp_dir().join("hairpin"));
     let url = url.trim_end_matches('/');
-    let last: String = url.rsplit('/').next().unwrap_or_default().chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).collect();
+    let last: String =
+        url.rsplit('/').next().unwrap_or_default().chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).collect();
     base.join(format!("{last}-{}", &blake3::hash(url.as_bytes()).to_hex()[..12]))
 }
 

@@ -12,7 +12,9 @@ pub enum StoreError {
     #[error("cannot {action} `{place}`: {problem}")]
     #[diagnostic(
         code(store::refused),
-        help("check that the bucket is there, that these credentials may read, write, list and delete in it, and that this machine's clock is right")
+        help(
+            "check that the bucket is there, that these credentials may read, write, list and delete in it, and that this machine's clock is right"
+        )
     )]
     Refused { action: &'static str, place: String, problem: String },
 

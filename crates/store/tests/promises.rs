@@ -126,9 +126,10 @@ mod objects {
             let name = format!("set-{round}");
             let sets = ["one", "two"].map(|text| folder(at.path(), &[("first", text), ("second", text)]));
             let results: Vec<_> = std::thread::scope(|scope| {
-                let publish = |set| {
+                let publish = |set: &PathBuf| {
+                    let set = set.clone();
                     let (name, place) = (&name, place.path());
-                    scope.spawn(move || bucket(place).publish(set, name))
+                    scope.spawn(move || bucket(place).publish(&set, name))
                 };
                 sets.iter().map(publish).collect::<Vec<_>>().into_iter().map(|thread| thread.join().unwrap()).collect()
             });

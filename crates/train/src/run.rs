@@ -556,7 +556,8 @@ impl<'a> Run<'a> {
             if let Some(error) = failed {
                 if let CheckpointError::NotFinite { .. }
                 | CheckpointError::NotUploaded { .. }
-                | CheckpointError::Store(StoreError::Taken { .. }) = error {
+                | CheckpointError::Store(StoreError::Taken { .. }) = error
+                {
                     return Err(error.into());
                 }
                 observer.note(&format!("{}; trying once more at step {}", error.with_cause(), self.step));

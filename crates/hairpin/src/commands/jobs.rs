@@ -399,11 +399,8 @@ struct Curve {
 
 impl Curve {
     fn of(record: &Record) -> Self {
-        let (lines, _) = if shares_files(record) {
-            metrics::read(&record.job.run_folder().join("metrics.jsonl"))
-        } else {
-            Default::default()
-        };
+        let (lines, _) =
+            if shares_files(record) { metrics::read(&record.job.run_folder().join("metrics.jsonl")) } else { Default::default() };
         let every = lines.len().div_ceil(POINTS).max(1);
         let all: Vec<(f64, f64)> = lines.iter().map(|line| (line.step as f64, f64::from(line.loss))).collect();
         // Of each stretch the mean, so that no step is left out.

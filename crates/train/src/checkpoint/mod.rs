@@ -160,7 +160,9 @@ pub enum CheckpointError {
     #[error("{count} checkpoints of `{}` are not in `{url}`: {cause}", folder.display())]
     #[diagnostic(
         code(checkpoint::not_uploaded),
-        help("nothing is lost while that folder is there: when the store is back, `hairpin train RECIPE --out URL --resume` uploads the newest")
+        help(
+            "nothing is lost while that folder is there: when the store is back, `hairpin train RECIPE --out URL --resume` uploads the newest"
+        )
     )]
     NotUploaded { folder: PathBuf, url: String, count: usize, cause: String },
 

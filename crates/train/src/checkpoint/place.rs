@@ -74,7 +74,12 @@ impl Place {
     }
 
     /// Fetch the newest whole checkpoint, and older ones until one `is_enough`.
-    fn fetch(&self, published: Vec<(u64, String)>, is_enough: &dyn Fn(&Manifest) -> bool, note: &mut dyn FnMut(&str)) -> Result<(), CheckpointError> {
+    fn fetch(
+        &self,
+        published: Vec<(u64, String)>,
+        is_enough: &dyn Fn(&Manifest) -> bool,
+        note: &mut dyn FnMut(&str),
+    ) -> Result<(), CheckpointError> {
         let Some(Remote { store, .. }) = &self.remote else { return Ok(()) };
         let (mut damaged, mut count) = (Vec::new(), 0);
         for (_, name) in published.iter().rev() {

@@ -68,7 +68,15 @@ impl Uploader {
         // What a kill left: the checkpoints themselves are in the folder.
         let _ = fs::remove_dir_all(folder.join(LINKS));
         let shared = Arc::new(Shared::default());
-        let worker = Worker { folder: folder.to_owned(), url: url.to_owned(), store, keep, patience, shared: Arc::clone(&shared), sent: BTreeMap::new() };
+        let worker = Worker {
+            folder: folder.to_owned(),
+            url: url.to_owned(),
+            store,
+            keep,
+            patience,
+            shared: Arc::clone(&shared),
+            sent: BTreeMap::new(),
+        };
         std::thread::spawn(|| worker.run());
         Self { folder: folder.to_owned(), url: url.to_owned(), patience, shared }
     }
@@ -90,7 +98,8 @@ impl Uploader {
         if state.waiting.len() == MOST_WAITING && !state.is_told {
             state.is_told = true;
             let (url, most) = (&self.url, humane(self.patience.total));
-            let note = format!("{MOST_WAITING} checkpoints wait for `{url}`: before one more is written, training waits for it, {most} at most");
+            let note =
+                format!("{MOST_WAITING} checkpoints wait for `{url}`: before one more is written, training waits for it, {most} at most");
             state.notes.push(note);
         }
         self.shared.changed.notify_all();

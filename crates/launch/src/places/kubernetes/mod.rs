@@ -27,7 +27,10 @@ pub(super) const PLACE: Place = Place {
     launcher: &Kubernetes,
     options: &[
         ("image", "container image"),
-        ("data_claim", "persistent volume claim that holds the prepared data; `--data` is the folder in it, or a URL and no claim is needed"),
+        (
+            "data_claim",
+            "persistent volume claim that holds the prepared data; `--data` is the folder in it, or a URL and no claim is needed",
+        ),
         ("checkpoints_claim", "persistent volume claim under which each job has its own folder"),
         ("checkpoints", "in its place a URL under which each job has its own, `s3://BUCKET/runs`"),
         ("form", "`job` (default), `jobset`, or `trainjob` of Kubeflow"),
@@ -39,7 +42,10 @@ pub(super) const PLACE: Place = Place {
         ("service_account", "that pods have"),
         ("pull_secret", "for the image"),
         ("queue", "of Kueue: a job then starts with all its machines, or waits"),
-        ("keep_alive_secs", "after a job, pods that sleep keep its machines and the image for so long, or until the next job of the same kind"),
+        (
+            "keep_alive_secs",
+            "after a job, pods that sleep keep its machines and the image for so long, or until the next job of the same kind",
+        ),
     ],
 };
 static HERE: Place = PLACE;
@@ -202,7 +208,10 @@ impl Launcher for Kubernetes {
             notes.push("pods start one by one as there is room: with Kueue and `--place queue=NAME` all start together or wait".into());
         }
         if let Some(secs) = options.keep_alive_secs {
-            let usd = job.machines.usd_per_hour.map_or("what the machines cost".to_owned(), |usd| format!("up to ${:.2}", usd * secs as f64 / 3600.0));
+            let usd = job
+                .machines
+                .usd_per_hour
+                .map_or("what the machines cost".to_owned(), |usd| format!("up to ${:.2}", usd * secs as f64 / 3600.0));
             let name = manifests::keepers_name(job, &options);
             notes.push(format!(
                 "machines are kept for {secs} s after the last job ({usd}), by pods that sleep: `kubectl delete job {name}` gives them back"
