@@ -95,7 +95,7 @@ mod objects {
     fn what_is_large_goes_in_parts_and_comes_back() {
         let (at, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let store = bucket(place.path());
-        let large: String = (0..5_000_000).map(|i| char::from(b'a' + (i * i % 23) as u8)).cycle().take(40_000_001).collect();
+        let large: String = (0..5_000_000_u64).map(|i| char::from(b'a' + (i * i % 23) as u8)).cycle().take(40_000_001).collect();
         store.publish(&folder(at.path(), &[("large", &large)]), "a").unwrap();
         store.fetch("a", &at.path().join("fetched")).unwrap();
         assert!(files(&at.path().join("fetched")) == [("large".to_owned(), large)]);
