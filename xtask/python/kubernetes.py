@@ -162,7 +162,9 @@ def main(hairpin):
                 time.sleep(0.2)
             assert len(kept()) == 1, kept()
         print(f"kept for the next job: {kept()[0].split('/')[-1]}, made {max(n for path, n in Server.created.items() if 'kept' in path)} times, once after each job")
-        print(f"{len(Server.created)} objects, each created once, {Server.writes} writes, every fourth answered with 503")
+        others = [n for path, n in Server.created.items() if "kept" not in path]
+        assert all(n == 1 for n in others), Server.created
+        print(f"{len(others)} other objects, each created once, {Server.writes} writes, every fourth answered with 503")
 
 
 if __name__ == "__main__":
