@@ -2,6 +2,7 @@
 //! and resumed without a trace in the bits.
 
 mod from;
+mod going_on;
 mod loaded;
 mod resolve;
 mod resume;
@@ -9,7 +10,7 @@ mod rows;
 mod spike;
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -288,40 +289,6 @@ impl<'a> Run<'a> {
             observer.note(&format!("`{}` is not in `{}` yet and is uploaded", ahead.display(), self.place.url().unwrap_or_default()));
             writer.upload(&ahead)?;
         }
-        Ok(())
-    }
-
-    /// Ranks that have each fetched what they go on from have fetched the same.
-    fn agree(&mut self) -> Result<(), TrainError> {
-        let Some(url) = self.place.url() else { return Ok(()) };
-        // Numbers that f32 sums exactly.
-        let own = [1.0, (self.step >> 16) as f32, (self.step & 0xffff) as f32];
-        let mut sum = own;
-        self.trainer.sum(&mut sum)?;
-        if sum != own.map(|value| value * sum[0]) {
-            return Err(CheckpointError::Apart { url: url.to_owned() }.into());
-        }
-        Ok(())
-    }
-
-    /// What was made after `step` under another number of steps moves into a folder of its own, where it can be used.
-    fn set_aside(&mut self, step: u64, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        // All ranks have read what they need by now.
-        self.trainer.sum(&mut [0.0])?;
-        if self.writer.is_none() {
-            return Ok(());
-        }
-        let later: Vec<(u64, PathBuf)> = checkpoint::list(self.out).into_iter().filter(|(other, _)| *other > step).collect();
-        let Some((last, _)) = later.last() else { return Ok(()) };
-        let aside = self.out.join(format!("ended-at-{last}"));
-        std::fs::create_dir_all(&aside).map_err(TrainError::io("create", &aside))?;
-        for (other, path) in &later {
-            let to = aside.join(checkpoint::folder_name(*other));
-            std::fs::rename(path, &to).map_err(TrainError::io("set aside", path))?;
-            let name = checkpoint::folder_name(*other);
-            self.place.set_aside(&name, &format!("ended-at-{last}/{name}"))?;
-        }
-        observer.note(&format!("the learning rate had come down after step {step}: later checkpoints are kept in `{}`", aside.display()));
         Ok(())
     }
 
