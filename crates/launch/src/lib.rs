@@ -16,6 +16,7 @@ pub mod ask;
 pub mod cause;
 pub mod job;
 pub mod keep;
+mod on;
 pub mod outside;
 pub mod places;
 pub mod progress;

@@ -23,27 +23,11 @@ use report::{
 };
 use serde_json::json;
 
-use super::launch::{list, until_told, wake, wake_if_needed};
+use super::{
+    kept::StoreArgs,
+    launch::{list, until_told, wake, wake_if_needed},
+};
 use crate::{STOP, print};
-
-/// Where jobs are kept.
-#[derive(clap::Args)]
-pub(crate) struct StoreArgs {
-    /// Folder in which jobs are kept
-    #[arg(long, value_name = "FOLDER", default_value = "jobs")]
-    pub(super) store: PathBuf,
-}
-
-impl StoreArgs {
-    fn open(&self) -> Result<Store, LaunchError> {
-        Store::open(&self.store)
-    }
-
-    /// What a command needs to find the same store.
-    pub(super) fn told(&self) -> String {
-        if self.store == Path::new("jobs") { String::new() } else { format!(" --store {}", self.store.display()) }
-    }
-}
 
 /// All launched jobs: state, step, loss, rate, time left and dollars so far
 #[derive(clap::Args)]

@@ -25,7 +25,7 @@ use plan::catalogue::Catalogue;
 use report::terminal::{bytes, secs, usd};
 use serde_json::json;
 
-use super::jobs::StoreArgs;
+use super::kept::StoreArgs;
 use crate::{SAVES, STOP, print, progress};
 
 /// Launch recipes as jobs: in the background here, on hosts, Slurm, SageMaker or Kubernetes; quoted first, then on their own

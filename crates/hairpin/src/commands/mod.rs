@@ -6,6 +6,7 @@ mod demo;
 mod doctor;
 mod elsewhere;
 mod jobs;
+mod kept;
 mod launch;
 mod model;
 mod plan;

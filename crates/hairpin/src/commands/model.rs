@@ -16,6 +16,7 @@ use ::train::{
     objective::OfModel,
     run::{Loaded, is_same_tokenizer, load},
 };
+use ::vision::judge;
 use data::Dataset;
 use serde_json::json;
 
@@ -32,25 +33,25 @@ pub(crate) struct EvalArgs {
     run: PathBuf,
     /// Prepared data, or images; default: the recipe's own
     #[arg(long)]
-    pub data: Option<PathBuf>,
+    data: Option<PathBuf>,
     /// Tokens of a window; default: the recipe's `batch.context`
     #[arg(long)]
     context: Option<usize>,
     /// Windows of held-out text, or held-out images
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..))]
-    pub windows: u64,
+    windows: u64,
     /// Of diffusion: the run of a `vit_mae`, `vit` or `clip` whose features tell how far drawings are from images; default: pixels
     #[arg(long, value_name = "RUN")]
-    pub features: Option<PathBuf>,
+    features: Option<PathBuf>,
     /// Write a page with pictures: reconstructions, nearest captions, drawings
     #[arg(long, value_name = "FILE.html")]
-    pub page: Option<PathBuf>,
+    page: Option<PathBuf>,
 }
 
 pub(crate) fn eval(args: &EvalArgs, json: bool) -> miette::Result<ExitCode> {
     let run = checkpoint::here(&args.run)?;
     let mut loaded = newest(&run)?;
-    let Some(language) = loaded.model.language() else { return vision::eval(&run, loaded, args, json) };
+    let Some(language) = loaded.model.language() else { return of_images(&run, loaded, args, json) };
     let data = Arc::new(Dataset::open(args.data.as_ref().unwrap_or(&loaded.recipe.data.path))?);
     let context = args.context.unwrap_or(loaded.recipe.batch.context);
     if !(1..=language.context()).contains(&context) {
@@ -89,6 +90,12 @@ pub(crate) fn eval(args: &EvalArgs, json: bool) -> miette::Result<ExitCode> {
         print::result(&format!("step {}: {bits:.4}{error} bits per byte over {} windows of {context} tokens", loaded.step, windows));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn of_images(run: &Path, loaded: Loaded, args: &EvalArgs, json: bool) -> miette::Result<ExitCode> {
+    let (data, features) = (args.data.clone(), args.features.clone());
+    let options = judge::Options { data, held_out: args.windows, features, ..judge::Options::default() };
+    vision::eval(run, loaded, &options, args.page.as_deref(), json)
 }
 
 /// Let a trained model write, or of diffusion draw

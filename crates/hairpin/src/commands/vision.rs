@@ -16,7 +16,6 @@ use ::vision::{
 use report::{Answer, Picture, Table, terminal::secs};
 use serde_json::{Value, json};
 
-use super::model::EvalArgs;
 use crate::{CLOCK, STOP, print, progress::Follow};
 
 /// Of diffusion alone
@@ -75,17 +74,15 @@ fn number(class: &str, names: &[String], most: usize) -> miette::Result<u32> {
 }
 
 /// A model of images on its objective's own held-out samples, and what else it is worth.
-pub(crate) fn eval(run: &Path, mut loaded: Loaded, args: &EvalArgs, json: bool) -> miette::Result<ExitCode> {
-    let options =
-        judge::Options { data: args.data.clone(), held_out: args.windows, features: args.features.clone(), ..judge::Options::default() };
-    let recipe = judge::recipe(&loaded, &options);
+pub(crate) fn eval(run: &Path, mut loaded: Loaded, options: &judge::Options, to: Option<&Path>, json: bool) -> miette::Result<ExitCode> {
+    let recipe = judge::recipe(&loaded, options);
     let (feed, objective) = (feed::open(&recipe)?, loaded.objective.clone());
     let evaluator = Evaluator::new(&*loaded.model, &*objective, 8, 1, loaded.precision)?;
     let measured = evaluator.held_out(&*loaded.model, &*objective, &mut loaded.store, loaded.precision, &*feed)?;
     let (naive, whose) = naive::baseline(&recipe)?;
     let (metric, error, samples) = (measured.metric, measured.standard_error(), feed.held_out());
-    let findings = judge::judge(run, &options)?;
-    if let Some(path) = &args.page {
+    let findings = judge::judge(run, options)?;
+    if let Some(path) = to {
         page(&format!("{} at step {}", loaded.recipe.name, loaded.step), &[("What it has learnt", &findings)], Vec::new()).write(path)?;
     }
     if json {
@@ -103,7 +100,7 @@ pub(crate) fn eval(run: &Path, mut loaded: Loaded, args: &EvalArgs, json: bool) 
     );
     findings.figures.iter().for_each(|(name, value)| text += &format!("{name:>22}  {value:.4}\n"));
     findings.notes.iter().for_each(|note| text += &format!("{note}\n"));
-    if let Some(path) = &args.page {
+    if let Some(path) = to {
         text += &format!("page: {}\n", path.display());
     }
     print::result(&text);
