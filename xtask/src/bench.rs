@@ -13,6 +13,9 @@ const MODES: [&str; 4] = ["eager-f32", "eager-bf16", "compile-f32", "compile-bf1
 /// Of experts: a loop over them, which does not compile, and one product over groups of rows.
 const MODES_OF_EXPERTS: [&str; 4] = ["eager-f32", "eager-bf16", "grouped-f32", "grouped-bf16"];
 
+/// Recipes of images.
+const WORKS_OF_IMAGES: [&str; 4] = ["bench-mae-vit-b", "bench-clip-vit-b-32", "bench-dit-s-2", "bench-unet"];
+
 const LIBRARIES: [&str; 2] = ["candle", "burn"];
 const PEERS: &str = "target/peers/release/peers";
 
@@ -25,7 +28,7 @@ fn build_peers() -> Result<(), String> {
 }
 
 /// Measure one work at all levels and modes in turn, several rounds, and print medians.
-fn table(work: &str, levels: &[(&str, &str)], python: Option<&str>) -> Result<(), String> {
+fn table(work: &str, script: &'static str, levels: &[(&str, &str)], python: Option<&str>) -> Result<(), String> {
     let mut runs: Vec<(String, Box<dyn Fn() -> Command + '_>)> = Vec::new();
     for (level, precision) in levels {
         let command = move || {
@@ -40,7 +43,7 @@ fn table(work: &str, levels: &[(&str, &str)], python: Option<&str>) -> Result<()
     for mode in modes.iter().filter(|_| python.is_some()) {
         let command = move || {
             let mut command = Command::new(python.unwrap_or("python3"));
-            command.args(["xtask/python/step.py", work, mode]);
+            command.args([script, work, mode]);
             command
         };
         runs.push((format!("PyTorch {mode}"), Box::new(command)));
@@ -60,11 +63,11 @@ fn table(work: &str, levels: &[(&str, &str)], python: Option<&str>) -> Result<()
             results.push(measure(&mut command())?);
         }
     }
-    println!("\n| whole step, {work} | tokens/s | peak memory |\n|---|---|---|");
+    println!("\n| whole step, {work} | samples/s (of text, tokens/s) | peak memory |\n|---|---|---|");
     for ((name, _), mut rounds) in runs.into_iter().zip(results) {
         rounds.sort_by(|a, b| a.0.total_cmp(&b.0));
         let (tokens, bytes) = rounds[rounds.len() / 2];
-        println!("| {name} | {tokens:.0} | {:.2} GB |", bytes / 1e9);
+        println!("| {name} | {tokens:.2} | {:.2} GB |", bytes / 1e9);
     }
     Ok(())
 }
@@ -73,7 +76,8 @@ fn measure(command: &mut Command) -> Result<(f64, f64), String> {
     let output = command.output().map_err(|e| format!("{command:?}: {e}"))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let failed = || format!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr));
-    Ok((number(&text, "tokens_per_sec").ok_or_else(failed)?, number(&text, "peak_rss_bytes").unwrap_or(0.0)))
+    let rate = ["tokens", "images", "pairs", "samples"].iter().find_map(|unit| number(&text, &format!("{unit}_per_sec")));
+    Ok((rate.ok_or_else(failed)?, number(&text, "peak_rss_bytes").unwrap_or(0.0)))
 }
 
 /// The number of `key` in a text of JSON.
@@ -92,8 +96,31 @@ pub(crate) fn run(peers: bool) -> Result<(), String> {
     let doctor = Command::new("target/release/hairpin").args(["doctor", "--json"]).output().map_err(|e| e.to_string())?;
     let text = String::from_utf8_lossy(&doctor.stdout).into_owned();
     println!("{}", text.trim());
-    // The levels above AVX-512 do in f32 what it does.
+    let levels = levels(&text);
+    WORKS.iter().try_for_each(|work| table(work, "xtask/python/step.py", &levels, python.as_deref()))
+}
+
+/// The highest of the levels that `doctor` names, in each precision: those above AVX-512 do in f32 what it does.
+fn levels(doctor: &str) -> Vec<(&'static str, &'static str)> {
     let all = [("avx2", "f32"), ("avx512", "f32"), ("avx512bf16", "bf16"), ("amx", "bf16")];
-    let levels: Vec<(&str, &str)> = all.into_iter().filter(|(level, _)| text.contains(&format!("\"{level}\""))).collect();
-    WORKS.iter().try_for_each(|work| table(work, &levels, python.as_deref()))
+    all.into_iter().filter(|(level, _)| doctor.contains(&format!("\"{level}\""))).collect()
+}
+
+/// `cargo xtask bench vision`: steps of models of images, and their feed.
+pub(crate) fn vision() -> Result<(), String> {
+    let (hairpin, python) = (crate::hairpin(&[])?, venv()?);
+    let packages = ["torchvision", "timm", "diffusers", "scikit-learn", "pillow"];
+    crate::run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(packages))?;
+    let doctor = Command::new(&hairpin).args(["doctor", "--json"]).output().map_err(|e| e.to_string())?;
+    let mut levels = levels(&String::from_utf8_lossy(&doctor.stdout));
+    levels.retain(|(level, _)| *level != "avx2");
+    WORKS_OF_IMAGES.iter().try_for_each(|work| table(work, "xtask/python/vision_step.py", &levels, Some(&python)))?;
+    let (photos, threads) = ("target/photos", std::thread::available_parallelism().map_or(1, usize::from).to_string());
+    println!("\n| images made for a step, {threads} workers | images/s |\n|---|---|");
+    for _ in 0..ROUNDS {
+        let (theirs, _) = measure(Command::new(&python).args(["xtask/python/vision_feed.py", photos, &threads]))?;
+        let (ours, _) = measure(Command::new(&hairpin).args(["bench", "feed", "recipes/bench-mae-vit-b.toml", photos, "--json"]))?;
+        println!("| hairpin | {ours:.0} |\n| torchvision | {theirs:.0} |");
+    }
+    Ok(())
 }

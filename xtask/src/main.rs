@@ -20,6 +20,7 @@ cargo xtask tidy             the house rules that no compiler checks
 cargo xtask fixtures         make the fixtures anew with PyTorch, transformers and diffusers (installs them under target/)
 cargo xtask kills N          kills data, train and climb N times in all at random moments, and compares the bits (HAIRPIN=path: of that program)
 cargo xtask bench [--peers]  the tables of docs/BENCHMARKS.md; with --peers beside PyTorch
+cargo xtask bench vision    steps of models of images beside PyTorch's, and the feed beside torchvision's
 cargo xtask bench learning   loss, operations and time of recipes/learn-12m.toml beside nanoGPT's recipe in PyTorch
 cargo xtask bench ladders    what the loss law predicts of seven small ladders, and what comes
 cargo xtask bench languages  what share of good text each cleaning rule drops, in 21 languages (apt-get)
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         ["kills", count] => kills::run(count),
         ["bench"] => bench::run(false),
         ["bench", "--peers"] => bench::run(true),
+        ["bench", "vision"] => bench::vision(),
         ["bench", "learning"] => learning::run(),
         ["bench", "ladders"] => ladders::run(),
         ["bench", "languages"] => languages(),

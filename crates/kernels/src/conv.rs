@@ -40,9 +40,13 @@ impl Window {
         let line = |(line, patches): (usize, &mut [f32])| {
             for (column, patch) in patches.chunks_exact_mut(self.patch()).enumerate() {
                 for (part, to) in patch.chunks_exact_mut(self.side * self.channels).enumerate() {
-                    to.fill(0.0);
-                    if let Some((from, at, len)) = self.run(lines.start + line, column, part) {
-                        to[at..at + len].copy_from_slice(&x[from..from + len]);
+                    match self.run(lines.start + line, column, part) {
+                        Some((from, _, len)) if len == to.len() => to.copy_from_slice(&x[from..from + len]),
+                        Some((from, at, len)) => {
+                            to.fill(0.0);
+                            to[at..at + len].copy_from_slice(&x[from..from + len]);
+                        }
+                        None => to.fill(0.0),
                     }
                 }
             }
@@ -50,20 +54,25 @@ impl Window {
         patches[..lines.len() * columns * self.patch()].par_chunks_mut(columns * self.patch()).enumerate().for_each(line);
     }
 
-    /// Add each patch to where it was taken from.
+    /// Add each patch to where it was taken from. A line of an image is one task's: patches overlap, and the order of sums is fixed.
     pub fn fold_add(&self, patches: &[f32], lines: Range<usize>, x: &mut [f32]) {
-        let ([down, columns], image) = (self.stops(), self.height * self.width * self.channels);
-        x.par_chunks_mut(image).enumerate().for_each(|(n, x)| {
-            // Patches overlap, so that one image is one task's.
-            for line in lines.start.max(n * down)..lines.end.min((n + 1) * down) {
+        let ([down, columns], length, step) = (self.stops(), self.width * self.channels, self.stride.max(1));
+        if lines.is_empty() {
+            return;
+        }
+        let first = lines.start / down * self.height;
+        let touched = first..((lines.end - 1) / down + 1) * self.height;
+        x[touched.start * length..touched.end * length].par_chunks_mut(length).enumerate().for_each(|(at, x)| {
+            let (image, y) = ((first + at) / self.height, (first + at) % self.height + self.pad[0]);
+            // The stops whose window covers this line.
+            let stops = image * down + (y + 1).saturating_sub(self.side).div_ceil(step)..image * down + (y / step + 1).min(down);
+            for line in stops.start.max(lines.start)..stops.end.min(lines.end) {
+                let part = y - (line - image * down) * step;
                 let patches = &patches[(line - lines.start) * columns * self.patch()..][..columns * self.patch()];
                 for (column, patch) in patches.chunks_exact(self.patch()).enumerate() {
-                    for (part, from) in patch.chunks_exact(self.side * self.channels).enumerate() {
-                        let Some((to, at, len)) = self.run(line, column, part) else { continue };
-                        for (x, v) in x[to - n * image..][..len].iter_mut().zip(&from[at..at + len]) {
-                            *x += v;
-                        }
-                    }
+                    let Some((to, from, len)) = self.run(line, column, part) else { continue };
+                    let patch = &patch[part * self.side * self.channels + from..][..len];
+                    crate::elementwise::axpy(1.0, patch, &mut x[to - (first + at) * length..][..len]);
                 }
             }
         });

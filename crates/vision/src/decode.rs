@@ -3,7 +3,8 @@
 
 use std::io::Cursor;
 
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage, imageops::FilterType};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
 /// Of the pixels of an image once decoded: a file of some bytes may claim to be any size.
 const LARGEST_PIXELS: u64 = 512 << 20;
@@ -20,7 +21,7 @@ pub fn square(bytes: &[u8], side: u32) -> Result<RgbImage, String> {
     }
     // Decoders are others' code, and the input is whatever people have.
     let decoded = std::panic::catch_unwind(|| if is_svg(bytes) { svg(bytes, side) } else { decode(bytes) });
-    cut(&decoded.unwrap_or_else(|_| Err("is damaged in a way that its decoder does not know".into()))?, side)
+    cut(decoded.unwrap_or_else(|_| Err("is damaged in a way that its decoder does not know".into()))?, side)
 }
 
 fn decode(bytes: &[u8]) -> Result<DynamicImage, String> {
@@ -83,31 +84,45 @@ fn svg(_bytes: &[u8], _side: u32) -> Result<DynamicImage, String> {
     Err("is SVG, which this build does not draw: build with `--features svg`".into())
 }
 
-fn cut(image: &DynamicImage, side: u32) -> Result<RgbImage, String> {
+fn cut(image: DynamicImage, side: u32) -> Result<RgbImage, String> {
     let (width, height) = (image.width(), image.height());
     let least = width.min(height);
     if least < SMALLEST_SIDE {
         return Err(format!("is {width}x{height}, too small"));
     }
-    let middle = image.crop_imm((width - least) / 2, (height - least) / 2, least, least);
     // Over white first: colours of clear parts would run into others as it is resized.
-    let whole = over_white(&middle);
-    if least == side {
-        return Ok(whole);
-    }
-    Ok(image::imageops::resize(&whole, side, side, FilterType::Triangle))
+    let whole = over_white(image);
+    Ok(part(&whole, [(width - least) / 2, (height - least) / 2], least, side))
 }
 
-fn over_white(image: &DynamicImage) -> RgbImage {
-    if !image.color().has_alpha() {
-        return image.to_rgb8();
+/// The square of `from` pixels at column and line `at` of an image, as `side` by `side` pixels: each the mean of those that it covers,
+/// near ones the more (Pillow's bilinear filter).
+pub(crate) fn part(image: &RgbImage, at: [u32; 2], from: u32, side: u32) -> RgbImage {
+    if [image.width(), image.height(), from] == [side; 3] {
+        return image.clone();
     }
-    let rgba = image.to_rgba8();
-    let mix = |pixel: &image::Rgba<u8>| {
-        let [red, green, blue, alpha] = pixel.0.map(u32::from);
-        image::Rgb([red, green, blue].map(|c| ((c * alpha + 255 * (255 - alpha) + 127) / 255) as u8))
+    let [left, top] = at.map(f64::from);
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
+    let options = options.crop(left, top, f64::from(from), f64::from(from));
+    let mut to = images::Image::new(side, side, PixelType::U8x3);
+    let resized = images::ImageRef::new(image.width(), image.height(), image.as_raw(), PixelType::U8x3)
+        .map(|image| Resizer::new().resize(&image, &mut to, &options).is_ok());
+    assert!(matches!(resized, Ok(true)), "a square of {from} at {at:?} is inside {} x {}", image.width(), image.height());
+    RgbImage::from_raw(side, side, to.into_vec()).unwrap_or_default()
+}
+
+fn over_white(image: DynamicImage) -> RgbImage {
+    if !image.color().has_alpha() {
+        return image.into_rgb8();
+    }
+    let mix = |[red, green, blue, alpha]: [u8; 4]| {
+        let alpha = u32::from(alpha);
+        [red, green, blue].map(|c| ((u32::from(c) * alpha + 255 * (255 - alpha) + 127) / 255) as u8)
     };
-    RgbImage::from_fn(rgba.width(), rgba.height(), |x, y| mix(rgba.get_pixel(x, y)))
+    let rgba = image.into_rgba8();
+    let (width, height) = rgba.dimensions();
+    let bytes = rgba.as_chunks().0.iter().flat_map(|pixel| mix(*pixel)).collect();
+    RgbImage::from_raw(width, height, bytes).unwrap_or_default()
 }
 
 #[cfg(test)]

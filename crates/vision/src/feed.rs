@@ -24,7 +24,7 @@ use train::{
 };
 
 use crate::{
-    classes,
+    classes, decode,
     draws::Draws,
     pictures::Pictures,
     tasks::{self, About, Captions, Sample, Task},
@@ -62,10 +62,18 @@ struct Inner {
 /// # Errors
 /// When they cannot be read, are too few, or the model cannot learn from them.
 pub fn open(recipe: &Recipe) -> Result<Arc<Images>, TrainError> {
+    open_within(recipe, Pictures::bound_bytes())
+}
+
+/// The same with so many bytes for decoded images.
+/// # Errors
+/// As [`open`].
+pub fn open_within(recipe: &Recipe, bound_bytes: u64) -> Result<Arc<Images>, TrainError> {
     let mut task = tasks::of(recipe)?;
     // Without crops an image is kept as it is read, and no more of it.
     let room = if task.augment().least_area < 1.0 { ROOM } else { 1.0 };
-    let pictures = Pictures::read(&recipe.data.path, (task.size() as f64 * room).round() as u32, |entry| task.wants(entry))?;
+    let side = (task.size() as f64 * room).round() as u32;
+    let pictures = Pictures::read(&recipe.data.path, side, bound_bytes, |entry| task.wants(entry))?;
     let class_names = pictures.classes();
     let classes: Vec<u32> = pictures.entries.iter().map(|entry| class_names.binary_search(&entry.class).unwrap_or(0) as u32).collect();
     let (mut held_out, mut train): (Vec<usize>, Vec<usize>) =
@@ -133,16 +141,13 @@ impl Inner {
     /// An image of the model's size, whole or as a crop that is drawn.
     fn pixels(&self, picture: usize, draws: Option<&mut Draws>) -> Result<RgbImage, TrainError> {
         let (whole, size) = (self.pictures.pixels(picture)?, self.task.size() as u32);
-        let resize = |image: &RgbImage| {
-            if image.width() == size { image.clone() } else { imageops::resize(image, size, size, imageops::FilterType::Triangle) }
-        };
-        let Some(draws) = draws else { return Ok(resize(&whole)) };
+        let Some(draws) = draws else { return Ok(decode::part(&whole, [0, 0], whole.width(), size)) };
         let (side, augment) = (f64::from(whole.width()), self.task.augment());
         let least = side * augment.least_area.sqrt();
         let crop = (least + draws.uniform() * (side - least)).round().min(side);
         let mut place = || (draws.uniform() * (side - crop)).round() as u32;
-        let (x, y) = (place(), place());
-        let mut pixels = resize(&imageops::crop_imm(&*whole, x, y, crop as u32, crop as u32).to_image());
+        let at = [place(), place()];
+        let mut pixels = decode::part(&whole, at, crop as u32, size);
         if augment.flip && draws.uniform() < 0.5 {
             imageops::flip_horizontal_in_place(&mut pixels);
         }

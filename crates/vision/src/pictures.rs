@@ -34,18 +34,16 @@ pub struct Pictures {
 const SHARE: u64 = 4;
 
 impl Pictures {
-    /// Of `path` all images that `is_wanted`, each as a square of `side` pixels.
-    /// # Errors
-    /// When there is no image that can be read.
-    pub fn read(path: &Path, side: u32, is_wanted: impl Fn(&Entry) -> Result<(), String>) -> Result<Self, TrainError> {
-        let bound_bytes = limits::available_bytes().unwrap_or(4 << 30) / SHARE;
-        Self::read_within(path, side, bound_bytes, is_wanted)
+    /// Bytes that decoded images may have where nothing else is said.
+    #[must_use]
+    pub fn bound_bytes() -> u64 {
+        limits::available_bytes().unwrap_or(4 << 30) / SHARE
     }
 
-    /// The same with so many bytes for decoded images.
+    /// Of `path` all images that `is_wanted`, each as a square of `side` pixels, of which those that fit into so many bytes stay decoded.
     /// # Errors
-    /// As [`Pictures::read`].
-    pub fn read_within(
+    /// When there is no image that can be read.
+    pub fn read(
         path: &Path,
         side: u32,
         bound_bytes: u64,

@@ -4,9 +4,13 @@
 use std::ops::Range;
 
 use kernels::elementwise::put;
+use rayon::prelude::*;
 
 use super::{Backward, Class, Cost, Forward, GradOut, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
+
+/// Rows in one task, at least.
+const ROWS: usize = 64;
 
 /// Along the innermost axis.
 struct Concat;
@@ -42,18 +46,18 @@ impl Op for Concat {
     fn forward(&self, f: &mut Forward<'_>) {
         let [a, b] = f.inputs else { unreachable!("two inputs") };
         let (left, right) = (a.shape.last(), b.shape.last());
-        for ((y, a), b) in f.output.chunks_exact_mut(left + right).zip(a.f32s().chunks_exact(left)).zip(b.f32s().chunks_exact(right)) {
+        let rows = a.f32s().par_chunks_exact(left).zip(b.f32s().par_chunks_exact(right));
+        f.output.par_chunks_exact_mut(left + right).zip(rows).with_min_len(ROWS).for_each(|(y, (a, b))| {
             y[..left].copy_from_slice(a);
             y[left..].copy_from_slice(b);
-        }
+        });
     }
     fn backward(&self, b: &mut Backward<'_>) {
         let (left, right) = (b.inputs[0].shape.last(), b.inputs[1].shape.last());
         for (grad, columns) in b.grads.iter_mut().zip([0..left, left..left + right]) {
             let Some(GradOut { data, accumulate }) = grad.take() else { continue };
-            for (to, dy) in data.chunks_exact_mut(columns.len()).zip(b.dy.chunks_exact(left + right)) {
-                put(&dy[columns.clone()], to, accumulate);
-            }
+            let rows = data.par_chunks_exact_mut(columns.len()).zip(b.dy.par_chunks_exact(left + right));
+            rows.with_min_len(ROWS).for_each(|(to, dy)| put(&dy[columns.clone()], to, accumulate));
         }
     }
 }

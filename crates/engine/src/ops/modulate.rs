@@ -62,9 +62,12 @@ impl Op for Modulate {
         let scale = scale_at.map(|at| b.inputs[at].f32s());
         if let Some(dx) = b.grads[0].take() {
             dx.data.par_chunks_mut(sample).zip(dy.par_chunks(sample)).enumerate().for_each(|(n, (to, dy))| {
-                for (at, (to, dy)) in to.iter_mut().zip(dy).enumerate() {
-                    let new = (base + scale.map_or(0.0, |s| s[n * channels + at % channels])) * dy;
-                    *to = if dx.accumulate { *to + new } else { new };
+                let factors: Vec<f32> = (0..channels).map(|c| base + scale.map_or(0.0, |s| s[n * channels + c])).collect();
+                for (to, dy) in to.chunks_exact_mut(channels).zip(dy.chunks_exact(channels)) {
+                    for ((to, dy), factor) in to.iter_mut().zip(dy).zip(&factors) {
+                        let new = factor * dy;
+                        *to = if dx.accumulate { *to + new } else { new };
+                    }
                 }
             });
         }
@@ -75,10 +78,13 @@ impl Op for Modulate {
                 grad.data.fill(0.0);
             }
             grad.data.par_chunks_mut(channels).enumerate().for_each(|(n, to)| {
-                for pixel in (n * sample..(n + 1) * sample).step_by(channels) {
-                    for c in 0..channels {
-                        to[c] += if is_scale { dy[pixel + c] * x[pixel + c] } else { dy[pixel + c] };
+                let own = n * sample..(n + 1) * sample;
+                if is_scale {
+                    for (dy, x) in dy[own.clone()].chunks_exact(channels).zip(x[own].chunks_exact(channels)) {
+                        to.iter_mut().zip(dy).zip(x).for_each(|((to, dy), x)| *to += dy * x);
                     }
+                } else {
+                    dy[own].chunks_exact(channels).for_each(|dy| to.iter_mut().zip(dy).for_each(|(to, dy)| *to += dy));
                 }
             });
         }

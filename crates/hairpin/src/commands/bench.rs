@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use ::train::{
     clock::Clock,
+    feed::Feed,
     measure, ranks,
     recipe::{Optim, Recipe},
     step::{StepOptions, Trainer},
@@ -18,6 +19,7 @@ use crate::{CLOCK, print};
 #[derive(clap::Subcommand)]
 pub(crate) enum BenchCommand {
     Step(StepArgs),
+    Feed(FeedArgs),
     Generate(WriteArgs),
     Strategy(StrategyArgs),
 }
@@ -25,12 +27,13 @@ pub(crate) enum BenchCommand {
 pub(crate) fn run(command: &BenchCommand, json: bool) -> miette::Result<ExitCode> {
     match command {
         BenchCommand::Step(args) => step(args, json),
+        BenchCommand::Feed(args) => feed(args, json),
         BenchCommand::Generate(args) => write(args, json),
         BenchCommand::Strategy(args) => strategy(args, json),
     }
 }
 
-/// A whole training step (forward, backward, clip, AdamW) of a GPT-2 style decoder on synthetic tokens
+/// A whole training step (forward, backward, clip, AdamW) of a GPT-2 style decoder on synthetic tokens, or of a recipe's model
 #[derive(clap::Args)]
 #[command(
     after_help = "Example: hairpin bench step --vocab 4096 --context 256 --layers 6 --width 384 --heads 6 --batch 8 --steps 10 --json"
@@ -87,19 +90,50 @@ fn step(args: &StepArgs, json: bool) -> miette::Result<ExitCode> {
     let median = secs[secs.len() / 2];
     let cost = trainer.cost();
     let gflops = cost.micro_batch_flops as f64 * batch as f64 / micro_batch as f64 / median / 1e9;
-    let tokens_per_sec = count as f64 / median;
+    let (unit, per_sec) = (models::unit(&recipe.model), count as f64 / median);
     if json {
         print::json(&json!({
-            "tokens_per_sec": tokens_per_sec, "gflops": gflops, "peak_rss_bytes": peak_rss_bytes(), "first_step_secs": first_step_secs,
+            format!("{unit}_per_sec"): per_sec, "gflops": gflops, "peak_rss_bytes": peak_rss_bytes(), "first_step_secs": first_step_secs,
             "step_secs": median, "params": cost.params, "predicted_bytes": cost.total_bytes(), "used_bytes": trainer.used_bytes(),
             "kernels": kernels::level().to_string(), "precision": format!("{precision:?}").to_lowercase(),
         }))?;
     } else {
         print::result(&format!(
-            "{tokens_per_sec:.0} tokens/s, {gflops:.0} GFLOP/s, {} of memory at most, first step after {first_step_secs:.2} s ({}, {precision:?})",
+            "{per_sec:.1} {unit}/s, {gflops:.0} GFLOP/s, {} of memory at most, first step after {first_step_secs:.2} s ({}, {precision:?})",
             report::terminal::bytes(peak_rss_bytes()),
             kernels::level()
         ));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Samples of images made as fast as they can be, each decoded anew, without a step beside it
+#[derive(clap::Args)]
+#[command(after_help = "Example: hairpin bench feed recipes/bench-mae-vit-b.toml pictures --json")]
+pub(crate) struct FeedArgs {
+    /// Its model and batch say what a sample is
+    recipe: std::path::PathBuf,
+    /// With images
+    folder: std::path::PathBuf,
+    #[arg(long, default_value_t = 20)]
+    steps: u64,
+}
+
+fn feed(args: &FeedArgs, json: bool) -> miette::Result<ExitCode> {
+    let recipe = Recipe::read(&args.recipe, &[format!("data.path={:?}", args.folder.display().to_string())])?;
+    let (recipe, _) = ::train::run::resolve(&recipe, None)?;
+    let images = vision::feed::open_within(&recipe, 0)?;
+    let batch = recipe.batch.sequences as u64;
+    let clock = Clock::start();
+    for step in 0..args.steps.max(1) {
+        images.inputs(&images.picks(step * batch..(step + 1) * batch))?;
+    }
+    let batch_secs = clock.secs() / args.steps.max(1) as f64;
+    let (images_per_sec, threads) = (batch as f64 / batch_secs, rayon::current_num_threads());
+    if json {
+        print::json(&json!({"images_per_sec": images_per_sec, "batch_secs": batch_secs, "batch": batch, "threads": threads}))?;
+    } else {
+        print::result(&format!("{images_per_sec:.0} images/s on {threads} threads, {batch_secs:.3} s for a batch of {batch}"));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -17,7 +17,7 @@ fn any(_: &Entry) -> Result<(), String> {
 
 /// Name, class, caption and the first byte of each picture.
 fn seen(path: &Path) -> (Vec<(String, String, String, u8)>, String) {
-    let read = Pictures::read(path, 8, any).unwrap();
+    let read = Pictures::read(path, 8, u64::MAX, any).unwrap();
     let one = |i: usize| {
         let entry = &read.entries[i];
         (entry.name.clone(), entry.class.clone(), entry.caption.clone().unwrap_or_default(), read.pixels(i).unwrap().as_raw()[0])
@@ -47,7 +47,7 @@ fn images_of_folders_have_their_folder_as_class_and_the_text_beside_them_as_capt
     assert_eq!(all, [is("cats/a.png", "cats", "a grey cat", 10), is("dogs/b.PNG", "dogs", "", 20)]);
     assert!(notes.contains("2 of 4 images are left out") && notes.contains("`dogs/empty.webp` is empty"), "{notes}");
     assert!(notes.contains("1 files ending in `gif` are not read"), "{notes}");
-    let error = Pictures::read(&folder.path().join("nowhere"), 8, any).err().unwrap().to_string();
+    let error = Pictures::read(&folder.path().join("nowhere"), 8, u64::MAX, any).err().unwrap().to_string();
     assert!(error.contains("holds no file"), "{error}");
 }
 
@@ -121,7 +121,7 @@ fn a_shard_of_webdataset_is_read_where_it_lies() {
     // Torn anywhere, it gives what stands before the tear.
     for end in (0..whole.len()).step_by(97) {
         std::fs::write(&path, &whole[..end]).unwrap();
-        if let Ok(read) = Pictures::read(&path, 8, any) {
+        if let Ok(read) = Pictures::read(&path, 8, u64::MAX, any) {
             assert!(read.entries.len() <= 3 && read.entries.iter().zip(&want).all(|(entry, want)| entry.name == want.0), "{end}");
         }
     }
@@ -164,7 +164,7 @@ fn parquet_holds_bytes_bare_or_in_a_struct() {
         assert!(notes.contains(&format!("`{}` is no image", at(2))), "{notes}");
         for end in (1..bytes.len()).step_by(61) {
             std::fs::write(&path, &bytes[..end]).unwrap();
-            assert!(Pictures::read(&path, 8, any).is_err(), "{end}");
+            assert!(Pictures::read(&path, 8, u64::MAX, any).is_err(), "{end}");
         }
     }
 }
@@ -175,8 +175,8 @@ fn what_does_not_fit_in_memory_is_decoded_again_to_the_same_pixels() {
     for i in 0..9 {
         std::fs::write(folder.path().join(format!("{i}.png")), png(10 * i)).unwrap();
     }
-    let all = Pictures::read(folder.path(), 8, any).unwrap();
-    let few = Pictures::read_within(folder.path(), 8, 4 * 3 * 64, any).unwrap();
+    let all = Pictures::read(folder.path(), 8, u64::MAX, any).unwrap();
+    let few = Pictures::read(folder.path(), 8, 4 * 3 * 64, any).unwrap();
     assert_eq!(few.hashes, all.hashes);
     assert!(few.notes[0].starts_with("4 of 9 images stay decoded"), "{:?}", few.notes);
     assert!((0..9).all(|i| few.pixels(i).unwrap() == all.pixels(i).unwrap()));

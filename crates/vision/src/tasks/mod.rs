@@ -214,8 +214,10 @@ pub const DEVIATION: [f32; 3] = [0.229, 0.224, 0.225];
 
 /// Pixels as models read them, but those of diffusion.
 pub(crate) fn normed(image: &RgbImage) -> Vec<f32> {
-    let of = |(i, byte): (usize, &u8)| (f32::from(*byte) / 255.0 - MEAN[i % 3]) / DEVIATION[i % 3];
-    image.as_raw().iter().enumerate().map(of).collect()
+    // Each byte of each colour once: there are fewer of them than pixels.
+    let of = |c: usize| std::array::from_fn::<f32, 256, _>(|byte| (byte as f32 / 255.0 - MEAN[c]) / DEVIATION[c]);
+    let tables = [of(0), of(1), of(2)];
+    image.as_raw().as_chunks::<3>().0.iter().flat_map(|pixel| [0, 1, 2].map(|c| tables[c][usize::from(pixel[c])])).collect()
 }
 
 /// Back to bytes.
@@ -228,7 +230,8 @@ pub fn pixels_of(normed: &[f32], size: usize) -> RgbImage {
 
 /// Images of samples, one after the other.
 fn images(samples: &mut [Sample]) -> Vec<f32> {
-    samples.iter_mut().flat_map(|sample| std::mem::take(&mut sample.pixels)).collect()
+    let all: Vec<Vec<f32>> = samples.iter_mut().map(|sample| std::mem::take(&mut sample.pixels)).collect();
+    all.concat()
 }
 
 fn build_of_head(metric: &'static MetricKind, augment: &Augment) -> Result<Arc<dyn Objective>, TrainError> {
