@@ -1,4 +1,5 @@
-"""What transformers says of an exported model of images: its last line is a list of numbers. See crates/vision/tests/peers.rs."""
+"""What transformers and diffusers say of an exported model of images, or of one that they write themselves (`make-KIND`): the last line is a
+list of numbers. See crates/vision/tests/peers.rs."""
 import json
 import sys
 
@@ -15,9 +16,54 @@ def model(cls):
     return model.eval()
 
 
+
+
+def shaped(name, *shape):
+    """An input with its channels last, as diffusers takes it."""
+    return torch.tensor(load(name)).reshape(*shape).permute(0, 3, 1, 2)
+
+
+def drawn(model):
+    """A model whose numbers all say something, those that begin at zero too."""
+    torch.manual_seed(3)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def unet():
+    import diffusers
+    if kind.startswith("make"):
+        drawn(diffusers.UNet2DConditionModel(
+            sample_size=4, in_channels=3, out_channels=3, block_out_channels=(8, 16), layers_per_block=1, attention_head_dim=2,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            cross_attention_dim=6, norm_num_groups=4)).save_pretrained(folder)
+    model, info = diffusers.UNet2DConditionModel.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"], info
+    text = torch.tensor(load("text")).reshape(2, 77, 6)
+    return model(shaped("latents", 2, 4, 4, 3), torch.tensor([3.0, 700.0]), text).sample.permute(0, 2, 3, 1)
+
+
+def dit():
+    import diffusers
+    if kind.startswith("make"):
+        drawn(diffusers.DiTTransformer2DModel(
+            sample_size=4, patch_size=2, in_channels=2, out_channels=4, num_layers=1, num_attention_heads=2, attention_head_dim=4,
+            num_embeds_ada_norm=3)).save_pretrained(folder)
+    model, info = diffusers.DiTTransformer2DModel.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"], info
+    out = model.eval()(shaped("latents", 2, 4, 4, 2), timestep=torch.tensor([3, 700]), class_labels=torch.tensor([2, 1])).sample
+    # Pixels of a patch together, as the model says them.
+    return out.permute(0, 2, 3, 1).reshape(2, 2, 2, 2, 2, 4).permute(0, 1, 3, 2, 4, 5)
+
+
 with torch.no_grad():
-    images = torch.tensor(load("images")).reshape(2, 12, 12, 3).permute(0, 3, 1, 2)
-    if kind == "vit":
+    images = None if kind.endswith(("unet", "dit")) else torch.tensor(load("images")).reshape(2, 12, 12, 3).permute(0, 3, 1, 2)
+    if kind.endswith("unet"):
+        out = unet()
+    elif kind.endswith("dit"):
+        out = dit()
+    elif kind == "vit":
         found = model(transformers.ViTForImageClassification)
         assert found.config.id2label[1] == "b", found.config.id2label
         out = found(images).logits

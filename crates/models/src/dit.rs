@@ -36,6 +36,27 @@ pub struct DitConfig {
     pub classes: usize,
     /// Waves of the time.
     pub waves: usize,
+    /// 1 in the layout of diffusers, whose waves are a little longer than the paper's code has them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub wave_shift: usize,
+    /// Of the norms before the feed-forward layers; all others have 1e-6.
+    #[serde(default = "usual_eps", skip_serializing_if = "is_usual_eps")]
+    pub mlp_eps: f32,
+}
+
+/// Of the norms of the paper's code.
+const EPS: f32 = 1e-6;
+
+fn usual_eps() -> f32 {
+    EPS
+}
+
+fn is_usual_eps(eps: &f32) -> bool {
+    *eps == EPS
+}
+
+fn is_zero(shift: &usize) -> bool {
+    *shift == 0
 }
 
 /// Published models by name, for 256 pixels.
@@ -53,6 +74,8 @@ fn preset(name: &str) -> Option<DitConfig> {
         heads,
         classes: 1001,
         waves: 256,
+        wave_shift: 0,
+        mlp_eps: EPS,
     };
     Some(match name {
         "dit-s-2" => of(12, 384, 6),
@@ -126,7 +149,7 @@ impl Dit {
         let (latents, timesteps, classes) =
             (tape.input(inputs, "latents")?, tape.input(inputs, "timesteps")?, tape.input(inputs, "classes")?);
         let [told] = tape.block(self.told_block, [&timesteps, &classes], move |tape, [timesteps, classes]| {
-            let waves = tape.sinusoid(timesteps, c.waves)?;
+            let waves = tape.sinusoid(timesteps, c.waves, c.wave_shift)?;
             let time = self.time[0].run(tape, &waves)?;
             let time = tape.activation(Activation::Silu, &time)?;
             let time = self.time[1].run(tape, &time)?;
@@ -150,12 +173,12 @@ impl Dit {
                     tape.columns(&all, columns)
                 };
                 let (shift, scale, gate) = (next(tape)?, next(tape)?, next(tape)?);
-                let normed = modulated(tape, x, &shift, &scale)?;
+                let normed = modulated(tape, x, [&shift, &scale], EPS)?;
                 let attended = layer.attn.run(tape, &normed, None)?;
                 let attended = tape.modulate(&attended, 0.0, Some(&gate), None)?;
                 let x = tape.add(x, &attended)?;
                 let (shift, scale, gate) = (next(tape)?, next(tape)?, next(tape)?);
-                let normed = modulated(tape, &x, &shift, &scale)?;
+                let normed = modulated(tape, &x, [&shift, &scale], c.mlp_eps)?;
                 let fed = layer.mlp.run(tape, &normed)?;
                 let fed = tape.modulate(&fed, 0.0, Some(&gate), None)?;
                 Ok([tape.add(&x, &fed)?])
@@ -168,7 +191,7 @@ impl Dit {
     fn said(&self, tape: &mut Tape<'_>, x: &Tensor, told: &Tensor) -> Result<Tensor, EngineError> {
         let (all, width) = (self.last_told.run(tape, told)?, self.config.width);
         let (shift, scale) = (tape.columns(&all, 0..width)?, tape.columns(&all, width..2 * width)?);
-        let normed = modulated(tape, x, &shift, &scale)?;
+        let normed = modulated(tape, x, [&shift, &scale], EPS)?;
         self.last.run(tape, &normed)
     }
 
@@ -182,8 +205,8 @@ impl Dit {
 }
 
 /// A bare norm of `x`, times `1 + scale`, plus `shift`.
-fn modulated(tape: &mut Tape<'_>, x: &Tensor, shift: &Tensor, scale: &Tensor) -> Result<Tensor, EngineError> {
-    let normed = bare_norm(tape, x, 1.0, 1e-6)?;
+fn modulated(tape: &mut Tape<'_>, x: &Tensor, [shift, scale]: [&Tensor; 2], eps: f32) -> Result<Tensor, EngineError> {
+    let normed = bare_norm(tape, x, 1.0, eps)?;
     tape.modulate(&normed, 1.0, Some(scale), Some(shift))
 }
 
@@ -211,6 +234,12 @@ impl DitConfig {
         }
         if !self.waves.is_multiple_of(2) {
             return wrong("waves", format!("{} is odd, and waves come in pairs", self.waves), "use an even number");
+        }
+        if self.wave_shift >= self.waves / 2 {
+            return wrong("wave_shift", format!("{} leaves none of {} waves", self.wave_shift, self.waves / 2), "use 0, or 1");
+        }
+        if !(self.mlp_eps >= 0.0 && self.mlp_eps.is_finite()) {
+            return wrong("mlp_eps", format!("{} is no small number", self.mlp_eps), "leave it out for 1e-6");
         }
         if self.out_channels < self.channels {
             let problem = format!("{} are fewer than the {} of the latents", self.out_channels, self.channels);

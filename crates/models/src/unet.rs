@@ -191,7 +191,7 @@ impl Unet {
 
     /// The time as the residual blocks are told it: `[batch, 4 width]`.
     fn time(&self, tape: &mut Tape<'_>, timesteps: &Tensor) -> Result<Tensor, EngineError> {
-        let waves = tape.sinusoid(timesteps, self.config.width)?;
+        let waves = tape.sinusoid(timesteps, self.config.width, 0)?;
         let wide = self.time[0].run(tape, &waves)?;
         let wide = tape.activation(Activation::Silu, &wide)?;
         self.time[1].run(tape, &wide)

@@ -14,12 +14,13 @@ use std::{borrow::Cow, collections::BTreeSet, path::Path};
 
 use data::Tokenizer;
 pub use export::export;
+pub use keys::{Keys, of_all_layouts};
 use layouts::Layout;
 use models::{Model, decoder::DecoderConfig};
 use parts::Part;
 use serde_json::Value;
 pub use weights::{Refuse, Tensor, Weights};
-pub use write::{Array, Format, Numbers, write_folder, write_json, write_weights};
+pub use write::{Array, Format, Numbers, STEMS, write_folder, write_json, write_weights};
 
 use crate::{TrainError, checkpoint, recipe::Recipe};
 

@@ -5,6 +5,8 @@ use engine::{Device, EngineError, Inputs, Pool, Precision, Tape, Tensor, check::
 use models::{
     Model,
     clip::{Clip, ClipConfig},
+    dit::{Dit, DitConfig},
+    unet::{Unet, UnetConfig},
     vit::{Vit, VitConfig},
     vit_mae::{Choice, Mae, MaeConfig},
 };
@@ -102,4 +104,54 @@ fn transformers_says_of_our_folders_what_we_say() {
         &says(&model, &mut clip.store, &inputs.clone().and(&texts), Clip::embeddings),
         &theirs(&python, folder.path(), "clip"),
     );
+}
+
+const UNET: &str = "kind = \"unet\"\nsize = 4\nchannels = 3\nout_channels = 3\nwidth = 8\nfactors = [1, 2]\nres_blocks = 1\nattention = [true, false]\ndepth = 1\nheads = 2\ntext_width = 6\ntext_tokens = 77\ngroups = 4";
+const DIT: &str = "kind = \"dit\"\nsize = 4\npatch = 2\nchannels = 2\nout_channels = 4\nlayers = 1\nwidth = 8\nheads = 2\nclasses = 4\nwaves = 256\nwave_shift = 1";
+
+/// A model of diffusion, out to diffusers and in from it.
+fn diffuses<M: Model>(
+    python: &std::ffi::OsStr,
+    kind: &str,
+    table: &str,
+    inputs: &[(&str, &[usize], Vec<f32>)],
+    build: impl Fn(&toml::Table) -> M,
+    pass: impl for<'m> Fn(&'m M, &mut Tape<'m>, &Inputs) -> Result<Tensor, EngineError> + Copy,
+) {
+    let with = |all: Inputs, (name, shape, values): &(&str, &[usize], Vec<f32>)| all.with_f32(name, shape, values.clone());
+    let own = Inputs::new().with_f32("timesteps", &[2], vec![3.0, 700.0]).with_u32("classes", &[2], vec![2, 1]);
+    let own = inputs.iter().fold(own, with);
+    let write = |folder: &std::path::Path| {
+        for (name, _, values) in inputs {
+            std::fs::write(folder.join(format!("{name}.json")), serde_json::json!(values).to_string()).unwrap();
+        }
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let mut ours = loaded(table);
+    hf::export(&ours, &[], folder.path(), Format::default()).unwrap();
+    write(folder.path());
+    let model = build(&ours.model.config());
+    assert_same(kind, &says(&model, &mut ours.store, &own, pass), &theirs(python, folder.path(), kind));
+
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path());
+    let said = theirs(python, folder.path(), &format!("make-{kind}"));
+    assert!(hf::knows(folder.path()));
+    let imported = hf::import(folder.path()).unwrap();
+    let model = build(&imported.model);
+    let mut store = Replicated::solo(model.params(), |id| imported.values(&model.params().spec(id).name).unwrap());
+    assert_same(&format!("{kind} of diffusers"), &says(&model, &mut store, &own, pass), &said);
+}
+
+#[test]
+fn diffusers_says_of_folders_what_we_say_of_ours_and_of_its_own() {
+    let Some(python) = std::env::var_os("HAIRPIN_PEERS_PYTHON") else { return };
+    vision::register();
+    let inputs: [(&str, &[usize], Vec<f32>); 2] =
+        [("latents", &[2, 4, 4, 3], noise(5, 2 * 4 * 4 * 3)), ("text", &[2, 77, 6], noise(6, 2 * 77 * 6))];
+    let unet = |table: &toml::Table| Unet::new(models::typed::<UnetConfig>(table).unwrap()).unwrap();
+    diffuses(&python, "unet", UNET, &inputs, unet, Unet::noise);
+    let inputs: [(&str, &[usize], Vec<f32>); 1] = [("latents", &[2, 4, 4, 2], noise(5, 2 * 4 * 4 * 2))];
+    let dit = |table: &toml::Table| Dit::new(models::typed::<DitConfig>(table).unwrap()).unwrap();
+    diffuses(&python, "dit", DIT, &inputs, dit, Dit::patches);
 }

@@ -1,4 +1,4 @@
-//! A number as waves of many lengths: `[cos(t f_0), .., sin(t f_0), ..]` with `f_i = 10000^(-i / half)`, as diffusion models are
+//! A number as waves of many lengths: `[cos(t f_0), .., sin(t f_0), ..]` with `f_i = 10000^(-i / (half - shift))`, as diffusion models are
 //! told the time; arXiv:1706.03762, section 3.5, and arXiv:2006.11239.
 
 use super::{Backward, Class, Cost, Forward, Gradient, Op, Saves};
@@ -6,6 +6,7 @@ use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Sinusoid {
     width: usize,
+    shift: usize,
 }
 
 impl Op for Sinusoid {
@@ -18,6 +19,9 @@ impl Op for Sinusoid {
     fn shape(&self, x: &[Shape]) -> Result<Shape, ShapeError> {
         if self.width == 0 || !self.width.is_multiple_of(2) {
             return Err(ShapeError::new("sinusoid", format!("{} columns are no pairs of sine and cosine", self.width)));
+        }
+        if self.shift >= self.width / 2 {
+            return Err(ShapeError::new("sinusoid", format!("a shift of {} leaves none of {} waves", self.shift, self.width / 2)));
         }
         Ok(Shape::new(&[x[0].elements(), self.width]))
     }
@@ -35,7 +39,7 @@ impl Op for Sinusoid {
         let half = self.width / 2;
         for (y, t) in f.output.chunks_exact_mut(self.width).zip(f.inputs[0].f32s()) {
             for i in 0..half {
-                let angle = f64::from(*t) * (-(10_000_f64.ln()) * i as f64 / half as f64).exp();
+                let angle = f64::from(*t) * (-(10_000_f64.ln()) * i as f64 / (half - self.shift) as f64).exp();
                 (y[i], y[half + i]) = (angle.cos() as f32, angle.sin() as f32);
             }
         }
@@ -44,11 +48,11 @@ impl Op for Sinusoid {
 }
 
 impl Tape<'_> {
-    /// Waves of each of `t` `[batch]`: `[batch, width]`.
+    /// Waves of each of `t` `[batch]`: `[batch, width]`. With a `shift` of 1 the last of them has the length that is named.
     /// # Errors
-    /// When `width` is odd.
-    pub fn sinusoid(&mut self, t: &Tensor, width: usize) -> Result<Tensor, EngineError> {
-        self.apply(Sinusoid { width }, &[t])
+    /// When `width` is odd, or `shift` leaves no wave.
+    pub fn sinusoid(&mut self, t: &Tensor, width: usize, shift: usize) -> Result<Tensor, EngineError> {
+        self.apply(Sinusoid { width, shift }, &[t])
     }
 }
 
@@ -58,7 +62,7 @@ mod tests {
 
     #[test]
     fn time_zero_is_all_cosine_and_the_first_pair_turns_once_in_two_pi() {
-        let (y, _) = check::run_one(&[0.0, std::f32::consts::PI], Shape::new(&[2]), |tape, t| tape.sinusoid(t, 4));
+        let (y, _) = check::run_one(&[0.0, std::f32::consts::PI], Shape::new(&[2]), |tape, t| tape.sinusoid(t, 4, 0));
         let slow = std::f64::consts::PI / 100.0;
         check::assert_close("waves", &y, &[1.0, 1.0, 0.0, 0.0, -1.0, slow.cos(), 0.0, slow.sin()], 1e-6);
     }

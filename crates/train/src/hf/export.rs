@@ -10,7 +10,7 @@ use super::{
     layouts::Layout,
     parts::Part,
     refuse, turned,
-    write::{Array, Format, write_folder, write_json, write_weights},
+    write::{Array, Format, STEMS, write_folder, write_json, write_weights},
 };
 use crate::{TrainError, run::Loaded};
 
@@ -33,7 +33,7 @@ pub fn export(loaded: &Loaded, tokenizer: &Tokenizer, folder: &Path, format: For
     };
     let arrays: Vec<Array<'_>> = (layout.parts)(config).into_iter().map(array).collect();
     write_folder(folder, |folder| {
-        write_weights(&arrays, folder, format)?;
+        write_weights(&arrays, folder, STEMS[0], format)?;
         write_texts(layout, config, tokenizer, folder, format)
     })
 }

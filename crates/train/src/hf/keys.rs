@@ -9,7 +9,7 @@ use super::refuse;
 use crate::TrainError;
 
 /// See the head of this file.
-pub(super) struct Keys<'a> {
+pub struct Keys<'a> {
     /// How messages begin the name of a key: `` or `rope_scaling.`.
     place: String,
     table: &'a Map<String, Value>,
@@ -148,7 +148,7 @@ fn same(value: &Value, wanted: &Value) -> bool {
 }
 
 /// Read in every layout, or of no effect in any.
-pub(super) fn of_all_layouts(keys: &Keys<'_>) -> Result<(), TrainError> {
+pub fn of_all_layouts(keys: &Keys<'_>) -> Result<(), TrainError> {
     keys.harmless(&["model_type"]);
     for key in ["is_encoder_decoder", "is_decoder", "add_cross_attention", "tie_encoder_decoder"] {
         keys.only(key, false)?;

@@ -22,8 +22,11 @@ use crate::TrainError;
 
 /// Of a safetensors header.
 const LARGEST_HEADER_BYTES: u64 = 100 << 20;
-const FILES: [(&str, &str); 2] =
-    [("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json")];
+const FILES: [(&str, &str); 3] = [
+    ("model.safetensors", "model.safetensors.index.json"),
+    ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+];
 
 /// How a problem of a file becomes an error, with the layouts that are known where it is asked.
 pub type Refuse = fn(&'static str, String) -> TrainError;

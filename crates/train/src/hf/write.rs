@@ -113,11 +113,11 @@ pub fn write_json(folder: &Path, name: &str, value: &Value) -> Result<(), TrainE
     disk::write(&path, format!("{value:#}\n")).map_err(TrainError::io("write", &path))
 }
 
-/// Write weights as one file, or as several and an index. What another export left of weights is removed once these are whole, since some of it
+/// Write weights as one file that begins with `stem`, or as several and an index. What another export left of weights is removed once these are whole, since some of it
 /// would be read in their place.
 /// # Errors
 /// When a file cannot be written, or a number is beyond what it is to be written as.
-pub fn write_weights(arrays: &[Array<'_>], folder: &Path, format: Format) -> Result<(), TrainError> {
+pub fn write_weights(arrays: &[Array<'_>], folder: &Path, stem: &str, format: Format) -> Result<(), TrainError> {
     if format.numbers == Numbers::F16 {
         let beyond = |array: &&Array<'_>| (array.values)().iter().any(|value| value.abs() > 65_504.0);
         if let Some(array) = arrays.iter().find(beyond) {
@@ -127,7 +127,8 @@ pub fn write_weights(arrays: &[Array<'_>], folder: &Path, format: Format) -> Res
     }
     let shards = cut(arrays, format);
     let count = shards.len();
-    let name = |i: usize| if count == 1 { WHOLE.to_owned() } else { format!("model-{:05}-of-{count:05}.safetensors", i + 1) };
+    let [whole, index] = [format!("{stem}.safetensors"), format!("{stem}.safetensors.index.json")];
+    let name = |i: usize| if count == 1 { whole.clone() } else { format!("{stem}-{:05}-of-{count:05}.safetensors", i + 1) };
     let mut map = BTreeMap::new();
     for (i, shard) in shards.iter().enumerate() {
         let path = folder.join(name(i));
@@ -145,26 +146,27 @@ pub fn write_weights(arrays: &[Array<'_>], folder: &Path, format: Format) -> Res
     let mut written: BTreeSet<String> = (0..count).map(name).collect();
     if count > 1 {
         let total: u64 = arrays.iter().map(|array| array.bytes(format.numbers)).sum();
-        write_json(folder, INDEX, &json!({"metadata": {"total_size": total}, "weight_map": map}))?;
-        written.insert(INDEX.to_owned());
+        write_json(folder, &index, &json!({"metadata": {"total_size": total}, "weight_map": map}))?;
+        written.insert(index);
     }
     for entry in fs::read_dir(folder).map_err(TrainError::io("list", folder))?.flatten() {
         let file = entry.file_name().to_string_lossy().into_owned();
-        if is_weights(&file) && !written.contains(&file) {
+        if is_weights(&file, stem) && !written.contains(&file) {
             fs::remove_file(entry.path()).map_err(TrainError::io("remove", &entry.path()))?;
         }
     }
     Ok(())
 }
 
-const WHOLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+/// What files of weights begin with, of transformers and of diffusers.
+pub const STEMS: [&str; 2] = ["model", "diffusion_pytorch_model"];
 
 /// Whether it is what an export calls a file of weights: `model-00002-of-00007.safetensors`.
-fn is_weights(file: &str) -> bool {
+fn is_weights(file: &str, stem: &str) -> bool {
     let is_number = |text: &str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
-    let numbers = file.strip_prefix("model-").and_then(|rest| rest.strip_suffix(".safetensors")?.split_once("-of-"));
-    [WHOLE, INDEX].contains(&file) || numbers.is_some_and(|(i, count)| is_number(i) && is_number(count))
+    let Some(rest) = file.strip_prefix(stem) else { return false };
+    let numbers = rest.strip_prefix('-').and_then(|rest| rest.strip_suffix(".safetensors")?.split_once("-of-"));
+    [".safetensors", ".safetensors.index.json"].contains(&rest) || numbers.is_some_and(|(i, count)| is_number(i) && is_number(count))
 }
 
 /// Runs of arrays that fill a file.
@@ -226,7 +228,7 @@ mod tests {
         let kept = ["model-best.safetensors", "model_lora.safetensors", "notes.txt"];
         kept.iter().for_each(|name| fs::write(folder.path().join(name), "mine").unwrap());
         let small = Format { shard_bytes: 20, ..Format::default() };
-        write_weights(&arrays(), folder.path(), small).unwrap();
+        write_weights(&arrays(), folder.path(), STEMS[0], small).unwrap();
         let shards = (1..=3).map(|i| format!("model-0000{i}-of-00003.safetensors"));
         let with_kept = |own: Vec<String>| {
             let mut all: Vec<String> = own.into_iter().chain(kept.map(str::to_owned)).collect();
@@ -234,11 +236,11 @@ mod tests {
             all
         };
         assert_eq!(files(folder.path()), with_kept(shards.chain([INDEX.to_owned()]).collect()));
-        write_weights(&arrays(), folder.path(), Format::default()).unwrap();
+        write_weights(&arrays(), folder.path(), STEMS[0], Format::default()).unwrap();
         assert_eq!(files(folder.path()), with_kept(vec![WHOLE.to_owned()]));
         // What is refused leaves what was there.
         let half = Format { numbers: Numbers::F16, ..small };
-        assert!(write_weights(&arrays(), folder.path(), half).unwrap_err().to_string().contains("f16"));
+        assert!(write_weights(&arrays(), folder.path(), STEMS[0], half).unwrap_err().to_string().contains("f16"));
         assert_eq!(files(folder.path()), with_kept(vec![WHOLE.to_owned()]));
     }
 }

@@ -1,13 +1,11 @@
-//! Hugging Face folders of models of images (`config.json`, `model.safetensors`, `preprocessor_config.json`), out and in: `vit`
-//! (ViTForImageClassification), `vit_mae` (ViTMAEForPreTraining) and `clip` (CLIPModel), as transformers 5 writes and reads them. Of
-//! a config every key is known or refused. Weights go through [`train::hf`].
+//! Hugging Face folders of models of images (`config.json`, weights, `preprocessor_config.json`), out and in, as transformers 5 and diffusers
+//! write and read them: [`layouts`] has a file for each class. Of a config every key is known or refused. Weights go through [`train::hf`].
 
-mod config;
-mod layout;
+mod layouts;
 
 use std::{borrow::Cow, collections::BTreeSet, path::Path};
 
-use layout::Part;
+use layouts::{Layout, Part};
 use serde_json::{Value, json};
 use train::{
     TrainError,
@@ -40,8 +38,13 @@ impl Imported {
     /// # Errors
     /// When a file cannot be read any more.
     pub fn values(&self, name: &str) -> Result<Vec<f32>, TrainError> {
-        let Some((part, tensor)) = self.parts.iter().find(|(part, _)| part.ours == name) else { return Ok(Vec::new()) };
-        Ok(part.view.back(&self.weights.all(tensor)?, &part.dims))
+        let place = |part: &Part| part.ours.iter().position(|ours| ours == name);
+        let Some((part, tensor, at)) = self.parts.iter().find_map(|(part, tensor)| Some((part, tensor, place(part)?))) else {
+            return Ok(Vec::new());
+        };
+        let all = part.view.back(&self.weights.all(tensor)?, &part.dims);
+        let each = all.len() / part.ours.len();
+        Ok(all[at * each..(at + 1) * each].to_vec())
     }
 
     /// Write it as a checkpoint of step 0 into `folder`, with `files` besides; the number of its parameters.
@@ -60,43 +63,45 @@ impl Imported {
 #[must_use]
 pub fn knows(folder: &Path) -> bool {
     let json = disk::read_text(&folder.join("config.json"), LARGEST_BYTES).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
-    json.is_some_and(|json| json.get("model_type").and_then(Value::as_str).is_some_and(|kind| layout::KINDS.contains(&kind)))
+    json.is_some_and(|json| Layout::of_json(&json).is_ok())
 }
 
 /// Write `loaded` to `folder`, with the names of its classes. It comes whole or not at all where nothing stands yet.
 /// # Errors
 /// When no layout holds such a model, or a file cannot be written.
 pub fn export(loaded: &Loaded, classes: &[String], folder: &Path, format: Format) -> Result<(), TrainError> {
-    let (kind, table, params) = (models::kind(&loaded.recipe.model).name, loaded.model.config(), loaded.model.params());
+    let (table, params) = (loaded.model.config(), loaded.model.params());
+    let layout = Layout::of_kind(models::kind(&loaded.recipe.model).name)?;
     let array = |Part { ours, theirs, dims, view }: Part| {
-        let value = params.find(&ours).map_or(&[][..], |id| loaded.store.value(id));
-        Array { name: theirs, dims: dims.clone(), values: Box::new(move || Cow::Owned(view.out(value, &dims))) }
+        let value = |ours: &String| params.find(ours).map_or(&[][..], |id| loaded.store.value(id));
+        let values: Vec<&[f32]> = ours.iter().map(value).collect();
+        Array { name: theirs, dims: dims.clone(), values: Box::new(move || Cow::Owned(view.out(&values.concat(), &dims))) }
     };
     let fixed =
         |(name, dims, values): (String, Vec<usize>, Vec<f32>)| Array { name, dims, values: Box::new(move || Cow::Owned(values.clone())) };
-    let mut arrays: Vec<Array<'_>> = layout::parts(kind, &table)?.into_iter().map(array).collect();
-    arrays.extend(layout::fixed(kind, &table)?.into_iter().map(fixed));
+    let mut arrays: Vec<Array<'_>> = (layout.parts)(&table)?.into_iter().map(array).collect();
+    arrays.extend((layout.fixed)(&table)?.into_iter().map(fixed));
+    let config = layout.config(&table, classes)?;
     write_folder(folder, |folder| {
-        write_weights(&arrays, folder, format)?;
-        write_texts(loaded, classes, folder, format)
+        write_weights(&arrays, folder, layout.stem(), format)?;
+        write_texts(loaded, layout, config, folder, format)
     })
 }
 
-fn write_texts(loaded: &Loaded, classes: &[String], folder: &Path, format: Format) -> Result<(), TrainError> {
-    let (kind, table) = (models::kind(&loaded.recipe.model).name, loaded.model.config());
-    let mut model = config::write(kind, &table, classes)?;
-    if kind == "clip"
-        && let Ok(tokenizer) = loaded.tokenizer()
-    {
+fn write_texts(loaded: &Loaded, layout: &Layout, mut model: Value, folder: &Path, format: Format) -> Result<(), TrainError> {
+    let is_clip = layout.kind == "clip";
+    if is_clip && let Ok(tokenizer) = loaded.tokenizer() {
         // Where a text ends is where its state is read.
         let end = tokenizer.ends().end_of_text;
         (model["text_config"]["eos_token_id"], model["text_config"]["pad_token_id"]) = (json!(end), json!(end));
         model["text_config"]["bos_token_id"] = json!(tokenizer.ends().before_prompt.iter().find(|token| **token != end));
     }
-    format.tell(&mut model);
+    if layout.processor.is_some() {
+        format.tell(&mut model);
+    }
     write_json(folder, "config.json", &model)?;
-    let size = config::image_size(kind, &table);
-    let processor = if kind == "clip" { "CLIPImageProcessor" } else { "ViTImageProcessor" };
+    let Some((processor, size)) = layout.processor else { return Ok(()) };
+    let size = size(&loaded.model.config())?;
     write_json(
         folder,
         "preprocessor_config.json",
@@ -105,7 +110,7 @@ fn write_texts(loaded: &Loaded, classes: &[String], folder: &Path, format: Forma
             "do_rescale": true, "rescale_factor": 1.0 / 255.0, "do_normalize": true, "image_mean": MEAN, "image_std": DEVIATION,
         }),
     )?;
-    if kind == "clip" && loaded.tokenizer_path.is_file() {
+    if is_clip && loaded.tokenizer_path.is_file() {
         let to = folder.join("tokenizer.json");
         std::fs::copy(&loaded.tokenizer_path, &to).map_err(io("write", &to))?;
     }
@@ -119,19 +124,33 @@ pub fn import(folder: &Path) -> Result<Imported, TrainError> {
     let path = folder.join("config.json");
     let text = disk::read_text(&path, LARGEST_BYTES).map_err(io("read", &path))?;
     let json: Value = serde_json::from_str(&text).map_err(|e| refuse("config.json", e.to_string()))?;
-    let (model, classes) = config::read(&json)?;
-    let kind = models::kind(&model).name;
+    let layout = Layout::of_json(&json)?;
+    let (model, classes) = layout.read_config(&json)?;
     models::build(&model)?;
     let weights = Weights::open(folder, refuse)?;
     let mut left: BTreeSet<&str> = weights.names().filter(|name| !name.ends_with("position_ids")).collect();
-    let mut parts = Vec::new();
-    for part in layout::parts(kind, &model)? {
-        let (name, tensor) = weights.find([part.theirs.as_str(), &layout::other_name(&part.theirs)], &part.dims)?;
+    let mut parts: Vec<(Part, Tensor)> = Vec::new();
+    for part in (layout.parts)(&model)? {
+        let other = layouts::other_name(&part.theirs);
+        let find = |dims: &[usize]| weights.find([part.theirs.as_str(), &other], dims);
+        let found = match (part.view, &part.dims[..]) {
+            (layouts::View::Pixel, [out, inner]) => find(&part.dims).or_else(|error| find(&[*out, *inner, 1, 1]).map_err(|_| error)),
+            _ => find(&part.dims),
+        };
+        let (name, tensor) = found?;
         left.remove(name);
         let tensor = tensor.clone();
+        // What a layout writes several times is one thing here.
+        if let Some((first, one)) = parts.iter().find(|(first, _)| first.ours == part.ours) {
+            if weights.all(one)? != weights.all(&tensor)? {
+                let problem = format!("`{}` differs from `{}`, and both are one here", part.theirs, first.theirs);
+                return Err(refuse("model.safetensors", problem));
+            }
+            continue;
+        }
         parts.push((part, tensor));
     }
-    for (name, dims, want) in layout::fixed(kind, &model)? {
+    for (name, dims, want) in (layout.fixed)(&model)? {
         if !left.remove(name.as_str()) {
             continue;
         }
@@ -152,7 +171,10 @@ fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Train
 }
 
 fn refuse(key: &'static str, problem: String) -> TrainError {
-    let help = format!("the layouts of images that are known: {}", layout::KINDS.join(", "));
+    let name = |layout: &Layout| match layout.class {
+        layouts::Class::Transformers(_, class) | layouts::Class::Diffusers(class) => class,
+    };
+    let help = format!("the layouts of images that are known: {}", layouts::ALL.iter().map(name).collect::<Vec<_>>().join(", "));
     TrainError::Value { key, problem, help }
 }
 
