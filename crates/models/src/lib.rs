@@ -155,6 +155,30 @@ impl Named for Kind {
 /// Every kind of model.
 pub static KINDS: Registry<Kind> = Registry::new(&[decoder::KIND, clip::KIND, dit::KIND, unet::KIND, vit::KIND, vit_mae::KIND]);
 
+/// How a model of one kind begins with the weights of another.
+pub struct Beginning {
+    pub kind: &'static str,
+    pub from: &'static str,
+    /// Tables of `[model]` that both have, and have to have alike.
+    pub shared: &'static [&'static str],
+    /// What the names of arrays begin with that are left out.
+    pub left_out: &'static [&'static str],
+    /// Arrays that begin anew.
+    pub anew: &'static [&'static str],
+    /// Arrays that follow from the other's `[model]` table, written out.
+    pub made: fn(&toml::Table) -> Result<Vec<(&'static str, Vec<f32>)>, ModelError>,
+}
+
+/// Every such way.
+pub const BEGINNINGS: &[Beginning] = &[vit_mae::AS_CLASSIFIER];
+
+/// That of two `[model]` tables, if there is one.
+#[must_use]
+pub fn beginning(ours: &toml::Table, theirs: &toml::Table) -> Option<&'static Beginning> {
+    let (ours, theirs) = (kind(ours).name, kind(theirs).name);
+    BEGINNINGS.iter().find(|beginning| beginning.kind == ours && beginning.from == theirs)
+}
+
 /// Published models that a recipe can name: the kind of each, and its `preset`.
 pub fn presets() -> impl Iterator<Item = (&'static str, &'static str)> {
     KINDS.all().into_iter().flat_map(|kind| kind.presets.iter().map(move |name| (kind.name, *name)))

@@ -14,7 +14,7 @@ use engine::{BlockId, EngineError, Init, Inputs, Mask, ParamId, ParamKind, Param
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Kind, Model, ModelError,
+    Beginning, Kind, Model, ModelError,
     decoder::{DecoderConfig, Mlp, declare::NormParams, layers::Layers},
     parts::{self, Linear, bare_norm, pick, pick_by, prepend, with_positions},
     tower::TowerConfig,
@@ -66,6 +66,23 @@ pub(crate) const KIND: Kind = Kind { name: "vit_mae", unit: "images", objective:
 fn build(table: toml::Table) -> Result<Box<dyn Model>, ModelError> {
     Ok(Box::new(Mae::new(crate::of_preset(table, PRESETS, preset)?)?))
 }
+
+/// A masked autoencoder's encoder as the start of a classifier, arXiv:2111.06377, appendix A.1: its fixed positions are where the
+/// classifier's own begin.
+pub(crate) const AS_CLASSIFIER: Beginning = Beginning {
+    kind: "vit",
+    from: "vit_mae",
+    shared: &["tower"],
+    left_out: &["decoder."],
+    anew: &["head.weight", "head.bias"],
+    made: |theirs| {
+        let tower = crate::typed::<MaeConfig>(theirs)?.tower;
+        // The class token has no place.
+        let mut positions = vec![0.0; tower.width];
+        positions.extend(crate::fixed_positions(tower.size / tower.patch, tower.width));
+        Ok(vec![("positions", positions)])
+    },
+};
 
 /// Which patches of each sample are kept, as the model's inputs.
 #[derive(Debug, Clone, PartialEq)]

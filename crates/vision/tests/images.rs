@@ -176,3 +176,27 @@ fn the_loss_of_pairs_is_of_the_whole_batch_however_it_is_cut() {
         }
     }
 }
+
+#[test]
+fn a_classifier_begins_as_the_encoder_of_a_masked_autoencoder() {
+    vision::register();
+    let folder = tempfile::tempdir().unwrap();
+    pictures(&folder.path().join("pictures"));
+    let (never, at) = (AtomicBool::new(false), |name: &str| folder.path().join(name));
+    let train = |model: &str, set: &[&str], out: &str| run::train(&recipe(folder.path(), model, set), &at(out), false, &never, &mut Quiet);
+    train(MODELS[3].1, &["train.steps=20"], "mae").unwrap();
+    let from = format!("from.path={:?}", at("mae").display().to_string());
+    // Nothing is learnt at a rate of zero, and the tower's sizes are those of the run that it begins with.
+    let still = [&from, "train.steps=1", "optim.lr=0", "optim.weight_decay=0"];
+    train("kind = \"vit\"\nclasses = 3", &still, "vit").unwrap();
+    let read = |out: &str| checkpoint::latest_whole(&at(out)).unwrap().unwrap().1.tensors;
+    let (theirs, ours) = (read("mae"), read("vit"));
+    for tensor in ours.iter().filter(|tensor| tensor.name.starts_with("layers.") || tensor.name == "patch.weight") {
+        let same = theirs.iter().find(|other| other.name == tensor.name).unwrap();
+        assert!(same.values == tensor.values, "{}", tensor.name);
+    }
+    let positions = ours.iter().find(|tensor| tensor.name == "positions").unwrap();
+    assert_eq!(positions.values[32..], models::fixed_positions(4, 32));
+    let error = train(MODELS[4].1, &[&from, "model.tower.layers=1"], "other").unwrap_err().to_string();
+    assert!(error.contains("`model.tower` is another"), "{error}");
+}

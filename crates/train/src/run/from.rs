@@ -8,7 +8,7 @@ use std::{
 };
 
 use data::Tokenizer;
-use models::Model;
+use models::{Beginning, Model};
 
 use super::{loaded, resume, rows};
 use crate::{
@@ -43,6 +43,9 @@ pub(super) fn weights(path: &Path, recipe: &Recipe, model: &dyn Model, feed: &dy
     let optimiser = updates.map_or("a fresh optimiser".to_owned(), |updates| format!("its optimiser after {updates} updates"));
     notes.push(format!("beginning with the weights of `{}` and {optimiser}", checkpoint.display()));
     let theirs = Recipe::parse(&snapshot.recipe, &checkpoint.display().to_string(), &[])?;
+    if let Some(beginning) = models::beginning(&recipe.model, &theirs.model) {
+        return of_another_kind(beginning, snapshot, &theirs, (recipe, model), path, notes);
+    }
     let tokenizer = loaded::tokenizer_path(&checkpoint, path, &theirs);
     let is_same = if feed.tokenizer().is_some() { is_same_tokenizer(&tokenizer, feed)? } else { Some(true) };
     let is_by_name = is_same != Some(true) && recipe.from.as_ref().is_some_and(|from| from.rows_by_name);
@@ -67,6 +70,47 @@ pub(super) fn weights(path: &Path, recipe: &Recipe, model: &dyn Model, feed: &dy
     let mut weights = values(snapshot, recipe, model, notes);
     weights.updates = updates;
     Ok(weights)
+}
+
+/// The arrays that a model has in common with one of another kind, and its own beginnings of the others.
+fn of_another_kind(
+    beginning: &Beginning,
+    snapshot: Snapshot,
+    theirs: &Recipe,
+    (recipe, model): (&Recipe, &dyn Model),
+    path: &Path,
+    mut notes: Vec<String>,
+) -> Result<Weights, TrainError> {
+    let other = |problem: String| {
+        let help = format!("give the recipe the `[model.{}]` table of the run that it begins with", beginning.shared.join("]` and `[model."));
+        TrainError::OtherWeights { path: path.to_owned(), problem, help }
+    };
+    let (written, ours) = (models::build(&theirs.model)?.config(), model.config());
+    if let Some(key) = beginning.shared.iter().find(|key| written.get(**key) != ours.get(**key)) {
+        return Err(other(format!("its `model.{key}` is another than this recipe's")));
+    }
+    let is_left_out = |name: &str| name.starts_with(crate::optim::STATE) || beginning.left_out.iter().any(|start| name.starts_with(start));
+    let mut values: HashMap<String, Vec<f32>> =
+        snapshot.tensors.into_iter().filter(|tensor| !is_left_out(&tensor.name)).map(|tensor| (tensor.name, tensor.values)).collect();
+    for (name, made) in (beginning.made)(&written)? {
+        notes.push(format!("`{name}` begins as what is fixed in a model of kind `{}`", beginning.from));
+        values.insert(name.to_owned(), made);
+    }
+    let table = model.params();
+    for name in beginning.anew {
+        let Some(id) = table.find(name) else { continue };
+        notes.push(format!("`{name}` begins anew"));
+        values.insert((*name).to_owned(), table.initial(id, recipe.seed));
+    }
+    let specs: BTreeMap<&str, usize> = table.specs().iter().map(|spec| (spec.name.as_str(), spec.shape.elements())).collect();
+    let found = |name: &str| values.get(name).map(Vec::len);
+    if let Some((name, count)) = specs.iter().find(|(name, count)| found(name) != Some(**count)) {
+        return Err(other(format!("`{name}` has {count} numbers in this recipe's model and {} there", found(name).unwrap_or(0))));
+    }
+    if let Some(name) = values.keys().filter(|name| !specs.contains_key(name.as_str())).min() {
+        return Err(other(format!("`{name}` is no part of this recipe's model")));
+    }
+    Ok(Weights { values, notes })
 }
 
 /// That the weights are those of `model`.
@@ -139,11 +183,13 @@ pub(super) fn with_its_model(recipe: &Recipe, out: &Path) -> Result<Recipe, Trai
     };
     let mut recipe = recipe.clone();
     let Some(theirs) = theirs.map(|theirs| theirs.model) else { return Ok(recipe) };
+    let beginning = models::beginning(&recipe.model, &theirs);
     let is_sized = DIALS.iter().any(|key| recipe.model.contains_key(*key));
     let is_short = |value: &toml::Value| value.as_integer().is_some_and(|most| most < recipe.batch.context as i64);
     for (key, value) in theirs {
         let is_of_tokens = from.rows_by_name && key == "vocab";
-        let is_open = !(is_of_tokens || is_sized && SIZES.contains(&key.as_str()) || key == "context" && is_short(&value));
+        let is_open = beginning.is_none_or(|beginning| beginning.shared.contains(&key.as_str()));
+        let is_open = is_open && !(is_of_tokens || is_sized && SIZES.contains(&key.as_str()) || key == "context" && is_short(&value));
         if is_open && !recipe.model.contains_key(&key) {
             recipe.model.insert(key, value);
         }
