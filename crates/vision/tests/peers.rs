@@ -114,11 +114,11 @@ fn diffuses<M: Model>(
     python: &std::ffi::OsStr,
     kind: &str,
     table: &str,
-    inputs: &[(&str, &[usize], Vec<f32>)],
+    inputs: &[(&'static str, &[usize], Vec<f32>)],
     build: impl Fn(&toml::Table) -> M,
     pass: impl for<'m> Fn(&'m M, &mut Tape<'m>, &Inputs) -> Result<Tensor, EngineError> + Copy,
 ) {
-    let with = |all: Inputs, (name, shape, values): &(&str, &[usize], Vec<f32>)| all.with_f32(name, shape, values.clone());
+    let with = |all: Inputs, (name, shape, values): &(&'static str, &[usize], Vec<f32>)| all.with_f32(name, shape, values.clone());
     let own = Inputs::new().with_f32("timesteps", &[2], vec![3.0, 700.0]).with_u32("classes", &[2], vec![2, 1]);
     let own = inputs.iter().fold(own, with);
     let write = |folder: &std::path::Path| {
@@ -147,11 +147,11 @@ fn diffuses<M: Model>(
 fn diffusers_says_of_folders_what_we_say_of_ours_and_of_its_own() {
     let Some(python) = std::env::var_os("HAIRPIN_PEERS_PYTHON") else { return };
     vision::register();
-    let inputs: [(&str, &[usize], Vec<f32>); 2] =
+    let inputs: [(&'static str, &[usize], Vec<f32>); 2] =
         [("latents", &[2, 4, 4, 3], noise(5, 2 * 4 * 4 * 3)), ("text", &[2, 77, 6], noise(6, 2 * 77 * 6))];
     let unet = |table: &toml::Table| Unet::new(models::typed::<UnetConfig>(table).unwrap()).unwrap();
     diffuses(&python, "unet", UNET, &inputs, unet, Unet::noise);
-    let inputs: [(&str, &[usize], Vec<f32>); 1] = [("latents", &[2, 4, 4, 2], noise(5, 2 * 4 * 4 * 2))];
+    let inputs: [(&'static str, &[usize], Vec<f32>); 1] = [("latents", &[2, 4, 4, 2], noise(5, 2 * 4 * 4 * 2))];
     let dit = |table: &toml::Table| Dit::new(models::typed::<DitConfig>(table).unwrap()).unwrap();
     diffuses(&python, "dit", DIT, &inputs, dit, Dit::patches);
 }
