@@ -43,12 +43,7 @@ impl Pictures {
     /// Of `path` all images that `is_wanted`, each as a square of `side` pixels, of which those that fit into so many bytes stay decoded.
     /// # Errors
     /// When there is no image that can be read.
-    pub fn read(
-        path: &Path,
-        side: u32,
-        bound_bytes: u64,
-        is_wanted: impl Fn(&Entry) -> Result<(), String>,
-    ) -> Result<Self, TrainError> {
+    pub fn read(path: &Path, side: u32, bound_bytes: u64, is_wanted: impl Fn(&Entry) -> Result<(), String>) -> Result<Self, TrainError> {
         let wrong = |problem: String, help: &str| TrainError::Value { key: "data.path", problem, help: help.into() };
         if path.to_str().is_some_and(|path| path.contains("://")) {
             return Err(wrong(format!("`{}` is an address, and images are read from files", path.display()), "copy them to a folder"));

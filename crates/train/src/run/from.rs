@@ -82,7 +82,8 @@ fn of_another_kind(
     mut notes: Vec<String>,
 ) -> Result<Weights, TrainError> {
     let other = |problem: String| {
-        let help = format!("give the recipe the `[model.{}]` table of the run that it begins with", beginning.shared.join("]` and `[model."));
+        let help =
+            format!("give the recipe the `[model.{}]` table of the run that it begins with", beginning.shared.join("]` and `[model."));
         TrainError::OtherWeights { path: path.to_owned(), problem, help }
     };
     let (written, ours) = (models::build(&theirs.model)?.config(), model.config());

@@ -5,7 +5,10 @@ use models::{
     typed,
 };
 use serde_json::{Value, json};
-use train::{TrainError, hf::{Keys, of_all_layouts}};
+use train::{
+    TrainError,
+    hf::{Keys, of_all_layouts},
+};
 
 use super::{Class, HARMLESS, Layout, Part, Parts, Usual, act, mlp, no_fixed, refuse, tower, tower_keys, with, written};
 

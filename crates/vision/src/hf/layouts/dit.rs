@@ -7,15 +7,8 @@ use train::{TrainError, hf::Keys};
 
 use super::{Class, Layout, Part, Parts, no_fixed, refuse, short, written};
 
-pub(super) const LAYOUT: Layout = Layout {
-    kind: "dit",
-    class: Class::Diffusers("DiTTransformer2DModel"),
-    read,
-    write,
-    parts,
-    fixed: no_fixed,
-    processor: None,
-};
+pub(super) const LAYOUT: Layout =
+    Layout { kind: "dit", class: Class::Diffusers("DiTTransformer2DModel"), read, write, parts, fixed: no_fixed, processor: None };
 
 /// Waves of the time, which the class does not let be chosen.
 const WAVES: usize = 256;
@@ -47,7 +40,8 @@ fn read(keys: &Keys<'_>) -> Result<toml::Table, TrainError> {
 fn write(table: &toml::Table, _classes: &[String]) -> Result<Value, TrainError> {
     let c: DitConfig = typed(table)?;
     if (c.waves, c.wave_shift) != (WAVES, 1) {
-        let problem = format!("the class computes {WAVES} waves with `wave_shift = 1` alone, and these are {} with {}", c.waves, c.wave_shift);
+        let problem =
+            format!("the class computes {WAVES} waves with `wave_shift = 1` alone, and these are {} with {}", c.waves, c.wave_shift);
         return Err(refuse("model.wave_shift", problem));
     }
     Ok(json!({

@@ -6,15 +6,8 @@ use train::{TrainError, hf::Keys};
 
 use super::{Class, Layout, Part, Parts, View, no_fixed, refuse, written};
 
-pub(super) const LAYOUT: Layout = Layout {
-    kind: "unet",
-    class: Class::Diffusers("UNet2DConditionModel"),
-    read,
-    write,
-    parts,
-    fixed: no_fixed,
-    processor: None,
-};
+pub(super) const LAYOUT: Layout =
+    Layout { kind: "unet", class: Class::Diffusers("UNet2DConditionModel"), read, write, parts, fixed: no_fixed, processor: None };
 
 const TEXT_TOKENS: usize = 77;
 
@@ -69,7 +62,8 @@ fn read(keys: &Keys<'_>) -> Result<toml::Table, TrainError> {
         return Err(wrong("up_block_types", "attend at other levels than `down_block_types`"));
     }
     // What the class calls the size of a head is the number of heads.
-    let named = if keys.any("num_attention_heads").is_some_and(|value| !value.is_null()) { "num_attention_heads" } else { "attention_head_dim" };
+    let named =
+        if keys.any("num_attention_heads").is_some_and(|value| !value.is_null()) { "num_attention_heads" } else { "attention_head_dim" };
     keys.harmless(&["attention_head_dim"]);
     let heads = match keys.any(named) {
         Some(Value::Array(_)) => keys.sizes(named)?.unwrap_or_default(),
