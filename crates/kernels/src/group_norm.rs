@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::simd::{Vector, simd_fn};
+use crate::simd::Vector;
 
 /// Sizes: `pixels` of one image, each of `channels`, normalised together with the others of its group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

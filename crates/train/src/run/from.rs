@@ -44,6 +44,11 @@ pub(super) fn weights(path: &Path, recipe: &Recipe, model: &dyn Model, feed: &dy
     notes.push(format!("beginning with the weights of `{}` and {optimiser}", checkpoint.display()));
     let theirs = Recipe::parse(&snapshot.recipe, &checkpoint.display().to_string(), &[])?;
     if let Some(beginning) = models::beginning(&recipe.model, &theirs.model) {
+        if updates.is_some() {
+            let problem = format!("its optimiser is that of a model of kind `{}`", beginning.from);
+            let help = "leave `from.optimiser` out: the optimiser then begins anew".into();
+            return Err(TrainError::OtherWeights { path: path.to_owned(), problem, help });
+        }
         return of_another_kind(beginning, snapshot, &theirs, (recipe, model), path, notes);
     }
     let tokenizer = loaded::tokenizer_path(&checkpoint, path, &theirs);
@@ -90,7 +95,7 @@ fn of_another_kind(
     if let Some(key) = beginning.shared.iter().find(|key| written.get(**key) != ours.get(**key)) {
         return Err(other(format!("its `model.{key}` is another than this recipe's")));
     }
-    let is_left_out = |name: &str| name.starts_with(crate::optim::STATE) || beginning.left_out.iter().any(|start| name.starts_with(start));
+    let is_left_out = |name: &str| name.starts_with(STATE) || beginning.left_out.iter().any(|start| name.starts_with(start));
     let mut values: HashMap<String, Vec<f32>> =
         snapshot.tensors.into_iter().filter(|tensor| !is_left_out(&tensor.name)).map(|tensor| (tensor.name, tensor.values)).collect();
     for (name, made) in (beginning.made)(&written)? {
@@ -111,7 +116,7 @@ fn of_another_kind(
     if let Some(name) = values.keys().filter(|name| !specs.contains_key(name.as_str())).min() {
         return Err(other(format!("`{name}` is no part of this recipe's model")));
     }
-    Ok(Weights { values, notes })
+    Ok(with_average(Weights { values, updates: None, notes }, recipe, model))
 }
 
 /// That the weights are those of `model`.
@@ -135,15 +140,19 @@ fn values(snapshot: Snapshot, recipe: &Recipe, model: &dyn Model, mut notes: Vec
             values.insert(name.clone(), table.initial(id, recipe.seed));
         }
     }
+    with_average(Weights { values, updates: None, notes }, recipe, model)
+}
+
+/// The same with an average of weights that have stood still, where `recipe` keeps one.
+fn with_average(mut weights: Weights, recipe: &Recipe, model: &dyn Model) -> Weights {
     if recipe.optim.average > 0.0 {
-        // The average of weights that have stood still.
-        for name in table.specs().iter().map(|spec| &spec.name) {
-            if let Some(weights) = values.get(name).cloned() {
-                values.entry(average_name(name)).or_insert(weights);
+        for name in model.params().specs().iter().map(|spec| &spec.name) {
+            if let Some(values) = weights.values.get(name).cloned() {
+                weights.values.entry(average_name(name)).or_insert(values);
             }
         }
     }
-    Weights { values, updates: None, notes }
+    weights
 }
 
 /// How many updates the optimiser of `snapshot` has seen, whose state fits that of `recipe`.

@@ -9,7 +9,7 @@ mod unet;
 mod vit;
 mod vit_mae;
 
-use models::{decoder::Mlp, vit::TowerConfig};
+use models::{decoder::Mlp, tower::TowerConfig};
 use serde_json::{Map, Value, json};
 use train::{
     TrainError,
