@@ -25,7 +25,7 @@ use engine::{Inputs, ParamStore, Precision, mix};
 use models::Model;
 use parallel::Replicated;
 use serde::{Deserialize, Serialize};
-pub use source::{Source, SourceOptions, options as source_options};
+pub use source::{Group, Source, SourceOptions, options as source_options};
 use train::{
     TrainError,
     checkpoint::TokenizerFiles,
