@@ -24,6 +24,7 @@ pub mod preferences;
 pub mod respond;
 pub mod rollouts;
 pub mod rows;
+pub mod scorecard;
 pub mod signals;
 pub mod template;
 

@@ -9,8 +9,9 @@ use std::{
 use ::align::{
     agreement::{self, Statistics},
     demo, judge, preferences, respond,
-    rollouts::{Source, prompts_of, source_options},
+    rollouts::{Group, Source, prompts_of, source_options},
     rows::{Encoder, Row, tokenizer_blake3},
+    scorecard,
 };
 use ::train::{generate::Sampling, run::load};
 use data::Progress;
@@ -31,6 +32,7 @@ pub(crate) enum AlignCommand {
     Originals(OriginalsArgs),
     Rank(RankArgs),
     Stats(StatsArgs),
+    Inspect(InspectArgs),
     Judge(JudgeArgs),
     Demo(DemoArgs),
 }
@@ -41,6 +43,7 @@ pub(crate) fn run(command: &AlignCommand, json: bool) -> miette::Result<ExitCode
         AlignCommand::Originals(args) => originals(args, json),
         AlignCommand::Rank(args) => rank(args, json),
         AlignCommand::Stats(args) => stats(args, json),
+        AlignCommand::Inspect(args) => inspect(args, json),
         AlignCommand::Judge(args) => judged(args, json),
         AlignCommand::Demo(args) => demo(args, json),
     }
@@ -318,6 +321,80 @@ fn tell(found: &Statistics, path: &Path, json: bool) -> miette::Result<ExitCode>
     ];
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
     print::result(&format!("{}\n{}", path.display(), table(&["preferences", ""], &rows)));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What reward models are worth on rankings of prompts that they held out: accuracy, length, certainty, disagreement
+#[derive(clap::Args)]
+#[command(after_help = "Example: hairpin align inspect runs/reward runs/reward-2 --preferences preferences.jsonl")]
+pub(crate) struct InspectArgs {
+    /// Reward models: runs' folders, or checkpoints; of several the mean judges, and their disagreement is told
+    #[arg(required = true)]
+    runs: Vec<PathBuf>,
+    /// A file of preferences, in any layout that is read
+    #[arg(long)]
+    preferences: PathBuf,
+}
+
+fn inspect(args: &InspectArgs, json: bool) -> miette::Result<ExitCode> {
+    let mut all = preferences::read(&args.preferences)?.all;
+    let before = all.len();
+    let mut rewards = Vec::new();
+    let recipes = args.runs.iter().map(|run| Ok(load(run)?.recipe)).collect::<miette::Result<Vec<_>>>()?;
+    for recipe in &recipes {
+        let ratio = recipe.objective.get("held_out_ratio").and_then(|ratio| ratio.as_float()).unwrap_or(0.1);
+        all.retain(|one| ::train::feed::is_held_out(recipe.seed, &one.prompt, ratio));
+    }
+    print::talk(&format!("{} of {before} rankings are of prompts that no model learnt from", all.len()));
+    if all.is_empty() {
+        miette::bail!(
+            code = "align::too_few",
+            help = "models to be compared need one `seed` and one `held_out_ratio`",
+            "no ranking was held out by all of these models"
+        );
+    }
+    for run in &args.runs {
+        let path = ::train::run::tokenizer_of(run)?;
+        let encoder = Encoder::new(&path, usize::MAX / 2)?;
+        let judge = Source::open(&::align::rollouts::SourceOptions::Model(run.clone()), &tokenizer_blake3(&path)?)?;
+        let mut groups = Vec::with_capacity(all.len());
+        for one in &all {
+            let rows = one.responses.iter().map(|response| encoder.row(&one.prompt, response)).collect::<Result<Option<Vec<Row>>, _>>()?;
+            let responses = one.responses.iter().map(String::as_str).collect();
+            groups.push(Group { prompt: &one.prompt, responses, rows: rows.unwrap_or_default() });
+        }
+        rewards.push(judge.order(&groups)?.into_iter().flatten().collect::<Vec<_>>());
+    }
+    let card = scorecard::scorecard(&rewards, &all);
+    if json {
+        print::json(&card)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let share = |share: f64| format!("{:.1}%", 100.0 * share);
+    let maybe = |value: Option<f64>| value.map_or("–".to_owned(), share);
+    let mut rows = vec![
+        ("pairs", card.pairs.to_string()),
+        ("ordered right", share(card.accuracy)),
+        ("ordered right by length alone", share(card.length_accuracy)),
+        ("where the longer is better", maybe(card.accuracy_if_longer)),
+        ("where the shorter is better", maybe(card.accuracy_if_shorter)),
+        ("calibration error", share(card.calibration_error)),
+    ];
+    if card.disagreement.is_some() {
+        rows.insert(2, ("each by itself", card.accuracy_of_each.iter().map(|one| share(*one)).collect::<Vec<_>>().join(", ")));
+        rows.push(("disagreement", maybe(card.disagreement)));
+    }
+    let rows: Vec<Vec<String>> = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
+    let rankers: Vec<Vec<String>> =
+        card.by_ranker.iter().map(|(name, of)| vec![name.clone(), of.pairs.to_string(), share(of.accuracy)]).collect();
+    let bins: Vec<Vec<String>> =
+        card.calibration.iter().map(|bin| vec![bin.pairs.to_string(), share(bin.predicted), share(bin.observed)]).collect();
+    print::result(&format!(
+        "{}\n{}\n{}",
+        table(&["held out", ""], &rows),
+        table(&["ranker", "pairs", "ordered right"], &rankers),
+        table(&["pairs", "as sure as", "ordered right"], &bins)
+    ));
     Ok(ExitCode::SUCCESS)
 }
 
