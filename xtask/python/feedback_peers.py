@@ -22,7 +22,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
                           TrainerCallback)
 
-PROMPT, RESPONSE, ROLLOUTS, BATCH, PASSES, ROUNDS = 32, 48, 32, 16, 2, 4
+PROMPT, RESPONSE, ROLLOUTS, BATCH, PASSES, ROUNDS = 32, 48, 32, 16, 2, 3
 CONTEXT = PROMPT + RESPONSE
 VOCAB = 2048
 
@@ -174,4 +174,5 @@ def main():
     print(json.dumps({"hairpin_secs": ours, "trl_secs": theirs, "trl_over_hairpin": ratio}))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -50,8 +50,8 @@ const SETTINGS: [Setting; 3] = [
         tokens: 6,
         reward: "{ kind = \"signal\", name = \"arithmetic\" }",
         judge: "arithmetic",
-        kl_coef: 0.1,
-        steps: 160,
+        kl_coef: 0.5,
+        steps: 80,
     },
     Setting {
         name: "gold",
@@ -191,7 +191,7 @@ impl Work {
             objective += &format!("pretrain_data = \"{}/data\"\npretrain_coef = {pretrain}\n", setting.project);
         }
         let run = format!("{name}.{}", if pretrain > 0.0 { "ppo-ptx" } else { "ppo" });
-        let recipe = self.of(&format!("{}/base", setting.project), &objective, seed, "lr = 3e-4\nweight_decay = 0.0", 64, setting.steps, 32);
+        let recipe = self.of(&format!("{}/base", setting.project), &objective, seed, "lr = 5e-4\nweight_decay = 0.0", 64, setting.steps, 32);
         self.train(&run, &recipe)?;
         Ok(run)
     }

@@ -149,7 +149,7 @@ pub fn run(
     };
     let base = format!(
         "name = \"base\"\nseed = {seed}\n[model]\ndepth = 2\n[data]\npath = {data:?}\n[batch]\nsequences = 64\nmicro_batch = 64\ncontext = {CONTEXT}\n\
-         [train]\nsteps = 500\n[eval]\nevery_steps = 250\nwindows = 64\n[checkpoint]\nevery_steps = 250\n"
+         [train]\nsteps = 400\n[eval]\nevery_steps = 200\nwindows = 64\n[checkpoint]\nevery_steps = 200\n"
     );
     let Some(base) = train("base", base, observer)? else { return Ok(None) };
 
@@ -190,10 +190,10 @@ pub fn run(
     let Some(reward) = train("reward", reward, observer)? else { return Ok(None) };
     let policy = format!(
         "name = \"policy\"\n{}[objective]\nkind = \"ppo\"\nprompts = {prompts:?}\nheld_out_ratio = {HELD_OUT}\nresponse_tokens = {TOKENS}\n\
-         rollouts = 128\ninner_epochs = 2\nkl_coef = 0.4\nmissing_end_penalty = 1.0\npretrain_data = {data:?}\npretrain_coef = 0.5\n\
+         rollouts = 128\ninner_epochs = 2\nkl_coef = 0.2\nmissing_end_penalty = 1.0\npretrain_data = {data:?}\npretrain_coef = 0.5\n\
          reward = {{ kind = \"model\", path = {reward:?} }}\n[batch]\nsequences = 64\ncontext = {CONTEXT}\nmicro_batch = 64\n\
          [eval]\nevery_steps = 10\nwindows = 256\n[checkpoint]\nevery_steps = 10\nkeep_last = 100\n",
-        of_base("lr = 5e-4\nweight_decay = 0.0", 80)
+        of_base("lr = 5e-4\nweight_decay = 0.0", 100)
     );
     let Some(policy) = train("policy", policy, observer)? else { return Ok(None) };
 
