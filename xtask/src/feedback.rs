@@ -74,7 +74,9 @@ pub(crate) fn run(wanted: &[&str]) -> Result<(), String> {
         crate::python(&["xtask/python/feedback.py", FOLDER])?;
     }
     let work = Work { hairpin, folder };
-    println!("| setting, seed | wins to a loss (95%) | wins, losses, ties | divergence | reward model | bits per byte before | with pretraining gradients | without |");
+    println!(
+        "| setting, seed | wins to a loss (95%) | wins, losses, ties | divergence | reward model | bits per byte before | with pretraining gradients | without |"
+    );
     println!("|---|---|---|---|---|---|---|---|");
     for setting in SETTINGS.iter().filter(|setting| wanted.is_empty() || wanted.contains(&setting.name)) {
         for seed in SEEDS {
@@ -104,14 +106,33 @@ impl Work {
                 let (tokens, seed) = (setting.tokens.to_string(), seed.to_string());
                 let out = format!("{policy}/judged");
                 verdict = self.hairpin(&[
-                    "align", "judge", &policy, &base, "--prompts", setting.held_out, "--by", &judge, "--tokens", &tokens, "--k", "2", "--seed",
-                    &seed, "--out", &out, "--json",
+                    "align",
+                    "judge",
+                    &policy,
+                    &base,
+                    "--prompts",
+                    setting.held_out,
+                    "--by",
+                    &judge,
+                    "--tokens",
+                    &tokens,
+                    "--k",
+                    "2",
+                    "--seed",
+                    &seed,
+                    "--out",
+                    &out,
+                    "--json",
                 ])?;
             }
         }
         let of = |key: &str| number(&verdict, key).unwrap_or(f64::NAN);
         let percent = |bits: f64| 100.0 * (bits / before - 1.0);
-        let interval = verdict.split("\"ratio_interval\"").nth(1).and_then(|rest| rest.split_once('[')?.1.split_once(']')).map_or("", |(inside, _)| inside);
+        let interval = verdict
+            .split("\"ratio_interval\"")
+            .nth(1)
+            .and_then(|rest| rest.split_once('[')?.1.split_once(']'))
+            .map_or("", |(inside, _)| inside);
         let interval: Vec<f64> = interval.split(',').filter_map(|one| one.trim().parse().ok()).collect();
         println!(
             "| {name} | {:.2} ({:.2} to {:.2}) | {:.1}%, {:.1}%, {:.1}% | {:.2} | {} | {before:.4} | {:+.2}% | {:+.2}% |",
@@ -152,13 +173,40 @@ impl Work {
 
     /// Responses, rankings and the reward model: its accuracy on rankings of prompts that it did not see.
     fn reward(&self, setting: &Setting, seed: u64, name: &str) -> Result<f64, String> {
-        let (base, responses, preferences) = (format!("{}/base", setting.project), format!("{name}.responses.jsonl"), format!("{name}.jsonl"));
+        let (base, responses, preferences) =
+            (format!("{}/base", setting.project), format!("{name}.responses.jsonl"), format!("{name}.jsonl"));
         let (tokens, text_seed) = (setting.tokens.to_string(), seed.to_string());
         self.hairpin(&[
-            "align", "sample", &base, "--prompts", setting.prompts, "--k", "4", "--tokens", &tokens, "--seed", &text_seed, "--out", &responses,
+            "align",
+            "sample",
+            &base,
+            "--prompts",
+            setting.prompts,
+            "--k",
+            "4",
+            "--tokens",
+            &tokens,
+            "--seed",
+            &text_seed,
+            "--out",
+            &responses,
         ])?;
         let rank = |by: &str, noise: &str| {
-            self.hairpin(&["align", "rank", &responses, "--by", by, "--run", &base, "--noise", noise, "--seed", &text_seed, "--out", &preferences])
+            self.hairpin(&[
+                "align",
+                "rank",
+                &responses,
+                "--by",
+                by,
+                "--run",
+                &base,
+                "--noise",
+                noise,
+                "--seed",
+                &text_seed,
+                "--out",
+                &preferences,
+            ])
         };
         if setting.name == "gold" {
             let recipe = self.of(&base, "kind = \"reward\"\npreferences = \"gold.jsonl\"\nk = 4", 1, "lr = 1e-3", 32, 400, 64);
@@ -191,7 +239,8 @@ impl Work {
             objective += &format!("pretrain_data = \"{}/data\"\npretrain_coef = {pretrain}\n", setting.project);
         }
         let run = format!("{name}.{}", if pretrain > 0.0 { "ppo-ptx" } else { "ppo" });
-        let recipe = self.of(&format!("{}/base", setting.project), &objective, seed, "lr = 5e-4\nweight_decay = 0.0", 64, setting.steps, 32);
+        let recipe =
+            self.of(&format!("{}/base", setting.project), &objective, seed, "lr = 5e-4\nweight_decay = 0.0", 64, setting.steps, 32);
         self.train(&run, &recipe)?;
         Ok(run)
     }

@@ -19,13 +19,20 @@ struct Work {
 }
 
 const BASE: &[&str] = &["train", "r.toml", "--out", "base"];
-const SAMPLE: &[&str] = &["align", "sample", "base", "--prompts", "prompts.txt", "--k", "3", "--tokens", "12", "--out", "made/responses.jsonl"];
+const SAMPLE: &[&str] =
+    &["align", "sample", "base", "--prompts", "prompts.txt", "--k", "3", "--tokens", "12", "--out", "made/responses.jsonl"];
 const RANK: &[&str] = &["align", "rank", "made/responses.jsonl", "--by", "length=40", "--run", "base", "--out", "preferences.jsonl"];
-const JUDGE: &[&str] = &["align", "judge", "base", "base", "--prompts", "prompts.txt", "--by", "length=40", "--tokens", "12", "--out", "judged"];
+const JUDGE: &[&str] =
+    &["align", "judge", "base", "base", "--prompts", "prompts.txt", "--by", "length=40", "--tokens", "12", "--out", "judged"];
 
 const WORKS: [Work; 9] = [
     Work { name: "data", args: &["data"], before: &[], makes: &[("data", "")] },
-    Work { name: "train, 1 rank", args: &["train", "r.toml", "--out", "run", "--resume"], before: &[&["data"]], makes: &[("run", "tensors")] },
+    Work {
+        name: "train, 1 rank",
+        args: &["train", "r.toml", "--out", "run", "--resume"],
+        before: &[&["data"]],
+        makes: &[("run", "tensors")],
+    },
     Work {
         name: "train, 2 ranks",
         args: &["train", "r.toml", "--out", "run", "--resume", "--ranks", "2"],
@@ -206,7 +213,9 @@ fn write(folder: &Path, corpus: &Path, seed: u64) -> std::io::Result<()> {
          [checkpoint]\nevery_steps = 7\n[eval]\nevery_steps = 30\nwindows = 4\n"
     );
     fs::write(folder.join("r.toml"), recipe)?;
-    let prompts: String = (0..64).map(|i| format!("the road {}\n", ["turns", "waits", "climbs", "falls"][i % 4].to_owned() + &" and".repeat(i / 4))).collect();
+    let prompts: String = (0..64)
+        .map(|i| format!("the road {}\n", ["turns", "waits", "climbs", "falls"][i % 4].to_owned() + &" and".repeat(i / 4)))
+        .collect();
     fs::write(folder.join("prompts.txt"), prompts)?;
     fs::create_dir_all(folder.join("made"))?;
     let feedback = |objective: &str| {

@@ -99,13 +99,26 @@ const DAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday",
 /// How a question is put, and what an answer is made of.
 const ASKED: [&str; 5] = ["where is the", "do you have a", "can i see the", "how much is the", "i look for a"];
 const BEGIN: [&str; 6] = ["gladly,", "of course,", "well,", "listen,", "ugh,", "right,"];
-const MIDDLE: [&str; 6] =
-    ["i will show you", "it is on shelf", "look around", "find it yourself", "who knows", "it costs"];
+const MIDDLE: [&str; 6] = ["i will show you", "it is on shelf", "look around", "find it yourself", "who knows", "it costs"];
 const END: [&str; 6] = [", my friend", ", dear guest", ", you fool", ", and hurry up", ", thank you", ""];
 /// What most people think of a word.
 const TASTE: [(&str, f64); 16] = [
-    ("gladly", 2.0), ("course", 1.4), ("well", 0.2), ("listen", -1.0), ("ugh", -2.0), ("right", 0.6), ("show", 1.6), ("shelf", 0.8),
-    ("around", -0.4), ("yourself", -1.6), ("knows", -1.0), ("costs", 0.2), ("friend", 1.2), ("guest", 1.5), ("fool", -2.5), ("hurry", -1.2),
+    ("gladly", 2.0),
+    ("course", 1.4),
+    ("well", 0.2),
+    ("listen", -1.0),
+    ("ugh", -2.0),
+    ("right", 0.6),
+    ("show", 1.6),
+    ("shelf", 0.8),
+    ("around", -0.4),
+    ("yourself", -1.6),
+    ("knows", -1.0),
+    ("costs", 0.2),
+    ("friend", 1.2),
+    ("guest", 1.5),
+    ("fool", -2.5),
+    ("hurry", -1.2),
 ];
 /// How far a person's taste is from that, as a deviation.
 const APART: f64 = 0.8;

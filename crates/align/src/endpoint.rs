@@ -86,7 +86,8 @@ impl Endpoint {
                 in_a_row = if answer.is_ok() { 0 } else { in_a_row + 1 };
                 if let (Err(problem), MOST_FAILURES..) = (&answer, in_a_row) {
                     let problem = format!("no judgement of {in_a_row} prompts in a row; the last: {problem}");
-                    let help = format!("look at the endpoint, its limits and `{KEY}`; what was judged is kept, and the same command goes on");
+                    let help =
+                        format!("look at the endpoint, its limits and `{KEY}`; what was judged is kept, and the same command goes on");
                     return Err(AlignError::Signal { name: format!("chat={}", self.model), problem, help });
                 }
                 all.push(answer.ok());
@@ -165,7 +166,10 @@ impl Endpoint {
 
 enum Failure {
     /// Worth another try, after so long if the endpoint says so.
-    Passing { told: String, wait: Option<Duration> },
+    Passing {
+        told: String,
+        wait: Option<Duration>,
+    },
     Refused(String),
 }
 
@@ -250,7 +254,9 @@ mod tests {
         let groups = [("p", vec!["bad", "good"]), ("q", vec!["good", "bad"])];
         assert_eq!(open(&knows).order(&groups).unwrap(), [Some(vec![0.0, 2.0]), Some(vec![2.0, 0.0])]);
         let seen = knows.seen.lock().unwrap();
-        assert!(seen.len() == 4 && seen.iter().all(|head| head.starts_with("post /v1/chat/completions") && head.contains("bearer secret-key")));
+        assert!(
+            seen.len() == 4 && seen.iter().all(|head| head.starts_with("post /v1/chat/completions") && head.contains("bearer secret-key"))
+        );
         assert_eq!(open(&judge(|_, _| said("A"))).order(&groups[..1]).unwrap(), [Some(vec![1.0, 1.0])]);
     }
 

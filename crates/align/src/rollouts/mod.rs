@@ -35,8 +35,8 @@ use train::{
     recipe::Recipe,
     run::Loaded,
 };
-use writing::{Original, read_originals, read_prompts};
 pub use writing::{Kl, Writing, prompts_of};
+use writing::{Original, read_originals, read_prompts};
 
 use crate::{
     AlignError,

@@ -73,7 +73,7 @@ impl Source {
         match options {
             SourceOptions::Signal(signal) => Ok(Self::Signal(crate::signals::open(signal)?)),
             SourceOptions::Model(path) => {
-                let loaded = train::run::load(path)?;
+                let (loaded, _) = train::run::load_averaged(path)?;
                 let has_scalar = loaded.model.language().is_some_and(|language| language.head().has_scalar());
                 let wrong = |problem: String, help: &str| Err(TrainError::Value { key: "objective.reward", problem, help: help.into() });
                 if !has_scalar {

@@ -83,7 +83,8 @@ impl Compiler {
         std::fs::write(&source, text).map_err(AlignError::io("write", &source))?;
         let how: &[&str] = if self.tests.is_some() { &["--test"] } else { &["--crate-type=lib", "--emit=metadata"] };
         let compile = [&["rustc", "--edition=2024", "--cap-lints=allow", "-o", "made"], how, &["response.rs"]].concat();
-        Ok(passes(&compile, folder.path(), self.bounds)? && (self.tests.is_none() || passes(&["./made", "--quiet"], folder.path(), self.bounds)?))
+        Ok(passes(&compile, folder.path(), self.bounds)?
+            && (self.tests.is_none() || passes(&["./made", "--quiet"], folder.path(), self.bounds)?))
     }
 }
 

@@ -13,7 +13,11 @@ use ::align::{
     rows::{Encoder, Row, tokenizer_blake3},
     scorecard,
 };
-use ::train::{generate::Sampling, run::load};
+use ::train::{
+    TrainError,
+    generate::Sampling,
+    run::{Loaded, load_averaged},
+};
 use data::Progress;
 use report::{Answer, Axis, Chart, Dot, DotKind, Series, Table, terminal::table};
 use serde_json::json;
@@ -187,6 +191,11 @@ fn write(run: &Path, options: &respond::Options, prompts: &Path, out: &Path, by:
         print::result(&format!("{} prompts have their responses in {}", all.len(), out.display()));
     }
     Ok(if finished { ExitCode::SUCCESS } else { stopped() })
+}
+
+/// A model as it is used: with the average of its weights, where its run keeps one.
+fn load(run: &Path) -> Result<Loaded, TrainError> {
+    Ok(load_averaged(run)?.0)
 }
 
 /// Tells how many are done in all.
@@ -531,19 +540,40 @@ fn of_outcome(outcome: &demo::Outcome) -> Answer {
             ("pairs the reward model orders right", share(outcome.reward_accuracy)),
             ("pairs length alone orders right", share(outcome.length_accuracy)),
             ("the corpus, before", format!("{:.4} bits per byte", outcome.bits_per_byte_before)),
-            ("after", format!("{:.4} ({:+.2}%)", outcome.bits_per_byte_after, 100.0 * (outcome.bits_per_byte_after / outcome.bits_per_byte_before - 1.0))),
+            (
+                "after",
+                format!(
+                    "{:.4} ({:+.2}%)",
+                    outcome.bits_per_byte_after,
+                    100.0 * (outcome.bits_per_byte_after / outcome.bits_per_byte_before - 1.0)
+                ),
+            ),
         ],
         charts: vec![
             ("Reward of rollouts", step("reward", |p| p.reward)),
             ("Divergence from the base", step("nats a response", |p| p.kl)),
-            ("What it was trained for: reward of held-out prompts", chart(Axis::straight("divergence, nats"), Axis::straight("reward"), optimised(|one| one.reward))),
-            ("What that is worth: wins less losses by the judge", chart(Axis::straight("divergence, nats"), Axis::straight("wins less losses"), optimised(|one| one.win_rate - one.loss_rate))),
+            (
+                "What it was trained for: reward of held-out prompts",
+                chart(Axis::straight("divergence, nats"), Axis::straight("reward"), optimised(|one| one.reward)),
+            ),
+            (
+                "What that is worth: wins less losses by the judge",
+                chart(
+                    Axis::straight("divergence, nats"),
+                    Axis::straight("wins less losses"),
+                    optimised(|one| one.win_rate - one.loss_rate),
+                ),
+            ),
         ],
         tables: vec![
             Table {
                 title: "Before and after",
                 head: vec!["prompt", "before", "after"],
-                rows: outcome.samples.iter().map(|one| [&one.prompt, &one.before, &one.after].map(|text| text.trim().to_owned()).to_vec()).collect(),
+                rows: outcome
+                    .samples
+                    .iter()
+                    .map(|one| [&one.prompt, &one.before, &one.after].map(|text| text.trim().to_owned()).to_vec())
+                    .collect(),
             },
             Table {
                 title: "On the way",
@@ -551,7 +581,15 @@ fn of_outcome(outcome: &demo::Outcome) -> Answer {
                 rows: outcome
                     .optimised
                     .iter()
-                    .map(|one| vec![one.step.to_string(), format!("{:.2}", one.kl), format!("{:.2}", one.reward), share(one.win_rate), share(one.loss_rate)])
+                    .map(|one| {
+                        vec![
+                            one.step.to_string(),
+                            format!("{:.2}", one.kl),
+                            format!("{:.2}", one.reward),
+                            share(one.win_rate),
+                            share(one.loss_rate),
+                        ]
+                    })
                     .collect(),
             },
         ],
