@@ -203,7 +203,7 @@ pub fn run(
     let Some(reward) = train("reward", reward, observer)? else { return Ok(None) };
     let policy = format!(
         "name = \"policy\"\n{}[objective]\nkind = \"ppo\"\nprompts = {prompts:?}\nheld_out_ratio = {HELD_OUT}\nresponse_tokens = {TOKENS}\n\
-         rollouts = 128\ninner_epochs = 2\nkl_coef = 0.2\nmissing_end_penalty = 1.0\npretrain_data = {data:?}\npretrain_coef = 0.5\n\
+         rollouts = 128\ninner_epochs = 2\nkl_coef = 0.3\nmissing_end_penalty = 1.0\npretrain_data = {data:?}\npretrain_coef = 0.5\n\
          reward = {{ kind = \"model\", path = {reward:?} }}\n[batch]\nsequences = 64\ncontext = {CONTEXT}\nmicro_batch = 64\n\
          [eval]\nevery_steps = 10\nwindows = 256\n[checkpoint]\nevery_steps = 10\nkeep_last = 100\n",
         of_base("lr = 5e-4\nweight_decay = 0.0", 100)
