@@ -27,6 +27,8 @@ struct Setting {
     reward: &'static str,
     judge: &'static str,
     kl_coef: f64,
+    pretrain_coef: f64,
+    lr: &'static str,
     steps: u64,
 }
 
@@ -39,8 +41,10 @@ const SETTINGS: [Setting; 3] = [
         tokens: 16,
         reward: "{ kind = \"model\", path = \"REWARD\" }",
         judge: "lexicon=judge.tsv",
-        kl_coef: 0.2,
-        steps: 80,
+        kl_coef: 0.08,
+        pretrain_coef: 0.5,
+        lr: "1e-3",
+        steps: 120,
     },
     Setting {
         name: "sums",
@@ -51,6 +55,8 @@ const SETTINGS: [Setting; 3] = [
         reward: "{ kind = \"signal\", name = \"arithmetic\" }",
         judge: "arithmetic",
         kl_coef: 0.5,
+        pretrain_coef: 0.5,
+        lr: "5e-4",
         steps: 80,
     },
     Setting {
@@ -61,8 +67,10 @@ const SETTINGS: [Setting; 3] = [
         tokens: 16,
         reward: "{ kind = \"model\", path = \"REWARD\" }",
         judge: "GOLD",
-        kl_coef: 0.2,
-        steps: 80,
+        kl_coef: 0.08,
+        pretrain_coef: 0.5,
+        lr: "1e-3",
+        steps: 120,
     },
 ];
 
@@ -98,7 +106,7 @@ impl Work {
         let accuracy = if setting.reward.contains("REWARD") { Some(self.reward(setting, seed, &name)?) } else { None };
         let before = self.bits(&base)?;
         let (mut verdict, mut after) = (String::new(), [0.0; 2]);
-        for (i, pretrain) in [0.5, 0.0].into_iter().enumerate() {
+        for (i, pretrain) in [setting.pretrain_coef, 0.0].into_iter().enumerate() {
             let policy = self.policy(setting, seed, &name, pretrain)?;
             after[i] = self.bits(&policy)?;
             if i == 0 {
@@ -239,8 +247,15 @@ impl Work {
             objective += &format!("pretrain_data = \"{}/data\"\npretrain_coef = {pretrain}\n", setting.project);
         }
         let run = format!("{name}.{}", if pretrain > 0.0 { "ppo-ptx" } else { "ppo" });
-        let recipe =
-            self.of(&format!("{}/base", setting.project), &objective, seed, "lr = 5e-4\nweight_decay = 0.0", 64, setting.steps, 32);
+        let recipe = self.of(
+            &format!("{}/base", setting.project),
+            &objective,
+            seed,
+            &format!("lr = {}\nweight_decay = 0.0", setting.lr),
+            64,
+            setting.steps,
+            32,
+        );
         self.train(&run, &recipe)?;
         Ok(run)
     }
