@@ -229,8 +229,8 @@ impl Work {
         let run = format!("{name}.reward");
         self.train(&run, &self.of(&base, &objective, seed, "lr = 1e-3", 32, 150, 32))?;
         let metrics = fs::read_to_string(self.folder.join(&run).join("metrics.jsonl")).map_err(text)?;
-        let last = metrics.lines().rev().find(|line| line.contains("\"ranking_accuracy\"")).ok_or("no accuracy was measured")?;
-        number(last, "value").ok_or_else(|| "no accuracy was measured".to_owned())
+        let last = metrics.lines().rev().find(|line| line.contains("\"ranking_accuracy\"")).unwrap_or_default();
+        number(last, "ranking_accuracy").ok_or_else(|| "no accuracy was measured".to_owned())
     }
 
     fn policy(&self, setting: &Setting, seed: u64, name: &str, pretrain: f64) -> Result<String, String> {
@@ -279,7 +279,7 @@ impl Work {
     fn bits(&self, run: &str) -> Result<f64, String> {
         let project = if run.starts_with("sums") { "sums" } else { "texts" };
         let told = self.hairpin(&["eval", run, "--data", &format!("{project}/data"), "--json"])?;
-        number(&told, "value").ok_or_else(|| format!("no bits per byte in {told}"))
+        number(&told, "bits_per_byte").ok_or_else(|| format!("no bits per byte in {told}"))
     }
 
     fn hairpin(&self, args: &[&str]) -> Result<String, String> {
