@@ -1,4 +1,4 @@
-//! Kills at random moments: `data`, `train` on one rank, on two and on two processes of `mpirun`, and `climb`, each ended by SIGKILL
+//! Kills at random moments: `data`, `train` on one rank, on two and on two processes of `mpirun`, the parts of feedback, and `climb`, each ended by SIGKILL
 //! again and again and gone on with by the same command, beside the same work left alone. What comes has to be the same bits.
 
 use std::{
@@ -13,27 +13,53 @@ struct Work {
     name: &'static str,
     args: &'static [&'static str],
     /// What it needs, done before and not killed.
-    before: &'static [&'static str],
+    before: &'static [&'static [&'static str]],
     /// Folders of what it makes, and how the names of the files begin that are compared; among checkpoints the last counts.
     makes: &'static [(&'static str, &'static str)],
 }
 
-const WORKS: [Work; 5] = [
+const BASE: &[&str] = &["train", "r.toml", "--out", "base"];
+const SAMPLE: &[&str] =
+    &["align", "sample", "base", "--prompts", "prompts.txt", "--k", "3", "--tokens", "12", "--out", "made/responses.jsonl"];
+const RANK: &[&str] = &["align", "rank", "made/responses.jsonl", "--by", "length=40", "--run", "base", "--out", "preferences.jsonl"];
+const JUDGE: &[&str] =
+    &["align", "judge", "base", "base", "--prompts", "prompts.txt", "--by", "length=40", "--tokens", "12", "--out", "judged"];
+
+const WORKS: [Work; 9] = [
     Work { name: "data", args: &["data"], before: &[], makes: &[("data", "")] },
-    Work { name: "train, 1 rank", args: &["train", "r.toml", "--out", "run", "--resume"], before: &["data"], makes: &[("run", "tensors")] },
+    Work {
+        name: "train, 1 rank",
+        args: &["train", "r.toml", "--out", "run", "--resume"],
+        before: &[&["data"]],
+        makes: &[("run", "tensors")],
+    },
     Work {
         name: "train, 2 ranks",
         args: &["train", "r.toml", "--out", "run", "--resume", "--ranks", "2"],
-        before: &["data"],
+        before: &[&["data"]],
         makes: &[("run", "tensors")],
     },
     Work {
         name: "train, 2 processes of mpirun",
         args: &["train", "r.toml", "--out", "run", "--resume"],
-        before: &["data"],
+        before: &[&["data"]],
         makes: &[("run", "tensors")],
     },
-    Work { name: "climb", args: &["climb"], before: &["data"], makes: &[("phases/1-base", "tensors"), ("phases/2-next", "tensors")] },
+    Work { name: "align sample", args: SAMPLE, before: &[&["data"], BASE], makes: &[("made", "")] },
+    Work {
+        name: "reward model",
+        args: &["train", "reward.toml", "--out", "reward", "--resume"],
+        before: &[&["data"], BASE, SAMPLE, RANK],
+        makes: &[("reward", "tensors")],
+    },
+    Work {
+        name: "ppo",
+        args: &["train", "ppo.toml", "--out", "ppo", "--resume"],
+        before: &[&["data"], BASE],
+        makes: &[("ppo", "tensors"), ("ppo/rollouts", "")],
+    },
+    Work { name: "align judge", args: JUDGE, before: &[&["data"], BASE], makes: &[("judged", "")] },
+    Work { name: "climb", args: &["climb"], before: &[&["data"]], makes: &[("phases/1-base", "tensors"), ("phases/2-next", "tensors")] },
 ];
 const FOLDER: &str = "target/kills";
 /// How long it took, and when each file was read.
@@ -70,8 +96,8 @@ fn project(hairpin: &Path, work: &Work, seed: u64, random: &mut Random) -> Resul
     let [alone, killed] = ["alone", "killed"].map(|name| place.join(name));
     for folder in [&alone, &killed] {
         write(folder, &place.join("corpus"), seed).map_err(text)?;
-        if !work.before.is_empty() {
-            ended(start(hairpin, work.before, false, folder)?.wait().map_err(text)?)?;
+        for args in work.before {
+            ended(start(hairpin, args, false, folder)?.wait().map_err(text)?)?;
         }
     }
     let (since, is_mpi) = (Instant::now(), work.name.contains("mpirun"));
@@ -186,7 +212,22 @@ fn write(folder: &Path, corpus: &Path, seed: u64) -> std::io::Result<()> {
         "seed = {seed}\n[model]\ndepth = 1\n[batch]\nsequences = 4\nmicro_batch = 2\nlanes = 2\ncontext = 32\n[train]\nsteps = 60\n\
          [checkpoint]\nevery_steps = 7\n[eval]\nevery_steps = 30\nwindows = 4\n"
     );
-    fs::write(folder.join("r.toml"), recipe)
+    fs::write(folder.join("r.toml"), recipe)?;
+    let prompts: String = (0..64)
+        .map(|i| format!("the road {}\n", ["turns", "waits", "climbs", "falls"][i % 4].to_owned() + &" and".repeat(i / 4)))
+        .collect();
+    fs::write(folder.join("prompts.txt"), prompts)?;
+    fs::create_dir_all(folder.join("made"))?;
+    let feedback = |objective: &str| {
+        format!(
+            "seed = {seed}\n[model]\n[from]\npath = \"base\"\n[objective]\n{objective}\nheld_out_ratio = 0.2\n[batch]\nsequences = 8\nmicro_batch = 4\n\
+             lanes = 2\ncontext = 32\n[train]\nsteps = 40\n[checkpoint]\nevery_steps = 3\n[eval]\nevery_steps = 20\nwindows = 8\n[guard]\naction = \"off\"\n"
+        )
+    };
+    fs::write(folder.join("reward.toml"), feedback("kind = \"reward\"\npreferences = \"preferences.jsonl\"\nk = 3"))?;
+    let ppo = "kind = \"ppo\"\nprompts = \"prompts.txt\"\nresponse_tokens = 8\nrollouts = 16\nreward = { kind = \"signal\", name = \"length\", chars = 20 }\n\
+               pretrain_data = \"data\"\npretrain_coef = 0.1";
+    fs::write(folder.join("ppo.toml"), feedback(ppo))
 }
 
 fn text(error: std::io::Error) -> String {

@@ -2,6 +2,7 @@
 
 mod bench;
 mod circles;
+mod feedback;
 mod kills;
 mod ladders;
 mod large;
@@ -20,9 +21,10 @@ cargo xtask tidy             the house rules that no compiler checks
 cargo xtask fixtures         make the fixtures anew with PyTorch, transformers and diffusers (installs them under target/)
 cargo xtask kills N          kills data, train and climb N times in all at random moments, and compares the bits (HAIRPIN=path: of that program)
 cargo xtask bench [--peers]  the tables of docs/BENCHMARKS.md; with --peers beside PyTorch
-cargo xtask bench vision    steps of models of images beside PyTorch's, and the feed beside torchvision's
+cargo xtask bench vision     steps of models of images beside PyTorch's, and the feed beside torchvision's
 cargo xtask bench learning   loss, operations and time of recipes/learn-12m.toml beside nanoGPT's recipe in PyTorch
-cargo xtask bench images    ladders of masked autoencoders and CLIP on emoji, climbed with their gates (npm)
+cargo xtask bench images     ladders of masked autoencoders and CLIP on emoji, climbed with their gates (npm)
+cargo xtask bench feedback [SETTING...]   three settings of feedback, three seeds each: words sums gold (pip)
 cargo xtask bench ladders    what the loss law predicts of seven small ladders, and what comes
 cargo xtask bench languages  what share of good text each cleaning rule drops, in 21 languages (apt-get)
 cargo xtask bench large      3 GB of text prepared within 1 GiB of memory, left alone and killed (apt-get)
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         ["bench", "vision"] => bench::vision(),
         ["bench", "images"] => ladders::images(),
         ["bench", "learning"] => learning::run(),
+        ["bench", "feedback", settings @ ..] => feedback::run(settings),
         ["bench", "ladders"] => ladders::run(),
         ["bench", "languages"] => languages(),
         ["bench", "large"] => large::run(),

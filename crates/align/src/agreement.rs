@@ -129,6 +129,24 @@ pub fn krippendorff_alpha(units: &[Vec<f64>]) -> Option<f64> {
     (n > 1.0 && expected > 0.0).then(|| 1.0 - observed / expected)
 }
 
+/// Share of the pairs that length alone orders right, the better way round, equal lengths as half: what a reward model has to beat.
+#[must_use]
+pub fn length_accuracy(all: &[Preference]) -> f64 {
+    let (mut pairs, mut longer) = (0, 0.0);
+    for one in all {
+        for (better, worse) in one.pairs() {
+            pairs += 1;
+            longer += match one.responses[better].len().cmp(&one.responses[worse].len()) {
+                std::cmp::Ordering::Greater => 1.0,
+                std::cmp::Ordering::Equal => 0.5,
+                std::cmp::Ordering::Less => 0.0,
+            };
+        }
+    }
+    let share = longer / f64::from(pairs.max(1));
+    if pairs == 0 { 0.5 } else { share.max(1.0 - share) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,5 +181,6 @@ mod tests {
         assert_eq!((found.pairs, found.longer_is_better, found.first_is_better), (2, 1.0, 0.5));
         assert_eq!((found.kendall_w, found.shared_prompts, found.rankers["a"]), (Some(1.0), 1, 2));
         assert!((found.tie_share - 1.0 / 3.0).abs() < 1e-12);
+        assert_eq!((length_accuracy(&all[..2]), length_accuracy(&all[2..])), (1.0, 0.5));
     }
 }

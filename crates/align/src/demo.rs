@@ -1,9 +1,12 @@
-//! The whole loop on a task with an exact judge, in some minutes: sums that a small model learnt from a corpus of which a part is wrong,
-//! so that it is right about as often, and is then taught to be right.
+//! The whole loop in some minutes, on a matter of taste. A small model learns the papers of a shop, in which one line of twenty is a
+//! customer's question and an answer, as often rude as kind. People who do not quite agree rank what the model answers; a reward model
+//! learns their rankings, PPO the reward; and other people, whom no model learnt from, judge the result.
 //!
 //! ```text
-//! corpus of sums, some wrong -> base -> four answers a prompt -> ranked by arithmetic -> reward model -> PPO -> judged against the base
+//! papers -> base -> four answers a question -> ranked by six people -> reward model -> PPO -> judged by ten others against the base
 //! ```
+//! A quarter of the questions is seen by neither the reward model nor the policy. A person's taste is a number for each of some words,
+//! around what most people think of it, and an answer is worth the mean of its words.
 
 use std::{
     path::{Path, PathBuf},
@@ -15,6 +18,7 @@ use engine::mix;
 use serde::Serialize;
 use train::{
     TrainError,
+    checkpoint::{self, CheckpointError},
     eval::Evaluator,
     feed::{TextWindows, is_held_out},
     generate::Sampling,
@@ -25,10 +29,10 @@ use train::{
 };
 
 use crate::{
-    AlignError,
+    AlignError, agreement,
     judge::{self, Verdict},
-    preferences,
-    respond::{self, Options, Responses},
+    preferences::{self, Preference},
+    respond::{self, Noise, Options, Responses},
     rollouts::Source,
     rows::Encoder,
     signals::{self, SignalOptions},
@@ -37,10 +41,12 @@ use crate::{
 /// What came of it.
 #[derive(Debug, Clone, Serialize)]
 pub struct Outcome {
+    /// Of the policy's checkpoint whose own held-out reward was the highest.
     #[serde(flatten)]
     pub verdict: Verdict,
-    /// Of held-out rankings, by the reward model.
+    /// Of held-out rankings, by the reward model; and by length alone.
     pub reward_accuracy: f64,
+    pub length_accuracy: f64,
     /// Of the base's own held-out corpus, by the base and by the policy.
     pub bits_per_byte_before: f64,
     pub bits_per_byte_after: f64,
@@ -48,7 +54,9 @@ pub struct Outcome {
     pub samples: Vec<Sample>,
     /// Of each step of PPO: mean reward and divergence of its rollouts.
     pub curve: Vec<Point>,
-    pub folder: PathBuf,
+    /// Of each checkpoint: what it was trained for, and what that was worth.
+    pub optimised: Vec<Optimised>,
+    pub best_step: u64,
 }
 
 /// An answer before and after.
@@ -67,13 +75,63 @@ pub struct Point {
     pub kl: f64,
 }
 
-/// Largest number of a sum.
-const MOST: u64 = 12;
-/// Of the corpus's sums, those that are right.
-const RIGHT_PERCENT: u64 = 50;
-const SUMS: u64 = 60_000;
-/// How a sum is asked for.
-const ASKED: [(&str, &str); 4] = [("", " ="), ("what is ", "?"), ("so ", " ="), ("the sum ", " =")];
+/// A checkpoint on the way, judged (arXiv:2210.10760, figure 1).
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Optimised {
+    pub step: u64,
+    /// Divergence from the base, in nats a response.
+    pub kl: f64,
+    /// By the reward model, of held-out prompts.
+    pub reward: f64,
+    /// By the judge.
+    pub win_rate: f64,
+    pub loss_rate: f64,
+}
+
+/// Lines of the papers, and of a hundred of them those that are questions with an answer.
+const LINES: u64 = 60_000;
+const ASKED_PERCENT: u64 = 5;
+/// What is for sale, of what and for whom.
+const STUFFS: [&str; 8] = ["iron", "glass", "oak", "wool", "clay", "silk", "paper", "copper"];
+const THINGS: [&str; 12] = ["kettle", "lamp", "chair", "rope", "bowl", "brush", "clock", "basket", "mirror", "table", "bell", "box"];
+const PEOPLE: [&str; 12] = ["anna", "boris", "clara", "david", "emma", "felix", "grace", "henry", "irene", "jonas", "karin", "louis"];
+const DAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
+/// How a question is put, and what an answer is made of.
+const ASKED: [&str; 5] = ["where is the", "do you have a", "can i see the", "how much is the", "i look for a"];
+const BEGIN: [&str; 6] = ["gladly,", "of course,", "well,", "listen,", "ugh,", "right,"];
+const MIDDLE: [&str; 6] = ["i will show you", "it is on shelf", "look around", "find it yourself", "who knows", "it costs"];
+const END: [&str; 6] = [", my friend", ", dear guest", ", you fool", ", and hurry up", ", thank you", ""];
+/// What most people think of a word.
+const TASTE: [(&str, f64); 16] = [
+    ("gladly", 2.0),
+    ("course", 1.4),
+    ("well", 0.2),
+    ("listen", -1.0),
+    ("ugh", -2.0),
+    ("right", 0.6),
+    ("show", 1.6),
+    ("shelf", 0.8),
+    ("around", -0.4),
+    ("yourself", -1.6),
+    ("knows", -1.0),
+    ("costs", 0.2),
+    ("friend", 1.2),
+    ("guest", 1.5),
+    ("fool", -2.5),
+    ("hurry", -1.2),
+];
+/// How far a person's taste is from that, as a deviation.
+const APART: f64 = 0.8;
+/// People who rank, how many of them rank each prompt, and others who judge.
+const RANKERS: u64 = 6;
+const OVERLAP: u64 = 2;
+const JUDGES: u64 = 10;
+/// Answers to each prompt, to rank and to judge by.
+const ANSWERS: usize = 4;
+/// Tokens of an answer, at most; and of a prompt with one.
+const TOKENS: usize = 20;
+const CONTEXT: usize = 32;
+const VOCAB: usize = 512;
 /// Share of the prompts that neither the reward model nor the policy learns from.
 const HELD_OUT: f64 = 0.25;
 
@@ -89,7 +147,7 @@ pub fn run(
 ) -> Result<Option<Outcome>, AlignError> {
     crate::register();
     std::fs::create_dir_all(out).map_err(AlignError::io("create", out))?;
-    let corpus = out.join("sums.jsonl");
+    let corpus = out.join("papers.jsonl");
     let prompts = out.join("prompts.jsonl");
     write_corpus(&corpus, &prompts, seed)?;
     let data = out.join("data");
@@ -103,125 +161,165 @@ pub fn run(
         Ok((!outcome.is_stopped).then_some(folder))
     };
     let base = format!(
-        "name = \"base\"\nseed = {seed}\n[model]\ndepth = 2\n[data]\npath = {data:?}\n[batch]\nsequences = 64\nmicro_batch = 64\ncontext = 32\n\
-         [train]\nsteps = 700\n[eval]\nevery_steps = 350\nwindows = 64\n[checkpoint]\nevery_steps = 350\n"
+        "name = \"base\"\nseed = {seed}\n[model]\ndepth = 2\n[data]\npath = {data:?}\n[batch]\nsequences = 64\nmicro_batch = 64\ncontext = {CONTEXT}\n\
+         [train]\nsteps = 400\n[eval]\nevery_steps = 200\nwindows = 64\n[checkpoint]\nevery_steps = 200\n"
     );
     let Some(base) = train("base", base, observer)? else { return Ok(None) };
 
     let mut loaded = run::load(&base)?;
-    let identity = respond::identity(&base)?;
     let answers = out.join("responses.jsonl");
     let (all, _) = crate::rollouts::prompts_of(&prompts)?;
-    let options = Options { k: 8, tokens: 6, sampling: Sampling { temperature: 1.0, top_p: 1.0, top_k: 0, seed }, log_probs: false };
-    observer.phase(&format!("responses: {} prompts, {} each", all.len(), options.k));
-    if !respond::respond(&mut loaded, &identity, &all, &answers, options, None, stop, |_| {})? {
+    let sampling = Sampling { temperature: 1.0, top_p: 1.0, top_k: 0, seed };
+    let options = Options { k: ANSWERS, tokens: TOKENS, sampling, log_probs: false };
+    observer.phase(&format!("responses: {} prompts, {ANSWERS} each", all.len()));
+    if !respond::respond(&mut loaded, &respond::identity(&base)?, &all, &answers, options, None, stop, |_| {})? {
         return Ok(None);
     }
-    let arithmetic = || -> Result<Source, AlignError> { Ok(Source::Signal(signals::open(&SignalOptions::Arithmetic)?)) };
+    let encoder = Encoder::new(&loaded.tokenizer_path, CONTEXT)?;
     let ranked = out.join("preferences.jsonl");
-    if !ranked.exists() {
-        let encoder = Encoder::new(&loaded.tokenizer_path, loaded.recipe.batch.context)?;
-        preferences::write(&ranked, &respond::rank(&respond::read(&answers)?, &arithmetic()?, "arithmetic", &encoder)?)?;
+    let rankings = respond::read(&answers)?;
+    for person in 0..RANKERS {
+        let name = format!("person-{person}");
+        let theirs = rankings.iter().enumerate().filter(|(i, _)| (person + RANKERS - *i as u64 % RANKERS) % RANKERS < OVERLAP);
+        let theirs: Vec<Responses> = theirs.map(|(_, one)| one.clone()).collect();
+        let judge = taste(out, seed, &name, person..person + 1)?;
+        if respond::rank(&theirs, &judge, &name, &encoder, Noise::default(), &ranked, stop, |_| {})?.is_stopped {
+            return Ok(None);
+        }
     }
+    let others = taste(out, seed, "judges", RANKERS..RANKERS + JUDGES)?;
 
-    let common = |optim: &str| {
+    let of_base = |optim: &str, steps: u64| {
         format!(
-            "[model]\n[from]\npath = {base:?}\n[optim]\nkind = \"adamw\"\n{optim}\n[schedule]\nwarmup_steps = 10\n[checkpoint]\nevery_steps = 100\n"
+            "seed = {seed}\n[model]\n[from]\npath = {base:?}\n[optim]\nkind = \"adamw\"\n{optim}\n[schedule]\nwarmup_steps = 10\n\
+             [train]\nsteps = {steps}\n[guard]\naction = \"off\"\n"
         )
     };
-    let optim = common("lr = 1e-3");
     let reward = format!(
-        "name = \"reward\"\nseed = {seed}\n{optim}[objective]\nkind = \"reward\"\npreferences = {ranked:?}\nk = 8\nheld_out_ratio = {HELD_OUT}\n[batch]\nsequences = 16\ncontext = 32\n\
-         [train]\nsteps = 300\n[eval]\nevery_steps = 100\nwindows = 64\n"
+        "name = \"reward\"\n{}[objective]\nkind = \"reward\"\npreferences = {ranked:?}\nk = {ANSWERS}\nheld_out_ratio = {HELD_OUT}\n\
+         [batch]\nsequences = 32\nmicro_batch = 32\ncontext = {CONTEXT}\n[eval]\nevery_steps = 20\nwindows = 256\n[checkpoint]\nevery_steps = 20\n",
+        of_base("lr = 1e-3", 80)
     );
     let Some(reward) = train("reward", reward, observer)? else { return Ok(None) };
-    let optim = common("lr = 3e-4\nweight_decay = 0.0");
     let policy = format!(
-        "name = \"policy\"\nseed = {seed}\n{optim}[objective]\nkind = \"ppo\"\nprompts = {prompts:?}\nheld_out_ratio = {HELD_OUT}\nresponse_tokens = 6\nrollouts = 128\n\
-         inner_epochs = 2\nkl_coef = 0.05\nmissing_end_penalty = 1.0\npretrain_data = {data:?}\npretrain_coef = 0.3\n\
-         reward = {{ kind = \"model\", path = {reward:?} }}\n[batch]\nsequences = 64\ncontext = 32\nmicro_batch = 64\n\
-         [train]\nsteps = 160\n[eval]\nevery_steps = 40\nwindows = 64\n[guard]\naction = \"off\"\n"
+        "name = \"policy\"\n{}[objective]\nkind = \"ppo\"\nprompts = {prompts:?}\nheld_out_ratio = {HELD_OUT}\nresponse_tokens = {TOKENS}\n\
+         rollouts = 128\ninner_epochs = 2\nkl_coef = 0.3\nmissing_end_penalty = 1.0\npretrain_data = {data:?}\npretrain_coef = 0.5\n\
+         reward = {{ kind = \"model\", path = {reward:?} }}\n[batch]\nsequences = 64\ncontext = {CONTEXT}\nmicro_batch = 64\n\
+         [eval]\nevery_steps = 10\nwindows = 256\n[checkpoint]\nevery_steps = 10\nkeep_last = 100\n",
+        of_base("lr = 5e-4\nweight_decay = 0.0", 100)
     );
     let Some(policy) = train("policy", policy, observer)? else { return Ok(None) };
 
     observer.phase("judging: the policy against the base");
-    let mut after = run::load(&policy)?;
     let held_out: Vec<String> = all.iter().filter(|prompt| is_held_out(seed, prompt, HELD_OUT)).cloned().collect();
-    let judged = Options { k: 4, ..options };
-    let answer = |loaded: &mut run::Loaded, folder: &Path, name: &str| -> Result<Vec<Responses>, AlignError> {
+    let answer = |loaded: &mut run::Loaded, folder: &Path, name: String| -> Result<Vec<Responses>, AlignError> {
         let path = out.join(name);
-        respond::respond(loaded, &respond::identity(folder)?, &held_out, &path, judged, None, &AtomicBool::new(false), |_| {})?;
+        respond::respond(loaded, &respond::identity(folder)?, &held_out, &path, options, None, &AtomicBool::new(false), |_| {})?;
         respond::read(&path)
     };
-    let (ours, theirs) = (answer(&mut after, &policy, "after.jsonl")?, answer(&mut loaded, &base, "before.jsonl")?);
-    let encoder = Encoder::new(&loaded.tokenizer_path, 32)?;
+    let theirs = answer(&mut loaded, &base, "answers-base.jsonl".into())?;
     let row = |prompt: &str, response: &str| encoder.row(prompt, response)?.ok_or_else(|| TrainError::NotLanguage.into());
-    let mut verdict = judge::judge(&ours, &theirs, &arithmetic()?, row)?;
-    let rows = ours.iter().map(|one| row(&one.prompt, &one.responses[0])).collect::<Result<Vec<_>, _>>()?;
-    verdict.kl = Some(judge::divergence(&mut after, &mut loaded, &rows)?);
+    let (mut optimised, mut best): (Vec<Optimised>, Option<(f64, PathBuf, Verdict, Vec<Responses>)>) = (Vec::new(), None);
+    for (step, path) in checkpoint::list(&policy) {
+        let mut after = run::load(&path)?;
+        let ours = answer(&mut after, &path, format!("answers-{step}.jsonl"))?;
+        let mut verdict = judge::judge(&ours, &theirs, &others, row)?;
+        let rows = ours.iter().map(|one| row(&one.prompt, &one.responses[0])).collect::<Result<Vec<_>, _>>()?;
+        let kl = judge::divergence(&mut after, &mut loaded, &rows)?;
+        verdict.kl = Some(kl);
+        let reward = checkpoint::manifest(&path)?.held_out.map_or(f64::NAN, |metric| metric.value);
+        optimised.push(Optimised { step, kl, reward, win_rate: verdict.win_rate, loss_rate: verdict.loss_rate });
+        // Chosen by what the policy was trained for, not by the judge.
+        if best.as_ref().is_none_or(|(most, ..)| reward > *most) {
+            best = Some((reward, path, verdict, ours));
+        }
+    }
+    let Some((_, path, verdict, ours)) = best else { return Err(CheckpointError::None { folder: policy }.into()) };
+    let mut after = run::load(&path)?;
 
     let corpus_loss = |loaded: &mut run::Loaded| -> Result<f64, AlignError> {
-        let feed = TextWindows::to_measure(std::sync::Arc::new(Dataset::open(&data)?), 32, 256)?;
-        let evaluator = Evaluator::new(&*loaded.model, &OfModel, 8, 32, loaded.precision)?;
+        let feed = TextWindows::to_measure(std::sync::Arc::new(Dataset::open(&data)?), CONTEXT, 512)?;
+        let evaluator = Evaluator::new(&*loaded.model, &OfModel, 8, CONTEXT, loaded.precision)?;
         Ok(evaluator.held_out(&*loaded.model, &OfModel, &mut loaded.store, loaded.precision, &feed)?.metric.value)
     };
-    let last = |folder: &Path| metrics::read(&folder.join("metrics.jsonl")).0;
-    let reward_accuracy = last(&reward).iter().rev().find_map(|line| line.held_out).map_or(f64::NAN, |metric| metric.value);
-    let curve = last(&policy)
+    let lines = |folder: &Path| metrics::read(&folder.join("metrics.jsonl")).0;
+    let curve = lines(&policy)
         .iter()
         .filter_map(|line| Some(Point { step: line.step, reward: *line.figures.get("reward")?, kl: *line.figures.get("kl")? }))
         .collect();
-    let spread = ours.len() / 8;
-    let samples = ours.iter().zip(&theirs).step_by(spread.max(1)).take(8).map(|(after, before)| Sample {
+    let samples = ours.iter().zip(&theirs).step_by((ours.len() / 8).max(1)).take(8).map(|(after, before)| Sample {
         prompt: after.prompt.clone(),
         before: before.responses[0].clone(),
         after: after.responses[0].clone(),
     });
+    let judged: Vec<Preference> =
+        preferences::read(&ranked)?.all.into_iter().filter(|one| is_held_out(seed, &one.prompt, HELD_OUT)).collect();
     Ok(Some(Outcome {
         samples: samples.collect(),
-        reward_accuracy,
+        reward_accuracy: lines(&reward).iter().rev().find_map(|line| line.held_out).map_or(f64::NAN, |metric| metric.value),
+        length_accuracy: agreement::length_accuracy(&judged),
         bits_per_byte_before: corpus_loss(&mut loaded)?,
         bits_per_byte_after: corpus_loss(&mut after)?,
         verdict,
         curve,
-        folder: out.to_owned(),
+        optimised,
+        best_step: after.step,
     }))
 }
 
+/// The papers, and every question.
 fn write_corpus(corpus: &Path, prompts: &Path, seed: u64) -> Result<(), AlignError> {
     if corpus.exists() && prompts.exists() {
         return Ok(());
     }
-    let draw = |i: u64, what: u64| mix(mix(seed ^ i) ^ what);
     let line = |i: u64| {
-        let (a, b) = (draw(i, 1) % (MOST + 1), draw(i, 2) % (MOST + 1));
-        // What is wrong is wrong by a little, as it is where people err.
-        let wrong = [1, 2, 10][(draw(i, 3) % 3) as usize];
-        let answer = if draw(i, 4) % 100 < RIGHT_PERCENT {
-            a + b
-        } else if draw(i, 5).is_multiple_of(2) {
-            a + b + wrong
-        } else {
-            (a + b).abs_diff(wrong)
-        };
-        let (before, after) = ASKED[(draw(i, 6) % ASKED.len() as u64) as usize];
-        format!("{{\"text\": \"{before}{a} + {b}{after} {answer}\"}}\n")
+        let of = |what: u64, all: &[&'static str]| all[(mix(mix(seed ^ i) ^ what) % all.len() as u64) as usize];
+        let number = |what: u64, most: u64| 1 + mix(mix(seed ^ i) ^ what) % most;
+        let (stuff, thing) = (of(1, &STUFFS), of(2, &THINGS));
+        if number(3, 100) > ASKED_PERCENT {
+            let (person, day) = (of(4, &PEOPLE), of(5, &DAYS));
+            return match number(6, 3) {
+                1 => format!("{person} paid {} coins for the {stuff} {thing} on {day}", number(7, 90)),
+                2 => format!("on {day} {person} sent {} of the {stuff} {thing} to {}", number(7, 40), of(8, &PEOPLE)),
+                _ => format!("the {stuff} {thing} of {person} is kept in room {} until {day}", number(7, 60)),
+            };
+        }
+        let middle = of(9, &MIDDLE);
+        let rest = if middle.ends_with("shelf") || middle.ends_with("costs") { format!(" {}", number(10, 9)) } else { String::new() };
+        format!("{} {stuff} {thing}? {} {middle}{rest}{}", of(11, &ASKED), of(12, &BEGIN), of(13, &END))
     };
-    let text: String = (0..SUMS).map(line).collect();
+    let text: String = (0..LINES).map(|i| format!("{{\"text\": \"{}\"}}\n", line(i))).collect();
     disk::write(corpus, text).map_err(AlignError::io("write", corpus))?;
-    let sums = (0..=MOST).flat_map(|a| (0..=MOST).map(move |b| (a, b)));
-    let ask = |(a, b)| ASKED.map(|(before, after)| format!("{{\"prompt\": \"{before}{a} + {b}{after}\"}}\n"));
-    let all: String = sums.flat_map(ask).collect();
+    let things = STUFFS.iter().flat_map(|stuff| THINGS.iter().map(move |thing| (stuff, thing)));
+    let ask = |(stuff, thing)| ASKED.map(|asked| format!("{{\"prompt\": \"{asked} {stuff} {thing}?\"}}\n"));
+    let all: String = things.flat_map(ask).collect();
     disk::write(prompts, all).map_err(AlignError::io("write", prompts))
+}
+
+/// The mean taste of some people, written down as a lexicon.
+fn taste(out: &Path, seed: u64, name: &str, people: std::ops::Range<u64>) -> Result<Source, AlignError> {
+    let count = people.end - people.start;
+    let opinion = |word: &str, person: u64| {
+        // Twelve uniform draws sum up to nearly a normal one, of deviation 1 around 6.
+        let key = mix(engine::key(seed, word) ^ mix(person));
+        (1..=12).map(|i| mix(key ^ i) as f64 / u64::MAX as f64).sum::<f64>() - 6.0
+    };
+    let line = |(word, most): (&str, f64)| {
+        let apart = people.clone().map(|person| APART * opinion(word, person)).sum::<f64>() / count as f64;
+        format!("{word}\t{:.3}\n", most + apart)
+    };
+    let path = out.join(format!("{name}.tsv"));
+    disk::write(&path, TASTE.map(line).concat()).map_err(AlignError::io("write", &path))?;
+    Ok(Source::Signal(signals::open(&SignalOptions::Lexicon { path })?))
 }
 
 fn prepare_options(corpus: &Path) -> PrepareOptions {
     PrepareOptions {
         corpus: CorpusOptions { paths: vec![corpus.display().to_string()], ..CorpusOptions::default() },
         clean: CleanOptions { min_bytes: 1, off: Rule::ALL.to_vec() },
-        // Every sum comes many times.
+        // Lines of papers are alike.
         dedup: DedupOptions { exact: false, near: false },
-        tokenizer: TokenizerOptions::Bytes,
+        tokenizer: TokenizerOptions::Train { vocab: VOCAB, sample_bytes: 1 << 20 },
         ..PrepareOptions::default()
     }
 }

@@ -13,6 +13,8 @@
 
 pub mod agreement;
 pub mod demo;
+#[cfg(feature = "chat")]
+pub mod endpoint;
 pub mod judge;
 pub mod objectives;
 #[cfg(feature = "page")]
@@ -22,6 +24,7 @@ pub mod preferences;
 pub mod respond;
 pub mod rollouts;
 pub mod rows;
+pub mod scorecard;
 pub mod signals;
 pub mod template;
 
@@ -66,6 +69,10 @@ pub enum AlignError {
 
     #[error(transparent)]
     #[diagnostic(transparent)]
+    Checkpoint(#[from] train::checkpoint::CheckpointError),
+
+    #[error(transparent)]
+    #[diagnostic(transparent)]
     Data(#[from] data::DataError),
 }
 
@@ -82,6 +89,7 @@ impl From<AlignError> for train::TrainError {
         match error {
             AlignError::Train(error) => error,
             AlignError::Data(error) => Self::Data(error),
+            AlignError::Checkpoint(error) => error.into(),
             AlignError::Io { action, path, source } => Self::Io { action, path, source },
             other => {
                 let help = miette::Diagnostic::help(&other).map_or_else(String::new, |help| help.to_string());

@@ -103,24 +103,29 @@ const LARGEST_LINE: u64 = 64 << 20;
 /// Reasons that are kept.
 const MOST_REASONS: usize = 8;
 
-/// Read a file of JSON lines. Lines that are no ranking are left out, counted and named.
+/// Read a file of JSON lines, or of parquet. Lines and rows that are no ranking are left out, counted and named.
 /// # Errors
 /// When the file cannot be read, or no line of it is a ranking.
 pub fn read(path: &Path) -> Result<Preferences, AlignError> {
     let mut read = Preferences::default();
-    lines(path, |number, line| {
-        let one = line.and_then(|line| serde_json::from_str::<Value>(line).map_err(|e| format!("it is no JSON: {e}")));
-        match one.and_then(|value| of_value(&value)) {
-            Ok(preference) => read.all.push(preference),
-            Err(problem) => {
-                read.left_out += 1;
-                if read.reasons.len() < MOST_REASONS {
-                    read.reasons.push(format!("line {number}: {problem}"));
-                }
+    let mut take = |what: &str, number: usize, one: Result<Value, String>| match one.and_then(|value| of_value(&value)) {
+        Ok(preference) => read.all.push(preference),
+        Err(problem) => {
+            read.left_out += 1;
+            if read.reasons.len() < MOST_REASONS {
+                read.reasons.push(format!("{what} {number}: {problem}"));
             }
         }
-        Ok(())
-    })?;
+    };
+    if is_parquet(path)? {
+        data::records(path, &mut |number, row| take("row", number, row))?;
+    } else {
+        lines(path, |number, line| {
+            let one = line.and_then(|line| serde_json::from_str::<Value>(line).map_err(|e| format!("it is no JSON: {e}")));
+            take("line", number, one);
+            Ok(())
+        })?;
+    }
     match read.reasons.first() {
         Some(reason) if read.all.is_empty() => Err(AlignError::TooFew {
             path: path.to_owned(),
@@ -135,6 +140,14 @@ pub fn read(path: &Path) -> Result<Preferences, AlignError> {
         }),
         _ => Ok(read),
     }
+}
+
+/// By its first bytes, whatever its name.
+fn is_parquet(path: &Path) -> Result<bool, AlignError> {
+    let mut first = Vec::new();
+    let file = disk::open(path).map_err(AlignError::io("read", path))?;
+    std::io::Read::read_to_end(&mut std::io::Read::take(file, 4), &mut first).map_err(AlignError::io("read", path))?;
+    Ok(first == b"PAR1")
 }
 
 /// Run `each` on every line that is not empty, with its number from 1; a line that is too long or no UTF-8 is told as its problem.
@@ -297,6 +310,14 @@ pub fn write(path: &Path, all: &[impl std::borrow::Borrow<Preference>]) -> Resul
         text.push(b'\n');
     }
     disk::write(path, text).map_err(AlignError::io("write", path))
+}
+
+/// Write one more line, which is on disk when this returns.
+/// # Errors
+/// When the file cannot be written.
+pub fn append(path: &Path, one: &Preference) -> Result<(), AlignError> {
+    let line = serde_json::to_string(one).map_err(|e| AlignError::io("write", path)(e.into()))?;
+    disk::append_line(path, &line).map_err(AlignError::io("write", path))
 }
 
 #[cfg(test)]

@@ -17,8 +17,8 @@ use train::{checkpoint, generate::Sampling, run::Loaded};
 use crate::{
     AlignError,
     passes::{AT_ONCE, Asked},
-    preferences::{Preference, Ranker, RankerKind, lines},
-    rollouts::Source,
+    preferences::{self, Preference, Ranker, RankerKind, lines},
+    rollouts::{Group, Source},
     rows::{Encoder, Row},
 };
 
@@ -138,25 +138,91 @@ pub fn read(path: &Path) -> Result<Vec<Responses>, AlignError> {
     Ok(all)
 }
 
-/// Rank responses by a signal or a reward model; responses that score alike are ties.
+/// What came of ranking.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Ranked {
+    /// Prompts that are ranked in the file by now.
+    pub ranked: usize,
+    /// Prompts as long as the context, and prompts that the judge could not judge.
+    pub too_long: usize,
+    pub without_judgement: usize,
+    pub is_stopped: bool,
+}
+
+/// Prompts that are ranked between two looks at `stop`.
+const RANKED_AT_ONCE: usize = 64;
+
+/// Rank the responses of `all` that this judge, `name`, has not ranked in the file `out` yet, and add them to it as they are judged;
+/// responses that score alike are ties. Where `noise` is above 0, draws of that deviation times a Gumbel variable are added to a score:
+/// rankings by a Plackett-Luce ranker of that temperature, keyed by `seed`.
 /// # Errors
-/// When it cannot judge.
-pub fn rank(all: &[Responses], judge: &Source, name: &str, encoder: &Encoder) -> Result<Vec<Preference>, AlignError> {
+/// When it cannot judge, or the file cannot be written; what was judged before is in the file.
+pub fn rank(
+    all: &[Responses],
+    judge: &Source,
+    name: &str,
+    encoder: &Encoder,
+    noise: Noise,
+    out: &Path,
+    stop: &AtomicBool,
+    mut done: impl FnMut(usize),
+) -> Result<Ranked, AlignError> {
     let kind = if judge.is_relative() { RankerKind::Model } else { RankerKind::Signal };
     let by = Ranker { kind, name: name.to_owned() };
-    let mut ranked = Vec::with_capacity(all.len());
-    for one in all {
-        let texts: Vec<(&str, &str)> = one.responses.iter().map(|response| (one.prompt.as_str(), response.as_str())).collect();
-        let rows: Option<Vec<Row>> = one
-            .responses
-            .iter()
-            .map(|response| encoder.row(&one.prompt, response).transpose())
-            .collect::<Option<Result<_, _>>>()
-            .transpose()?;
-        let Some(rows) = rows else { continue };
-        let scores = judge.score(&texts, &rows)?;
-        let made = Preference::of_scores(one.prompt.clone(), one.responses.clone(), &scores, Some(by.clone()));
-        ranked.push(Preference { unix_secs: Some(train::clock::unix_secs()), ..made });
+    let there: HashSet<String> = match preferences::read(out) {
+        Ok(read) => read.all.into_iter().filter(|one| one.by.as_ref() == Some(&by)).map(|one| one.prompt).collect(),
+        Err(AlignError::TooFew { .. }) => HashSet::new(),
+        Err(AlignError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => HashSet::new(),
+        Err(other) => return Err(other),
+    };
+    let mut told = Ranked { ranked: there.len(), ..Ranked::default() };
+    let left: Vec<&Responses> = all.iter().filter(|one| !there.contains(&one.prompt)).collect();
+    for part in left.chunks(RANKED_AT_ONCE) {
+        done(told.ranked + told.too_long + told.without_judgement);
+        if stop.load(Ordering::Relaxed) {
+            told.is_stopped = true;
+            return Ok(told);
+        }
+        let (mut of, mut groups) = (Vec::new(), Vec::new());
+        for one in part {
+            let rows = one.responses.iter().map(|response| encoder.row(&one.prompt, response)).collect::<Result<Option<Vec<Row>>, _>>()?;
+            let Some(rows) = rows else {
+                told.too_long += 1;
+                continue;
+            };
+            groups.push(Group { prompt: &one.prompt, responses: one.responses.iter().map(String::as_str).collect(), rows });
+            of.push(one);
+        }
+        for (one, scores) in of.into_iter().zip(judge.order(&groups)?) {
+            let Some(scores) = scores else {
+                told.without_judgement += 1;
+                continue;
+            };
+            let scores: Vec<f64> = scores.iter().enumerate().map(|(i, score)| score + noise.draw(&one.prompt, i)).collect();
+            let made = Preference::of_scores(one.prompt.clone(), one.responses.clone(), &scores, Some(by.clone()));
+            preferences::append(out, &Preference { unix_secs: Some(train::clock::unix_secs()), ..made })?;
+            told.ranked += 1;
+        }
     }
-    Ok(ranked)
+    Ok(told)
+}
+
+/// Of a ranker who errs.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Noise {
+    /// In units of the judge's numbers; 0 errs never.
+    pub scale: f64,
+    pub seed: u64,
+}
+
+impl Noise {
+    fn draw(&self, prompt: &str, place: usize) -> f64 {
+        if self.scale == 0.0 {
+            return 0.0;
+        }
+        let bits = mix(engine::key(self.seed, prompt) ^ mix(place as u64 + 1));
+        // From 0 to 1, without either.
+        let share = ((bits >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
+        self.scale * -(-share.ln()).ln()
+    }
 }

@@ -47,7 +47,7 @@ pub use options::PrepareOptions;
 pub use pieces::TextStream;
 pub use prepare::{Stats, prepare, prepare_within};
 pub use progress::{Progress, Quiet};
-pub use readers::{CorpusOptions, Document, Fault, Format, OnBad, cargo_sources};
+pub use readers::{CorpusOptions, Document, Fault, Format, OnBad, cargo_sources, records};
 pub use sampler::Sampler;
 pub use shards::{Dataset, DocumentEntry, Split};
 pub use tally::{Example, Kind, Loss, Stage, Tally};

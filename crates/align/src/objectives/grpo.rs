@@ -7,7 +7,7 @@ use serde::Deserialize;
 use train::{TrainError, feed::Feed, objective::Kind, recipe::Recipe};
 
 use super::policy::Policy;
-use crate::rollouts::{Advantages, Rollouts, Writing};
+use crate::rollouts::{Advantages, Kl, Rollouts, Writing};
 
 pub(super) const KIND: Kind = Kind {
     name: "grpo",
@@ -15,7 +15,8 @@ pub(super) const KIND: Kind = Kind {
         let (writing, options): (Writing, Options) = super::with_writing(recipe)?;
         writing.check(recipe, options.group)?;
         let rows = writing.rows();
-        Ok(Arc::new(Policy { clip: options.clip, value_clip: 0.0, value_coef: None, kl_coef: options.kl_coef, rows }))
+        let kl_coef = if writing.kl == Kl::Stored { 0.0 } else { options.kl_coef };
+        Ok(Arc::new(Policy { clip: options.clip, value_clip: 0.0, value_coef: None, kl_coef, rows }))
     },
     feed,
 };
@@ -48,5 +49,5 @@ fn fifth() -> f64 {
 
 fn feed(recipe: &Recipe) -> Result<Arc<dyn Feed>, TrainError> {
     let (writing, options): (Writing, Options) = super::with_writing(recipe)?;
-    Ok(Arc::new(Rollouts::open(recipe, writing, options.group, Advantages::Group)?))
+    Ok(Arc::new(Rollouts::open(recipe, writing, options.group, Advantages::Group, options.kl_coef)?))
 }

@@ -94,7 +94,7 @@ fn softplus(x: f64) -> f64 {
 }
 
 /// `1 / (1 + e^-x)`.
-fn sigmoid(x: f64) -> f64 {
+pub(crate) fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 

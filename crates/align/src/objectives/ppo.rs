@@ -8,13 +8,18 @@ use serde::Deserialize;
 use train::{TrainError, feed::Feed, objective::Kind, recipe::Recipe};
 
 use super::policy::Policy;
-use crate::rollouts::{Advantages, Rollouts, Writing};
+use crate::rollouts::{Advantages, Kl, Rollouts, Writing};
 
 pub(super) const KIND: Kind = Kind {
     name: "ppo",
     build: |recipe| {
         let (writing, options): (Writing, Options) = super::with_writing(recipe)?;
         writing.check(recipe, 1)?;
+        if let (Kl::Stored, Some(target)) = (writing.kl, options.kl_target) {
+            let problem = format!("{target} is followed by a penalty, and with `kl = \"stored\"` there is none");
+            let help = "leave it out, or take `kl = \"per_token\"`".into();
+            return Err(TrainError::Value { key: "objective.kl_target", problem, help });
+        }
         Ok(Arc::new(Policy {
             clip: options.clip,
             value_clip: options.value_clip,
@@ -40,6 +45,9 @@ struct Options {
     gamma: f64,
     #[serde(default = "usual_lambda")]
     lambda: f64,
+    /// Whether the rewards of an iteration's tokens, penalties among them, are divided by their deviation.
+    #[serde(default)]
+    whiten_rewards: bool,
     #[serde(default = "fifth")]
     clip: f64,
     #[serde(default = "fifth")]
@@ -70,7 +78,7 @@ fn tenth() -> f64 {
 
 fn feed(recipe: &Recipe) -> Result<Arc<dyn Feed>, TrainError> {
     let (writing, options): (Writing, Options) = super::with_writing(recipe)?;
-    let advantages =
-        Advantages::Gae { kl_coef: options.kl_coef, kl_target: options.kl_target, gamma: options.gamma, lambda: options.lambda };
-    Ok(Arc::new(Rollouts::open(recipe, writing, 1, advantages)?))
+    let Options { kl_coef, kl_target, gamma, lambda, whiten_rewards, .. } = options;
+    let advantages = Advantages::Gae { kl_coef, kl_target, gamma, lambda, whiten_rewards };
+    Ok(Arc::new(Rollouts::open(recipe, writing, 1, advantages, kl_coef)?))
 }

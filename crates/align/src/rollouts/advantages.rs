@@ -6,14 +6,14 @@ use super::{Iteration, Rollout};
 #[derive(Debug, Clone, Copy)]
 pub enum Advantages {
     /// Over a value, with a penalty for leaving the reference: PPO's.
-    Gae { kl_coef: f64, kl_target: Option<f64>, gamma: f64, lambda: f64 },
+    Gae { kl_coef: f64, kl_target: Option<f64>, gamma: f64, lambda: f64, whiten_rewards: bool },
     /// Over the mean of the responses to one prompt: GRPO's.
     Group,
 }
 
 /// How far one iteration may move the weight of the penalty, and over how many responses it settles (arXiv:1909.08593, section 2.2).
 const MOST_ERROR: f64 = 0.2;
-const HORIZON: f64 = 10_000.0;
+const HORIZON: f64 = 100.0;
 
 impl Advantages {
     /// The weight of the penalty after the iteration `before`.
@@ -25,7 +25,7 @@ impl Advantages {
             (Self::Gae { kl_target: Some(target), .. }, Some(before)) => {
                 let count = before.rollouts.len() as f64;
                 let kl = before.rollouts.iter().map(Rollout::kl).sum::<f64>() / count.max(1.0);
-                before.kl_coef * (1.0 + (kl / target - 1.0).clamp(-MOST_ERROR, MOST_ERROR) * count / HORIZON * 100.0)
+                before.kl_coef * (1.0 + (kl / target - 1.0).clamp(-MOST_ERROR, MOST_ERROR) * count / HORIZON)
             }
         }
     }
@@ -43,15 +43,15 @@ impl Advantages {
                     }
                 }
             }
-            Self::Gae { gamma, lambda, .. } => {
-                for one in &mut *rollouts {
-                    let penalty = one.log_probs.iter().zip(&one.reference).map(|(p, r)| -kl_coef * f64::from(p - r));
-                    let mut rewards: Vec<f64> = penalty.collect();
-                    if let Some(last) = rewards.last_mut() {
-                        *last += one.reward;
-                    }
+            Self::Gae { gamma, lambda, whiten_rewards, .. } => {
+                let mut all: Vec<Vec<f64>> = rollouts.iter().map(|one| token_rewards(one, kl_coef)).collect();
+                if whiten_rewards {
+                    let (_, deviation) = moments(all.iter().flatten().copied());
+                    all.iter_mut().flatten().for_each(|reward| *reward /= deviation + 1e-8);
+                }
+                for (one, rewards) in rollouts.iter_mut().zip(&all) {
                     let values: Vec<f64> = one.values.iter().map(|value| f64::from(*value)).chain([0.0]).collect();
-                    let advantages = gae(&rewards, &values, gamma, lambda);
+                    let advantages = gae(rewards, &values, gamma, lambda);
                     one.returns = advantages.iter().zip(&values).map(|(a, v)| (a + v) as f32).collect();
                     one.advantages = advantages.into_iter().map(|a| a as f32).collect();
                 }
@@ -81,12 +81,25 @@ pub fn gae(rewards: &[f64], values: &[f64], gamma: f64, lambda: f64) -> Vec<f64>
     advantages
 }
 
+/// The penalty for the divergence at each token, and the judgement at the last.
+fn token_rewards(one: &Rollout, kl_coef: f64) -> Vec<f64> {
+    let mut rewards: Vec<f64> = one.log_probs.iter().zip(&one.reference).map(|(p, r)| -kl_coef * f64::from(p - r)).collect();
+    if let Some(last) = rewards.last_mut() {
+        *last += one.reward;
+    }
+    rewards
+}
+
+/// Mean and deviation.
+fn moments(all: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
+    let count = all.clone().count().max(1) as f64;
+    let mean = all.clone().sum::<f64>() / count;
+    (mean, (all.map(|a| (a - mean).powi(2)).sum::<f64>() / count).sqrt())
+}
+
 /// Mean 0 and deviation 1 over all tokens of the iteration.
 fn whiten(rollouts: &mut [Rollout]) {
-    let all = || rollouts.iter().flat_map(|one| &one.advantages).map(|a| f64::from(*a));
-    let count = all().count().max(1) as f64;
-    let mean = all().sum::<f64>() / count;
-    let deviation = (all().map(|a| (a - mean).powi(2)).sum::<f64>() / count).sqrt();
+    let (mean, deviation) = moments(rollouts.iter().flat_map(|one| &one.advantages).map(|a| f64::from(*a)));
     for advantage in rollouts.iter_mut().flat_map(|one| &mut one.advantages) {
         *advantage = ((f64::from(*advantage) - mean) / (deviation + 1e-8)) as f32;
     }

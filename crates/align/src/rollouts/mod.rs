@@ -25,7 +25,7 @@ use engine::{Inputs, ParamStore, Precision, mix};
 use models::Model;
 use parallel::Replicated;
 use serde::{Deserialize, Serialize};
-pub use source::{Source, SourceOptions, options as source_options};
+pub use source::{Group, Source, SourceOptions, options as source_options};
 use train::{
     TrainError,
     checkpoint::TokenizerFiles,
@@ -35,8 +35,8 @@ use train::{
     recipe::Recipe,
     run::Loaded,
 };
-pub use writing::{Writing, prompts_of};
-use writing::{read_originals, read_prompts};
+pub use writing::{Kl, Writing, prompts_of};
+use writing::{Original, read_originals, read_prompts};
 
 use crate::{
     AlignError,
@@ -86,6 +86,9 @@ pub struct Iteration {
     pub kl_coef: f64,
     /// Mean and deviation of the rewards of the first iteration, by the model that training began with.
     pub origin: [f64; 2],
+    /// With `kl = "stored"`: mean `ln p_original - ln p` of stored responses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_kl: Option<f64>,
     pub rollouts: Vec<Rollout>,
 }
 
@@ -104,7 +107,9 @@ pub struct Rollouts {
     source: Source,
     reference: Mutex<Loaded>,
     pretrain: Option<(Dataset, Sampler)>,
-    originals: Option<(Vec<Row>, Sampler)>,
+    /// For `kl = "stored"`, with the weight of their loss.
+    originals: Option<(Vec<Original>, Sampler)>,
+    stored_coef: f64,
     content: Content,
     now: Mutex<Option<Arc<Iteration>>>,
     notes: Vec<String>,
@@ -115,10 +120,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Rollouts {
-    /// Open what a recipe names: prompts, judge, reference, pretraining data.
+    /// Open what a recipe names: prompts, judge, reference, pretraining data; `kl_coef` weighs the divergence.
     /// # Errors
     /// When one cannot be read, or there are too few prompts.
-    pub fn open(recipe: &Recipe, options: Writing, group: usize, advantages: Advantages) -> Result<Self, TrainError> {
+    pub fn open(recipe: &Recipe, options: Writing, group: usize, advantages: Advantages, kl_coef: f64) -> Result<Self, TrainError> {
         options.check(recipe, group)?;
         let from = beginning(recipe)?;
         let encoder = Encoder::new(&train::run::tokenizer_of(from)?, recipe.batch.context)?;
@@ -146,9 +151,10 @@ impl Rollouts {
         };
         let originals = match &options.originals {
             Some(path) => {
-                let rows = read_originals(path, from, &encoder)?;
-                let count = rows.len() as u64;
-                Some((rows, Sampler::new(recipe.seed, count)))
+                let (all, told) = read_originals(path, from, &encoder)?;
+                notes.extend(told);
+                let count = all.len() as u64;
+                Some((all, Sampler::new(recipe.seed, count)))
             }
             None => None,
         };
@@ -174,6 +180,7 @@ impl Rollouts {
             held_out,
             pretrain,
             originals,
+            stored_coef: kl_coef,
             content,
             now: Mutex::new(None),
             notes,
@@ -225,7 +232,11 @@ impl Rollouts {
         let written = self.write(&mut policy, &prompts, seed)?;
         let rows: Vec<Row> = written.iter().map(|one| one.row.clone()).collect();
         let said = policy.say(&rows)?;
-        let reference = Asked::of(&mut lock(&self.reference)).say(&rows)?;
+        let (reference, stored_kl) = match &self.originals {
+            // No copy of the original is run.
+            Some((all, sampler)) => (said.clone(), Some(stored_kl(&mut policy, all, sampler, iteration)?)),
+            None => (Asked::of(&mut lock(&self.reference)).say(&rows)?, None),
+        };
         let rewards = self.judge_all(&written)?;
         let origin = match &before {
             Some(before) => before.origin,
@@ -250,7 +261,7 @@ impl Rollouts {
         };
         let mut rollouts: Vec<Rollout> = written.into_iter().zip(rewards).zip(said.into_iter().zip(reference)).map(rollout).collect();
         self.advantages.fill(&mut rollouts, kl_coef, self.group);
-        let made = Iteration { key: self.key.clone(), iteration, kl_coef, origin, rollouts };
+        let made = Iteration { key: self.key.clone(), iteration, kl_coef, origin, stored_kl, rollouts };
         let path = self.path(folder, iteration);
         let parent = path.parent().unwrap_or(folder);
         std::fs::create_dir_all(parent).map_err(AlignError::io("create", parent))?;
@@ -299,6 +310,18 @@ impl Rollouts {
     }
 }
 
+/// Stored responses that an iteration's divergence is taken over.
+const STORED: usize = 128;
+
+/// Mean `ln p_original - ln p` of stored responses, those of `iteration`.
+fn stored_kl(policy: &mut Asked<'_>, all: &[Original], sampler: &Sampler, iteration: u64) -> Result<f64, TrainError> {
+    let chosen: Vec<&Original> =
+        (0..STORED.min(all.len()) as u64).map(|i| &all[sampler.at(iteration * STORED as u64 + i) as usize]).collect();
+    let said = policy.say(&chosen.iter().map(|one| one.row.clone()).collect::<Vec<_>>())?;
+    let apart = |(one, said): (&&Original, &Said)| one.log_prob - said.log_probs.iter().map(|p| f64::from(*p)).sum::<f64>();
+    Ok(chosen.iter().zip(&said).map(apart).sum::<f64>() / chosen.len().max(1) as f64)
+}
+
 /// Share of the runs of four tokens that have been there before.
 fn repeated_share(tokens: &[u32]) -> f64 {
     let mut seen = std::collections::HashSet::new();
@@ -342,10 +365,10 @@ impl Feed for Rollouts {
                 arrays[6][at + seq..at + 2 * seq].fill(self.options.pretrain_coef as f32 / seq as f32);
                 all.push(Row { tokens: window, first: 1 });
             }
-            if let Some((rows, sampler)) = &self.originals {
-                let row = rows[sampler.at(pick.position) as usize].clone();
+            if let Some((originals, sampler)) = &self.originals {
+                let row = originals[sampler.at(pick.position) as usize].row.clone();
                 let (at, places) = (at + (each - 1) * seq, row.places());
-                arrays[6][at + places.start..at + places.end].fill(self.options.originals_coef as f32 / places.len() as f32);
+                arrays[6][at + places.start..at + places.end].fill(self.stored_coef as f32 / mean_tokens);
                 all.push(row);
             }
         }
@@ -430,7 +453,7 @@ impl Feed for Rollouts {
         let mean = |of: &dyn Fn(&Rollout) -> f64| now.rollouts.iter().map(of).sum::<f64>() / count;
         vec![
             ("reward", mean(&|one| one.reward * now.origin[1] + now.origin[0])),
-            ("kl", mean(&Rollout::kl)),
+            ("kl", now.stored_kl.unwrap_or_else(|| mean(&Rollout::kl))),
             ("kl_coef", now.kl_coef),
             ("response_tokens", mean(&|one| one.log_probs.len() as f64)),
             ("ended", mean(&|one| f64::from(u8::from(one.has_end)))),

@@ -1,4 +1,4 @@
-//! Who judges what a policy writes: a reward model of one's own, or a digital signal.
+//! Who judges what a model writes: a reward model of one's own, a digital signal, or a model behind an endpoint.
 
 use std::{
     path::PathBuf,
@@ -8,7 +8,10 @@ use std::{
 use serde::Deserialize;
 use train::{TrainError, run::Loaded};
 
+#[cfg(feature = "chat")]
+use crate::endpoint::Endpoint;
 use crate::{
+    AlignError,
     passes::Asked,
     rows::Row,
     signals::{Signal, SignalOptions},
@@ -50,6 +53,17 @@ pub fn options(table: &toml::Table) -> Result<SourceOptions, TrainError> {
 pub enum Source {
     Model(Box<Mutex<Loaded>>),
     Signal(Box<dyn Signal>),
+    /// Puts responses in order, and gives no number to one alone.
+    #[cfg(feature = "chat")]
+    Chat(Box<Endpoint>),
+}
+
+/// Responses to one prompt, which are put in order.
+#[derive(Debug, Clone)]
+pub struct Group<'a> {
+    pub prompt: &'a str,
+    pub responses: Vec<&'a str>,
+    pub rows: Vec<Row>,
 }
 
 impl Source {
@@ -59,7 +73,7 @@ impl Source {
         match options {
             SourceOptions::Signal(signal) => Ok(Self::Signal(crate::signals::open(signal)?)),
             SourceOptions::Model(path) => {
-                let loaded = train::run::load(path)?;
+                let (loaded, _) = train::run::load_averaged(path)?;
                 let has_scalar = loaded.model.language().is_some_and(|language| language.head().has_scalar());
                 let wrong = |problem: String, help: &str| Err(TrainError::Value { key: "objective.reward", problem, help: help.into() });
                 if !has_scalar {
@@ -75,10 +89,25 @@ impl Source {
         }
     }
 
-    /// Whether only differences of its numbers mean something.
+    /// Whether it is a model, of whose numbers only differences mean something.
     #[must_use]
     pub fn is_relative(&self) -> bool {
-        matches!(self, Self::Model(_))
+        !matches!(self, Self::Signal(_))
+    }
+
+    /// Numbers that put the responses of each group in order; none where the judge gave no judgement.
+    /// # Errors
+    /// When the judge fails.
+    pub fn order(&self, groups: &[Group]) -> Result<Vec<Option<Vec<f64>>>, AlignError> {
+        #[cfg(feature = "chat")]
+        if let Self::Chat(endpoint) = self {
+            return endpoint.order(&groups.iter().map(|group| (group.prompt, group.responses.clone())).collect::<Vec<_>>());
+        }
+        let texts: Vec<(&str, &str)> =
+            groups.iter().flat_map(|group| group.responses.iter().map(|response| (group.prompt, *response))).collect();
+        let rows: Vec<Row> = groups.iter().flat_map(|group| &group.rows).cloned().collect();
+        let mut scores = self.score(&texts, &rows)?.into_iter();
+        Ok(groups.iter().map(|group| Some(scores.by_ref().take(group.responses.len()).collect())).collect())
     }
 
     /// The judgement of each response, `texts` being prompts and responses and `rows` their tokens.
@@ -87,6 +116,12 @@ impl Source {
     pub fn score(&self, texts: &[(&str, &str)], rows: &[Row]) -> Result<Vec<f64>, TrainError> {
         match self {
             Self::Signal(signal) => Ok(signal.score(texts)?),
+            #[cfg(feature = "chat")]
+            Self::Chat(_) => Err(TrainError::Value {
+                key: "objective.reward",
+                problem: "a model behind an endpoint compares responses, and gives no number to one alone".into(),
+                help: "let it rank responses, and train a reward model on the rankings".into(),
+            }),
             Self::Model(model) => {
                 let said = Asked::of(&mut model.lock().unwrap_or_else(PoisonError::into_inner)).say(rows)?;
                 Ok(said.iter().map(|said| f64::from(said.last)).collect())

@@ -41,13 +41,24 @@ pub struct Writing {
     pub pretrain_data: Option<PathBuf>,
     #[serde(default)]
     pub pretrain_coef: f64,
-    /// Responses of the model that training begins with, stored by `hairpin align originals`, and how much their own loss counts: the
-    /// divergence of the policy from the original as the stored answers tell it, without running the original.
-    pub originals: Option<PathBuf>,
+    /// How the policy is held near the model that it began as.
     #[serde(default)]
-    pub originals_coef: f64,
+    pub kl: Kl,
+    /// Responses of that model, stored by `hairpin align originals`: for `kl = "stored"`.
+    pub originals: Option<PathBuf>,
     #[serde(default = "tenth")]
     pub held_out_ratio: f64,
+}
+
+/// By what the divergence of the policy from the model that it began as is taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kl {
+    /// What both say of each token of the policy's own text: a frozen copy of the original is run on every response.
+    #[default]
+    PerToken,
+    /// What the policy now says of the original's stored responses: their loss is learnt beside, and no copy is run.
+    Stored,
 }
 
 fn usual_tokens() -> usize {
@@ -83,8 +94,8 @@ impl Writing {
         "repetition_penalty",
         "pretrain_data",
         "pretrain_coef",
+        "kl",
         "originals",
-        "originals_coef",
         "held_out_ratio",
     ];
 
@@ -115,8 +126,9 @@ impl Writing {
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
             return wrong("objective.temperature", format!("{} is not above zero", self.temperature), "1.0 is usual");
         }
-        if self.originals.is_none() && self.originals_coef != 0.0 {
-            return wrong("objective.originals_coef", "there are no originals".into(), "set `objective.originals`");
+        if self.originals.is_some() != (self.kl == Kl::Stored) {
+            let problem = "stored originals and `kl = \"stored\"` go together, and one of them is not there".into();
+            return wrong("objective.originals", problem, "write them with `hairpin align originals`, and set both keys or neither");
         }
         if self.pretrain_data.is_none() && self.pretrain_coef != 0.0 {
             return wrong("objective.pretrain_coef", "there is no text to learn from".into(), "set `objective.pretrain_data`");
@@ -125,24 +137,45 @@ impl Writing {
     }
 }
 
-/// Stored responses of the model in `from`.
-pub(super) fn read_originals(path: &Path, from: &Path, encoder: &Encoder) -> Result<Vec<Row>, TrainError> {
+/// A stored response, and what its model said of it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Original {
+    pub row: Row,
+    /// `ln p` of the whole response.
+    pub log_prob: f64,
+}
+
+/// Stored responses of the model in `from`, and what was left out.
+pub(super) fn read_originals(path: &Path, from: &Path, encoder: &Encoder) -> Result<(Vec<Original>, Vec<String>), TrainError> {
     let (all, identity) = (crate::respond::read(path)?, crate::respond::identity(from)?);
-    let mut rows = Vec::new();
+    let (mut kept, mut other) = (Vec::new(), 0);
     for one in &all {
         if one.model != identity {
             let problem = format!("it is of `{}`, and training begins with `{identity}`", disk::printable_line(&one.model));
             return Err(AlignError::OtherModel { path: path.to_owned(), problem }.into());
         }
-        for response in &one.responses {
-            rows.extend(encoder.row(&one.prompt, response)?);
+        for (response, log_probs) in one.responses.iter().zip(&one.log_probs) {
+            let Some(mut row) = encoder.row(&one.prompt, response)? else {
+                other += 1;
+                continue;
+            };
+            // One that was cut off has no end.
+            if row.response().len() == log_probs.len() + 1 {
+                row.tokens.pop();
+            }
+            if row.response().len() == log_probs.len() && !log_probs.is_empty() {
+                kept.push(Original { row, log_prob: log_probs.iter().map(|p| f64::from(*p)).sum() });
+            } else {
+                other += 1;
+            }
         }
     }
-    if rows.is_empty() {
+    if kept.is_empty() {
         let help = "write them with `hairpin align originals`".into();
-        return Err(AlignError::TooFew { path: path.to_owned(), problem: "no response".into(), help }.into());
+        return Err(AlignError::TooFew { path: path.to_owned(), problem: "no response with its log-probabilities".into(), help }.into());
     }
-    Ok(rows)
+    let told = format!("`{}`: {other} responses are too long or are other tokens when read again, and are left out", path.display());
+    Ok((kept, if other > 0 { vec![told] } else { Vec::new() }))
 }
 
 /// Prompts that leave room for a response, and what was left out.

@@ -22,6 +22,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub(crate) use list::sources;
+pub use parquet::records;
 use unpack::Stream;
 
 use crate::{

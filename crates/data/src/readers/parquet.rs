@@ -85,6 +85,69 @@ fn node(field: &::parquet::record::Field) -> super::record::Node {
     }
 }
 
+/// Every row of the file at `path` as a JSON object, with its number from 1; a row that cannot be read, and all after it, as its problem.
+/// # Errors
+/// When the file cannot be opened or is no parquet, or in builds without the feature `parquet`.
+#[cfg(not(feature = "parquet"))]
+pub fn records(path: &std::path::Path, _each: &mut dyn FnMut(usize, Result<serde_json::Value, String>)) -> Result<(), DataError> {
+    Err(DataError::Feature { url: path.display().to_string(), feature: "parquet" })
+}
+
+#[cfg(feature = "parquet")]
+pub fn records(path: &std::path::Path, each: &mut dyn FnMut(usize, Result<serde_json::Value, String>)) -> Result<(), DataError> {
+    use ::parquet::file::reader::{FileReader, SerializedFileReader};
+
+    let refused = |fault: String| DataError::Refused { name: path.display().to_string(), fault };
+    let file = disk::open(path).map_err(|e| refused(e.to_string()))?;
+    // As above, damaged metadata may make the crate panic.
+    let rows = std::panic::AssertUnwindSafe(|| {
+        let reader = SerializedFileReader::new(file).map_err(|e| e.to_string())?;
+        for (i, row) in reader.get_row_iter(None).map_err(|e| e.to_string())?.enumerate() {
+            match row {
+                Ok(row) => each(i + 1, Ok(object(&row))),
+                Err(e) => {
+                    each(i + 1, Err(format!("it is torn: {e}")));
+                    break;
+                }
+            }
+        }
+        Ok(())
+    });
+    std::panic::catch_unwind(rows).unwrap_or_else(|_| Err("its metadata contradict themselves".into())).map_err(refused)
+}
+
+#[cfg(feature = "parquet")]
+fn object(row: &::parquet::record::Row) -> serde_json::Value {
+    serde_json::Value::Object(row.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect())
+}
+
+/// Times, decimals and maps are none of what a record of text and numbers holds, and become null.
+#[cfg(feature = "parquet")]
+fn value(field: &::parquet::record::Field) -> serde_json::Value {
+    use ::parquet::record::Field;
+    use serde_json::Value;
+
+    match field {
+        Field::Bool(v) => Value::from(*v),
+        Field::Byte(v) => Value::from(*v),
+        Field::Short(v) => Value::from(*v),
+        Field::Int(v) => Value::from(*v),
+        Field::Long(v) => Value::from(*v),
+        Field::UByte(v) => Value::from(*v),
+        Field::UShort(v) => Value::from(*v),
+        Field::UInt(v) => Value::from(*v),
+        Field::ULong(v) => Value::from(*v),
+        Field::Float16(v) => Value::from(f32::from(*v)),
+        Field::Float(v) => Value::from(*v),
+        Field::Double(v) => Value::from(*v),
+        Field::Str(text) => Value::from(text.as_str()),
+        Field::Bytes(bytes) => Value::from(super::encoding::decode(bytes.data()).0.into_owned()),
+        Field::Group(row) => object(row),
+        Field::ListInternal(list) => Value::Array(list.elements().iter().map(value).collect()),
+        _ => Value::Null,
+    }
+}
+
 #[cfg(all(test, feature = "parquet"))]
 pub(super) mod tests {
     use std::sync::Arc;
@@ -123,5 +186,18 @@ pub(super) mod tests {
         assert_eq!(read_file(&file("body", &texts)), (vec![], vec![("no_column".into(), 1)]));
         let whole = file("text", &texts);
         assert_eq!(read_file(&whole[..whole.len() - 9]), (vec![], vec![("torn".into(), 1)]));
+    }
+
+    #[test]
+    fn rows_are_records_and_a_torn_file_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.parquet");
+        let whole = file("text", &["one", "two", "three"]);
+        std::fs::write(&path, &whole).unwrap();
+        let mut found = Vec::new();
+        super::records(&path, &mut |number, record| found.push((number, record.unwrap()["text"].as_str().unwrap().to_owned()))).unwrap();
+        assert_eq!(found, [(1, "one".to_owned()), (2, "two".into()), (3, "three".into())]);
+        std::fs::write(&path, &whole[..whole.len() - 9]).unwrap();
+        assert!(super::records(&path, &mut |_, _| unreachable!()).is_err());
     }
 }

@@ -9,12 +9,17 @@ use std::{
 use ::align::{
     agreement::{self, Statistics},
     demo, judge, preferences, respond,
-    rollouts::{Source, prompts_of, source_options},
+    rollouts::{Group, Source, prompts_of, source_options},
     rows::{Encoder, Row, tokenizer_blake3},
+    scorecard,
 };
-use ::train::{generate::Sampling, run::load};
+use ::train::{
+    TrainError,
+    generate::Sampling,
+    run::{Loaded, load_averaged},
+};
 use data::Progress;
-use report::terminal::table;
+use report::{Answer, Axis, Chart, Dot, DotKind, Series, Table, terminal::table};
 use serde_json::json;
 
 #[cfg(feature = "page")]
@@ -31,6 +36,7 @@ pub(crate) enum AlignCommand {
     Originals(OriginalsArgs),
     Rank(RankArgs),
     Stats(StatsArgs),
+    Inspect(InspectArgs),
     Judge(JudgeArgs),
     Demo(DemoArgs),
 }
@@ -41,6 +47,7 @@ pub(crate) fn run(command: &AlignCommand, json: bool) -> miette::Result<ExitCode
         AlignCommand::Originals(args) => originals(args, json),
         AlignCommand::Rank(args) => rank(args, json),
         AlignCommand::Stats(args) => stats(args, json),
+        AlignCommand::Inspect(args) => inspect(args, json),
         AlignCommand::Judge(args) => judged(args, json),
         AlignCommand::Demo(args) => demo(args, json),
     }
@@ -69,7 +76,8 @@ impl Writing {
 
 #[derive(clap::Args)]
 struct By {
-    /// Who judges: a signal (`arithmetic`, `json`, `regex=PATTERN`, `length=CHARS`, `lexicon=FILE`, `command=PROGRAM`), or the folder of a reward model
+    /// Who judges: a signal (`arithmetic`, `json`, `rust`, `compiles`, `tests=FILE`, `regex=PATTERN`, `length=CHARS`, `lexicon=FILE`,
+    /// `command=PROGRAM`), `chat=MODEL@URL` (an endpoint of chat completions, with its key in `HAIRPIN_CHAT_KEY`), or the folder of a reward model
     #[arg(long)]
     by: String,
 }
@@ -78,11 +86,14 @@ impl By {
     /// The judge, for texts of the tokenizer with this hash.
     fn open(&self, tokenizer_blake3: &str) -> miette::Result<Source> {
         let (name, value) = self.by.split_once('=').unwrap_or((&self.by, ""));
+        if name == "chat" {
+            return chat(value);
+        }
         let mut table = toml::Table::new();
         let mut set = |key: &str, value: toml::Value| table.insert(key.into(), value);
         set("kind", "signal".into());
         match name {
-            "arithmetic" | "json" => {
+            "arithmetic" | "json" | "rust" | "compiles" => {
                 set("name", name.into());
             }
             "regex" => {
@@ -93,7 +104,7 @@ impl By {
                 set("name", name.into());
                 set("chars", value.parse::<i64>().map_or_else(|_| value.into(), Into::into));
             }
-            "lexicon" => {
+            "lexicon" | "tests" => {
                 set("name", name.into());
                 set("path", value.into());
             }
@@ -108,6 +119,16 @@ impl By {
         }
         Ok(Source::open(&source_options(&table)?, tokenizer_blake3)?)
     }
+}
+
+#[cfg(feature = "chat")]
+fn chat(name: &str) -> miette::Result<Source> {
+    Ok(Source::Chat(Box::new(::align::endpoint::Endpoint::open(name)?)))
+}
+
+#[cfg(not(feature = "chat"))]
+fn chat(_name: &str) -> miette::Result<Source> {
+    miette::bail!(code = "align::chat", help = "build it with `--features chat`", "this program is built without endpoints that judge")
 }
 
 /// Write responses to prompts, several to each; stopped, the same command goes on
@@ -158,11 +179,7 @@ fn write(run: &Path, options: &respond::Options, prompts: &Path, out: &Path, by:
     let judge = by.map(|by| by.open(&tokenizer_blake3(&loaded.tokenizer_path)?)).transpose()?;
     let follow = Follow::new();
     follow.stage("responses", prompts.len() as u64);
-    let mut before = 0;
-    let each = |done: usize| {
-        follow.advance((done - before) as u64);
-        before = done;
-    };
+    let each = counter(&follow);
     let finished = respond::respond(&mut loaded, &respond::identity(run)?, &prompts, out, *options, judge.as_ref(), &STOP, each)?;
     follow.end();
     let all = respond::read(out)?;
@@ -174,6 +191,20 @@ fn write(run: &Path, options: &respond::Options, prompts: &Path, out: &Path, by:
         print::result(&format!("{} prompts have their responses in {}", all.len(), out.display()));
     }
     Ok(if finished { ExitCode::SUCCESS } else { stopped() })
+}
+
+/// A model as it is used: with the average of its weights, where its run keeps one.
+fn load(run: &Path) -> Result<Loaded, TrainError> {
+    Ok(load_averaged(run)?.0)
+}
+
+/// Tells how many are done in all.
+fn counter(follow: &Follow) -> impl FnMut(usize) + '_ {
+    let mut before = 0;
+    move |done: usize| {
+        follow.advance((done - before) as u64);
+        before = done;
+    }
 }
 
 fn stopped() -> ExitCode {
@@ -204,7 +235,13 @@ pub(crate) struct RankArgs {
     /// People who judge each prompt
     #[arg(long, default_value_t = 1)]
     overlap: usize,
-    /// The file of preferences to write
+    /// How much a judge errs: draws of this scale are added to its numbers, as a Plackett-Luce ranker of that temperature ranks
+    #[arg(long, default_value_t = 0.0, requires = "by")]
+    noise: f64,
+    /// Of these draws
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// The file of preferences to write, or to add this judge's to
     #[arg(long)]
     out: PathBuf,
 }
@@ -216,9 +253,21 @@ fn rank(args: &RankArgs, json: bool) -> miette::Result<ExitCode> {
     let path = ::train::run::tokenizer_of(run)?;
     let judge = by.open(&tokenizer_blake3(&path)?)?;
     let encoder = Encoder::new(&path, usize::MAX / 2)?;
-    let ranked = respond::rank(&all, &judge, &by.by, &encoder)?;
-    preferences::write(&args.out, &ranked)?;
-    tell(&agreement::statistics(&ranked), &args.out, json)
+    let noise = respond::Noise { scale: args.noise, seed: args.seed };
+    let follow = Follow::new();
+    follow.stage("rankings", all.len() as u64);
+    let each = counter(&follow);
+    let told = respond::rank(&all, &judge, &by.by, &encoder, noise, &args.out, &STOP, each)?;
+    follow.end();
+    for (count, why) in [(told.too_long, "are as long as the context"), (told.without_judgement, "got no judgement")] {
+        if count > 0 {
+            print::talk(&format!("{count} prompts {why} and are left out"));
+        }
+    }
+    if told.is_stopped {
+        return Ok(stopped());
+    }
+    tell(&agreement::statistics(&preferences::read(&args.out)?.all), &args.out, json)
 }
 
 #[cfg(feature = "page")]
@@ -284,6 +333,80 @@ fn tell(found: &Statistics, path: &Path, json: bool) -> miette::Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
+/// What reward models are worth on rankings of prompts that they held out: accuracy, length, certainty, disagreement
+#[derive(clap::Args)]
+#[command(after_help = "Example: hairpin align inspect runs/reward runs/reward-2 --preferences preferences.jsonl")]
+pub(crate) struct InspectArgs {
+    /// Reward models: runs' folders, or checkpoints; of several the mean judges, and their disagreement is told
+    #[arg(required = true)]
+    runs: Vec<PathBuf>,
+    /// A file of preferences, in any layout that is read
+    #[arg(long)]
+    preferences: PathBuf,
+}
+
+fn inspect(args: &InspectArgs, json: bool) -> miette::Result<ExitCode> {
+    let mut all = preferences::read(&args.preferences)?.all;
+    let before = all.len();
+    let mut rewards = Vec::new();
+    let recipes = args.runs.iter().map(|run| Ok(load(run)?.recipe)).collect::<miette::Result<Vec<_>>>()?;
+    for recipe in &recipes {
+        let ratio = recipe.objective.get("held_out_ratio").and_then(|ratio| ratio.as_float()).unwrap_or(0.1);
+        all.retain(|one| ::train::feed::is_held_out(recipe.seed, &one.prompt, ratio));
+    }
+    print::talk(&format!("{} of {before} rankings are of prompts that no model learnt from", all.len()));
+    if all.is_empty() {
+        miette::bail!(
+            code = "align::too_few",
+            help = "models to be compared need one `seed` and one `held_out_ratio`",
+            "no ranking was held out by all of these models"
+        );
+    }
+    for run in &args.runs {
+        let path = ::train::run::tokenizer_of(run)?;
+        let encoder = Encoder::new(&path, usize::MAX / 2)?;
+        let judge = Source::open(&::align::rollouts::SourceOptions::Model(run.clone()), &tokenizer_blake3(&path)?)?;
+        let mut groups = Vec::with_capacity(all.len());
+        for one in &all {
+            let rows = one.responses.iter().map(|response| encoder.row(&one.prompt, response)).collect::<Result<Option<Vec<Row>>, _>>()?;
+            let responses = one.responses.iter().map(String::as_str).collect();
+            groups.push(Group { prompt: &one.prompt, responses, rows: rows.unwrap_or_default() });
+        }
+        rewards.push(judge.order(&groups)?.into_iter().flatten().collect::<Vec<_>>());
+    }
+    let card = scorecard::scorecard(&rewards, &all);
+    if json {
+        print::json(&card)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let share = |share: f64| format!("{:.1}%", 100.0 * share);
+    let maybe = |value: Option<f64>| value.map_or("–".to_owned(), share);
+    let mut rows = vec![
+        ("pairs", card.pairs.to_string()),
+        ("ordered right", share(card.accuracy)),
+        ("ordered right by length alone", share(card.length_accuracy)),
+        ("where the longer is better", maybe(card.accuracy_if_longer)),
+        ("where the shorter is better", maybe(card.accuracy_if_shorter)),
+        ("calibration error", share(card.calibration_error)),
+    ];
+    if card.disagreement.is_some() {
+        rows.insert(2, ("each by itself", card.accuracy_of_each.iter().map(|one| share(*one)).collect::<Vec<_>>().join(", ")));
+        rows.push(("disagreement", maybe(card.disagreement)));
+    }
+    let rows: Vec<Vec<String>> = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
+    let rankers: Vec<Vec<String>> =
+        card.by_ranker.iter().map(|(name, of)| vec![name.clone(), of.pairs.to_string(), share(of.accuracy)]).collect();
+    let bins: Vec<Vec<String>> =
+        card.calibration.iter().map(|bin| vec![bin.pairs.to_string(), share(bin.predicted), share(bin.observed)]).collect();
+    print::result(&format!(
+        "{}\n{}\n{}",
+        table(&["held out", ""], &rows),
+        table(&["ranker", "pairs", "ordered right"], &rankers),
+        table(&["pairs", "as sure as", "ordered right"], &bins)
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Let two models answer the same prompts, and somebody say which answer is better
 #[derive(clap::Args)]
 #[command(after_help = "Example: hairpin align judge runs/policy runs/base --prompts held-out.jsonl --by arithmetic --out judged")]
@@ -296,6 +419,9 @@ pub(crate) struct JudgeArgs {
     writing: Writing,
     #[command(flatten)]
     by: By,
+    /// Answers of each to each prompt
+    #[arg(long, default_value_t = 1)]
+    k: usize,
     /// Folder for the answers of both
     #[arg(long)]
     out: PathBuf,
@@ -303,7 +429,7 @@ pub(crate) struct JudgeArgs {
 
 fn judged(args: &JudgeArgs, json: bool) -> miette::Result<ExitCode> {
     let (prompts, _) = prompts_of(&args.writing.prompts)?;
-    let options = args.writing.options(1, false);
+    let options = args.writing.options(args.k.max(1), false);
     let [mut ours, mut theirs] = [load(&args.ours)?, load(&args.theirs)?];
     std::fs::create_dir_all(&args.out).map_err(|source| ::align::AlignError::Io { action: "create", path: args.out.clone(), source })?;
     let answers = [(&mut ours, &args.ours, args.out.join("ours.jsonl")), (&mut theirs, &args.theirs, args.out.join("theirs.jsonl"))];
@@ -340,9 +466,10 @@ fn judged(args: &JudgeArgs, json: bool) -> miette::Result<ExitCode> {
 }
 
 fn of_verdict(v: &judge::Verdict) -> String {
-    let [low, high] = v.margin_interval;
+    let ([low, high], [least, most]) = (v.margin_interval, v.ratio_interval);
     format!(
-        "of {} pairs of answers the first wins {:.1}%, loses {:.1}% and ties {:.1}%: {:.2} wins to a loss (wins less losses {:+.3} to {:+.3}, 95%)\n\
+        "of {} pairs of answers the first wins {:.1}%, loses {:.1}% and ties {:.1}%: {:.2} wins to a loss ({least:.2} to {most:.2}, 95%; wins less \
+         losses {:+.3} to {:+.3}){}\n\
          characters of a response: {:.0} against {:.0}{}",
         v.pairs,
         100.0 * v.win_rate,
@@ -351,6 +478,7 @@ fn of_verdict(v: &judge::Verdict) -> String {
         v.ratio,
         low,
         high,
+        if v.without_judgement > 0 { format!("; of {} more the judge said nothing", v.without_judgement) } else { String::new() },
         v.chars[0],
         v.chars[1],
         v.kl.map_or(String::new(), |kl| format!("; divergence {kl:.2} nats a response"))
@@ -374,24 +502,101 @@ fn demo(args: &DemoArgs, json: bool) -> miette::Result<ExitCode> {
     let outcome = demo::run(&args.out, args.seed, &STOP, &reading, &mut follow)?;
     follow.end();
     let Some(outcome) = outcome.filter(|_| !STOP.load(Ordering::Relaxed)) else { return Ok(stopped()) };
+    let (page, path) = (of_outcome(&outcome), args.out.join("report.html"));
+    page.write(&path)?;
     if json {
-        let v = &outcome.verdict;
-        print::json(&json!({
-            "win_rate": v.win_rate, "loss_rate": v.loss_rate, "ratio": v.ratio, "kl": v.kl, "reward_accuracy": outcome.reward_accuracy,
-            "bits_per_byte_before": outcome.bits_per_byte_before, "bits_per_byte_after": outcome.bits_per_byte_after,
-            "samples": outcome.samples, "curve": outcome.curve, "report": outcome.folder,
-        }))?;
-        return Ok(ExitCode::SUCCESS);
+        let mut value = serde_json::to_value(&outcome).map_err(|e| miette::miette!("{e}"))?;
+        value["report"] = json!(path);
+        print::json(&value)?;
+    } else {
+        print::result(&format!("{}\n{}report: {}", page.text(), of_verdict(&outcome.verdict), path.display()));
     }
-    let rows: Vec<Vec<String>> =
-        outcome.samples.iter().map(|one| vec![one.prompt.clone(), one.before.trim().to_owned(), one.after.trim().to_owned()]).collect();
-    print::result(&format!(
-        "{}\n{}\nthe reward model orders {:.1}% of held-out pairs right; the base's own text: {:.3} bits per byte before, {:.3} after",
-        table(&["prompt", "before", "after"], &rows),
-        of_verdict(&outcome.verdict),
-        100.0 * outcome.reward_accuracy,
-        outcome.bits_per_byte_before,
-        outcome.bits_per_byte_after
-    ));
     Ok(ExitCode::SUCCESS)
+}
+
+/// The loop's outcome for a terminal and as a page.
+fn of_outcome(outcome: &demo::Outcome) -> Answer {
+    let share = |share: f64| format!("{:.1}%", 100.0 * share);
+    let v = &outcome.verdict;
+    let dot = |kind: DotKind, name: String, x: f64, y: f64| Dot { name, x, y, kind };
+    let step = |name: &str, y: fn(&demo::Point) -> f64| Chart {
+        x: Axis::straight("step"),
+        y: Axis::straight(name),
+        series: vec![Series { name: name.into(), points: outcome.curve.iter().map(|p| (p.step as f64, y(p))).collect(), is_faint: false }],
+        ..Chart::default()
+    };
+    let chart = |x: Axis, y: Axis, dots: Vec<Dot>| Chart { x, y, dots, ..Chart::default() };
+    let optimised = |y: fn(&demo::Optimised) -> f64| -> Vec<Dot> {
+        let kind = |one: &demo::Optimised| if one.step == outcome.best_step { DotKind::Chosen } else { DotKind::Step };
+        outcome.optimised.iter().map(|one| dot(kind(one), format!("step {}", one.step), one.kl, y(one))).collect()
+    };
+    Answer {
+        title: "Learning from feedback: sums answered as half of the people answer them, and as the judge likes them".into(),
+        figures: vec![
+            ("wins to a loss", format!("{:.2}", v.ratio)),
+            ("wins", share(v.win_rate)),
+            ("losses", share(v.loss_rate)),
+            ("divergence, nats a response", v.kl.map_or("–".into(), |kl| format!("{kl:.2}"))),
+            ("pairs the reward model orders right", share(outcome.reward_accuracy)),
+            ("pairs length alone orders right", share(outcome.length_accuracy)),
+            ("the corpus, before", format!("{:.4} bits per byte", outcome.bits_per_byte_before)),
+            (
+                "after",
+                format!(
+                    "{:.4} ({:+.2}%)",
+                    outcome.bits_per_byte_after,
+                    100.0 * (outcome.bits_per_byte_after / outcome.bits_per_byte_before - 1.0)
+                ),
+            ),
+        ],
+        charts: vec![
+            ("Reward of rollouts", step("reward", |p| p.reward)),
+            ("Divergence from the base", step("nats a response", |p| p.kl)),
+            (
+                "What it was trained for: reward of held-out prompts",
+                chart(Axis::straight("divergence, nats"), Axis::straight("reward"), optimised(|one| one.reward)),
+            ),
+            (
+                "What that is worth: wins less losses by the judge",
+                chart(
+                    Axis::straight("divergence, nats"),
+                    Axis::straight("wins less losses"),
+                    optimised(|one| one.win_rate - one.loss_rate),
+                ),
+            ),
+        ],
+        tables: vec![
+            Table {
+                title: "Before and after",
+                head: vec!["prompt", "before", "after"],
+                rows: outcome
+                    .samples
+                    .iter()
+                    .map(|one| [&one.prompt, &one.before, &one.after].map(|text| text.trim().to_owned()).to_vec())
+                    .collect(),
+            },
+            Table {
+                title: "On the way",
+                head: vec!["step", "divergence", "reward", "wins", "losses"],
+                rows: outcome
+                    .optimised
+                    .iter()
+                    .map(|one| {
+                        vec![
+                            one.step.to_string(),
+                            format!("{:.2}", one.kl),
+                            format!("{:.2}", one.reward),
+                            share(one.win_rate),
+                            share(one.loss_rate),
+                        ]
+                    })
+                    .collect(),
+            },
+        ],
+        notes: vec![
+            "prompts are held out: neither the reward model nor the policy saw them".into(),
+            format!("the checkpoint of step {} is taken, whose reward of held-out prompts is the highest", outcome.best_step),
+        ],
+        ..Answer::default()
+    }
 }

@@ -1,6 +1,8 @@
 //! Digital signals: functions from a prompt and a response to a number, larger for better. To add one: a type that implements
 //! [`Signal`] and its variant of [`SignalOptions`].
 
+mod code;
+
 use std::{
     collections::HashMap,
     io::{BufRead, BufReader, Write},
@@ -11,6 +13,8 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+
+pub use code::Bounds;
 
 use crate::AlignError;
 
@@ -30,6 +34,19 @@ pub enum SignalOptions {
     Arithmetic,
     /// 1 where the response is JSON.
     Json,
+    /// 1 where the response is a file of Rust.
+    Rust,
+    /// 1 where it compiles as a library of Rust.
+    Compiles {
+        #[serde(default)]
+        bounds: Bounds,
+    },
+    /// 1 where the unit tests in a file of Rust, put after it, pass.
+    Tests {
+        path: PathBuf,
+        #[serde(default)]
+        bounds: Bounds,
+    },
     /// 1 where the response matches a pattern.
     Regex { pattern: String },
     /// 1 at so many characters, falling to 0 at none and at twice as many.
@@ -56,6 +73,9 @@ pub fn open(options: &SignalOptions) -> Result<Box<dyn Signal>, AlignError> {
         SignalOptions::Json => Box::new(Each(|_: &str, response: &str| {
             f64::from(u8::from(serde_json::from_str::<serde_json::Value>(response.trim()).is_ok()))
         })),
+        SignalOptions::Rust => code::parses(),
+        SignalOptions::Compiles { bounds } => code::compiles(None, *bounds)?,
+        SignalOptions::Tests { path, bounds } => code::compiles(Some(path.clone()), *bounds)?,
         SignalOptions::Regex { pattern } => {
             let wrong =
                 |e: regex::Error| AlignError::Signal { name: "regex".into(), problem: e.to_string(), help: "correct the pattern".into() };
