@@ -217,7 +217,7 @@ impl Work {
             ])
         };
         if setting.name == "gold" {
-            let recipe = self.of(&base, "kind = \"reward\"\npreferences = \"gold.jsonl\"\nk = 4", 1, "lr = 1e-3", 32, 400, 64);
+            let recipe = self.of(&base, "kind = \"reward\"\npreferences = \"gold.jsonl\"\nk = 4", 1, "lr = 1e-3", [32, 400, 64]);
             self.train("gold", &recipe)?;
             rank("gold", "1.0")?;
         } else {
@@ -227,7 +227,7 @@ impl Work {
         }
         let objective = format!("kind = \"reward\"\npreferences = \"{preferences}\"\nk = 4");
         let run = format!("{name}.reward");
-        self.train(&run, &self.of(&base, &objective, seed, "lr = 1e-3", 32, 150, 32))?;
+        self.train(&run, &self.of(&base, &objective, seed, "lr = 1e-3", [32, 150, 32]))?;
         let metrics = fs::read_to_string(self.folder.join(&run).join("metrics.jsonl")).map_err(text)?;
         let last = metrics.lines().rev().find(|line| line.contains("\"ranking_accuracy\"")).unwrap_or_default();
         number(last, "ranking_accuracy").ok_or_else(|| "no accuracy was measured".to_owned())
@@ -252,16 +252,14 @@ impl Work {
             &objective,
             seed,
             &format!("lr = {}\nweight_decay = 0.0", setting.lr),
-            64,
-            setting.steps,
-            32,
+            [64, setting.steps, 32],
         );
         self.train(&run, &recipe)?;
         Ok(run)
     }
 
     /// A recipe that begins with the base.
-    fn of(&self, base: &str, objective: &str, seed: u64, optim: &str, sequences: usize, steps: u64, context: usize) -> String {
+    fn of(&self, base: &str, objective: &str, seed: u64, optim: &str, [sequences, steps, context]: [u64; 3]) -> String {
         format!(
             "seed = {seed}\n[model]\n[from]\npath = \"{base}\"\n[objective]\n{objective}\n[optim]\n{optim}\n[schedule]\nwarmup_steps = 10\n\
              [batch]\nsequences = {sequences}\nmicro_batch = {sequences}\ncontext = {context}\n[train]\nsteps = {steps}\n[eval]\nevery_steps = 40\nwindows = 256\n\

@@ -60,7 +60,7 @@ pub fn judge(
     }
     let mut groups = Vec::with_capacity(pairs.len());
     for (prompt, a, b) in &pairs {
-        groups.push(Group { prompt: *prompt, responses: vec![*a, *b], rows: vec![rows(prompt, a)?, rows(prompt, b)?] });
+        groups.push(Group { prompt, responses: vec![*a, *b], rows: vec![rows(prompt, a)?, rows(prompt, b)?] });
     }
     let scores = judge.order(&groups)?;
     let judged = pairs.iter().zip(scores).filter_map(|((prompt, ..), scores)| Some((*prompt, scores?)));

@@ -95,7 +95,6 @@ fn in_bf16_the_log_probabilities_are_as_close_as_those_of_transformers() {
             all[all.len() / 2]
         };
         let (ours, theirs) = (distance(&ours), distance(&of("logits-bf16.json")));
-        println!("{}: {ours:.1e}, transformers in bf16 {theirs:.1e}", folder.display());
         if ours > theirs {
             failed.push(format!("{}: {ours:.1e} from those in f32, transformers in bf16 {theirs:.1e}", folder.display()));
         }

@@ -26,12 +26,28 @@ pub mod sampler;
 pub mod sheet;
 pub mod tasks;
 
+use std::sync::Arc;
+
 pub use feed::Images;
 pub use pictures::Pictures;
+use tasks::{denoising, pairs, reconstruction};
+use train::{TrainError, feed::Feed, metric::MetricKind, objective::Kind, recipe::Recipe};
+
+/// Every objective of images, and what it is judged by.
+const KINDS: &[(Kind, MetricKind)] = &[
+    (Kind { name: "reconstruction", build: reconstruction::build, feed }, reconstruction::METRIC),
+    (Kind { name: "classes", build: tasks::classes::build, feed }, tasks::classes::METRIC),
+    (Kind { name: "contrastive", build: pairs::build, feed }, pairs::METRIC),
+    (Kind { name: "denoising", build: denoising::build, feed }, denoising::METRIC),
+];
+
+fn feed(recipe: &Recipe) -> Result<Arc<dyn Feed>, TrainError> {
+    Ok(feed::open(recipe)?)
+}
 
 /// Make the objectives and metrics of images known to recipes. Calling it again changes nothing.
 pub fn register() {
-    for (kind, metric) in tasks::KINDS.iter().zip(tasks::METRICS) {
+    for (kind, metric) in KINDS {
         train::metric::METRICS.add(*metric);
         train::objective::KINDS.add(*kind);
     }

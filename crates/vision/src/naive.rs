@@ -11,7 +11,7 @@ use train::{
 
 use crate::{
     feed::{self, Images},
-    tasks::{Denoising, METRICS},
+    tasks::{Denoising, classes, denoising, pairs, reconstruction},
 };
 
 /// Images that it counts on, at the most.
@@ -25,13 +25,13 @@ const BATCH: u64 = 32;
 pub fn baseline(recipe: &Recipe) -> Result<(HeldOut, &'static str), TrainError> {
     let images = feed::open(recipe)?;
     let (metric, losses, whose) = match train::objective::name(recipe) {
-        "classes" => (1, of_prior(&images), "of the share that each class has"),
-        "contrastive" => (2, of_guessing(&images, recipe), "of guessing"),
-        "denoising" => (3, of_pixels(&images, &Denoising::new(recipe)?)?, "of the mean and spread of each pixel"),
-        _ => (0, of_mean_patches(&images, recipe)?, "of the mean patch at each place"),
+        "classes" => (&classes::METRIC, of_prior(&images), "of the share that each class has"),
+        "contrastive" => (&pairs::METRIC, of_guessing(&images, recipe), "of guessing"),
+        "denoising" => (&denoising::METRIC, of_pixels(&images, &Denoising::new(recipe)?)?, "of the mean and spread of each pixel"),
+        _ => (&reconstruction::METRIC, of_mean_patches(&images, recipe)?, "of the mean patch at each place"),
     };
     let samples = losses.into_iter().map(|loss| SampleLoss { loss, weight: 1 }).collect();
-    Ok((HeldOut::of(&METRICS[metric], samples), whose))
+    Ok((HeldOut::of(metric, samples), whose))
 }
 
 /// Minus the logarithm of each held-out image's class's share of the training images, one more of each class counted.

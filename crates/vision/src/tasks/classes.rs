@@ -12,9 +12,9 @@ use super::{
 };
 use crate::draws::Draws;
 
-pub(super) const METRIC: MetricKind = lower("class_loss", "nats per image");
+pub(crate) const METRIC: MetricKind = lower("class_loss", "nats per image");
 
-pub(super) fn build(recipe: &Recipe) -> Result<Arc<dyn Objective>, TrainError> {
+pub(crate) fn build(recipe: &Recipe) -> Result<Arc<dyn Objective>, TrainError> {
     build_of_head(&METRIC, &options::<CroppedOptions>(recipe)?.augment)
 }
 

@@ -14,7 +14,7 @@ use crate::{
     draws::Draws,
 };
 
-pub(super) const METRIC: MetricKind = lower("denoising_error", "squared error of what is asked for");
+pub(crate) const METRIC: MetricKind = lower("denoising_error", "squared error of what is asked for");
 
 /// The table `[objective]` of diffusion.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -53,7 +53,7 @@ impl DenoisingOptions {
     }
 }
 
-pub(super) fn build(recipe: &Recipe) -> Result<Arc<dyn Objective>, TrainError> {
+pub(crate) fn build(recipe: &Recipe) -> Result<Arc<dyn Objective>, TrainError> {
     build_of_head(&METRIC, &DenoisingOptions::of(recipe)?.augment)
 }
 

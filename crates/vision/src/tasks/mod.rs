@@ -1,10 +1,10 @@
-//! What is learnt from images: one file for each objective, named in [`KINDS`]. A task says what it wants of an image, makes samples of it,
+//! What is learnt from images: one file for each objective, named in the crate's list of objectives. A task says what it wants of an image, makes samples of it,
 //! and puts those of a micro-batch together.
 
-mod classes;
-mod denoising;
-mod pairs;
-mod reconstruction;
+pub(crate) mod classes;
+pub(crate) mod denoising;
+pub(crate) mod pairs;
+pub(crate) mod reconstruction;
 
 use std::sync::Arc;
 
@@ -18,27 +18,13 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use train::{
     TrainError,
     eval::HeldOut,
+    feed::Feed,
     metric::{Better, MetricKind},
-    objective::{Kind, Objective},
+    objective::Objective,
     recipe::Recipe,
 };
 
-use crate::{
-    draws::Draws,
-    feed::{self, Images},
-    readers::Entry,
-};
-
-/// Every objective of images.
-pub(crate) const KINDS: &[Kind] = &[
-    Kind { name: "reconstruction", build: reconstruction::build, feed: |recipe| Ok(feed::open(recipe)?) },
-    Kind { name: "classes", build: classes::build, feed: |recipe| Ok(feed::open(recipe)?) },
-    Kind { name: "contrastive", build: pairs::build, feed: |recipe| Ok(feed::open(recipe)?) },
-    Kind { name: "denoising", build: denoising::build, feed: |recipe| Ok(feed::open(recipe)?) },
-];
-
-/// What each is judged by.
-pub(crate) const METRICS: &[MetricKind] = &[reconstruction::METRIC, classes::METRIC, pairs::METRIC, denoising::METRIC];
+use crate::{draws::Draws, readers::Entry};
 
 const fn lower(name: &'static str, unit: &'static str) -> MetricKind {
     MetricKind { name, unit, better: Better::Lower, divisor: 1.0 }
@@ -149,7 +135,7 @@ pub(crate) trait Task: Send + Sync {
     /// Whatever befell it.
     fn judge(
         &self,
-        _images: &Images,
+        _images: &dyn Feed,
         _model: &dyn Model,
         _store: &mut dyn ParamStore,
         _precision: Precision,

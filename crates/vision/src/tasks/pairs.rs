@@ -13,15 +13,16 @@ use serde::{Deserialize, Serialize};
 use train::{
     TrainError,
     eval::{HeldOut, SampleLoss},
+    feed::Feed,
     metric::MetricKind,
     objective::Objective,
     recipe::Recipe,
 };
 
 use super::{About, Augment, Sample, Task, config, images, lower, normed, options};
-use crate::{draws::Draws, feed::Images, passes, readers::Entry};
+use crate::{draws::Draws, passes, readers::Entry};
 
-pub(super) const METRIC: MetricKind = lower("contrastive_loss", "nats to tell a held-out pair from all others");
+pub(crate) const METRIC: MetricKind = lower("contrastive_loss", "nats to tell a held-out pair from all others");
 
 /// The table `[objective]` of pairs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -40,7 +41,7 @@ impl Default for PairsOptions {
     }
 }
 
-pub(super) fn build(recipe: &Recipe) -> Result<Arc<dyn Objective>, TrainError> {
+pub(crate) fn build(recipe: &Recipe) -> Result<Arc<dyn Objective>, TrainError> {
     options::<PairsOptions>(recipe)?.augment.check()?;
     Ok(Arc::new(OfPairs { batch: recipe.batch.sequences }))
 }
@@ -201,7 +202,7 @@ impl Task for Pairs {
     /// Each held-out pair among all of them, whatever a micro-batch holds.
     fn judge(
         &self,
-        images: &Images,
+        images: &dyn Feed,
         model: &dyn Model,
         store: &mut dyn ParamStore,
         precision: Precision,
@@ -221,8 +222,7 @@ impl Task for Pairs {
 /// What is compared of all held-out pairs: `[pairs, 2 embed]`.
 /// # Errors
 /// When a sample cannot be read, or memory is short.
-pub fn compared(clip: &Clip, store: &mut dyn ParamStore, precision: Precision, images: &Images) -> Result<Vec<f32>, TrainError> {
-    use train::feed::Feed;
+pub fn compared(clip: &Clip, store: &mut dyn ParamStore, precision: Precision, images: &dyn Feed) -> Result<Vec<f32>, TrainError> {
     passes::run(clip, store, precision, images.held_out(), |samples| images.held_out_inputs(samples), Clip::embeddings)
 }
 

@@ -10,9 +10,9 @@ use train::{TrainError, metric::MetricKind, objective::Objective, recipe::Recipe
 use super::{About, Augment, CroppedOptions, Sample, Task, build_of_head, config, images, lower, normed, options};
 use crate::draws::Draws;
 
-pub(super) const METRIC: MetricKind = lower("reconstruction_error", "squared error of hidden patches");
+pub(crate) const METRIC: MetricKind = lower("reconstruction_error", "squared error of hidden patches");
 
-pub(super) fn build(recipe: &Recipe) -> Result<Arc<dyn Objective>, TrainError> {
+pub(crate) fn build(recipe: &Recipe) -> Result<Arc<dyn Objective>, TrainError> {
     build_of_head(&METRIC, &options::<CroppedOptions>(recipe)?.augment)
 }
 
