@@ -57,7 +57,7 @@ fn help_of_every_command() {
 struct Mistake(&'static str, &'static [(&'static str, &'static str)], &'static [&'static str]);
 
 const RECIPE: &str = "[model]\ndepth = 1\n";
-const PROJECT: &str = "[data.corpus]\npaths = [\"corpus\"]\n[[phases]]\nname = \"a\"\n[phases.recipe.model]\ndepth = 1\n";
+const PROJECT: &str = "[data.corpus]\npaths = [\"corpus\"]\n[[phases]]\nname = \"a\"\ndata_fraction = 1.0\n[phases.recipe.model]\ndepth = 1\n";
 
 const MISTAKES: &[Mistake] = &[
     Mistake("no-command", &[], &["trian"]),
@@ -65,8 +65,8 @@ const MISTAKES: &[Mistake] = &[
     Mistake("recipe-is-no-toml", &[("r.toml", "[model\n")], &["train", "r.toml", "--out", "run"]),
     Mistake("recipe-key", &[("r.toml", "[model]\ndepth = 1\n[optim]\nlearning_rate = 1\n")], &["train", "r.toml", "--out", "run"]),
     Mistake("recipe-value", &[("r.toml", "[model]\ndepth = 1\n[batch]\nlanes = 3\n")], &["train", "r.toml", "--out", "run"]),
-    Mistake("recipe-kind", &[("r.toml", "[model]\ndepth = \"four\"\n")], &["train", "r.toml", "--out", "run"]),
-    Mistake("recipe-model", &[("r.toml", "[model]\npreset = \"gpt2-125m\"\n")], &["train", "r.toml", "--out", "run"]),
+    Mistake("recipe-kind", &[("r.toml", "[model]\ndepth = \"four\"\n")], &["plan", "r.toml", "--on", "p4d.24xlarge"]),
+    Mistake("recipe-model", &[("r.toml", "[model]\npreset = \"gpt2-125m\"\n")], &["plan", "r.toml", "--on", "p4d.24xlarge"]),
     Mistake(
         "recipe-objective",
         &[("r.toml", "[model]\ndepth = 1\n[objective]\nkind = \"rewards\"\n")],
