@@ -57,7 +57,8 @@ fn help_of_every_command() {
 struct Mistake(&'static str, &'static [(&'static str, &'static str)], &'static [&'static str]);
 
 const RECIPE: &str = "[model]\ndepth = 1\n";
-const PROJECT: &str = "[data.corpus]\npaths = [\"corpus\"]\n[[phases]]\nname = \"a\"\ndata_fraction = 1.0\n[phases.recipe.model]\ndepth = 1\n";
+const PROJECT: &str =
+    "name = \"x\"\n[data.corpus]\npaths = [\"corpus\"]\n[[phases]]\nname = \"a\"\ndata_fraction = 1.0\n[phases.recipe.model]\ndepth = 1\n";
 
 const MISTAKES: &[Mistake] = &[
     Mistake("no-command", &[], &["trian"]),

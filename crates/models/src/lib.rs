@@ -304,7 +304,7 @@ pub enum ModelError {
     Key { key: String, problem: String, help: String },
 
     #[error("model: {0}")]
-    #[diagnostic(code(models::table), help("`hairpin plan --help` shows a recipe with every key of `[model]`"))]
+    #[diagnostic(code(models::table), help("`hairpin recipe model` lists every key of it"))]
     Table(String),
 }
 

@@ -48,7 +48,10 @@ pub enum TrainError {
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
 
     #[error("{origin}: {problem}")]
-    #[diagnostic(code(train::recipe), help("correct the recipe; `hairpin init --help` shows one with every table"))]
+    #[diagnostic(
+        code(train::recipe),
+        help("correct the recipe; `hairpin recipe` lists every key, `hairpin recipe optim` those of a table")
+    )]
     Recipe { origin: String, problem: String },
 
     #[error("{key}: {problem}")]
