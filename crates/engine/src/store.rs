@@ -372,11 +372,6 @@ pub trait ParamStore {
     /// The parameters of `block` are not read until the next `gather`.
     fn release(&mut self, block: BlockId);
 
-    /// Whether copies that products packed of parameters are kept: not where a step reads each parameter in one pass alone.
-    fn keeps_packed(&self) -> bool {
-        true
-    }
-
     /// A product reads `param`, which is gathered, from the packed copy of this form; from now on there is one.
     fn pack(&mut self, param: ParamId, form: Form);
 

@@ -245,16 +245,14 @@ impl<'m> Tape<'m> {
         }
 
         let packed = op.packed_input().and_then(|i| inputs[i].param_id());
-        let has_copies = self.has_copies(&op);
-        self.pack(packed, Form::Forward, has_copies);
+        self.pack(packed, Form::Forward);
         if early.first().is_some_and(Option::is_some) {
-            self.pack(packed, Form::Backward, has_copies);
+            self.pack(packed, Form::Backward);
         }
 
         if self.device == Device::Cpu {
             let weights: Vec<Option<Arc<Weight>>> = inputs.iter().map(|t| t.param_id().map(|id| self.store.weight(id))).collect();
-            let views: Vec<Input<'_>> =
-                inputs.iter().zip(&weights).map(|(t, w)| Input::new(t.shape, t.buffer(), w.as_deref(), has_copies)).collect();
+            let views: Vec<Input<'_>> = inputs.iter().zip(&weights).map(|(t, w)| Input::new(t.shape, t.buffer(), w.as_deref())).collect();
             op.forward(&mut Forward {
                 inputs: &views,
                 output: output.f32s_mut(),
@@ -282,7 +280,7 @@ impl<'m> Tape<'m> {
         let early = early.into_iter().map(|t| t.and_then(|t| self.keep_early(t))).collect();
         let output = self.tensor(shape, output, needs_grad);
         let (name, class, cost, gemm) = (op.name(), op.class(), op.cost(&shapes), op.gemm(&shapes));
-        let packs_bytes = op.packs(&shapes, Pass::Forward, self.options.precision, has_copies) as u64;
+        let packs_bytes = op.packs(&shapes, Pass::Forward, self.options.precision) as u64;
         let saved_bytes = if records { self.record(Box::new(op), inputs, &output, extras, early, &saves) } else { 0 };
         let pass = if self.mode == Mode::Replay { Pass::Recompute } else { Pass::Forward };
         self.trace((name, class), pass, gemm, [cost.forward_flops, cost.forward_bytes, saved_bytes, packs_bytes]);
@@ -376,14 +374,13 @@ impl<'m> Tape<'m> {
             targets.push(if computed { Some(self.grad_target(input.param, input.value, input.shape)?) } else { None });
         }
         let mut scratch = self.pool.take(node.op.scratch(&shapes, Pass::Backward))?;
-        let has_copies = self.has_copies(&*node.op);
         if targets.first().is_some_and(Option::is_some) {
-            self.pack(node.op.packed_input().and_then(|i| node.inputs[i].param), Form::Backward, has_copies);
+            self.pack(node.op.packed_input().and_then(|i| node.inputs[i].param), Form::Backward);
         }
         if self.device == Device::Cpu {
             let weights: Vec<Option<Arc<Weight>>> = node.inputs.iter().map(|k| k.param.map(|id| self.store.weight(id))).collect();
             let views: Vec<Input<'_>> =
-                (node.inputs.iter().zip(&weights)).map(|(k, w)| Input::new(k.shape, k.buffer(), w.as_deref(), has_copies)).collect();
+                (node.inputs.iter().zip(&weights)).map(|(k, w)| Input::new(k.shape, k.buffer(), w.as_deref())).collect();
             node.op.backward(&mut Backward {
                 inputs: &views,
                 output: node.output_data.as_deref().map_or(&[], Buffer::f32s),
@@ -416,7 +413,7 @@ impl<'m> Tape<'m> {
             }
         }
         let cost = node.op.cost(&shapes);
-        let packs_bytes = node.op.packs(&shapes, Pass::Backward, self.options.precision, has_copies) as u64;
+        let packs_bytes = node.op.packs(&shapes, Pass::Backward, self.options.precision) as u64;
         self.trace(
             (node.op.name(), node.op.class()),
             Pass::Backward,
@@ -426,13 +423,11 @@ impl<'m> Tape<'m> {
         Ok(())
     }
 
-    /// Whether products of `op` read packed copies of its parameter: in bf16, unless it is read but once in a step.
-    fn has_copies(&self, op: &dyn Op) -> bool {
-        self.options.precision == Precision::Bf16 && (!op.reads_once() || self.store.keeps_packed())
-    }
-
-    fn pack(&mut self, param: Option<ParamId>, form: Form, has_copies: bool) {
-        if let Some(param) = param.filter(|_| has_copies) {
+    /// With bf16 a product reads a parameter's packed copy.
+    fn pack(&mut self, param: Option<ParamId>, form: Form) {
+        if let Some(param) = param
+            && self.options.precision == Precision::Bf16
+        {
             self.store.pack(param, form);
         }
     }

@@ -87,9 +87,6 @@ pub trait Strategy: ParamStore {
     /// The groups over which it shares the work.
     fn groups(&mut self) -> Vec<&mut Group>;
 
-    /// Whether copies that products packed of parameters are kept from pass to pass; they are, unless this says otherwise.
-    fn keep_packed(&mut self, is_kept: bool);
-
     /// The most that it has held so far, on `Meta` as on `Cpu`.
     fn peak_bytes(&self) -> StoreBytes;
 }

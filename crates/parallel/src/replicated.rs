@@ -64,7 +64,6 @@ pub struct Replicated {
     /// Gradients that are final in this step.
     is_final: Vec<bool>,
     packed: Packed,
-    keeps_packed: bool,
     /// The most that was held.
     peak: StoreBytes,
 }
@@ -114,7 +113,6 @@ impl Replicated {
             sent: Vec::new(),
             is_final,
             packed: Packed::of(table),
-            keeps_packed: true,
             peak: StoreBytes::default(),
         }
     }
@@ -296,10 +294,6 @@ impl Strategy for Replicated {
         vec![&mut self.group]
     }
 
-    fn keep_packed(&mut self, is_kept: bool) {
-        self.keeps_packed = is_kept;
-    }
-
     fn peak_bytes(&self) -> StoreBytes {
         self.peak
     }
@@ -313,9 +307,6 @@ impl ParamStore for Replicated {
         Ok(()) // always here
     }
     fn release(&mut self, _block: BlockId) {}
-    fn keeps_packed(&self) -> bool {
-        self.keeps_packed
-    }
     fn pack(&mut self, param: ParamId, form: Form) {
         self.packed.add(param, form);
     }

@@ -77,7 +77,6 @@ pub struct Sharded {
     idle: Vec<BlockId>,
     last: Option<BlockId>,
     packed: Packed,
-    keeps_packed: bool,
     /// Numbers that have just come and are being laid out, and the most that was held.
     coming: usize,
     peak: StoreBytes,
@@ -124,7 +123,6 @@ impl Sharded {
             idle: Vec::new(),
             last: None,
             packed: Packed::of(table),
-            keeps_packed: true,
             coming: 0,
             peak: StoreBytes::default(),
             layout,
@@ -432,10 +430,6 @@ impl Strategy for Sharded {
         vec![&mut self.shard, &mut self.replicas]
     }
 
-    fn keep_packed(&mut self, is_kept: bool) {
-        self.keeps_packed = is_kept;
-    }
-
     fn peak_bytes(&self) -> StoreBytes {
         // Copies of weights that are always here stay from one step to the next.
         let packed = if self.stage == Stage::Weights { self.peak.packed } else { self.packed.bytes(&self.table) };
@@ -518,10 +512,6 @@ impl ParamStore for Sharded {
                 self.idle.push(need);
             }
         }
-    }
-
-    fn keeps_packed(&self) -> bool {
-        self.keeps_packed
     }
 
     fn pack(&mut self, param: ParamId, form: Form) {

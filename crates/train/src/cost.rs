@@ -102,8 +102,7 @@ impl Held {
         let others = comm::sim::Sim::new(topology, comm::sim::Settings::default(), |_| rank).rank(rank);
         let (order, shards) = (options.order, options.shards);
         let build = Build { table, device: Device::Meta, order, comm: Box::new(others), shards, value: &mut |_| Vec::new() };
-        let mut store = (options.strategy.build)(build).map_err(EngineError::rank)?;
-        store.keep_packed(options.has_several_passes());
+        let store = (options.strategy.build)(build).map_err(EngineError::rank)?;
         let (pool, store) = (Pool::meta(), Rc::new(RefCell::new(store)));
         store.borrow_mut().begin_step();
         let tape_options = Options { trace: true, ..tape_options(options) };

@@ -66,11 +66,6 @@ impl StepOptions {
         }
     }
 
-    /// Whether a step of one rank reads each weight in several passes, for which copies that products pack of it are kept.
-    pub(crate) fn has_several_passes(&self) -> bool {
-        self.lanes * self.passes > 1
-    }
-
     /// Where a step of all ranks is to be priced or taken apart.
     pub(crate) fn needs_common_step(&self) -> Result<(), TrainError> {
         let Some(staleness) = self.staleness else { return Ok(()) };

@@ -93,9 +93,6 @@ impl<S: ParamStore + ?Sized> ParamStore for Handle<S> {
     fn release(&mut self, block: BlockId) {
         self.0.borrow_mut().release(block);
     }
-    fn keeps_packed(&self) -> bool {
-        self.0.borrow().keeps_packed()
-    }
     fn pack(&mut self, param: ParamId, form: Form) {
         self.0.borrow_mut().pack(param, form);
     }

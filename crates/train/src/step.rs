@@ -136,9 +136,7 @@ impl Trainer {
         let (order, shards) = (options.order, options.shards);
         let mut build = |comm| {
             let build = Build { table: &table, device, order, comm, shards, value: &mut value };
-            let mut store = (options.strategy.build)(build).map_err(EngineError::rank)?;
-            store.keep_packed(options.has_several_passes());
-            Ok::<_, EngineError>(store)
+            (options.strategy.build)(build).map_err(EngineError::rank)
         };
         let (store, optimiser, servers) = if let Some(staleness) = options.staleness {
             let store = build(Box::new(Solo))?;

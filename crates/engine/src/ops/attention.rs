@@ -197,7 +197,7 @@ impl Op for Attention {
             _ => x[0].elements() + rows + 2 * kv,
         }
     }
-    fn packs(&self, x: &[Shape], pass: Pass, precision: Precision, _has_copies: bool) -> usize {
+    fn packs(&self, x: &[Shape], pass: Pass, precision: Precision) -> usize {
         if pass == Pass::Backward { 0 } else { self.kernel(x[0], x[1], precision).packed_bytes() }
     }
     fn moves(&self, x: &[Shape], pass: Pass) -> Option<(Axis, Move, usize)> {

@@ -94,9 +94,9 @@ impl Op for Conv2d {
     fn packed_input(&self) -> Option<usize> {
         Some(1)
     }
-    fn packs(&self, x: &[Shape], pass: Pass, precision: Precision, has_copies: bool) -> usize {
+    fn packs(&self, x: &[Shape], pass: Pass, precision: Precision) -> usize {
         let rows = self.scratch_len(x[0]) / x[1].last().max(1);
-        packs(rows, x[1], precision, has_copies, pass == Pass::Backward)
+        packs(rows, x[1], precision, pass == Pass::Backward)
     }
     fn forward(&self, f: &mut Forward<'_>) {
         let [x, w, ..] = f.inputs else { unreachable!("at least two inputs") };
@@ -106,7 +106,7 @@ impl Op for Conv2d {
             let gemm = Gemm { m: run.len() * columns, n, k, precision: f.precision, accumulate: false };
             window.unfold(x.f32s(), run.clone(), f.scratch);
             let y = &mut f.output[run.start * columns * n..][..gemm.m * n];
-            gemm.run(Mat::rows(f.scratch, k), rhs(w, Form::Forward), bias, y);
+            gemm.run(Mat::rows(f.scratch, k), rhs(w, Form::Forward, f.precision), bias, y);
         }
     }
     fn backward(&self, b: &mut Backward<'_>) {
@@ -127,7 +127,7 @@ impl Op for Conv2d {
             }
             if let Some(dx) = &mut grads[0] {
                 let gemm = Gemm { m: rows, n: patch, k: out, precision: b.precision, accumulate: false };
-                gemm.run(dy, rhs(w, Form::Backward), None, b.scratch);
+                gemm.run(dy, rhs(w, Form::Backward, b.precision), None, b.scratch);
                 window.fold_add(b.scratch, run.clone(), dx.data);
             }
         }

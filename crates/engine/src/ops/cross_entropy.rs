@@ -100,8 +100,8 @@ impl Op for CrossEntropy {
     fn packed_input(&self) -> Option<usize> {
         Some(1)
     }
-    fn packs(&self, x: &[Shape], pass: Pass, precision: Precision, has_copies: bool) -> usize {
-        packs(CHUNK.min(x[0].rows()), x[1], precision, has_copies, pass != Pass::Backward)
+    fn packs(&self, x: &[Shape], pass: Pass, precision: Precision) -> usize {
+        packs(CHUNK.min(x[0].rows()), x[1], precision, pass != Pass::Backward)
     }
     fn moves(&self, x: &[Shape], pass: Pass) -> Option<(Axis, Move, usize)> {
         self.cut.moves(x[0]).filter(|_| pass != Pass::Backward)
@@ -165,8 +165,8 @@ impl Op for TokenNll {
     fn packed_input(&self) -> Option<usize> {
         Some(1)
     }
-    fn packs(&self, x: &[Shape], pass: Pass, precision: Precision, has_copies: bool) -> usize {
-        packs(CHUNK.min(x[0].rows()), x[1], precision, has_copies, pass == Pass::Backward)
+    fn packs(&self, x: &[Shape], pass: Pass, precision: Precision) -> usize {
+        packs(CHUNK.min(x[0].rows()), x[1], precision, pass == Pass::Backward)
     }
     fn moves(&self, x: &[Shape], _pass: Pass) -> Option<(Axis, Move, usize)> {
         self.cut.moves(x[0])
@@ -239,7 +239,7 @@ impl<'a> Chunk<'a> {
     /// Capped ones are also kept in `capped`, since the loss leaves its gradient in their place.
     fn logits(&self, bias: Option<&[f32]>, cap: Option<f32>, [logits, capped]: [&mut [f32]; 2]) {
         let gemm = Gemm { m: self.rows, n: self.vocab, k: self.model, precision: self.precision, accumulate: false };
-        gemm.run(self.x_rows(), rhs(&self.w, Form::Forward), bias, logits);
+        gemm.run(self.x_rows(), rhs(&self.w, Form::Forward, self.precision), bias, logits);
         if let Some(cap) = cap {
             kernels::activation::softcap(logits, 1.0 / cap, cap);
             capped.copy_from_slice(logits);
@@ -253,7 +253,7 @@ impl<'a> Chunk<'a> {
             let gemm =
                 Gemm { m: self.rows, n: self.model, k: self.vocab, precision: self.precision, accumulate: accumulate_dx };
             let dx = &mut dx[self.start * self.model..][..self.rows * self.model];
-            gemm.run(dlogits, rhs(&self.w, Form::Backward), None, dx);
+            gemm.run(dlogits, rhs(&self.w, Form::Backward, self.precision), None, dx);
         }
         if let Some(dw) = dw {
             let gemm = Gemm { m: self.vocab, n: self.model, k: self.rows, precision: self.precision, accumulate: true };

@@ -28,7 +28,7 @@ impl ExpertLinear {
             let (mine, others) = rest.split_at_mut(slots.len() * n);
             rest = others;
             if !slots.is_empty() {
-                tasks.push((slots, rhs_of(w, expert, form), mine));
+                tasks.push((slots, rhs_of(w, expert, form, precision), mine));
             }
         }
         tasks.into_par_iter().with_max_len(1).for_each(|(slots, w, y_of)| {
@@ -73,9 +73,9 @@ impl Op for ExpertLinear {
     fn packed_input(&self) -> Option<usize> {
         Some(1)
     }
-    fn packs(&self, x: &[Shape], pass: Pass, precision: Precision, has_copies: bool) -> usize {
+    fn packs(&self, x: &[Shape], pass: Pass, precision: Precision) -> usize {
         let [experts, out, inner] = x[1].matrices();
-        packs(x[0].rows().div_ceil(experts.max(1)), Shape::new(&[out, inner]), precision, has_copies, pass == Pass::Backward)
+        packs(x[0].rows().div_ceil(experts.max(1)), Shape::new(&[out, inner]), precision, pass == Pass::Backward)
     }
     fn forward(&self, f: &mut Forward<'_>) {
         let [x, w, routes] = f.inputs else { unreachable!("three inputs") };

@@ -263,7 +263,7 @@ impl Op for Cached {
     fn saves(&self, x: &[Shape]) -> Saves {
         Saves { extras: vec![x[0].elements() / self.options.head_dim], ..Saves::default() }
     }
-    fn packs(&self, x: &[Shape], _pass: crate::ops::Pass, precision: Precision, _has_copies: bool) -> usize {
+    fn packs(&self, x: &[Shape], _pass: crate::Pass, precision: Precision) -> usize {
         attention::kernel(&self.options, (0, 1), x[0], x[0].rows(), x[1].last(), precision).packed_bytes()
     }
     fn forward(&self, f: &mut Forward<'_>) {

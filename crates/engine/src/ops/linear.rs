@@ -1,5 +1,4 @@
-//! Linear: `y = x W^T + b`, `W` `[out, in]`. With bf16, a parameter's packed copies are read, made once a step, where a step reads it in
-//! several passes; otherwise it is packed where it is read.
+//! Linear: `y = x W^T + b`, `W` `[out, in]`. With bf16, a parameter's packed copies are read, made once a step.
 //! Backward: `dx = dy W`, `dW += dy^T x`, `db += sum over rows of dy`; the transposes are read in place.
 
 use kernels::gemm::{Gemm, Mat, PackedRhs, Precision, Rhs};
@@ -40,17 +39,14 @@ impl Op for Linear {
     fn packed_input(&self) -> Option<usize> {
         Some(1)
     }
-    fn reads_once(&self) -> bool {
-        true
-    }
-    fn packs(&self, x: &[Shape], pass: Pass, precision: Precision, has_copies: bool) -> usize {
-        packs(x[0].rows(), x[1], precision, has_copies, pass == Pass::Backward)
+    fn packs(&self, x: &[Shape], pass: Pass, precision: Precision) -> usize {
+        packs(x[0].rows(), x[1], precision, pass == Pass::Backward)
     }
     fn forward(&self, f: &mut Forward<'_>) {
         let [x, w, ..] = f.inputs else { unreachable!("at least two inputs") };
         let gemm = Gemm { m: x.shape.rows(), n: w.shape.rows(), k: x.shape.last(), precision: f.precision, accumulate: false };
         let bias = f.inputs.get(2).map(|b| b.f32s());
-        gemm.run(Mat::rows(x.f32s(), gemm.k), rhs(w, Form::Forward), bias, f.output);
+        gemm.run(Mat::rows(x.f32s(), gemm.k), rhs(w, Form::Forward, f.precision), bias, f.output);
     }
     fn backward(&self, b: &mut Backward<'_>) {
         let [x, w, ..] = b.inputs else { unreachable!("at least two inputs") };
@@ -58,7 +54,7 @@ impl Op for Linear {
         let dy = Mat::rows(b.dy, out);
         if let Some(dx) = b.grads[0].take() {
             let gemm = Gemm { m: rows, n: inner, k: out, precision: b.precision, accumulate: dx.accumulate };
-            gemm.run(dy, rhs(w, Form::Backward), None, dx.data);
+            gemm.run(dy, rhs(w, Form::Backward, b.precision), None, dx.data);
         }
         if let Some(dw) = b.grads[1].take() {
             let gemm = Gemm { m: out, n: inner, k: rows, precision: b.precision, accumulate: dw.accumulate };
@@ -75,20 +71,23 @@ impl Op for Linear {
 
 /// Bytes of what a product of `rows` with a parameter `w` packs: the parameter, where it has no packed copy, and for the gradient of the
 /// parameter, when `has_gradient`, the rows.
-pub(super) fn packs(rows: usize, w: Shape, precision: Precision, has_copies: bool, has_gradient: bool) -> usize {
+pub(super) fn packs(rows: usize, w: Shape, precision: Precision, has_gradient: bool) -> usize {
     let (out, inner) = (w.rows(), w.last());
-    let parameter = if has_copies { 0 } else { PackedRhs::bytes(precision, inner, out).max(PackedRhs::bytes(precision, out, inner)) };
+    let parameter = match precision {
+        Precision::F32 => PackedRhs::bytes(precision, inner, out).max(PackedRhs::bytes(precision, out, inner)),
+        Precision::Bf16 => 0,
+    };
     if has_gradient { parameter.max(PackedRhs::bytes(precision, rows, inner)) } else { parameter }
 }
 
-/// A parameter's packed copy, where it has one; the numbers themselves otherwise.
-pub(super) fn rhs<'a>(w: &Input<'a>, form: Form) -> Rhs<'a> {
-    rhs_of(w, 0, form)
+/// A parameter's packed copy in bf16; the numbers themselves otherwise.
+pub(super) fn rhs<'a>(w: &Input<'a>, form: Form, precision: Precision) -> Rhs<'a> {
+    rhs_of(w, 0, form, precision)
 }
 
 /// The same of one of several matrices `[experts, out, in]`.
-pub(super) fn rhs_of<'a>(w: &Input<'a>, matrix: usize, form: Form) -> Rhs<'a> {
-    if let Some(weight) = w.packed() {
+pub(super) fn rhs_of<'a>(w: &Input<'a>, matrix: usize, form: Form, precision: Precision) -> Rhs<'a> {
+    if let (Precision::Bf16, Some(weight)) = (precision, w.weight()) {
         return Rhs::Packed(&weight.packed(form)[matrix]);
     }
     let [_, out, inner] = w.shape.matrices();

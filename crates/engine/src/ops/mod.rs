@@ -66,14 +66,8 @@ pub trait Op: 'static {
         None
     }
 
-    /// Whether it reads that parameter in one product, which may then pack it where it is read; otherwise there have to be copies.
-    fn reads_once(&self) -> bool {
-        false
-    }
-
-    /// Bytes into which its kernels pack what they read, besides parameters that have packed copies: space of the thread that asks, which
-    /// keeps it.
-    fn packs(&self, _x: &[Shape], _pass: Pass, _precision: Precision, _has_copies: bool) -> usize {
+    /// Bytes into which its kernels pack what they read, besides packed parameters: space of the thread that asks, which keeps it.
+    fn packs(&self, _x: &[Shape], _pass: Pass, _precision: Precision) -> usize {
         0
     }
 
@@ -163,12 +157,11 @@ pub struct Input<'a> {
     pub shape: Shape,
     buffer: Option<&'a Buffer>,
     weight: Option<&'a Weight>,
-    has_copies: bool,
 }
 
 impl<'a> Input<'a> {
-    pub(crate) fn new(shape: Shape, buffer: Option<&'a Buffer>, weight: Option<&'a Weight>, has_copies: bool) -> Self {
-        Self { shape, buffer, weight, has_copies }
+    pub(crate) fn new(shape: Shape, buffer: Option<&'a Buffer>, weight: Option<&'a Weight>) -> Self {
+        Self { shape, buffer, weight }
     }
 
     /// The numbers; empty if the op did not ask for them in [`Op::saves`].
@@ -186,10 +179,10 @@ impl<'a> Input<'a> {
         self.buffer.map_or(&[], Buffer::u32s)
     }
 
-    /// The parameter behind this input, where it has packed copies.
+    /// The parameter behind this input, with its packed copies.
     #[must_use]
-    pub fn packed(&self) -> Option<&'a Weight> {
-        self.weight.filter(|_| self.has_copies)
+    pub fn weight(&self) -> Option<&'a Weight> {
+        self.weight
     }
 }
 

@@ -65,14 +65,7 @@ fn step(args: &StepArgs, json: bool) -> miette::Result<ExitCode> {
     let precision = args.model.precision();
     let (batch, context) = (recipe.batch.sequences, recipe.batch.context);
     let micro_batch = args.micro_batch.unwrap_or(batch).clamp(1, batch);
-    let options = StepOptions {
-        precision,
-        lanes: 1,
-        passes: batch.div_ceil(micro_batch),
-        micro_batch,
-        optim: Optim::default(),
-        ..StepOptions::of(&recipe)
-    };
+    let options = StepOptions { precision, lanes: 1, passes: 1, micro_batch, optim: Optim::default(), ..StepOptions::of(&recipe) };
     let inputs = |first: usize| model.made_up(first, micro_batch.min(batch - first), context);
     let lanes = vec![(0..batch).step_by(micro_batch).map(inputs).collect::<Vec<_>>()];
     let mut trainer = Trainer::new(model, options)?;
