@@ -4,7 +4,8 @@
 
 use std::time::Instant;
 
-use comm::{Array, Communicator, Group, Job, Order, Threads};
+use comm::{Communicator, Group, Job, Order, Threads};
+use memory::Numbers;
 
 /// Numbers in the array: a loss, a bias, a matrix, a block of a 124M model.
 const LENGTHS: [usize; 4] = [1, 1 << 10, 1 << 18, 7 << 20];
@@ -35,7 +36,7 @@ fn run(what: &str, comm: Box<dyn Communicator>) {
     let mut group = Group::new(comm);
     for order in [Order::Tree, Order::Any] {
         for len in LENGTHS {
-            let mut array = Array::from(vec![1.0; len]);
+            let mut array = Numbers::from(vec![1.0; len]);
             let mut secs: Vec<f64> = (0..ROUNDS)
                 .map(|_| {
                     let since = Instant::now();

@@ -8,8 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use memory::Numbers;
+
 use crate::{
-    Array, CommError, Communicator, Job, Pulse, part,
+    CommError, Communicator, Job, Pulse, part,
     sim::{GroupClock, Timing},
 };
 
@@ -103,7 +105,7 @@ impl Split {
 }
 
 struct Done {
-    result: Result<Array, CommError>,
+    result: Result<Numbers, CommError>,
     operation: &'static str,
     began: Instant,
     busy: Duration,
@@ -180,7 +182,7 @@ impl Group {
     /// What came of a job.
     /// # Errors
     /// [`CommError`] when a rank did not do its part.
-    pub fn wait(&mut self, ticket: Ticket) -> Result<Array, CommError> {
+    pub fn wait(&mut self, ticket: Ticket) -> Result<Numbers, CommError> {
         let since = Instant::now();
         // Virtual time first: a simulation sees that all ranks wait, and for what.
         let passed = match (&self.clock, self.timings.remove(&ticket.0)) {
@@ -213,7 +215,7 @@ impl Group {
     /// [`Group::start`] and [`Group::wait`] in one.
     /// # Errors
     /// As [`Group::wait`].
-    pub fn run(&mut self, job: Job) -> Result<Array, CommError> {
+    pub fn run(&mut self, job: Job) -> Result<Numbers, CommError> {
         let ticket = self.start(job);
         self.wait(ticket)
     }

@@ -9,7 +9,9 @@
 //! that in an all-reduce, whatever its number of ranks; MiCS, arXiv:2205.00119, section 3.2. Ranks are numbered machine by
 //! machine, a power of two on each, so a sum in [`Order::Tree`] has the bits that it has without levels.
 
-use crate::{Array, CommError, Communicator, Group, Job, Order, PIECE, Pulse, part};
+use memory::Numbers;
+
+use crate::{CommError, Communicator, Group, Job, Order, PIECE, Pulse, part};
 
 /// See the head of this file.
 struct Hierarchical {
@@ -43,12 +45,10 @@ pub(crate) fn ranks_on_machine(machines: &[usize]) -> usize {
 }
 
 impl Hierarchical {
-    fn all_reduce(&mut self, array: Array, order: Order) -> Result<Array, CommError> {
-        let len = array.len;
-        let cuts = (0..len).step_by(PIECE).map(|start| start..len.min(start + PIECE));
-        let pieces: Vec<Array> =
-            cuts.map(|cut| array.values.get(cut.clone()).map_or_else(|| Array::meta(cut.len()), |values| values.to_vec().into())).collect();
-        let lens: Vec<usize> = pieces.iter().map(Array::len).collect();
+    fn all_reduce(&mut self, array: Numbers, order: Order) -> Result<Numbers, CommError> {
+        let len = array.len();
+        let pieces: Vec<Numbers> = (0..len).step_by(PIECE).map(|start| array.part(start..len.min(start + PIECE))).collect();
+        let lens: Vec<usize> = pieces.iter().map(Numbers::len).collect();
         let scattered: Vec<_> = pieces.into_iter().map(|piece| self.inside.start(Job::ReduceScatter(piece, order))).collect();
         let mut summed = Vec::new();
         for ticket in scattered {
@@ -60,17 +60,18 @@ impl Hierarchical {
             let mine = self.across.wait(ticket)?;
             gathered.push(self.inside.start(Job::AllGather(mine, len)));
         }
-        let mut values = array.values;
-        values.clear();
+        let (mut sum, mut at) = (array, 0);
         for ticket in gathered {
-            values.extend_from_slice(self.inside.wait(ticket)?.values());
+            let piece = self.inside.wait(ticket)?;
+            sum.put(at, &piece);
+            at += piece.len();
         }
-        Ok(Array { values, len })
+        Ok(sum)
     }
 
     /// Parts stand `[machine, place]`, as their ranks are numbered; inside a machine they go `[place, machine]`.
-    fn reduce_scatter(&mut self, array: Array, order: Order) -> Result<Array, CommError> {
-        let (rank, ranks, len) = (self.rank(), self.ranks(), array.len);
+    fn reduce_scatter(&mut self, array: Numbers, order: Order) -> Result<Numbers, CommError> {
+        let (rank, ranks, len) = (self.rank(), self.ranks(), array.len());
         let each = len.div_ceil(ranks);
         let by_place = swap(&resized(array, ranks * each), self.across.ranks(), each);
         let of_place = self.inside.run(Job::ReduceScatter(by_place, order))?;
@@ -78,11 +79,11 @@ impl Hierarchical {
         Ok(resized(mine, part(len, ranks, rank).len()))
     }
 
-    fn all_gather(&mut self, mine: Array, len: usize) -> Result<Array, CommError> {
+    fn all_gather(&mut self, mine: Numbers, len: usize) -> Result<Numbers, CommError> {
         let (rank, ranks) = (self.rank(), self.ranks());
         let (each, due) = (len.div_ceil(ranks), part(len, ranks, rank).len());
-        if mine.len != due {
-            let problem = format!("it brought {} numbers where {due} were due", mine.len);
+        if mine.len() != due {
+            let problem = format!("it brought {} numbers where {due} were due", mine.len());
             return Err(CommError { rank, operation: "all_gather", problem });
         }
         let (machines, places) = (self.across.ranks(), self.inside.ranks());
@@ -93,24 +94,22 @@ impl Hierarchical {
 }
 
 /// Parts of `each` numbers that stand `[rows, columns]`, as `[columns, rows]`.
-fn swap(array: &Array, rows: usize, each: usize) -> Array {
-    let columns = array.len.checked_div(each).unwrap_or(0) / rows;
-    let mut values = Vec::with_capacity(array.values.len());
-    for column in (0..columns).filter(|_| !array.values.is_empty()) {
+fn swap(array: &Numbers, rows: usize, each: usize) -> Numbers {
+    let Numbers::Here(from) = array else { return array.clone() };
+    let columns = from.len().checked_div(each).unwrap_or(0) / rows;
+    let mut values = Vec::with_capacity(from.len());
+    for column in 0..columns {
         for row in 0..rows {
-            values.extend_from_slice(&array.values[(row * columns + column) * each..][..each]);
+            values.extend_from_slice(&from[(row * columns + column) * each..][..each]);
         }
     }
-    Array { values, len: array.len }
+    values.into()
 }
 
 /// Cut, or filled with zeros.
-fn resized(mut array: Array, len: usize) -> Array {
-    // On `Meta` there are no numbers.
-    if array.values.len() == array.len {
-        array.values.resize(len, 0.0);
-    }
-    Array { values: array.values, len }
+fn resized(mut array: Numbers, len: usize) -> Numbers {
+    array.resize(len);
+    array
 }
 
 impl Communicator for Hierarchical {
@@ -130,7 +129,7 @@ impl Communicator for Hierarchical {
         self.whole.pulse()
     }
 
-    fn carry(&mut self, job: Job) -> Result<Array, CommError> {
+    fn carry(&mut self, job: Job) -> Result<Numbers, CommError> {
         match job {
             Job::AllReduce(array, order) => self.all_reduce(array, order),
             Job::ReduceScatter(array, order) => self.reduce_scatter(array, order),
@@ -180,7 +179,7 @@ mod tests {
 
     #[test]
     fn parts_are_swapped_and_swapped_back() {
-        let array = Array::from((0..24).map(|i| i as f32).collect::<Vec<_>>());
+        let array = Numbers::from((0..24).map(|i| i as f32).collect::<Vec<_>>());
         let swapped = swap(&array, 3, 2);
         assert_eq!(swapped.values()[..6], [0.0, 1.0, 8.0, 9.0, 16.0, 17.0]);
         assert_eq!(swap(&swapped, 4, 2), array);

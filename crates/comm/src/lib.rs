@@ -1,7 +1,7 @@
 //! Communicators: how ranks add and share arrays. A strategy asks for collectives and never knows what carries them.
 //!
 //! ```text
-//! strategy -> Group::start(Job) -> Ticket ... Group::wait(Ticket) -> Array
+//! strategy -> Group::start(Job) -> Ticket ... Group::wait(Ticket) -> Numbers
 //!              |  a thread beside the work runs jobs in the order in which they were started
 //!               +-> Communicator: Solo | Threads | Mpi | sim::Simulated
 //! ```
@@ -21,6 +21,8 @@ mod threads;
 mod tree;
 
 use std::ops::Range;
+
+use memory::Numbers;
 
 pub use group::{Group, Span, Ticket, Traffic};
 pub use hierarchical::by_machine;
@@ -70,7 +72,7 @@ pub trait Communicator: Send {
     fn pulse(&self) -> Pulse;
 
     /// Do a job, from its beginning to its end.
-    fn carry(&mut self, job: Job) -> Result<Array, CommError>;
+    fn carry(&mut self, job: Job) -> Result<Numbers, CommError>;
 
     /// The next message of this length from whichever rank sends one first; its number. `None` when all others have left or
     /// one has failed, or once `until` says so, which is asked a few times a second. A service waits here, beside the work of
@@ -131,11 +133,9 @@ pub trait Communicator: Send {
     }
 }
 
-fn give(result: Result<Array, CommError>, data: &mut [f32]) -> Result<(), CommError> {
-    let result = result?;
-    // On `Meta` there is nothing to give.
-    if result.values.len() == result.len {
-        data.copy_from_slice(&result.values);
+fn give(result: Result<Numbers, CommError>, data: &mut [f32]) -> Result<(), CommError> {
+    if let Numbers::Here(values) = result? {
+        data.copy_from_slice(&values);
     }
     Ok(())
 }
@@ -150,60 +150,19 @@ pub fn part(len: usize, ranks: usize, rank: usize) -> Range<usize> {
     (rank * each).min(len)..((rank + 1) * each).min(len)
 }
 
-/// Numbers on their way between ranks; on the device `Meta` a length with nothing behind it.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Array {
-    values: Vec<f32>,
-    len: usize,
-}
-
-impl Array {
-    #[must_use]
-    pub fn meta(len: usize) -> Self {
-        Self { values: Vec::new(), len }
-    }
-
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// The numbers; empty on `Meta`.
-    #[must_use]
-    pub fn values(&self) -> &[f32] {
-        &self.values
-    }
-
-    #[must_use]
-    pub fn into_values(self) -> Vec<f32> {
-        self.values
-    }
-}
-
-impl From<Vec<f32>> for Array {
-    fn from(values: Vec<f32>) -> Self {
-        Self { len: values.len(), values }
-    }
-}
-
 /// One thing for a [`Group`] to do; [`Group::wait`] gives what came of it.
 #[derive(Debug)]
 pub enum Job {
     /// Gives the sum.
-    AllReduce(Array, Order),
+    AllReduce(Numbers, Order),
     /// Gives this rank's part of the sum.
-    ReduceScatter(Array, Order),
+    ReduceScatter(Numbers, Order),
     /// This rank's part, and the length of the whole, which it gives.
-    AllGather(Array, usize),
+    AllGather(Numbers, usize),
     /// Gives what the rank of that number brought.
-    Broadcast(usize, Array),
+    Broadcast(usize, Numbers),
     /// To that rank; gives nothing.
-    Send(usize, Array),
+    Send(usize, Numbers),
     /// From that rank, of that length.
     Recv(usize, usize),
 }
@@ -227,9 +186,9 @@ impl Job {
     fn held(&self, ranks: usize, rank: usize) -> (usize, usize) {
         let beside = |numbers: usize| if ranks > 1 { numbers } else { 0 };
         match self {
-            Self::AllReduce(array, _) | Self::ReduceScatter(array, _) => (array.len, beside(part(array.len, ranks, rank).len())),
-            Self::AllGather(mine, len) => (*len, beside(mine.len)),
-            Self::Broadcast(_, array) | Self::Send(_, array) => (array.len, 0),
+            Self::AllReduce(array, _) | Self::ReduceScatter(array, _) => (array.len(), beside(part(array.len(), ranks, rank).len())),
+            Self::AllGather(mine, len) => (*len, beside(mine.len())),
+            Self::Broadcast(_, array) | Self::Send(_, array) => (array.len(), 0),
             Self::Recv(..) => (0, 0),
         }
     }
@@ -252,7 +211,7 @@ impl Communicator for Solo {
     fn pulse(&self) -> Pulse {
         Pulse::alone()
     }
-    fn carry(&mut self, job: Job) -> Result<Array, CommError> {
+    fn carry(&mut self, job: Job) -> Result<Numbers, CommError> {
         match job {
             Job::AllReduce(array, _) | Job::ReduceScatter(array, _) | Job::AllGather(array, _) | Job::Broadcast(_, array) => Ok(array),
             Job::Send(to, _) => Err(alone(to, "send")),

@@ -18,8 +18,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use memory::Numbers;
+
 use crate::{
-    Array, CommError, Communicator, Job, Patience, Pulse,
+    CommError, Communicator, Job, Patience, Pulse,
     hierarchical::ranks_on_machine,
     part,
     pulse::{Vitals, Watch},
@@ -330,20 +332,22 @@ impl Communicator for Threads {
         self.seat.0.clone()
     }
 
-    fn carry(&mut self, job: Job) -> Result<Array, CommError> {
+    fn carry(&mut self, job: Job) -> Result<Numbers, CommError> {
         let call = |operation, len, root| Call { operation, len, root };
         match job {
-            Job::AllReduce(array, _) => self.sum_whole(call("all_reduce", array.len, 0), array.values).map(Array::from),
-            Job::ReduceScatter(array, _) => self.sum_part(call("reduce_scatter", array.len, 0), array.values.into()).map(Array::from),
+            Job::AllReduce(array, _) => self.sum_whole(call("all_reduce", array.len(), 0), array.into_values()).map(Numbers::from),
+            Job::ReduceScatter(array, _) => {
+                self.sum_part(call("reduce_scatter", array.len(), 0), array.into_values().into()).map(Numbers::from)
+            }
             Job::AllGather(mine, len) => {
-                let parts = self.gather_parts(call("all_gather", len, 0), mine.values)?;
+                let parts = self.gather_parts(call("all_gather", len, 0), mine.into_values())?;
                 let mut all = Vec::with_capacity(len);
                 parts.iter().for_each(|brought| all.extend_from_slice(brought.lent.numbers()));
                 Ok(all.into())
             }
             Job::Broadcast(root, array) => {
-                let (call, len) = (call("broadcast", array.len, root), array.len);
-                let mut values = if self.rank == root { array.values } else { Vec::new() };
+                let (call, len) = (call("broadcast", array.len(), root), array.len());
+                let mut values = if self.rank == root { array.into_values() } else { Vec::new() };
                 let lent = Arc::new(std::mem::take(&mut values));
                 let all = self.meet(call, Lent::Numbers(lent.clone()))?;
                 if self.rank != root {
@@ -355,11 +359,11 @@ impl Communicator for Threads {
             }
             Job::Send(to, array) => {
                 let mail_box = &self.room.boxes[to];
-                lock(&mail_box.mail).messages.push_back((self.rank, array.values));
+                lock(&mail_box.mail).messages.push_back((self.rank, array.into_values()));
                 mail_box.came.notify_one();
-                Ok(Array::default())
+                Ok(Numbers::default())
             }
-            Job::Recv(from, len) => self.take(from, len).map(Array::from),
+            Job::Recv(from, len) => self.take(from, len).map(Numbers::from),
         }
     }
 

@@ -4,9 +4,10 @@
 mod suite;
 
 use comm::{
-    Array, Communicator, Group, Job, Order, by_machine,
+    Communicator, Group, Job, Order, by_machine,
     sim::{Algorithm, Clock, Link, Prices, Settings, Sim, Topology},
 };
+use memory::Numbers;
 
 /// Round figures, so that sums can be done by hand: 1 byte a second inside, half across a node, hops of no time.
 fn plain(nodes: usize, devices: usize) -> Topology {
@@ -38,7 +39,7 @@ fn numbers_over_a_simulated_network_keep_every_promise() {
 }
 
 fn gather(len: usize) -> Job {
-    Job::AllGather(Array::meta(len / 4), len)
+    Job::AllGather(Numbers::Counted(len / 4), len)
 }
 
 #[test]
@@ -84,7 +85,7 @@ fn compute_is_slower_beside_a_collective_and_only_there() {
     let mut world = sim.rank(0);
     let clock = world.clock();
     let mut twins = Group::new(world.split_by(&|rank| rank % 4).unwrap());
-    let _job = twins.start(Job::AllGather(Array::meta(100), 200));
+    let _job = twins.start(Job::AllGather(Numbers::Counted(100), 200));
     clock.compute(150.0);
     is(clock.times().now_secs, 160.0);
 }
@@ -99,7 +100,7 @@ fn links_inside_and_across_work_at_once() {
     assert_eq!((node.ranks(), twins.ranks()), (4, 2));
     let inside = node.start(gather(400));
     // 100 of 200 bytes at an eighth of a byte a second: this device's share of its node's network.
-    let across = twins.start(Job::AllGather(Array::meta(100), 200));
+    let across = twins.start(Job::AllGather(Numbers::Counted(100), 200));
     node.wait(inside).unwrap();
     is(clock.times().now_secs, 300.0);
     twins.wait(across).unwrap();
@@ -115,12 +116,12 @@ fn two_levels_send_less_across() {
         group.run(job).unwrap();
         group.traffic().busy_secs
     };
-    let gather = || Job::AllGather(Array::meta(100), 800);
+    let gather = || Job::AllGather(Numbers::Counted(100), 800);
     // In one level a node's cards carry 7/8 of the bytes; in two, half, and each device gathers 3/4 inside.
     is(secs(false, gather()), 700.0 / 0.5);
     is(secs(true, gather()), 100.0 / 0.125 + 600.0);
     // Long sums go in pieces: the slower level alone counts.
-    let sum = || Job::AllReduce(Array::meta(800_000), Order::Any);
+    let sum = || Job::AllReduce(Numbers::Counted(800_000), Order::Any);
     is(secs(true, sum()), 200_000.0 / 0.125);
     is(secs(false, sum()), 1_400_000.0 / 0.5);
 }
@@ -154,11 +155,11 @@ fn a_message_arrives_when_it_was_sent_and_has_crossed() {
                 }
                 clock.compute(10.0);
                 if rank == 0 {
-                    let _sent = group.start(Job::Send(1, Array::meta(10)));
+                    let _sent = group.start(Job::Send(1, Numbers::Counted(10)));
                 }
             }
             // The roles meet: the later of them says when.
-            group.run(Job::AllReduce(Array::meta(0), Order::Any)).unwrap();
+            group.run(Job::AllReduce(Numbers::Counted(0), Order::Any)).unwrap();
         });
         // Sent after 10, 20 and 30 s over a link that is busy for 20 s with each: they arrive after 30, 50 and 70 s.
         is(ends[0], 80.0);
@@ -171,9 +172,9 @@ fn a_message_goes_past_a_sum_that_is_under_way() {
     let ends = stages(|rank, group, clock| {
         let mut other = group.split_by(|_| 0).unwrap();
         // 400 s across.
-        let sum = other.start(Job::AllReduce(Array::meta(200), Order::Any));
+        let sum = other.start(Job::AllReduce(Numbers::Counted(200), Order::Any));
         if rank == 0 {
-            let _sent = group.start(Job::Send(1, Array::meta(10)));
+            let _sent = group.start(Job::Send(1, Numbers::Counted(10)));
         } else {
             group.run(Job::Recv(0, 10)).unwrap();
             is(clock.times().now_secs, 20.0);
@@ -190,7 +191,7 @@ fn roles_that_start_in_different_orders_still_meet_and_at_the_same_time_each_tim
         stages(|rank, group, clock| {
             let mut other = group.split_by(|_| 0).unwrap();
             clock.compute(rank as f64);
-            let job = || Job::AllReduce(Array::meta(10), Order::Any);
+            let job = || Job::AllReduce(Numbers::Counted(10), Order::Any);
             let (a, b) = if rank == 0 {
                 let a = group.start(job());
                 (a, other.start(job()))
@@ -225,7 +226,7 @@ fn a_thousand_ranks_run_on_one_thread() {
     let comm = sim.rank(0);
     let clock = comm.clock();
     let mut group = Group::new(Box::new(comm));
-    group.run(Job::AllReduce(Array::meta(1024), Order::Any)).unwrap();
+    group.run(Job::AllReduce(Numbers::Counted(1024), Order::Any)).unwrap();
     // 2 * 1023 bytes at the half byte a second of a node's cards.
     is(clock.times().now_secs, 4.0 * 1023.0);
 }

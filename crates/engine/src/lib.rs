@@ -6,40 +6,36 @@
 //! ```
 //! Start at [`Tape`]. An op is one file under `ops/` and one line in `ops/mod.rs`.
 //!
-//! **Invariant:** what an op allocates follows from shapes alone, so both devices take the same buffers in the same order.
+//! **Invariant:** what an op allocates follows from shapes, precision and the device's kind alone, so a device and `Meta` of its kind take
+//! the same buffers in the same order.
 //! **Absent on purpose:** ranks (a strategy stands behind [`ParamStore`]), knowledge of any model, time.
 
 pub mod check;
-mod huge;
 mod inputs;
 pub mod ops;
+mod packed;
 mod partition;
-mod pool;
 mod shape;
 mod store;
+mod table;
 mod tape;
 mod tensor;
 mod trace;
+mod weight;
 
-pub use huge::HugePages;
 pub use inputs::{Array, Inputs};
 pub use kernels::{attention::Mask, gemm::Precision};
+pub use memory::{Buffer, Device, Dtype, Kind, Numbers, Pool, PoolUse};
 pub use ops::Pass;
+pub use packed::{Form, Packed};
 pub use partition::{Axis, Move, Partition, Places, Whole};
-pub use pool::{Buffer, Pool, PoolUse};
 pub use shape::{Shape, ShapeError};
-pub use store::{BlockId, Form, Init, NoParams, Packed, ParamId, ParamKind, ParamSpec, ParamStore, ParamTable, PassAt, Weight};
+pub use store::{NoParams, ParamStore, PassAt};
+pub use table::{BlockId, Init, ParamId, ParamKind, ParamSpec, ParamTable};
 pub use tape::Tape;
 pub use tensor::Tensor;
 pub use trace::{Event, Options};
-
-/// Where the numbers are: in memory, or nowhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Device {
-    Cpu,
-    /// Shapes, costs and memory without numbers.
-    Meta,
-}
+pub use weight::Weight;
 
 /// What can go wrong while a tape runs.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -48,9 +44,9 @@ pub enum EngineError {
     #[diagnostic(code(engine::shape), help("check the model's sizes in the recipe: `hairpin plan RECIPE` runs the same shape rules"))]
     Shape(#[from] ShapeError),
 
-    #[error("the step needs {wanted_bytes} bytes more, and {live_bytes} of {capacity_bytes} bytes are in use")]
+    #[error(transparent)]
     #[diagnostic(code(engine::pool_full), help("use a smaller `batch.micro_batch`, or `train.recompute = true`"))]
-    PoolFull { wanted_bytes: u64, live_bytes: u64, capacity_bytes: u64 },
+    PoolFull(#[from] memory::PoolFull),
 
     #[error("the model asks for input `{name}`, and the batch has {have}")]
     #[diagnostic(code(engine::input), help("the model kind and the data kind of the recipe do not go together"))]

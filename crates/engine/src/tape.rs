@@ -8,7 +8,7 @@
 //! `block` marks where parameters are gathered and released. It is also the unit of recomputation: with
 //! `recompute`, a block keeps only its inputs and runs once more when the backward pass reaches it.
 //!
-//! **Invariant:** every buffer follows from shapes, on both devices alike; only the calls into `Op::forward` and
+//! **Invariant:** every buffer follows from shapes and the device's kind; only the calls into `Op::forward` and
 //! `Op::backward` are left out on `Meta`.
 
 mod leaves;
@@ -19,8 +19,8 @@ use std::{rc::Rc, sync::Arc};
 use leaves::fits;
 
 use crate::{
-    Axis, BlockId, Buffer, Device, EngineError, Form, ParamId, ParamStore, ParamTable, Partition, Pass, Pool, Precision, Shape, Weight,
-    Whole,
+    Axis, BlockId, Buffer, Device, Dtype, EngineError, Form, Kind, Numbers, ParamId, ParamStore, ParamTable, Partition, Pass, Pool,
+    Precision, Shape, Weight, Whole,
     ops::{Backward, Class, Forward, GradOut, Gradient, Input, Op, Saves},
     tensor::{Storage, Tensor},
     trace::{Event, Options},
@@ -140,6 +140,14 @@ impl<'m> Tape<'m> {
         self.device
     }
 
+    /// What ops write and read between them, and their gradients.
+    fn activations(&self) -> Dtype {
+        match (self.device.kind(), self.options.precision) {
+            (Kind::Gpu, Precision::Bf16) => Dtype::Bf16,
+            (Kind::Gpu, Precision::F32) | (Kind::Cpu, _) => Dtype::F32,
+        }
+    }
+
     #[must_use]
     pub fn is_training(&self) -> bool {
         self.options.train
@@ -235,9 +243,10 @@ impl<'m> Tape<'m> {
         let records = needs_grad && matches!(self.mode, Mode::Record | Mode::Replay);
         let saves = op.saves(&shapes);
 
-        let mut output = self.pool.take(shape.elements())?;
-        let mut extras = saves.extras.iter().map(|n| self.pool.take(*n)).collect::<Result<Vec<_>, _>>()?;
-        let mut scratch = self.pool.take(op.scratch(&shapes, Pass::Forward))?;
+        let dtype = if op.class() == Class::Loss { Dtype::F32 } else { self.activations() };
+        let mut output = self.pool.take(dtype, shape.elements())?;
+        let mut extras = saves.extras.iter().map(|n| self.pool.take(Dtype::F32, *n)).collect::<Result<Vec<_>, _>>()?;
+        let mut scratch = self.pool.take(Dtype::F32, op.scratch(&shapes, Pass::Forward))?;
         let mut early = Vec::with_capacity(inputs.len());
         for (i, input) in inputs.iter().enumerate() {
             let wanted = records && input.needs_grad && op.gradient(i) == Gradient::Early;
@@ -250,7 +259,7 @@ impl<'m> Tape<'m> {
             self.pack(packed, Form::Backward);
         }
 
-        if self.device == Device::Cpu {
+        if self.device.is_real() {
             let weights: Vec<Option<Arc<Weight>>> = inputs.iter().map(|t| t.param_id().map(|id| self.store.weight(id))).collect();
             let views: Vec<Input<'_>> = inputs.iter().zip(&weights).map(|(t, w)| Input::new(t.shape, t.buffer(), w.as_deref())).collect();
             op.forward(&mut Forward {
@@ -291,7 +300,7 @@ impl<'m> Tape<'m> {
     /// # Errors
     /// No memory, or a strategy that could not send a gradient.
     pub fn backward(&mut self, loss: &Tensor) -> Result<(), EngineError> {
-        let mut one = self.pool.take(loss.shape.elements())?;
+        let mut one = self.pool.take(Dtype::F32, loss.shape.elements())?;
         one.f32s_mut().fill(1.0);
         self.grads[loss.value] = Some(Rc::new(one));
         self.walk_back(0)
@@ -301,8 +310,8 @@ impl<'m> Tape<'m> {
     /// # Errors
     /// As [`Tape::backward`].
     pub fn backward_with(&mut self, y: &Tensor, dy: &[f32]) -> Result<(), EngineError> {
-        let mut seed = self.pool.take(y.shape.elements())?;
-        if self.device == Device::Cpu {
+        let mut seed = self.pool.take(self.activations(), y.shape.elements())?;
+        if self.device.is_real() {
             fits("dy", y.shape, dy.len())?;
             seed.f32s_mut().copy_from_slice(dy);
         }
@@ -373,11 +382,11 @@ impl<'m> Tape<'m> {
             let computed = input.needs_grad && node.op.gradient(i) == Gradient::Computed;
             targets.push(if computed { Some(self.grad_target(input.param, input.value, input.shape)?) } else { None });
         }
-        let mut scratch = self.pool.take(node.op.scratch(&shapes, Pass::Backward))?;
+        let mut scratch = self.pool.take(Dtype::F32, node.op.scratch(&shapes, Pass::Backward))?;
         if targets.first().is_some_and(Option::is_some) {
             self.pack(node.op.packed_input().and_then(|i| node.inputs[i].param), Form::Backward);
         }
-        if self.device == Device::Cpu {
+        if self.device.is_real() {
             let weights: Vec<Option<Arc<Weight>>> = node.inputs.iter().map(|k| k.param.map(|id| self.store.weight(id))).collect();
             let views: Vec<Input<'_>> =
                 (node.inputs.iter().zip(&weights)).map(|(k, w)| Input::new(k.shape, k.buffer(), w.as_deref())).collect();
@@ -439,7 +448,7 @@ impl<'m> Tape<'m> {
         }
         match self.grads.get_mut(value).and_then(Option::take) {
             Some(buffer) => Ok(Target::Value { buffer: self.unique(buffer)?, accumulate: true }),
-            None => Ok(Target::Value { buffer: Rc::new(self.pool.take(shape.elements())?), accumulate: false }),
+            None => Ok(Target::Value { buffer: Rc::new(self.pool.take(self.activations(), shape.elements())?), accumulate: false }),
         }
     }
 
@@ -470,7 +479,7 @@ impl<'m> Tape<'m> {
             None => part,
             Some(sum) => {
                 let mut sum = self.unique(sum)?;
-                if self.device == Device::Cpu
+                if self.device.is_real()
                     && let Some(sum) = Rc::get_mut(&mut sum)
                 {
                     kernels::elementwise::add_assign(part.f32s(), sum.f32s_mut());
@@ -487,7 +496,7 @@ impl<'m> Tape<'m> {
         if Rc::strong_count(&buffer) == 1 {
             return Ok(buffer);
         }
-        let mut copy = self.pool.take(buffer.elements())?;
+        let mut copy = self.pool.take(buffer.dtype(), buffer.elements())?;
         copy.f32s_mut().copy_from_slice(buffer.f32s());
         Ok(Rc::new(copy))
     }
@@ -504,13 +513,13 @@ impl<'m> Tape<'m> {
     ) -> u64 {
         let mut saved_bytes = 0;
         for buffer in extras.iter().chain(early.iter().flatten().map(|b| &**b)) {
-            saved_bytes += 4 * buffer.elements() as u64;
+            saved_bytes += buffer.bytes();
         }
         let mut keep = |tensor: &Tensor| -> Storage {
             if let Storage::Buffer(buffer) = &tensor.storage
-                && !buffer.is_kept.replace(true)
+                && !buffer.keep()
             {
-                saved_bytes += 4 * buffer.elements() as u64;
+                saved_bytes += buffer.bytes();
             }
             tensor.storage.clone()
         };
@@ -566,14 +575,14 @@ impl Kept {
 }
 
 enum Target {
-    Param(ParamId, Vec<f32>),
+    Param(ParamId, Numbers),
     Value { buffer: Rc<Buffer>, accumulate: bool },
 }
 
 impl Target {
     fn out(&mut self) -> GradOut<'_> {
         match self {
-            Self::Param(_, grad) => GradOut { data: grad, accumulate: true },
+            Self::Param(_, grad) => GradOut { data: grad.values_mut(), accumulate: true },
             Self::Value { buffer, accumulate } => {
                 let buffer = Rc::get_mut(buffer).expect("a gradient being written has one owner");
                 GradOut { data: buffer.f32s_mut(), accumulate: *accumulate }

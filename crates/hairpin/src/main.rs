@@ -23,7 +23,7 @@ use clap::Parser;
 use train::clock::Clock;
 
 #[global_allocator]
-static ALLOCATOR: engine::HugePages = engine::HugePages;
+static ALLOCATOR: memory::HugePages = memory::HugePages;
 
 /// Set by Ctrl-C and SIGTERM; work that has something to save looks at it and ends cleanly. A second Ctrl-C ends at once.
 pub(crate) static STOP: AtomicBool = AtomicBool::new(false);

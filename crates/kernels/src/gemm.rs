@@ -3,8 +3,11 @@
 //! ```text
 //! pack all of B once:  [n / 32 panels][k words][32]          one word = an f32, or two neighbouring k in bf16
 //! tasks: tiles of C, 96 rows by 512 columns
-//!   for each 256 words of k: pack A [rows / MR panels][words][MR]; panel by panel, MR x 32 of C in registers
+//!   for each 192 words of k: pack A [rows / MR panels][words][MR]; panel by panel, MR x 32 of C in registers
 //! ```
+//! With few rows B is read once and packing all of it would be most of the work: strips of 128 columns are then packed as they are
+//! needed, 192 words of k at a time, into a cache. The sums are taken in the same order.
+//!
 //! The two precisions share everything but the meaning of a word and the instruction that multiplies two. Blocking
 //! after Goto and van de Geijn, *Anatomy of High-Performance Matrix Multiplication*, 2008.
 
@@ -31,6 +34,12 @@ const KC: usize = 192;
 /// Rows and columns of C in one task.
 const MC: usize = 96;
 const NC: usize = 512;
+/// Numbers of a cache line, and how many ahead are asked for: the CPU's own prefetcher does not follow so many columns.
+const LINE: usize = 16;
+#[cfg(target_arch = "x86_64")]
+const AHEAD: usize = 64;
+/// Columns of one where there is a single task down.
+const STRIP: usize = 128;
 
 /// All of B `[k, n]` in panels.
 pub struct PackedRhs {
@@ -77,11 +86,58 @@ impl Gemm {
                 if self.m <= gemv::FEW && b.row_stride == 1 && a.col_stride == 1 && self.precision == Precision::F32 {
                     return gemv::plain(self, a, b, bias, c);
                 }
-                with_packed(PackedRhs::bytes(self.precision, self.k, self.n) / 4, |words| {
+                if self.packs_bytes() == 0 {
+                    return self.strips(a, b, bias, c);
+                }
+                with_packed(self.packs_bytes() / 4, |words| {
                     pack_rhs(self.precision, b, self.k, self.n, words);
                     self.tiles(a, words, bias, c);
                 });
             }
+        }
+    }
+
+    /// Bytes into which [`Gemm::run`] packs a right side that is not packed yet: space of the thread that asks, which keeps it.
+    #[must_use]
+    pub fn packs_bytes(&self) -> usize {
+        if self.m <= MC { 0 } else { PackedRhs::bytes(self.precision, self.k, self.n) }
+    }
+
+    /// Few rows: B is packed strip by strip where it is read, and never lies in memory twice.
+    fn strips(&self, a: Mat<'_>, b: Mat<'_>, bias: Option<&[f32]>, c: &mut [f32]) {
+        let ldc = self.n;
+        let shared = SharedMut::new(c);
+        let strip = |strip: usize| {
+            let j = strip * STRIP;
+            let cols = STRIP.min(self.n - j);
+            let mut words = STRIP_WORDS.take();
+            let mut start = 0;
+            // A product over nothing still writes its zeros and bias.
+            loop {
+                let k = (KC * self.precision.per_word()).min(self.k - start);
+                let gemm = Gemm { n: cols, k, accumulate: self.accumulate || start > 0, ..*self };
+                let a = Mat { data: a.data.get(start * a.col_stride..).unwrap_or(&[]), ..a };
+                let b = Mat { data: b.data.get(start * b.row_stride + j * b.col_stride..).unwrap_or(&[]), ..b };
+                words.clear();
+                pack_here(self.precision, b, k, cols, &mut words);
+                let bias = bias.filter(|_| start == 0).map(|bias| &bias[j..j + cols]);
+                // SAFETY: strips of C do not overlap; `j` is inside its first row, and the last of `m` rows has `n - j` numbers from there.
+                unsafe { gemm.tile(a, &words, bias, shared.at(j), ldc) };
+                start += k;
+                if start >= self.k {
+                    break;
+                }
+            }
+            STRIP_WORDS.set(words);
+        };
+        if self.m == 0 || self.n == 0 {
+            return;
+        }
+        let strips = self.n.div_ceil(STRIP);
+        if self.m * self.n * self.k < 1 << 16 {
+            (0..strips).for_each(strip);
+        } else {
+            (0..strips).into_par_iter().with_max_len(1).for_each(strip);
         }
     }
 
@@ -92,7 +148,7 @@ impl Gemm {
         // Matrix tiles are so fast that A is packed once for all columns, and has to be.
         let (mc, nc) = if self.precision.is_on_tiles() { (128, 4096) } else { (MC, NC) };
         // Few rows: narrower tiles, so that there are enough of them.
-        let nc = if self.m <= mc { 128 } else { nc };
+        let nc = if self.m <= mc { STRIP } else { nc };
         let (down, across) = (self.m.div_ceil(mc), self.n.div_ceil(nc));
         let ldc = self.n;
         let shared = SharedMut::new(c);
@@ -143,6 +199,7 @@ pub(crate) fn pack_here(precision: Precision, b: Mat<'_>, k: usize, n: usize, wo
 thread_local! {
     static PACKED_A: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     static PACKED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static STRIP_WORDS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
 /// Run `work` with so many words of this thread's own, which hold whatever was there before: one run of them for all that is packed to be
@@ -196,18 +253,24 @@ fn pack_panel_body<V: Vector>(precision: Precision, b: Mat<'_>, k: usize, j: usi
     } else if cols == NR && b.row_stride == 1 {
         let per_block = if precision == Precision::F32 { V::N } else { 2 * V::N };
         done = k / per_block * V::N;
-        for p in (0..done).step_by(V::N) {
+        // A cache line of each of a few columns at a time: where columns lie a power of two apart, more would evict each other.
+        let line = LINE.max(V::N);
+        for from in (0..done).step_by(line) {
             for c in (0..NR).step_by(V::N) {
-                let mut block = [V::splat(0.0); MOST];
-                // SAFETY: `per_block` numbers of each of `N` columns are inside B; `N` rows of NR words inside the panel.
-                unsafe {
-                    for (i, column) in block.iter_mut().enumerate().take(V::N) {
-                        let at = data.as_ptr().add((c + i) * b.col_stride);
-                        *column = if precision == Precision::F32 { V::load(at.add(p)) } else { V::bf16_run(at.add(2 * p)) };
-                    }
-                    V::transpose(&mut block);
-                    for (i, row) in block.iter().enumerate().take(V::N) {
-                        row.store(panel.as_mut_ptr().add((p + i) * NR + c));
+                for p in (from..done.min(from + line)).step_by(V::N) {
+                    let mut block = [V::splat(0.0); MOST];
+                    // SAFETY: `per_block` numbers of each of `N` columns are inside B; `N` rows of NR words inside the panel.
+                    unsafe {
+                        for (i, column) in block.iter_mut().enumerate().take(V::N) {
+                            let at = data.as_ptr().add((c + i) * b.col_stride);
+                            #[cfg(target_arch = "x86_64")]
+                            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.wrapping_add(p + AHEAD).cast());
+                            *column = if precision == Precision::F32 { V::load(at.add(p)) } else { V::bf16_run(at.add(2 * p)) };
+                        }
+                        V::transpose(&mut block);
+                        for (i, row) in block.iter().enumerate().take(V::N) {
+                            row.store(panel.as_mut_ptr().add((p + i) * NR + c));
+                        }
                     }
                 }
             }
@@ -467,6 +530,22 @@ mod tests {
         fn agrees_with_the_twin_at_any_size(m in 1..120_usize, n in 1..80_usize, k in 1..300_usize, flags in 0..16_u8) {
             let precision = if flags & 1 == 0 { Precision::F32 } else { Precision::Bf16 };
             check(m, n, k, precision, flags & 2 == 0, [flags & 4 == 0, flags & 8 == 0], 1.0);
+        }
+    }
+
+    #[test]
+    fn a_right_side_packed_before_or_where_it_is_read_gives_the_same_bits() {
+        for (m, n, k) in [(5, 300, 1000), (33, 128, 192), (96, 70, 385)] {
+            for precision in [Precision::F32, Precision::Bf16] {
+                let (a, b) = (noise(1, m * k), noise(2, k * n));
+                let (gemm, side) = (Gemm { m, n, k, precision, accumulate: false }, Mat::rows(&b, k).transposed());
+                let mut packed = PackedRhs::new(precision, k, n);
+                packed.pack(side);
+                let (mut c, mut again) = (vec![0.0; m * n], vec![0.0; m * n]);
+                gemm.run(Mat::rows(&a, k), Rhs::Plain(side), None, &mut c);
+                gemm.run(Mat::rows(&a, k), Rhs::Packed(&packed), None, &mut again);
+                assert!(c == again, "{gemm:?}");
+            }
         }
     }
 

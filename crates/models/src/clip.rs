@@ -242,8 +242,7 @@ impl Clip {
 /// Rows over their root mean square.
 fn of_length_one(tape: &mut Tape<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
     let width = x.shape().last();
-    let ones = if tape.device() == engine::Device::Cpu { vec![1.0; width] } else { Vec::new() };
-    let ones = tape.constant(Shape::new(&[width]), &ones)?;
+    let ones = tape.constant_of(Shape::new(&[width]), || vec![1.0; width])?;
     tape.rms_norm(x, &ones, 1e-12)
 }
 

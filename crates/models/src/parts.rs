@@ -4,7 +4,7 @@
 //! Absent: what a mesh cuts. The decoder's own layers know of heads and tokens on other ranks; these are whole.
 
 use engine::{
-    Device, EngineError, Init, Mask, ParamId, ParamKind, ParamTable, Shape, Tape, Tensor,
+    EngineError, Init, Mask, ParamId, ParamKind, ParamTable, Shape, Tape, Tensor,
     ops::{Activation, AttentionOptions, ConvOptions},
 };
 
@@ -213,11 +213,7 @@ impl Residual {
 /// Rows of `x` `[.., width]` by their places: `[dims.., width]`.
 pub(crate) fn pick(tape: &mut Tape<'_>, x: &Tensor, dims: &[usize], place: impl Fn(usize) -> usize) -> Result<Tensor, EngineError> {
     let shape = Shape::new(dims);
-    let places: Vec<u32> = match tape.device() {
-        Device::Cpu => (0..shape.elements()).map(|i| place(i) as u32).collect(),
-        Device::Meta => Vec::new(),
-    };
-    let places = tape.tokens(shape, &places)?;
+    let places = tape.tokens_of(shape, || (0..shape.elements()).map(|i| place(i) as u32).collect())?;
     let rows = x.reshape(&[x.shape().rows(), x.shape().last()])?;
     tape.embedding(&places, &rows)
 }
@@ -260,14 +256,12 @@ pub fn fixed_positions(side: usize, width: usize) -> Vec<f32> {
 
 /// The same on a tape.
 pub(crate) fn positions(tape: &mut Tape<'_>, side: usize, width: usize) -> Result<Tensor, EngineError> {
-    let numbers = if tape.device() == Device::Cpu { fixed_positions(side, width) } else { Vec::new() };
-    tape.constant(Shape::new(&[side * side, width]), &numbers)
+    tape.constant_of(Shape::new(&[side * side, width]), || fixed_positions(side, width))
 }
 
 /// A norm without weights.
 pub(crate) fn bare_norm(tape: &mut Tape<'_>, x: &Tensor, weight: f32, eps: f32) -> Result<Tensor, EngineError> {
     let width = x.shape().last();
-    let weights = if tape.device() == Device::Cpu { vec![weight; width] } else { Vec::new() };
-    let weights = tape.constant(Shape::new(&[width]), &weights)?;
+    let weights = tape.constant_of(Shape::new(&[width]), || vec![weight; width])?;
     tape.layer_norm(x, &weights, None, eps)
 }

@@ -10,10 +10,8 @@
 use std::ops::Range;
 
 use comm::{Group, Job};
-use engine::{BlockId, Device, EngineError, ParamId, ParamTable};
+use engine::{BlockId, Device, EngineError, Numbers, ParamId, ParamTable};
 use kernels::elementwise::GRAIN;
-
-use crate::array;
 
 /// Where each parameter of each block lies.
 #[derive(Debug, Clone)]
@@ -37,19 +35,19 @@ pub struct Piece {
     pub at: usize,
 }
 
-/// A whole block end to end; on `Meta` no numbers of it.
+/// A whole block end to end.
 #[derive(Debug, Default)]
 pub struct Flat {
-    values: Vec<f32>,
+    values: Numbers,
     pieces: Vec<Piece>,
 }
 
 impl Flat {
-    /// The numbers of a parameter of the block.
+    /// The numbers of a parameter of the block; on `Meta` there are none.
     #[must_use]
     pub fn of(&self, param: ParamId) -> &[f32] {
         let piece = self.pieces.iter().find(|piece| piece.param == param);
-        piece.and_then(|piece| self.values.get(piece.at..piece.at + piece.of_param.len())).unwrap_or(&[])
+        piece.and_then(|piece| self.values.values().get(piece.at..piece.at + piece.of_param.len())).unwrap_or(&[])
     }
 }
 
@@ -108,18 +106,18 @@ impl Layout {
         mine: Vec<Vec<f32>>,
     ) -> Result<Vec<(ParamId, Vec<f32>)>, EngineError> {
         let part = self.part(block, group.rank());
-        let mut flat = vec![0.0; if device == Device::Cpu { part.len() } else { 0 }];
-        for (piece, values) in self.pieces(block, part.clone()).zip(mine).filter(|(_, values)| !values.is_empty()) {
-            flat[piece.at..][..values.len()].copy_from_slice(&values);
+        let mut flat = Numbers::zeros(device, part.len());
+        for (piece, values) in self.pieces(block, part).zip(mine) {
+            flat.put(piece.at, &values.into());
         }
-        let all = group.run(Job::AllGather(array(device, flat, part.len()), self.len(block))).map_err(EngineError::rank)?;
-        let all = self.flat(block, all.into_values());
+        let all = group.run(Job::AllGather(flat, self.len(block))).map_err(EngineError::rank)?;
+        let all = self.flat(block, all);
         Ok(self.whole(block).map(|piece| (piece.param, all.of(piece.param).to_vec())).collect())
     }
 
     /// A whole block of these numbers.
     #[must_use]
-    pub fn flat(&self, block: BlockId, values: Vec<f32>) -> Flat {
+    pub fn flat(&self, block: BlockId, values: Numbers) -> Flat {
         Flat { values, pieces: self.whole(block).collect() }
     }
 

@@ -14,7 +14,7 @@
 //! goes on. What a rank holds is as in `replicated`, and the buffers on their way.
 
 use comm::Order;
-use engine::{ParamId, ParamTable};
+use engine::{Numbers, ParamId, ParamTable};
 
 use crate::{
     Kind,
@@ -57,19 +57,19 @@ impl Buffers {
 impl Packing for Buffers {
     fn clear(&mut self) {}
 
-    fn add(&mut self, param: ParamId, len: usize, grad: &mut LaneSum) -> Vec<Load> {
-        let (grad, mut done, mut full) = (grad.total(), 0, Vec::new());
-        while done < len {
-            let at = self.open.len;
-            if at == 0 && !grad.is_empty() {
-                self.open.numbers.reserve_exact(self.len);
+    fn add(&mut self, param: ParamId, grad: &mut LaneSum) -> Vec<Load> {
+        let Some(grad) = grad.total() else { return Vec::new() };
+        let (mut done, mut full) = (0, Vec::new());
+        while done < grad.len() {
+            let at = self.open.numbers.len();
+            if let (Numbers::Here(open), Numbers::Here(_), 0) = (&mut self.open.numbers, grad, at) {
+                open.reserve_exact(self.len);
             }
-            let of_param = done..len.min(done + self.len - at);
-            self.open.numbers.extend_from_slice(grad.get(of_param.clone()).unwrap_or(&[]));
-            self.open.len += of_param.len();
+            let of_param = done..grad.len().min(done + self.len - at);
             done = of_param.end;
+            self.open.numbers.extend(grad, of_param.clone());
             self.open.pieces.push(Piece { param, of_param, at });
-            if self.open.len == self.len {
+            if self.open.numbers.len() == self.len {
                 full.push(std::mem::take(&mut self.open));
             }
         }
@@ -78,11 +78,7 @@ impl Packing for Buffers {
 
     fn rest(&mut self) -> Option<Load> {
         let mut last = std::mem::take(&mut self.open);
-        last.len = last.len.next_multiple_of(self.ranks);
-        if !last.numbers.is_empty() {
-            last.numbers.resize(last.len, 0.0);
-            last.numbers.shrink_to_fit();
-        }
+        last.numbers.resize(last.numbers.len().next_multiple_of(self.ranks));
         (!last.pieces.is_empty()).then_some(last)
     }
 }
@@ -110,8 +106,8 @@ mod tests {
             let mut loads = Vec::new();
             for id in table.ids() {
                 let mut grad = LaneSum::default();
-                grad.set_total((0..sizes[id.0]).map(|i| (id.0 * 3000 + i) as f32).collect());
-                loads.extend(buffers.add(id, sizes[id.0], &mut grad));
+                grad.set_total((0..sizes[id.0]).map(|i| (id.0 * 3000 + i) as f32).collect::<Vec<_>>().into());
+                loads.extend(buffers.add(id, &mut grad));
             }
             prop_assert!(loads.iter().all(|load| load.numbers.len() == buffers.len), "all but the last have one size");
             loads.extend(buffers.rest());
@@ -124,7 +120,7 @@ mod tests {
                     prop_assert_eq!(owned * machines, load.numbers.len());
                 }
                 for Piece { param, of_param, at } in &load.pieces {
-                    for (i, number) in of_param.clone().zip(&load.numbers[*at..]) {
+                    for (i, number) in of_param.clone().zip(&load.numbers.values()[*at..]) {
                         prop_assert_eq!(*number, (param.0 * 3000 + i) as f32);
                         seen[param.0][i] += 1;
                     }

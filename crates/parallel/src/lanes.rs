@@ -11,14 +11,16 @@
 //! divides the lanes. Lanes come one after another and are added like the digits of a binary counter, so at most
 //! `log2(lanes) + 1` gradients are held.
 
-/// The gradient of one parameter over the lanes of one step. On `Meta` its arrays are counted, and empty.
+use engine::{Device, Numbers};
+
+/// The gradient of one parameter over the lanes of one step.
 #[derive(Debug, Default)]
 pub struct LaneSum {
     /// The lane at work, once something was added to it.
-    current: Option<Vec<f32>>,
+    current: Option<Numbers>,
     /// Sums of `2^level` lanes, largest first.
-    sums: Vec<(u32, Vec<f32>)>,
-    spare: Vec<Vec<f32>>,
+    sums: Vec<(u32, Numbers)>,
+    spare: Vec<Numbers>,
     arrays: u64,
 }
 
@@ -35,36 +37,35 @@ impl LaneSum {
     }
 
     /// The accumulator of the lane at work, zero at its start.
-    pub fn take(&mut self, elements: usize) -> Vec<f32> {
+    pub fn take(&mut self, device: Device, len: usize) -> Numbers {
         if let Some(current) = self.current.take() {
             return current;
         }
-        let mut fresh = self.spare.pop().unwrap_or_else(|| {
-            self.arrays += 1;
-            Vec::new()
-        });
-        fresh.clear();
-        fresh.resize(elements, 0.0);
-        fresh
+        if let Some(mut spare) = self.spare.pop() {
+            spare.clear();
+            return spare;
+        }
+        self.arrays += 1;
+        Numbers::zeros(device, len)
     }
 
-    pub fn put(&mut self, grad: Vec<f32>) {
+    pub fn put(&mut self, grad: Numbers) {
         self.current = Some(grad);
     }
 
     /// The lane at work is this, which came from elsewhere; what is spare goes.
-    pub fn bring(&mut self, grad: Vec<f32>) {
+    pub fn bring(&mut self, grad: Numbers) {
         self.arrays += 1;
         self.arrays -= self.spare.drain(..).count() as u64;
         self.current = Some(grad);
     }
 
     /// The lane at work is complete: add it to the tree.
-    pub fn end_lane(&mut self, elements: usize) {
-        let mut sum = self.take(elements);
+    pub fn end_lane(&mut self, device: Device, len: usize) {
+        let mut sum = self.take(device, len);
         let mut level = 0;
         while let Some((_, mut left)) = self.sums.pop_if(|(l, _)| *l == level) {
-            kernels::elementwise::add_assign(&sum, &mut left);
+            kernels::elementwise::add_assign(sum.values(), left.values_mut());
             self.spare.push(std::mem::replace(&mut sum, left));
             level += 1;
         }
@@ -82,15 +83,15 @@ impl LaneSum {
         while self.sums.len() > 1 {
             let Some((_, right)) = self.sums.pop() else { return };
             if let Some((_, left)) = self.sums.last_mut() {
-                kernels::elementwise::add_assign(&right, left);
+                kernels::elementwise::add_assign(right.values(), left.values_mut());
             }
             self.spare.push(right);
         }
     }
 
     /// The sum of all lanes, once all are complete.
-    pub fn total(&self) -> &[f32] {
-        self.sums.first().map_or(&[], |(_, sum)| sum)
+    pub fn total(&self) -> Option<&Numbers> {
+        self.sums.first().map(|(_, sum)| sum)
     }
 
     /// Nothing was added to it.
@@ -99,19 +100,19 @@ impl LaneSum {
     }
 
     /// The sum itself, on its way to other ranks and counted there; [`LaneSum::set_total`] brings what came of it.
-    pub fn take_total(&mut self) -> Vec<f32> {
-        let Some((_, sum)) = self.sums.pop() else { return Vec::new() };
+    pub fn take_total(&mut self) -> Option<Numbers> {
+        let (_, sum) = self.sums.pop()?;
         self.arrays -= 1;
-        sum
+        Some(sum)
     }
 
-    pub fn set_total(&mut self, sum: Vec<f32>) {
+    pub fn set_total(&mut self, sum: Numbers) {
         self.arrays += 1;
         self.sums = vec![(0, sum)];
     }
 
     pub fn total_mut(&mut self) -> &mut [f32] {
-        self.sums.first_mut().map_or(&mut [], |(_, sum)| sum)
+        self.sums.first_mut().map_or(&mut [], |(_, sum)| sum.values_mut())
     }
 }
 
@@ -123,13 +124,13 @@ mod tests {
         let mut lanes = LaneSum::default();
         let mut most = 0;
         for value in values {
-            let mut grad = lanes.take(1);
-            grad[0] += value;
+            let mut grad = lanes.take(Device::Cpu, 1);
+            grad.values_mut()[0] += value;
             lanes.put(grad);
             most = most.max(lanes.sums.len() + 1);
-            lanes.end_lane(1);
+            lanes.end_lane(Device::Cpu, 1);
         }
-        (lanes.total()[0], most)
+        (lanes.total().unwrap().values()[0], most)
     }
 
     #[test]
@@ -146,11 +147,11 @@ mod tests {
         for n in 1..12_usize {
             let mut lanes = LaneSum::default();
             for i in 0..n {
-                lanes.put(vec![i as f32]);
-                lanes.end_lane(1);
+                lanes.put(vec![i as f32].into());
+                lanes.end_lane(Device::Cpu, 1);
             }
             lanes.finish();
-            assert_eq!(lanes.total(), [(n * (n - 1) / 2) as f32]);
+            assert_eq!(lanes.total().unwrap().values(), [(n * (n - 1) / 2) as f32]);
         }
     }
 

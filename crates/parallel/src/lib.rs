@@ -99,14 +99,6 @@ pub struct Part<'a> {
     pub grad: &'a mut [f32],
 }
 
-/// Numbers to send, or on `Meta` how many.
-pub(crate) fn array(device: Device, values: Vec<f32>, len: usize) -> comm::Array {
-    match device {
-        Device::Cpu => values.into(),
-        Device::Meta => comm::Array::meta(len),
-    }
-}
-
 /// `data`, something small, summed over `group`.
 /// # Errors
 /// When a rank does not answer.

@@ -10,7 +10,7 @@
 use std::cell::RefCell;
 
 use comm::{CommError, Communicator, Group, Job, Order};
-use engine::{Axis, EngineError, Move, Partition};
+use engine::{Axis, EngineError, Move, Numbers, Partition};
 
 /// How many ranks there are along each axis; `data` counts those that a strategy may cut further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +106,7 @@ impl Cut {
     /// When a rank does not answer.
     pub fn sum(&self, axis: Axis, data: Vec<f32>) -> Result<Vec<f32>, EngineError> {
         let sum = self.group(axis).borrow_mut().run(Job::AllReduce(data.into(), Order::Tree));
-        sum.map(comm::Array::into_values).map_err(EngineError::rank)
+        sum.map(Numbers::into_values).map_err(EngineError::rank)
     }
 
     /// Run `look` on the group along an axis.
@@ -126,7 +126,7 @@ impl Cut {
 
     /// Run `jobs` and hand what came of the last one to `done`; the first error is kept.
     fn run(&self, axis: Axis, jobs: impl IntoIterator<Item = Job>, done: impl FnOnce(Vec<f32>)) {
-        let mut last = Ok(comm::Array::default());
+        let mut last = Ok(Numbers::default());
         for job in jobs {
             if last.is_ok() {
                 last = self.group(axis).borrow_mut().run(job);
@@ -170,10 +170,10 @@ impl Partition for Cut {
 
     fn charge(&self, axis: Axis, what: Move, elements: usize) {
         let ranks = self.place(axis).1;
-        let part = || comm::Array::meta(elements);
+        let part = || Numbers::Counted(elements);
         let job = match what {
             Move::Gather => Job::AllGather(part(), elements * ranks),
-            Move::Scatter => Job::ReduceScatter(comm::Array::meta(elements * ranks), Order::Any),
+            Move::Scatter => Job::ReduceScatter(Numbers::Counted(elements * ranks), Order::Any),
             Move::Rotate => Job::Send((self.place(axis).0 + 1) % ranks, part()),
         };
         self.run(axis, [job], |_| {});

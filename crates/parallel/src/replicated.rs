@@ -8,10 +8,10 @@
 use std::{ops::Range, sync::Arc};
 
 use comm::{Communicator, Group, Job, Order, Solo, Ticket};
-use engine::{BlockId, Device, EngineError, Form, Packed, ParamId, ParamStore, ParamTable, PassAt, Weight};
+use engine::{BlockId, Device, EngineError, Form, Numbers, Packed, ParamId, ParamStore, ParamTable, PassAt, Weight};
 
 use crate::{
-    Kind, Part, StoreBytes, Strategy, array,
+    Kind, Part, StoreBytes, Strategy,
     flat::{Flat, Piece},
     lanes::LaneSum,
     sum_over,
@@ -35,18 +35,17 @@ pub(crate) trait Packing {
     /// A step begins.
     fn clear(&mut self);
 
-    /// The gradient of `param`, of `len` numbers (on `Meta` none of them here), is final: what is now ready to go.
-    fn add(&mut self, param: ParamId, len: usize, grad: &mut LaneSum) -> Vec<Load>;
+    /// The gradient of `param` is final, which is not empty: what is now ready to go.
+    fn add(&mut self, param: ParamId, grad: &mut LaneSum) -> Vec<Load>;
 
     /// There are no more in this step: what is left.
     fn rest(&mut self) -> Option<Load>;
 }
 
-/// `len` numbers on their way to be summed, and whose they are.
+/// Numbers on their way to be summed, and whose they are.
 #[derive(Debug, Default)]
 pub(crate) struct Load {
-    pub(crate) numbers: Vec<f32>,
-    pub(crate) len: usize,
+    pub(crate) numbers: Numbers,
     pub(crate) pieces: Vec<Piece>,
 }
 
@@ -95,8 +94,11 @@ impl Replicated {
         packing: Box<dyn Packing + Send>,
         mut value: impl FnMut(ParamId) -> Vec<f32>,
     ) -> Self {
-        let mut value = |id| if device == Device::Cpu { value(id) } else { Vec::new() };
-        let weights = table.ids().map(|id| Arc::new(Weight::new(value(id), table.spec(id).shape))).collect();
+        let mut weight = |id| {
+            let shape = table.spec(id).shape;
+            Weight::new(Numbers::of(device, shape.elements(), || value(id)), shape)
+        };
+        let weights = table.ids().map(|id| Arc::new(weight(id))).collect();
         let grads = table.ids().map(|_| LaneSum::default()).collect();
         let pass = PassAt::ONLY;
         let is_final = vec![false; table.specs().len()];
@@ -125,29 +127,23 @@ impl Replicated {
     /// The gradient over the global batch, after [`Strategy::end_step`].
     #[must_use]
     pub fn grad(&self, id: ParamId) -> &[f32] {
-        self.grads[id.0].total()
+        self.grads[id.0].total().map_or(&[], Numbers::values)
     }
 
     fn elements(&self, id: ParamId) -> usize {
         self.table.spec(id).shape.elements()
     }
 
-    /// How many of them are here: none on `Meta`.
-    fn held(&self, id: ParamId) -> usize {
-        if self.device == Device::Cpu { self.elements(id) } else { 0 }
-    }
-
     /// The gradient of `id` is final on this rank.
     fn send(&mut self, id: ParamId) {
         self.is_final[id.0] = true;
-        let len = self.elements(id);
-        for load in self.packing.add(id, len, &mut self.grads[id.0]) {
+        for load in self.packing.add(id, &mut self.grads[id.0]) {
             self.start(load);
         }
     }
 
     fn start(&mut self, load: Load) {
-        let ticket = self.group.start(Job::AllReduce(array(self.device, load.numbers, load.len), self.order));
+        let ticket = self.group.start(Job::AllReduce(load.numbers, self.order));
         self.sent.push((ticket, load.pieces));
     }
 }
@@ -175,16 +171,15 @@ impl Packing for Blocks {
         }
     }
 
-    fn add(&mut self, param: ParamId, len: usize, grad: &mut LaneSum) -> Vec<Load> {
-        let of_param = 0..len;
+    fn add(&mut self, param: ParamId, grad: &mut LaneSum) -> Vec<Load> {
+        let of_param = 0..grad.total().map_or(0, Numbers::len);
         let (count, small) = &mut self.waiting[self.table.spec(param).block.0];
         let mut ready = Vec::new();
         if of_param.len() >= SMALL {
-            ready.push(Load { numbers: grad.take_total(), len, pieces: vec![Piece { param, of_param, at: 0 }] });
-        } else {
-            small.pieces.push(Piece { param, of_param, at: small.len });
-            small.numbers.extend_from_slice(grad.total());
-            small.len += len;
+            ready.extend(grad.take_total().map(|numbers| Load { numbers, pieces: vec![Piece { param, of_param, at: 0 }] }));
+        } else if let Some(total) = grad.total() {
+            small.pieces.push(Piece { param, of_param: of_param.clone(), at: small.numbers.len() });
+            small.numbers.extend(total, of_param);
         }
         *count -= 1;
         if *count == 0 && !small.pieces.is_empty() {
@@ -209,8 +204,8 @@ impl Strategy for Replicated {
         for id in self.table.ids() {
             if !self.is_final[id.0] && self.grads[id.0].is_empty() && self.elements(id) > 0 {
                 // No op of the model used this parameter.
-                let held = self.held(id);
-                self.grads[id.0].end_lane(held);
+                let len = self.elements(id);
+                self.grads[id.0].end_lane(self.device, len);
                 if self.group.ranks() > 1 {
                     self.send(id);
                 }
@@ -223,7 +218,7 @@ impl Strategy for Replicated {
         let grads = 4 * grads + self.group.held_bytes();
         self.peak = self.peak.max(StoreBytes { weights: 4 * self.table.elements(), packed: self.packed.bytes(&self.table), grads });
         for (ticket, pieces) in std::mem::take(&mut self.sent) {
-            let sums = self.group.wait(ticket).map_err(EngineError::rank)?.into_values();
+            let sums = self.group.wait(ticket).map_err(EngineError::rank)?;
             if let [piece] = &pieces[..]
                 && self.grads[piece.param.0].is_empty()
             {
@@ -231,7 +226,8 @@ impl Strategy for Replicated {
                 self.grads[piece.param.0].set_total(sums);
                 continue;
             }
-            for Piece { param, of_param, at } in pieces.into_iter().filter(|_| !sums.is_empty()) {
+            let Numbers::Here(sums) = sums else { continue };
+            for Piece { param, of_param, at } in pieces {
                 let len = of_param.len();
                 self.grads[param.0].total_mut()[of_param].copy_from_slice(&sums[at..][..len]);
             }
@@ -314,17 +310,17 @@ impl ParamStore for Replicated {
         self.group.pulse().beat();
         self.weights[param.0].clone()
     }
-    fn take_grad(&mut self, param: ParamId) -> Vec<f32> {
-        let held = self.held(param);
-        self.grads[param.0].take(held)
+    fn take_grad(&mut self, param: ParamId) -> Numbers {
+        let len = self.elements(param);
+        self.grads[param.0].take(self.device, len)
     }
-    fn put_grad(&mut self, param: ParamId, grad: Vec<f32>) {
+    fn put_grad(&mut self, param: ParamId, grad: Numbers) {
         self.grads[param.0].put(grad);
     }
     fn reduce(&mut self, param: ParamId) -> Result<(), EngineError> {
         if self.pass.ends_lane {
-            let held = self.held(param);
-            self.grads[param.0].end_lane(held);
+            let len = self.elements(param);
+            self.grads[param.0].end_lane(self.device, len);
             if self.pass.ends_step {
                 self.grads[param.0].finish();
             }

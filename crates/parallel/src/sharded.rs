@@ -20,10 +20,10 @@ use std::{
 };
 
 use comm::{CommError, Group, Job, Order, Ticket};
-use engine::{BlockId, Device, EngineError, Form, Packed, ParamId, ParamStore, ParamTable, PassAt, Weight};
+use engine::{BlockId, Device, EngineError, Form, Numbers, Packed, ParamId, ParamStore, ParamTable, PassAt, Weight};
 
 use crate::{
-    Build, Kind, Part, StoreBytes, Strategy, array,
+    Build, Kind, Part, StoreBytes, Strategy,
     flat::{Flat, Layout},
     lanes::LaneSum,
     split, sum_over,
@@ -60,7 +60,7 @@ pub struct Sharded {
     shard: Group,
     replicas: Group,
     /// This rank's part of each block, in stage 3.
-    values: Vec<Vec<f32>>,
+    values: Vec<Numbers>,
     /// Those that can be read now.
     weights: Vec<Option<Arc<Weight>>>,
     /// Of each parameter the gradient of the lane at work; in stage 1 of all this rank's lanes.
@@ -111,7 +111,7 @@ impl Sharded {
             device,
             order,
             pass: PassAt::ONLY,
-            values: vec![Vec::new(); blocks],
+            values: vec![Numbers::default(); blocks],
             weights: vec![None; params],
             lanes: (0..params).map(|_| LaneSum::default()).collect(),
             sums: (0..blocks).map(|_| LaneSum::default()).collect(),
@@ -129,28 +129,27 @@ impl Sharded {
             shard,
             replicas,
         };
-        if device == Device::Cpu {
-            for block in this.layout.blocks() {
-                let part = this.layout.part(block, this.shard.rank());
-                let mut mine = vec![0.0; if stage == Stage::Weights { part.len() } else { 0 }];
-                for (id, _) in table.specs().iter().enumerate().filter(|(_, spec)| spec.block == block) {
-                    let whole = value(ParamId(id));
-                    if stage != Stage::Weights {
-                        this.weights[id] = Some(Arc::new(Weight::new(whole, table.specs()[id].shape)));
-                        continue;
-                    }
-                    for piece in this.layout.pieces(block, part.clone()).filter(|piece| piece.param.0 == id) {
-                        mine[piece.at..][..piece.of_param.len()].copy_from_slice(&whole[piece.of_param]);
-                    }
+        for block in this.layout.blocks() {
+            let part = this.layout.part(block, this.shard.rank());
+            let mut mine = Numbers::zeros(device, if stage == Stage::Weights { part.len() } else { 0 });
+            for id in this.params_of(block) {
+                let shape = table.spec(id).shape;
+                let whole = Numbers::of(device, shape.elements(), || value(id));
+                if stage != Stage::Weights {
+                    this.weights[id.0] = Some(Arc::new(Weight::new(whole, shape)));
+                    continue;
                 }
-                this.values[block.0] = mine;
+                for piece in this.layout.pieces(block, part.clone()).filter(|piece| piece.param == id) {
+                    mine.put(piece.at, &whole.part(piece.of_param));
+                }
             }
+            this.values[block.0] = mine;
         }
         this
     }
 
     fn elements(&self, id: ParamId) -> usize {
-        if self.device == Device::Cpu { self.table.spec(id).shape.elements() } else { 0 }
+        self.table.spec(id).shape.elements()
     }
 
     fn params_of(&self, block: BlockId) -> impl Iterator<Item = ParamId> + use<> {
@@ -184,10 +183,12 @@ impl Sharded {
     }
 
     /// A block end to end, from one array for each parameter.
-    fn flatten<'a>(&self, block: BlockId, of: impl Fn(ParamId) -> &'a [f32]) -> Vec<f32> {
-        let mut flat = vec![0.0; self.layout.len(block)];
+    fn flatten<'a>(&self, block: BlockId, of: impl Fn(ParamId) -> Option<&'a Numbers>) -> Numbers {
+        let mut flat = Numbers::zeros(self.device, self.layout.len(block));
         for piece in self.layout.whole(block) {
-            flat[piece.at..][..piece.of_param.len()].copy_from_slice(of(piece.param));
+            if let Some(numbers) = of(piece.param) {
+                flat.put(piece.at, numbers);
+            }
         }
         flat
     }
@@ -207,7 +208,7 @@ impl Sharded {
         for id in self.params_of(block) {
             self.lanes[id.0].finish();
         }
-        let flat = if self.device == Device::Cpu { self.flatten(block, |id| self.lanes[id.0].total()) } else { Vec::new() };
+        let flat = self.flatten(block, |id| self.lanes[id.0].total());
         // Those of the lane, and the same laid end to end: the first are needed no more.
         self.coming = len;
         self.count();
@@ -215,7 +216,7 @@ impl Sharded {
         for id in self.params_of(block) {
             self.lanes[id.0].free();
         }
-        let ticket = self.shard.start(Job::ReduceScatter(array(self.device, flat, len), self.order));
+        let ticket = self.shard.start(Job::ReduceScatter(flat, self.order));
         self.count();
         self.scattering.push_back(Scattering { block, ticket, ends_step: self.pass.ends_step });
         // Alone there is nothing to wait for.
@@ -226,53 +227,49 @@ impl Sharded {
     fn collect(&mut self) -> Result<(), EngineError> {
         while let Some(Scattering { block, ticket, ends_step }) = self.scattering.pop_front() {
             let part = self.shard.wait(ticket).map_err(EngineError::rank)?;
-            let elements = self.part_elements(block);
-            self.sums[block.0].bring(part.into_values());
+            let len = part.len();
+            self.sums[block.0].bring(part);
             self.count();
-            self.sums[block.0].end_lane(elements);
+            self.sums[block.0].end_lane(self.device, len);
             if ends_step {
                 self.sums[block.0].finish();
             }
-            if ends_step && self.replicas.ranks() > 1 {
-                let len = self.layout.part(block, 0).len();
-                let total = array(self.device, self.sums[block.0].take_total(), len);
+            if ends_step
+                && self.replicas.ranks() > 1
+                && let Some(total) = self.sums[block.0].take_total()
+            {
                 self.reducing.push((block, self.replicas.start(Job::AllReduce(total, self.order))));
             }
         }
         Ok(())
     }
 
-    fn part_elements(&self, block: BlockId) -> usize {
-        if self.device == Device::Cpu { self.layout.part(block, 0).len() } else { 0 }
-    }
-
     fn start_gather(&mut self, block: BlockId) {
         if self.is_here(block) || self.layout.len(block) == 0 || self.gathering.contains_key(&block) {
             return;
         }
-        let mine = array(self.device, self.values[block.0].clone(), self.layout.part(block, 0).len());
-        let ticket = self.shard.start(Job::AllGather(mine, self.layout.len(block)));
+        let ticket = self.shard.start(Job::AllGather(self.values[block.0].clone(), self.layout.len(block)));
         self.gathering.insert(block, ticket);
     }
 
     /// Where weights are whole: this rank's part of `block` goes to the others.
     fn start_publish(&mut self, block: BlockId) -> Ticket {
         let part = self.layout.part(block, self.shard.rank());
-        let mut mine = vec![0.0; self.part_elements(block)];
-        if self.device == Device::Cpu {
-            for piece in self.layout.pieces(block, part.clone()) {
-                let whole = self.weights[piece.param.0].as_ref().map_or(&[][..], |w| w.values());
-                mine[piece.at..][..piece.of_param.len()].copy_from_slice(&whole[piece.of_param]);
+        let mut mine = Numbers::zeros(self.device, part.len());
+        for piece in self.layout.pieces(block, part) {
+            if let Some(whole) = &self.weights[piece.param.0] {
+                mine.put(piece.at, &whole.numbers().part(piece.of_param));
             }
         }
-        let ticket = self.shard.start(Job::AllGather(array(self.device, mine, part.len()), self.layout.len(block)));
+        let ticket = self.shard.start(Job::AllGather(mine, self.layout.len(block)));
         self.count();
         ticket
     }
 
     fn end_publish(&mut self, block: BlockId, ticket: Ticket) -> Result<(), EngineError> {
-        let flat = self.shard.wait(ticket).map_err(EngineError::rank)?.into_values();
-        for piece in self.layout.whole(block).filter(|_| !flat.is_empty()) {
+        let flat = self.shard.wait(ticket).map_err(EngineError::rank)?;
+        let Numbers::Here(flat) = flat else { return Ok(()) };
+        for piece in self.layout.whole(block) {
             if let Some(weight) = self.weights[piece.param.0].as_mut().and_then(Arc::get_mut) {
                 weight.values_mut().copy_from_slice(&flat[piece.at..][..piece.of_param.len()]);
             }
@@ -320,7 +317,7 @@ impl Strategy for Sharded {
         self.collect()?;
         for (block, ticket) in std::mem::take(&mut self.reducing) {
             let sum = self.replicas.wait(ticket).map_err(EngineError::rank)?;
-            self.sums[block.0].set_total(sum.into_values());
+            self.sums[block.0].set_total(sum);
         }
         Ok(())
     }
@@ -336,7 +333,7 @@ impl Strategy for Sharded {
             .collect();
         let mut parts = Vec::new();
         for ((block, sum), values) in self.layout.blocks().zip(&mut self.sums).zip(&mut self.values) {
-            let (mut grads, mut values, mut done) = (sum.total_mut(), &mut values[..], 0);
+            let (mut grads, mut values, mut done) = (sum.total_mut(), values.values_mut(), 0);
             for piece in self.layout.pieces(block, self.layout.part(block, rank)) {
                 let (skip, len) = (piece.at - done, piece.of_param.len());
                 let grad = cut(&mut grads, skip, len);
@@ -344,7 +341,7 @@ impl Strategy for Sharded {
                     Some(_) if self.stage != Stage::Weights => {
                         // A rank has one run of each parameter.
                         let whole = weights[piece.param.0].take().unwrap_or_default();
-                        &mut whole[piece.of_param.clone()]
+                        whole.get_mut(piece.of_param.clone()).unwrap_or_default()
                     }
                     _ => cut(&mut values, skip, len),
                 };
@@ -388,16 +385,16 @@ impl Strategy for Sharded {
         }
         let pieces: Vec<_> = self.layout.pieces(block, self.layout.part(block, self.shard.rank())).collect();
         for piece in pieces.into_iter().filter(|piece| self.stage == Stage::Weights && piece.param == param) {
-            self.values[block.0][piece.at..][..piece.of_param.len()].copy_from_slice(&whole[piece.of_param]);
+            self.values[block.0].values_mut()[piece.at..][..piece.of_param.len()].copy_from_slice(&whole[piece.of_param]);
         }
     }
 
     fn gather_grads(&mut self, block: BlockId) -> Result<Flat, EngineError> {
-        let part = array(self.device, self.sums[block.0].take_total(), self.layout.part(block, 0).len());
+        let len = self.layout.part(block, 0).len();
+        let part = self.sums[block.0].take_total().unwrap_or_else(|| Numbers::zeros(self.device, len));
         let ticket = self.shard.start(Job::AllGather(part, self.layout.len(block)));
         self.count();
-        let values = self.shard.wait(ticket).map_err(EngineError::rank)?.into_values();
-        Ok(self.layout.flat(block, values))
+        Ok(self.layout.flat(block, self.shard.wait(ticket).map_err(EngineError::rank)?))
     }
 
     fn gather_parts(&mut self, block: BlockId, mine: Vec<Vec<f32>>) -> Result<Vec<(ParamId, Vec<f32>)>, EngineError> {
@@ -463,7 +460,7 @@ impl ParamStore for Sharded {
                 for id in self.params_of(block) {
                     if self.lanes[id.0].is_empty() {
                         let elements = self.elements(id);
-                        self.lanes[id.0].end_lane(elements);
+                        self.lanes[id.0].end_lane(self.device, elements);
                     }
                 }
                 self.scatter(block)?;
@@ -482,9 +479,9 @@ impl ParamStore for Sharded {
             self.start_gather(need);
             if let Some(ticket) = self.gathering.remove(&need) {
                 self.coming = self.layout.len(need);
-                let flat = self.shard.wait(ticket).map_err(EngineError::rank)?.into_values();
-                for piece in self.layout.whole(need).filter(|_| !flat.is_empty()) {
-                    let values = flat[piece.at..][..piece.of_param.len()].to_vec();
+                let flat = self.shard.wait(ticket).map_err(EngineError::rank)?;
+                for piece in self.layout.whole(need) {
+                    let values = flat.part(piece.at..piece.at + piece.of_param.len());
                     self.weights[piece.param.0] = Some(Arc::new(Weight::new(values, self.table.spec(piece.param).shape)));
                 }
             }
@@ -524,12 +521,12 @@ impl ParamStore for Sharded {
         weight.unwrap_or_else(|| unreachable!("`{}` is read outside of its block", self.table.spec(param).name)).clone()
     }
 
-    fn take_grad(&mut self, param: ParamId) -> Vec<f32> {
+    fn take_grad(&mut self, param: ParamId) -> Numbers {
         let elements = self.elements(param);
-        self.lanes[param.0].take(elements)
+        self.lanes[param.0].take(self.device, elements)
     }
 
-    fn put_grad(&mut self, param: ParamId, grad: Vec<f32>) {
+    fn put_grad(&mut self, param: ParamId, grad: Numbers) {
         self.lanes[param.0].put(grad);
     }
 
@@ -538,7 +535,7 @@ impl ParamStore for Sharded {
             return Ok(());
         }
         let elements = self.elements(param);
-        self.lanes[param.0].end_lane(elements);
+        self.lanes[param.0].end_lane(self.device, elements);
         if self.stage == Stage::Optimiser && !self.pass.ends_step {
             return Ok(());
         }

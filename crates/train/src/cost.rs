@@ -101,9 +101,9 @@ impl Held {
         let topology = comm::sim::Topology { nodes: 1, devices: ranks, inside: link.clone(), across: link, switch_share: 0.0 };
         let others = comm::sim::Sim::new(topology, comm::sim::Settings::default(), |_| rank).rank(rank);
         let (order, shards) = (options.order, options.shards);
-        let build = Build { table, device: Device::Meta, order, comm: Box::new(others), shards, value: &mut |_| Vec::new() };
+        let build = Build { table, device: Device::Meta(options.kind), order, comm: Box::new(others), shards, value: &mut |_| Vec::new() };
         let store = (options.strategy.build)(build).map_err(EngineError::rank)?;
-        let (pool, store) = (Pool::meta(), Rc::new(RefCell::new(store)));
+        let (pool, store) = (Pool::planned(options.kind), Rc::new(RefCell::new(store)));
         store.borrow_mut().begin_step();
         let tape_options = Options { trace: true, ..tape_options(options) };
         let (flops, kernel_bytes) = (Cell::new(0), Cell::new(0));
@@ -158,7 +158,7 @@ impl Held {
         let optimiser_bytes = Optimiser::bytes(&options.optim, table, share);
         if options.staleness.is_none() {
             let share = store.borrow().share();
-            let mut optimiser = Optimiser::new(&options.optim, table, options.precision, Device::Meta, share);
+            let mut optimiser = Optimiser::new(&options.optim, table, options.precision, Device::Meta(options.kind), share);
             optimiser.update(Update { step: 1, lr_share: 1.0, grad_scale: 1.0 }, &mut **store.borrow_mut(), &pool)?;
         }
         let bytes = store.borrow().peak_bytes();
@@ -201,7 +201,7 @@ fn runs(model: &dyn Model, options: &StepOptions) -> Result<Vec<Vec<Range<usize>
     if pieces == 1 {
         return Ok(vec![vec![0..blocks]]);
     }
-    let (pool, mut store) = (Pool::meta(), NoParams);
+    let (pool, mut store) = (Pool::planned(options.kind), NoParams);
     let mut tape = engine::Tape::new(&pool, &mut store, model.params(), Options { trace: true, ..tape_options(options) });
     let inputs = options.objective.shapes(model, options.micro_batch, options.context);
     tape.scale_losses(1.0);

@@ -3,8 +3,8 @@
 
 use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
-use comm::{Array, CommError, Group, Job, Ticket};
-use engine::EngineError;
+use comm::{CommError, Group, Job, Ticket};
+use engine::{EngineError, Numbers};
 
 use crate::passes::Links;
 
@@ -83,7 +83,7 @@ fn send(pair: &mut Option<Pair>, data: &[f32], len: usize) -> Result<(), EngineE
     {
         pair.group.wait(ticket).map_err(EngineError::rank)?;
     }
-    let array = if data.is_empty() { Array::meta(len) } else { data.to_vec().into() };
+    let array = if data.is_empty() { Numbers::Counted(len) } else { data.to_vec().into() };
     pair.sent.push_back(pair.group.start(Job::Send(1 - pair.group.rank(), array)));
     Ok(())
 }
@@ -91,5 +91,5 @@ fn send(pair: &mut Option<Pair>, data: &[f32], len: usize) -> Result<(), EngineE
 fn recv(group: &mut Option<Group>, len: usize) -> Result<Vec<f32>, EngineError> {
     let Some(group) = group else { unreachable!("a schedule listens only where there is a neighbour") };
     let job = Job::Recv(1 - group.rank(), len);
-    group.run(job).map(Array::into_values).map_err(EngineError::rank)
+    group.run(job).map(Numbers::into_values).map_err(EngineError::rank)
 }

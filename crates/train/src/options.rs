@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use comm::Order;
-use engine::Precision;
+use engine::{Kind as DeviceKind, Precision};
 use parallel::{Kind, mesh::Mesh, pipeline::Schedule};
 
 use crate::{
@@ -18,6 +18,8 @@ pub struct StepOptions {
     /// What is learnt from the model's outputs.
     pub objective: Arc<dyn Objective>,
     pub precision: Precision,
+    /// The sort of device that it runs on, or is planned for.
+    pub kind: DeviceKind,
     pub recompute: bool,
     pub clip: f32,
     /// Ranks along each axis, and how those of a pipeline take turns.
@@ -48,6 +50,7 @@ impl StepOptions {
         Self {
             objective: objective::of(recipe),
             precision: recipe.train.precision.resolve(),
+            kind: DeviceKind::Cpu,
             recompute: recipe.train.recompute,
             clip: recipe.train.clip,
             strategy: recipe.parallel.kind(),

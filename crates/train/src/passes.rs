@@ -10,7 +10,8 @@
 use std::{cell::RefCell, collections::HashMap, ops::Range, rc::Rc, sync::Arc};
 
 use engine::{
-    BlockId, EngineError, Event, Form, Inputs, Options, ParamId, ParamStore, ParamTable, Partition, PassAt, Pool, Tape, Tensor, Weight,
+    BlockId, EngineError, Event, Form, Inputs, Numbers, Options, ParamId, ParamStore, ParamTable, Partition, PassAt, Pool, Tape, Tensor,
+    Weight,
 };
 use models::Model;
 use parallel::pipeline::Action;
@@ -99,10 +100,10 @@ impl<S: ParamStore + ?Sized> ParamStore for Handle<S> {
     fn weight(&self, param: ParamId) -> Arc<Weight> {
         self.0.borrow().weight(param)
     }
-    fn take_grad(&mut self, param: ParamId) -> Vec<f32> {
+    fn take_grad(&mut self, param: ParamId) -> Numbers {
         self.0.borrow_mut().take_grad(param)
     }
-    fn put_grad(&mut self, param: ParamId, grad: Vec<f32>) {
+    fn put_grad(&mut self, param: ParamId, grad: Numbers) {
         self.0.borrow_mut().put_grad(param, grad);
     }
     fn reduce(&mut self, param: ParamId) -> Result<(), EngineError> {

@@ -94,7 +94,8 @@ impl Trainer {
     /// As [`Trainer::new`]; when there is no common step to price.
     pub fn on_meta(model: Box<dyn Model>, options: StepOptions, comm: Box<dyn Communicator>, watch: Watch) -> Result<Self, TrainError> {
         options.needs_common_step()?;
-        Self::on_device(model, options, comm, Device::Meta, Some(watch))
+        let device = Device::Meta(options.kind);
+        Self::on_device(model, options, comm, device, Some(watch))
     }
 
     /// The same as one rank of as many as `options.mesh` has.
@@ -118,7 +119,7 @@ impl Trainer {
         let Held { runs, table } = held;
         let need_bytes = cost.total_bytes() * comm.ranks() as u64;
         let free_bytes = limits::available_bytes().unwrap_or(u64::MAX);
-        if device == Device::Cpu {
+        if device.is_real() {
             // No rank allocates before all have looked, or the last would find what the first left.
             comm.all_reduce(&mut [0.0], Order::Any).map_err(EngineError::rank)?;
             if free_bytes < need_bytes {
@@ -156,7 +157,7 @@ impl Trainer {
         } else {
             None
         };
-        let pool = if device == Device::Cpu { Pool::new(Device::Cpu, cost.pool_bytes) } else { Pool::meta() };
+        let pool = if device.is_real() { Pool::new(device, cost.pool_bytes) } else { Pool::planned(options.kind) };
         let store = Rc::new(RefCell::new(store));
         Ok(Self {
             model,
@@ -371,11 +372,11 @@ impl Trainer {
         let squares = self.squares()?;
         let mut tree = LaneSum::default();
         for loss in losses {
-            tree.put(vec![loss]);
-            tree.end_lane(1);
+            tree.put(vec![loss].into());
+            tree.end_lane(Device::Cpu, 1);
         }
         tree.finish();
-        Ok(Gradient { loss: tree.total()[0], norm: squares.value().sqrt() as f32 })
+        Ok(Gradient { loss: tree.total().map_or(0.0, |sum| sum.values()[0]), norm: squares.value().sqrt() as f32 })
     }
 
     /// Gradients of what several ranks hold and each has seen in part: whole parameters along the tensor axis, and those
@@ -387,7 +388,7 @@ impl Trainer {
         }
         if let Some(group) = &mut self.tied {
             let shared = shared_blocks(table);
-            let mut sum = |data: Vec<f32>| group.run(Job::AllReduce(data.into(), Order::Tree)).map(comm::Array::into_values);
+            let mut sum = |data: Vec<f32>| group.run(Job::AllReduce(data.into(), Order::Tree)).map(engine::Numbers::into_values);
             exchange(&mut **store, |param| shared.contains(&table.spec(param).block), |data| sum(data).map_err(EngineError::rank))?;
         }
         Ok(())

@@ -140,7 +140,7 @@ pub fn read_ranks(folder: &Path) -> Vec<RankReport> {
 /// Every rank's text, on the first; nothing on the others. A byte goes as a number.
 pub(crate) fn gather_texts(world: &mut Group, text: String) -> Result<Vec<String>, EngineError> {
     let (rank, ranks) = (world.rank(), world.ranks());
-    let mut run = |job| world.run(job).map(comm::Array::into_values).map_err(EngineError::rank);
+    let mut run = |job| world.run(job).map(engine::Numbers::into_values).map_err(EngineError::rank);
     if rank > 0 {
         // Lengths beyond 2^24 are not exact in one f32.
         run(Job::Send(0, vec![(text.len() >> 16) as f32, (text.len() & 0xffff) as f32].into()))?;

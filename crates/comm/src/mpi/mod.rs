@@ -21,8 +21,10 @@ use std::{
 
 use mpi::environment::Universe;
 
+use memory::Numbers;
+
 use crate::{
-    Array, CommError, Communicator, Job, Order, Patience, Pulse,
+    CommError, Communicator, Job, Order, Patience, Pulse,
     hierarchical::ranks_on_machine,
     launched, part,
     pulse::{Vitals, Watch},
@@ -282,36 +284,36 @@ impl Communicator for Mpi {
         self.process.pulse.clone()
     }
 
-    fn carry(&mut self, job: Job) -> Result<Array, CommError> {
-        let len = |array: &Array| array.len;
+    fn carry(&mut self, job: Job) -> Result<Numbers, CommError> {
+        let len = |array: &Numbers| array.len();
         match job {
-            Job::AllReduce(array, Order::Tree) => self.sum_whole(array.values),
+            Job::AllReduce(array, Order::Tree) => self.sum_whole(array.into_values()),
             Job::AllReduce(array, Order::Any) => {
                 let len = len(&array);
-                Ok(self.collective("all_reduce", len, 0, self.group.all_reduce(array.values))?.1)
+                Ok(self.collective("all_reduce", len, 0, self.group.all_reduce(array.into_values()))?.1)
             }
-            Job::ReduceScatter(array, Order::Tree) => Ok(self.sum_part("reduce_scatter", array.values)?.0),
+            Job::ReduceScatter(array, Order::Tree) => Ok(self.sum_part("reduce_scatter", array.into_values())?.0),
             Job::ReduceScatter(array, Order::Any) => {
                 let len = len(&array);
-                let start = || self.group.reduce_scatter(array.values, self.parts(len)?);
+                let start = || self.group.reduce_scatter(array.into_values(), self.parts(len)?);
                 Ok(self.collective("reduce_scatter", len, 0, start())?.1)
             }
             Job::AllGather(mine, len) => {
-                let (is, due) = (mine.len, part(len, self.ranks(), self.rank()).len());
+                let (is, due) = (mine.len(), part(len, self.ranks(), self.rank()).len());
                 if is != due {
                     let problem = format!("it brought {is} numbers where {due} were due");
                     return Err(self.failed("all_gather", self.rank(), problem));
                 }
-                let start = || self.group.all_gather(mine.values, Vec::new(), self.parts(len)?);
+                let start = || self.group.all_gather(mine.into_values(), Vec::new(), self.parts(len)?);
                 Ok(self.collective("all_gather", len, 0, start())?.1)
             }
             Job::Broadcast(root, array) => {
                 let len = len(&array);
-                Ok(self.collective("broadcast", len, root, self.group.broadcast(array.values, root))?.0)
+                Ok(self.collective("broadcast", len, root, self.group.broadcast(array.into_values(), root))?.0)
             }
             Job::Send(to, array) => {
                 let len = len(&array);
-                let message = self.group.send(array.values, to, tag(len)).map_err(self.own("send"))?;
+                let message = self.group.send(array.into_values(), to, tag(len)).map_err(self.own("send"))?;
                 if let Some(heart) = &self.process.heart {
                     heart.see_off(message);
                 }
@@ -319,7 +321,7 @@ impl Communicator for Mpi {
             }
             Job::Recv(from, len) => self.receive(from, len),
         }
-        .map(Array::from)
+        .map(Numbers::from)
     }
 
     fn recv_any(&mut self, data: &mut [f32], until: &dyn Fn() -> bool) -> Result<Option<usize>, CommError> {

@@ -19,7 +19,9 @@ pub use clock::{Clock, GroupClock, Times};
 pub use collectives::{Algorithm, NCCL, Prices};
 pub use topology::{Link, LinkClass, Protocol, Spread, Topology};
 
-use crate::{Array, CommError, Communicator, Job, Pulse, Threads};
+use memory::Numbers;
+
+use crate::{CommError, Communicator, Job, Pulse, Threads};
 use clock::Shared;
 
 /// What is not in the hardware.
@@ -133,7 +135,7 @@ impl Communicator for Simulated {
         self.carrier.as_ref().map_or_else(Pulse::alone, |carrier| carrier.pulse())
     }
 
-    fn carry(&mut self, job: Job) -> Result<Array, CommError> {
+    fn carry(&mut self, job: Job) -> Result<Numbers, CommError> {
         if let Some(clock) = &mut self.clock {
             let timing = clock.start(&job);
             clock.wait(timing, job.operation())?;
@@ -142,8 +144,8 @@ impl Communicator for Simulated {
             (Some(carrier), job) => carrier.carry(job),
             // Of these the result is what the rank itself brought, where ranks do alike.
             (None, Job::AllReduce(array, _) | Job::Broadcast(_, array)) => Ok(array),
-            (None, Job::Send(..)) => Ok(Array::default()),
-            (None, job) => Ok(Array::meta(clock::result_len(&job, self.ranks(), self.rank))),
+            (None, Job::Send(..)) => Ok(Numbers::default()),
+            (None, job) => Ok(Numbers::Counted(clock::result_len(&job, self.ranks(), self.rank))),
         }
     }
 

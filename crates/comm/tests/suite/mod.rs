@@ -2,7 +2,8 @@
 //!
 //! Every rank knows what every other brings ([`value`]), so each computes what is due and needs no other witness.
 
-use comm::{Array, Communicator, Group, Job, Order, part};
+use comm::{Communicator, Group, Job, Order, part};
+use memory::Numbers;
 
 /// Rank counts of the suite.
 pub const RANKS: [usize; 6] = [1, 2, 3, 4, 7, 8];
@@ -198,7 +199,7 @@ fn job(tag: usize, rank: usize, ranks: usize) -> (Job, Vec<f32>) {
         1 => (Job::ReduceScatter(array(tag, rank, len).into(), Order::Tree), tree_sum(tag, &members, len)[mine].to_vec()),
         2 => (Job::AllGather(array(tag, 99, len)[mine].to_vec().into(), len), array(tag, 99, len)),
         3 => (Job::Broadcast(tag % ranks, array(tag, rank, len).into()), array(tag, tag % ranks, len)),
-        _ => (Job::AllReduce(Array::from(vec![1.0; len]), Order::Any), vec![ranks as f32; len]),
+        _ => (Job::AllReduce(Numbers::from(vec![1.0; len]), Order::Any), vec![ranks as f32; len]),
     }
 }
 

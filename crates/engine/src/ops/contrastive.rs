@@ -224,7 +224,7 @@ impl Tape<'_> {
         let bias = match telling.bias {
             Some(bias) => bias,
             None => {
-                none = self.constant(Shape::new(&[1]), if self.device() == crate::Device::Cpu { &[0.0] } else { &[] })?;
+                none = self.constant_of(Shape::new(&[1]), || vec![0.0])?;
                 &none
             }
         };

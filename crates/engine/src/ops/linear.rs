@@ -1,7 +1,7 @@
 //! Linear: `y = x W^T + b`, `W` `[out, in]`. With bf16, a parameter's packed copies are read, made once a step.
 //! Backward: `dx = dy W`, `dW += dy^T x`, `db += sum over rows of dy`; the transposes are read in place.
 
-use kernels::gemm::{Gemm, Mat, PackedRhs, Precision, Rhs};
+use kernels::gemm::{Gemm, Mat, Precision, Rhs};
 
 use super::{Backward, Class, Cost, Forward, Input, Op, Saves};
 use crate::{Axis, EngineError, Form, Shape, ShapeError, Tape, Tensor, Pass};
@@ -73,11 +73,12 @@ impl Op for Linear {
 /// parameter, when `has_gradient`, the rows.
 pub(super) fn packs(rows: usize, w: Shape, precision: Precision, has_gradient: bool) -> usize {
     let (out, inner) = (w.rows(), w.last());
+    let bytes = |m, n, k| Gemm { m, n, k, precision, accumulate: false }.packs_bytes();
     let parameter = match precision {
-        Precision::F32 => PackedRhs::bytes(precision, inner, out).max(PackedRhs::bytes(precision, out, inner)),
+        Precision::F32 => bytes(rows, out, inner).max(bytes(rows, inner, out)),
         Precision::Bf16 => 0,
     };
-    if has_gradient { parameter.max(PackedRhs::bytes(precision, rows, inner)) } else { parameter }
+    if has_gradient { parameter.max(bytes(out, inner, rows)) } else { parameter }
 }
 
 /// A parameter's packed copy in bf16; the numbers themselves otherwise.

@@ -2,7 +2,7 @@
 
 use super::Tape;
 use crate::{
-    Array, Device, EngineError, Inputs, ParamId, Shape,
+    Array, Dtype, EngineError, Inputs, ParamId, Shape,
     tensor::{Storage, Tensor},
 };
 
@@ -28,12 +28,28 @@ impl Tape<'_> {
     /// # Errors
     /// [`EngineError::PoolFull`].
     pub fn tokens(&mut self, shape: Shape, data: &[u32]) -> Result<Tensor, EngineError> {
-        let mut buffer = self.pool.take(shape.elements())?;
-        if self.device == Device::Cpu {
+        let mut buffer = self.pool.take(Dtype::U32, shape.elements())?;
+        if self.device.is_real() {
             fits("tokens", shape, data.len())?;
             buffer.u32s_mut().copy_from_slice(data);
         }
         Ok(self.tensor(shape, buffer, false))
+    }
+
+    /// Whole numbers that `data` gives; it is not asked where there are no numbers.
+    /// # Errors
+    /// [`EngineError::PoolFull`].
+    pub fn tokens_of(&mut self, shape: Shape, data: impl FnOnce() -> Vec<u32>) -> Result<Tensor, EngineError> {
+        let data = if self.device.is_real() { data() } else { Vec::new() };
+        self.tokens(shape, &data)
+    }
+
+    /// Numbers that take no gradient and that `data` gives; it is not asked where there are none.
+    /// # Errors
+    /// [`EngineError::PoolFull`].
+    pub fn constant_of(&mut self, shape: Shape, data: impl FnOnce() -> Vec<f32>) -> Result<Tensor, EngineError> {
+        let data = if self.device.is_real() { data() } else { Vec::new() };
+        self.constant(shape, &data)
     }
 
     /// Numbers that take no gradient.
@@ -47,8 +63,8 @@ impl Tape<'_> {
     /// # Errors
     /// [`EngineError::PoolFull`].
     pub fn leaf(&mut self, shape: Shape, data: &[f32], needs_grad: bool) -> Result<Tensor, EngineError> {
-        let mut buffer = self.pool.take(shape.elements())?;
-        if self.device == Device::Cpu {
+        let mut buffer = self.pool.take(self.activations(), shape.elements())?;
+        if self.device.is_real() {
             fits("input", shape, data.len())?;
             buffer.f32s_mut().copy_from_slice(data);
         }

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use super::{Mode, Tape};
-use crate::{EngineError, Tensor};
+use crate::{Dtype, EngineError, Tensor};
 
 impl Tape<'_> {
     /// Losses of blocks are multiplied by `scale`, as that of the head is; by one unless said.
@@ -22,7 +22,7 @@ impl Tape<'_> {
     /// [`EngineError::PoolFull`].
     pub fn add_loss(&mut self, loss: &Tensor) -> Result<(), EngineError> {
         if loss.needs_grad && matches!(self.mode, Mode::Record | Mode::Replay) {
-            let mut one = self.pool.take(1)?;
+            let mut one = self.pool.take(Dtype::F32, 1)?;
             one.f32s_mut().fill(1.0);
             self.grads[loss.value] = Some(Rc::new(one));
         }

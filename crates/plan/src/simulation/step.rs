@@ -10,7 +10,7 @@
 //! is how long an operation takes on a device, and one set of constants holds for all devices and runs.
 
 use comm::sim::{Clock, Settings, Sim};
-use engine::{Event, NoParams, Options, Pass, Pool, Tape, ops::Class};
+use engine::{Event, Kind, NoParams, Options, Pass, Pool, Precision, Tape, ops::Class};
 use models::Model;
 use parallel::mesh::Place;
 use serde::Serialize;
@@ -169,6 +169,8 @@ fn role(
     let comm = sim.rank(rank);
     let clock: Clock = comm.clock();
     let Place { stage, context, .. } = options.mesh.place(rank);
+    let precision = if constants.numbers == Numbers::Half { Precision::Bf16 } else { Precision::F32 };
+    let options = &StepOptions { kind: Kind::Gpu, precision, ..options.clone() };
     let flops = std::rc::Rc::new(std::cell::Cell::new(0.0));
     let logits = std::rc::Rc::new(std::cell::Cell::new(0.0_f64));
     let watch = {
@@ -223,8 +225,8 @@ fn role(
     })
 }
 
-/// What the trainer holds in 4-byte numbers, as an accelerator holds it: weights at work and their gradients in `numbers`, and
-/// where those are of 16 bits, beside the two moments a 32-bit copy of the weights that this rank moves.
+/// What the trainer holds, as an accelerator holds it: weights at work and their gradients in `numbers`, and where those are of 16
+/// bits, beside the two moments a 32-bit copy of the weights that this rank moves. The pool is that of an accelerator already.
 fn memory(cost: &StepCost, encoding: &Encoding, logits: f64, numbers: Numbers) -> MemoryUse {
     let (moments, share) = (cost.optimiser_bytes as f64, numbers.of_four());
     MemoryUse {
@@ -233,7 +235,7 @@ fn memory(cost: &StepCost, encoding: &Encoding, logits: f64, numbers: Numbers) -
         gradients: cost.weight_bytes as f64 * share,
         optimiser: if numbers == Numbers::Half { 1.5 * moments } else { moments },
         // What an encoder needs is free again when the step begins.
-        activations: (cost.pool_bytes as f64).max(encoding.pool_bytes) * share,
+        activations: (cost.pool_bytes as f64).max(encoding.pool_bytes),
         logits,
     }
 }
@@ -250,7 +252,7 @@ impl Encoding {
     fn of(model: &dyn Model, options: &StepOptions, hardware: &Hardware, constants: Constants) -> Result<Self, TrainError> {
         let mut all = Self { secs: 0.0, params: 0.0, pool_bytes: 0.0 };
         for encoder in model.encoders() {
-            let (pool, mut store, secs) = (Pool::meta(), NoParams, std::cell::Cell::new(0.0));
+            let (pool, mut store, secs) = (Pool::planned(options.kind), NoParams, std::cell::Cell::new(0.0));
             let watch = |event: &Event| secs.set(secs.get() + hardware.op_secs(event, constants));
             let tape_options = Options { precision: options.precision, recompute: false, train: false, key: 0, trace: true };
             let mut tape = Tape::new(&pool, &mut store, encoder.params(), tape_options).watched(&watch);

@@ -9,7 +9,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use engine::{BlockId, Buffer, Device, EngineError, ParamId, ParamKind, ParamTable, Pool, Precision, Shape};
+use engine::{BlockId, Buffer, Device, Dtype, EngineError, Numbers, ParamId, ParamKind, ParamTable, Pool, Precision, Shape};
 use parallel::{Part, Strategy};
 use rayon::prelude::*;
 
@@ -57,19 +57,19 @@ struct State {
     of_param: Range<usize>,
     moments: Moments,
     /// Of the values, where one is kept.
-    average: Option<Vec<f32>>,
+    average: Option<Numbers>,
     /// What no value may pass.
     most: Option<f32>,
 }
 
 enum Moments {
-    AdamW { m: Vec<f32>, v: Vec<f32>, decays: bool },
-    Muon { momentum: Vec<f32> },
+    AdamW { m: Numbers, v: Numbers, decays: bool },
+    Muon { momentum: Numbers },
 }
 
 impl State {
     /// By the names that checkpoints use.
-    fn arrays(&self) -> Vec<(&'static str, &Vec<f32>)> {
+    fn arrays(&self) -> Vec<(&'static str, &Numbers)> {
         let mut all = match &self.moments {
             Moments::AdamW { m, v, .. } => vec![("m", m), ("v", v)],
             Moments::Muon { momentum } => vec![("momentum", momentum)],
@@ -78,7 +78,7 @@ impl State {
         all
     }
 
-    fn arrays_mut(&mut self) -> Vec<(&'static str, &mut Vec<f32>)> {
+    fn arrays_mut(&mut self) -> Vec<(&'static str, &mut Numbers)> {
         let mut all = match &mut self.moments {
             Moments::AdamW { m, v, .. } => vec![("m", m), ("v", v)],
             Moments::Muon { momentum } => vec![("momentum", momentum)],
@@ -93,7 +93,7 @@ impl State {
             values.iter_mut().for_each(|value| *value = value.min(most));
         }
         if let Some(average) = &mut self.average {
-            average.iter_mut().zip(values).for_each(|(average, value)| *average = *value + keeps * (*average - *value));
+            average.values_mut().iter_mut().zip(values).for_each(|(average, value)| *average = *value + keeps * (*average - *value));
         }
     }
 }
@@ -105,7 +105,7 @@ impl Optimiser {
     pub fn new(options: &Optim, table: &ParamTable, precision: Precision, device: Device, share: Vec<(ParamId, Range<usize>)>) -> Self {
         let state = |(param, of_param): (ParamId, Range<usize>)| {
             let spec = table.spec(param);
-            let zeros = || vec![0.0; if device == Device::Cpu { of_param.len() } else { 0 }];
+            let zeros = || Numbers::zeros(device, of_param.len());
             let moments = if is_muon(options, spec.kind) {
                 Moments::Muon { momentum: zeros() }
             } else {
@@ -139,10 +139,10 @@ impl Optimiser {
         table.specs().iter().filter(|spec| is_muon(options, spec.kind)).map(|spec| muon::flops(spec.shape)).sum()
     }
 
-    /// Bytes that it really holds.
+    /// Bytes that it holds.
     #[must_use]
     pub fn held_bytes(&self) -> u64 {
-        4 * self.states.iter().flat_map(State::arrays).map(|(_, array)| array.len() as u64).sum::<u64>()
+        self.states.iter().flat_map(State::arrays).map(|(_, array)| array.bytes()).sum()
     }
 
     /// Move `parts`, which are those of the share that this was made for, by their gradients: AdamW, which needs no more of a
@@ -152,7 +152,7 @@ impl Optimiser {
         let (adamw, keeps) = (self.adamw(update), self.keeps(update.step));
         self.states.iter_mut().zip(parts).for_each(|(state, part)| {
             if let Moments::AdamW { m, v, decays } = &mut state.moments {
-                adamw(*decays).update(part.values, part.grad, m, v);
+                adamw(*decays).update(part.values, part.grad, m.values_mut(), v.values_mut());
             }
             state.settle(part.values, keeps);
         });
@@ -199,8 +199,8 @@ impl Optimiser {
             precision,
         };
         self.states.par_iter_mut().zip(store.parts()).with_max_len(1).for_each(|(state, part)| match &mut state.moments {
-            Moments::AdamW { m, v, decays } => adamw(*decays).update(part.values, part.grad, m, v),
-            Moments::Muon { momentum } => muon.direct(part.grad, momentum),
+            Moments::AdamW { m, v, decays } => adamw(*decays).update(part.values, part.grad, m.values_mut(), v.values_mut()),
+            Moments::Muon { momentum } => muon.direct(part.grad, momentum.values_mut()),
         });
         let matrices = || self.states.iter().filter(|state| matches!(state.moments, Moments::Muon { .. }));
         let each = matrices().map(|state| muon::scratch_len(state.shape)).max().unwrap_or(0);
@@ -240,7 +240,7 @@ impl Optimiser {
         for kind in ["m", "v", "momentum", AVERAGE] {
             // A part whose optimiser has no such state goes along as zeros, so that a block is gathered as one.
             let zeros = |state: &State| vec![0.0; state.of_param.len()];
-            let find = |state: &State| state.arrays().into_iter().find(|(name, _)| *name == kind).map(|(_, array)| array.clone());
+            let find = |state: &State| state.arrays().into_iter().find(|(name, _)| *name == kind).map(|(_, array)| array.values().to_vec());
             let mine = of_block().map(|state| find(state).unwrap_or_else(|| zeros(state))).collect();
             let has_kind = |param: ParamId| match kind {
                 AVERAGE => self.options.average > 0.0,
@@ -264,7 +264,7 @@ impl Optimiser {
             let (name, param, of_param) = (&table.spec(state.param).name, state.param, state.of_param.clone());
             for (kind, into) in state.arrays_mut() {
                 let name = format!("{STATE}{kind}/{name}");
-                into.copy_from_slice(&find(&name, param)?[of_param.clone()]);
+                into.values_mut().copy_from_slice(&find(&name, param)?[of_param.clone()]);
             }
         }
         Ok(())
@@ -281,8 +281,8 @@ struct Scratch {
 impl Scratch {
     fn of(pool: &Pool, each: usize) -> Result<Self, EngineError> {
         let room = pool.capacity_bytes() as usize / (4 * each).max(1);
-        let count = if pool.device() == Device::Cpu { room.clamp(1, rayon::current_num_threads()) } else { 1 };
-        Ok(Self { buffer: pool.take(count * each)?, each })
+        let count = if pool.device().is_real() { room.clamp(1, rayon::current_num_threads()) } else { 1 };
+        Ok(Self { buffer: pool.take(Dtype::F32, count * each)?, each })
     }
 
     /// `work` is shared out among threads, each with space of its own; a small product alone would keep few of them busy.

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use comm::{Job, Order};
-use engine::{Device, EngineError, Inputs};
+use engine::{EngineError, Inputs};
 
 use super::Trainer;
 use crate::{
@@ -51,10 +51,10 @@ impl Trainer {
         let objective = &self.options.objective;
         let width = objective.shared_width(&*self.model).unwrap_or(0);
         let mut rows = Vec::new();
-        if self.pool.device() == Device::Meta {
+        if !self.pool.device().is_real() {
             // As many bytes on their way, and none of them here.
             for group in self.store.borrow_mut().groups() {
-                group.run(Job::AllReduce(comm::Array::meta(batch * width), Order::Tree)).map_err(EngineError::rank)?;
+                group.run(Job::AllReduce(engine::Numbers::Counted(batch * width), Order::Tree)).map_err(EngineError::rank)?;
             }
         } else {
             rows.resize(batch * width, 0.0);

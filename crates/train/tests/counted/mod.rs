@@ -9,7 +9,8 @@ use std::{
     },
 };
 
-use comm::{Array, CommError, Communicator, Job, Pulse};
+use comm::{CommError, Communicator, Job, Pulse};
+use engine::Numbers;
 use tracking_allocator::{AllocationGroupId, AllocationGroupToken, AllocationRegistry, AllocationTracker, Allocator};
 
 #[global_allocator]
@@ -114,7 +115,7 @@ impl Communicator for Counted {
     fn pulse(&self) -> Pulse {
         self.inner.pulse()
     }
-    fn carry(&mut self, job: Job) -> Result<Array, CommError> {
+    fn carry(&mut self, job: Job) -> Result<Numbers, CommError> {
         let _guard = self.token.enter();
         self.inner.carry(job)
     }

@@ -12,7 +12,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// The allocator of a binary that trains: `#[global_allocator] static A: engine::HugePages = engine::HugePages;`
+/// The allocator of a binary that trains: `#[global_allocator] static A: memory::HugePages = memory::HugePages;`
 pub struct HugePages;
 
 const HUGE_BYTES: usize = 2 << 20;

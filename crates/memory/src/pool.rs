@@ -1,7 +1,7 @@
 //! The pool: one block of memory from which every activation, gradient and scratch of a step is cut.
 //!
-//! Allocation is best fit over a list of free ranges that merge when neighbours are freed, in whole 64-byte lines. The
-//! same list runs on both devices; on [`Device::Meta`] there is just no memory behind it. So the high-water mark of a
+//! Allocation is best fit over a list of free ranges that merge when neighbours are freed, in whole lines of the device's
+//! kind. The same list runs on every device; on [`Device::Meta`] there is just no memory behind it. So the high-water mark of a
 //! step on `Meta` *is* the size of the block that the step on `Cpu` needs, to the byte, and nothing is allocated from
 //! the system once the block is there.
 //!
@@ -15,15 +15,23 @@ use std::{
     rc::Rc,
 };
 
-use crate::{Device, EngineError};
+use crate::{Device, Dtype, Kind};
 
-const LINE_BYTES: usize = 64;
 /// Aligned to huge pages, so that the kernel may back the block with them.
 const BLOCK_ALIGN: usize = 2 << 20;
 
 /// A handle to one block of memory; cheap to clone, not shared between threads (each rank has its own).
 #[derive(Clone)]
 pub struct Pool(Rc<RefCell<Arena>>);
+
+/// There is no free range that is long enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the step needs {wanted_bytes} bytes more, and {live_bytes} of {capacity_bytes} bytes are in use")]
+pub struct PoolFull {
+    pub wanted_bytes: u64,
+    pub live_bytes: u64,
+    pub capacity_bytes: u64,
+}
 
 /// What a pool has handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,15 +51,21 @@ impl Pool {
         Self(Rc::new(RefCell::new(Arena::new(device, capacity_bytes as usize))))
     }
 
-    /// A pool on `Meta`, where there is no end of memory.
+    /// A pool on `Meta`, as a CPU would have it, where there is no end of memory.
     #[must_use]
     pub fn meta() -> Self {
-        Self::new(Device::Meta, 1 << 62)
+        Self::planned(Kind::Cpu)
+    }
+
+    /// The same as a device of that kind would have it.
+    #[must_use]
+    pub fn planned(kind: Kind) -> Self {
+        Self::new(Device::Meta(kind), 1 << 62)
     }
 
     #[must_use]
     pub fn device(&self) -> Device {
-        if self.0.borrow().memory.is_some() { Device::Cpu } else { Device::Meta }
+        self.0.borrow().device
     }
 
     /// How many bytes it can hold in all; no end of them on `Meta`.
@@ -72,19 +86,19 @@ impl Pool {
         arena.usage = PoolUse { live_bytes, peak_live_bytes: live_bytes, high_water_bytes: live_bytes };
     }
 
-    /// A buffer of `elements` numbers of four bytes each, with whatever was there before.
+    /// A buffer of `elements` of that type, with whatever was there before.
     /// # Errors
-    /// [`EngineError::PoolFull`] when no free range is long enough.
-    pub fn take(&self, elements: usize) -> Result<Buffer, EngineError> {
+    /// When no free range is long enough.
+    pub fn take(&self, dtype: Dtype, elements: usize) -> Result<Buffer, PoolFull> {
         let mut arena = self.0.borrow_mut();
-        let (offset, bytes) = arena.take(4 * elements)?;
+        let (offset, bytes) = arena.take(dtype.bytes() * elements)?;
         let data = arena.memory.as_ref().map_or(NonNull::dangling(), |block| {
             // SAFETY: `take` returned a range inside the block, so the offset stays within one allocation.
             unsafe { block.start.add(offset) }.cast()
         });
-        let elements_here = if arena.memory.is_some() { elements } else { 0 };
+        let is_here = arena.memory.is_some();
         drop(arena);
-        Ok(Buffer { pool: self.clone(), offset, bytes, elements, elements_here, data, is_kept: Cell::new(false) })
+        Ok(Buffer { pool: self.clone(), offset, bytes, dtype, elements, is_here, data, is_kept: Cell::new(false) })
     }
 }
 
@@ -93,12 +107,12 @@ pub struct Buffer {
     pool: Pool,
     offset: usize,
     bytes: usize,
+    dtype: Dtype,
     elements: usize,
-    /// 0 on `Meta`, where slices are empty.
-    elements_here: usize,
+    /// False on `Meta`, where slices are empty.
+    is_here: bool,
     data: NonNull<f32>,
-    /// Some node's backward pass reads it: counted once in `Event::saved_bytes`.
-    pub(crate) is_kept: Cell<bool>,
+    is_kept: Cell<bool>,
 }
 
 impl Buffer {
@@ -107,17 +121,38 @@ impl Buffer {
         self.elements
     }
 
+    #[must_use]
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Of its elements, without what fills its last line.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        (self.dtype.bytes() * self.elements) as u64
+    }
+
+    /// It is kept from now on for a later pass; whether it was before.
+    pub fn keep(&self) -> bool {
+        self.is_kept.replace(true)
+    }
+
+    /// Elements of four bytes that are here.
+    fn words(&self) -> usize {
+        if self.is_here && self.dtype.bytes() == 4 { self.elements } else { 0 }
+    }
+
     /// The numbers; empty on `Meta`.
     #[must_use]
     pub fn f32s(&self) -> &[f32] {
-        // SAFETY: `data` points to `elements_here` initialised numbers (the block was zeroed) that only this buffer owns.
-        unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.elements_here) }
+        // SAFETY: `data` points to so many initialised numbers (the block was zeroed) that only this buffer owns.
+        unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.words()) }
     }
 
     #[must_use]
     pub fn f32s_mut(&mut self) -> &mut [f32] {
         // SAFETY: as in `f32s`, and `&mut self` makes the borrow unique.
-        unsafe { std::slice::from_raw_parts_mut(self.data.as_ptr(), self.elements_here) }
+        unsafe { std::slice::from_raw_parts_mut(self.data.as_ptr(), self.words()) }
     }
 
     /// The same bytes as whole numbers (tokens); empty on `Meta`.
@@ -146,7 +181,7 @@ struct Block {
 
 impl Block {
     fn new(bytes: usize) -> Self {
-        let layout = Layout::from_size_align(bytes.max(LINE_BYTES), BLOCK_ALIGN).expect("a pool is smaller than memory");
+        let layout = Layout::from_size_align(bytes.max(1), BLOCK_ALIGN).expect("a pool is smaller than memory");
         // SAFETY: the layout has a size above zero.
         let start = unsafe { alloc_zeroed(layout) };
         let start = NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout));
@@ -162,6 +197,7 @@ impl Drop for Block {
 }
 
 struct Arena {
+    device: Device,
     memory: Option<Block>,
     capacity_bytes: usize,
     /// Offset and length of each free range, in order; no two touch. There are few, so that a sorted list beats a tree.
@@ -173,9 +209,10 @@ struct Arena {
 
 impl Arena {
     fn new(device: Device, capacity_bytes: usize) -> Self {
-        let capacity_bytes = capacity_bytes.next_multiple_of(LINE_BYTES);
+        let capacity_bytes = capacity_bytes.next_multiple_of(device.kind().line_bytes());
         Self {
-            memory: (device == Device::Cpu).then(|| Block::new(capacity_bytes)),
+            device,
+            memory: device.is_real().then(|| Block::new(capacity_bytes)),
             capacity_bytes,
             free: vec![(0, capacity_bytes)],
             holes: Vec::new(),
@@ -183,12 +220,12 @@ impl Arena {
         }
     }
 
-    fn take(&mut self, bytes: usize) -> Result<(usize, usize), EngineError> {
-        let bytes = bytes.max(1).next_multiple_of(LINE_BYTES);
+    fn take(&mut self, bytes: usize) -> Result<(usize, usize), PoolFull> {
+        let bytes = bytes.max(1).next_multiple_of(self.device.kind().line_bytes());
         // The range at the end counts as endless, as it is on `Meta`: it is taken when no hole is long enough.
         let hole = self.holes.get(self.holes.partition_point(|hole| *hole < (bytes, 0))).map(|(len, offset)| (*offset, *len));
         let Some((offset, len)) = hole.or_else(|| self.free.last().copied().filter(|(_, len)| *len >= bytes)) else {
-            return Err(EngineError::PoolFull {
+            return Err(PoolFull {
                 wanted_bytes: bytes as u64,
                 live_bytes: self.usage.live_bytes,
                 capacity_bytes: self.capacity_bytes as u64,
@@ -253,7 +290,7 @@ mod tests {
         let mut live = Vec::new();
         for i in 0..200_usize {
             let elements = (i * 7919) % 301;
-            let pair = (cpu.take(elements).unwrap(), meta.take(elements).unwrap());
+            let pair = (cpu.take(Dtype::F32, elements).unwrap(), meta.take(Dtype::F32, elements).unwrap());
             assert_eq!(pair.0.offset, pair.1.offset);
             live.push(pair);
             if i % 3 == 0 {
@@ -267,17 +304,26 @@ mod tests {
     }
 
     #[test]
+    fn the_kind_of_a_device_says_what_a_buffer_takes() {
+        for (kind, bytes) in [(Kind::Cpu, 192 + 128), (Kind::Gpu, 256 + 256)] {
+            let pool = Pool::planned(kind);
+            let _held = (pool.take(Dtype::F32, 40).unwrap(), pool.take(Dtype::Bf16, 40).unwrap());
+            assert_eq!(pool.usage().live_bytes, bytes, "{kind:?}");
+        }
+    }
+
+    #[test]
     fn a_full_pool_says_how_much_was_wanted() {
         let pool = Pool::new(Device::Cpu, 128);
-        let _held = pool.take(16).unwrap();
-        let error = pool.take(17).err().unwrap().to_string();
+        let _held = pool.take(Dtype::F32, 16).unwrap();
+        let error = pool.take(Dtype::F32, 17).err().unwrap().to_string();
         assert!(error.contains("128"), "{error}");
     }
 
     #[test]
     fn live_buffers_do_not_overlap() {
         let pool = Pool::new(Device::Cpu, 1 << 16);
-        let mut buffers: Vec<_> = (1..20).map(|n| pool.take(n).unwrap()).collect();
+        let mut buffers: Vec<_> = (1..20).map(|n| pool.take(Dtype::F32, n).unwrap()).collect();
         for (i, buffer) in buffers.iter_mut().enumerate() {
             buffer.f32s_mut().fill(i as f32);
         }
