@@ -5,8 +5,8 @@
 //! tasks: tiles of C, 96 rows by 512 columns
 //!   for each 192 words of k: pack A [rows / MR panels][words][MR]; panel by panel, MR x 32 of C in registers
 //! ```
-//! With few rows B is read once and packing all of it would be most of the work: strips of 128 columns are then packed as they are
-//! needed, 192 words of k at a time, into a cache. The sums are taken in the same order.
+//! With few rows B is read once and packing all of it would be most of the work: it is read where it lies ([`crate::few`]), or where that
+//! does not do, packed in strips of 128 columns as they are needed, into a cache. The sums are taken in the same order.
 //!
 //! The two precisions share everything but the meaning of a word and the instruction that multiplies two. Blocking
 //! after Goto and van de Geijn, *Anatomy of High-Performance Matrix Multiplication*, 2008.
@@ -15,10 +15,10 @@ use std::cell::{Cell, RefCell};
 
 use rayon::prelude::*;
 
-pub(crate) use crate::product::NR;
 pub use crate::product::{Gemm, Mat, Precision, rounded};
+pub(crate) use crate::product::{KC, NR};
 use crate::{
-    SharedMut, gemv,
+    SharedMut, few, gemv,
     product::put_block,
     simd::{MOST, Vector, word},
 };
@@ -29,8 +29,6 @@ pub enum Rhs<'a> {
     Packed(&'a PackedRhs),
 }
 
-/// Words of k in one pass: a panel of B of that depth is 24 KiB and stays in the first cache.
-const KC: usize = 192;
 /// Rows and columns of C in one task.
 const MC: usize = 96;
 const NC: usize = 512;
@@ -86,10 +84,13 @@ impl Gemm {
                 if self.m <= gemv::FEW && b.row_stride == 1 && a.col_stride == 1 && self.precision == Precision::F32 {
                     return gemv::plain(self, a, b, bias, c);
                 }
-                if self.packs_bytes() == 0 {
+                if self.m <= MC && b.row_stride == 1 && self.k > 0 && self.precision == Precision::F32 {
+                    return few::turned(self, a, b, bias, c);
+                }
+                if self.m <= MC {
                     return self.strips(a, b, bias, c);
                 }
-                with_packed(self.packs_bytes() / 4, |words| {
+                with_packed(PackedRhs::bytes(self.precision, self.k, self.n) / 4, |words| {
                     pack_rhs(self.precision, b, self.k, self.n, words);
                     self.tiles(a, words, bias, c);
                 });
@@ -97,10 +98,14 @@ impl Gemm {
         }
     }
 
-    /// Bytes into which [`Gemm::run`] packs a right side that is not packed yet: space of the thread that asks, which keeps it.
+    /// Bytes into which [`Gemm::run`] packs where the right side is not packed yet: space of the thread that asks, which keeps it.
     #[must_use]
     pub fn packs_bytes(&self) -> usize {
-        if self.m <= MC { 0 } else { PackedRhs::bytes(self.precision, self.k, self.n) }
+        match self.precision {
+            Precision::F32 if self.m <= MC => PackedRhs::bytes(self.precision, self.k, self.m),
+            Precision::Bf16 if self.m <= MC => 0,
+            _ => PackedRhs::bytes(self.precision, self.k, self.n),
+        }
     }
 
     /// Few rows: B is packed strip by strip where it is read, and never lies in memory twice.
@@ -536,15 +541,17 @@ mod tests {
     #[test]
     fn a_right_side_packed_before_or_where_it_is_read_gives_the_same_bits() {
         for (m, n, k) in [(5, 300, 1000), (33, 128, 192), (96, 70, 385)] {
-            for precision in [Precision::F32, Precision::Bf16] {
-                let (a, b) = (noise(1, m * k), noise(2, k * n));
-                let (gemm, side) = (Gemm { m, n, k, precision, accumulate: false }, Mat::rows(&b, k).transposed());
+            for flags in 0..8 {
+                let precision = if flags & 1 == 0 { Precision::F32 } else { Precision::Bf16 };
+                let (a, b, bias) = (noise(1, m * k), noise(2, k * n), noise(4, n));
+                let gemm = Gemm { m, n, k, precision, accumulate: flags & 2 == 0 };
+                let side = if flags & 4 == 0 { Mat::rows(&b, k).transposed() } else { Mat::rows(&b, n) };
                 let mut packed = PackedRhs::new(precision, k, n);
                 packed.pack(side);
-                let (mut c, mut again) = (vec![0.0; m * n], vec![0.0; m * n]);
-                gemm.run(Mat::rows(&a, k), Rhs::Plain(side), None, &mut c);
-                gemm.run(Mat::rows(&a, k), Rhs::Packed(&packed), None, &mut again);
-                assert!(c == again, "{gemm:?}");
+                let (mut c, mut again) = (noise(3, m * n), noise(3, m * n));
+                gemm.run(Mat::rows(&a, k), Rhs::Plain(side), Some(&bias), &mut c);
+                gemm.run(Mat::rows(&a, k), Rhs::Packed(&packed), Some(&bias), &mut again);
+                assert!(c == again, "{gemm:?} {flags}");
             }
         }
     }

@@ -21,6 +21,7 @@ pub mod dropout;
 pub mod elementwise;
 pub mod embedding;
 pub mod experts;
+mod few;
 pub mod gemm;
 mod gemv;
 pub mod group_norm;

@@ -60,6 +60,9 @@ impl<'a> Mat<'a> {
 /// Width of a panel of B, in numbers; the same at every level, so that sizes can be told without a CPU.
 pub(crate) const NR: usize = 32;
 
+/// Words of k in one pass: a panel of B of that depth is 24 KiB and stays in the first cache.
+pub(crate) const KC: usize = 192;
+
 /// One product's sizes and how to do it: `A` `[m, k]`, `B` `[k, n]`, `C` `[m, n]` row-major.
 #[derive(Debug, Clone, Copy)]
 pub struct Gemm {

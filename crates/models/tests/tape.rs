@@ -1,6 +1,6 @@
 //! The tape and the decoder together: what `Meta` says is what `Cpu` does, and running a block twice changes nothing.
 
-use engine::{Device, Inputs, NoParams, Options, ParamStore, Pass, PassAt, Pool, Precision, Tape, check::noise};
+use engine::{Device, Inputs, Kind, NoParams, Options, ParamStore, Pass, PassAt, Pool, Precision, Tape, check::noise};
 use models::{Model, build};
 use parallel::{Replicated, Strategy};
 
@@ -44,6 +44,23 @@ fn step(model: &dyn Model, pool: &Pool, inputs: &Inputs, options: Options) -> (f
     drop((loss, tape));
     store.end_step().unwrap();
     (value, model.params().ids().map(|id| store.grad(id).to_vec()).collect())
+}
+
+#[test]
+fn meta_of_an_accelerator_counts_activations_of_16_bits() {
+    let model = model("preset = \"gpt2-124m\"");
+    let peak = |kind, precision| {
+        let (pool, mut store) = (Pool::planned(kind), NoParams);
+        let mut tape = Tape::new(&pool, &mut store, model.params(), options(precision, false));
+        let loss = model.loss(&mut tape, &model.shapes(4, 1024), 1.0).unwrap();
+        tape.backward(&loss).unwrap();
+        drop((loss, tape));
+        pool.usage().high_water_bytes as f64
+    };
+    let [f32s, bf16s] = [Precision::F32, Precision::Bf16].map(|precision| peak(Kind::Gpu, precision) / peak(Kind::Cpu, precision));
+    // Half of all but what stays in 32 bits: statistics, losses, working space.
+    assert!((0.5..0.6).contains(&bf16s), "{bf16s}");
+    assert!((0.99..1.01).contains(&f32s), "32 bits are as many anywhere: {f32s}");
 }
 
 #[test]

@@ -1,0 +1,121 @@
+//! f32 products with few rows, as when many texts are written together: `C^T = B^T A^T`, so that the rows of a weight are read once where
+//! they lie, as the left side would be, and the few rows of A are what is packed.
+//!
+//! ```text
+//! A^T in panels: [m / 32][k][32]      C^T of a strip: [m / 32][128 columns of C][32], in cache
+//! for MR columns of C, for each run of k: MR numbers of B by two vectors of A^T, in registers
+//! ```
+//! Each sum is taken in the order in which blocks take it ([`crate::gemm`]), so it has the same bits.
+
+use std::cell::Cell;
+
+use rayon::prelude::*;
+
+use crate::{
+    SharedMut,
+    product::{Gemm, KC, Mat, NR},
+    simd::Vector,
+};
+
+/// Columns of C in one task.
+const STRIP: usize = 128;
+/// Numbers of k that are turned at a time.
+const TURN: usize = 64;
+
+thread_local! {
+    static TURNED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static SUMS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// `b` has its columns as runs of memory.
+pub(crate) fn turned(g: &Gemm, a: Mat<'_>, b: Mat<'_>, bias: Option<&[f32]>, c: &mut [f32]) {
+    let panels = g.m.div_ceil(NR);
+    let mut turned = TURNED.take();
+    turned.resize(panels * g.k * NR, 0.0);
+    turned.par_chunks_mut((g.k * NR).max(1)).enumerate().for_each(|(panel, words)| {
+        words.par_chunks_mut(TURN * NR).enumerate().for_each(|(run, words)| {
+            for r in 0..NR {
+                let i = panel * NR + r;
+                for (p, word) in words.iter_mut().skip(r).step_by(NR).enumerate() {
+                    *word = if i < g.m { a.data[i * a.row_stride + (run * TURN + p) * a.col_stride] } else { 0.0 };
+                }
+            }
+        });
+    });
+    let shared = SharedMut::new(c);
+    (0..g.n.div_ceil(STRIP)).into_par_iter().with_max_len(1).for_each(|task| {
+        let j = task * STRIP;
+        let strip = Gemm { n: STRIP.min(g.n - j), ..*g };
+        let b = Mat { data: &b.data[j * b.col_stride..], ..b };
+        let mut sums = SUMS.take();
+        // SAFETY: the columns from `j` on are this task's alone, in each of `m` rows of `g.n` numbers.
+        let c = unsafe { shared.at(j) };
+        columns(strip, &turned, b, bias.map(|bias| &bias[j..]), c, g.n, &mut sums);
+        SUMS.set(sums);
+    });
+    TURNED.set(turned);
+}
+
+simd_fn! {
+    /// All of the strip `g`; `c` points to `m` rows of `n` numbers, `ldc` apart, that are this call's alone.
+    fn columns(g: Gemm, a: &[f32], b: Mat<'_>, bias: Option<&[f32]>, c: *mut f32, ldc: usize, sums: &mut Vec<f32>) = columns_body;
+}
+
+#[inline(always)]
+fn columns_body<V: Vector>(g: Gemm, a: &[f32], b: Mat<'_>, bias: Option<&[f32]>, c: *mut f32, ldc: usize, sums: &mut Vec<f32>) {
+    if V::N == 16 { strip::<V, 12>(g, a, b, bias, c, ldc, sums) } else { strip::<V, 6>(g, a, b, bias, c, ldc, sums) }
+}
+
+#[inline(always)]
+fn strip<V: Vector, const MR: usize>(g: Gemm, a: &[f32], b: Mat<'_>, bias: Option<&[f32]>, c: *mut f32, ldc: usize, sums: &mut Vec<f32>) {
+    let (panels, width, room) = (g.m.div_ceil(NR), 2 * V::N, STRIP.next_multiple_of(MR));
+    sums.resize(sums.len().max(panels * room * NR), 0.0);
+    for j in (0..g.n).step_by(MR) {
+        // Columns beyond the last are the last again, and are not written.
+        let at = |r: usize| (j + r).min(g.n - 1) * b.col_stride;
+        for start in (0..g.k).step_by(KC) {
+            let depth = KC.min(g.k - start);
+            for panel in 0..panels {
+                for half in (0..NR).step_by(width).filter(|half| panel * NR + half < g.m) {
+                    let mut block = [[V::splat(0.0); 2]; MR];
+                    // SAFETY: each column of B holds `k` numbers, the panel `k` runs of NR, the sums `room` runs of NR.
+                    unsafe {
+                        let columns: [*const f32; MR] = std::array::from_fn(|r| b.data.as_ptr().add(at(r) + start));
+                        let a = a.as_ptr().add((panel * g.k + start) * NR + half);
+                        for p in 0..depth {
+                            let (a0, a1) = (V::load(a.add(p * NR)), V::load(a.add(p * NR + V::N)));
+                            for r in 0..MR {
+                                let b = V::splat(*columns[r].add(p));
+                                block[r] = [b.fma(a0, block[r][0]), b.fma(a1, block[r][1])];
+                            }
+                        }
+                        for r in 0..MR {
+                            let to = sums.as_mut_ptr().add((panel * room + j + r) * NR + half);
+                            for (half, sum) in block[r].into_iter().enumerate() {
+                                let to = to.add(half * V::N);
+                                let sum = if start > 0 { V::load(to).add(sum) } else { sum };
+                                sum.store(to);
+                            }
+                        }
+                    }
+                }
+            }
+            if start == 0 && (g.accumulate || bias.is_some()) {
+                for r in 0..MR.min(g.n - j) {
+                    for i in 0..g.m {
+                        let sum = &mut sums[(i / NR * room + j + r) * NR + i % NR];
+                        let bias = bias.map_or(0.0, |bias| bias[j + r]);
+                        // SAFETY: row `i` and column `j + r` are inside C.
+                        *sum = if g.accumulate { unsafe { *c.add(i * ldc + j + r) + *sum + bias } } else { *sum + bias };
+                    }
+                }
+            }
+        }
+    }
+    for i in 0..g.m {
+        for j in 0..g.n {
+            // SAFETY: row `i` and column `j` are inside C.
+            unsafe { *c.add(i * ldc + j) = sums[(i / NR * room + j) * NR + i % NR] };
+        }
+    }
+}
