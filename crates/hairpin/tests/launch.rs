@@ -95,6 +95,9 @@ fn a_sweep_runs_to_the_bits_of_plain_runs_and_is_launched_once() {
     let page = fs::read_to_string(at.join("jobs/compare.html")).unwrap();
     assert!(page.contains("<svg") && page.contains(name));
     assert_eq!(json(&["cost"], at)["usd"], 0.0);
+    ok(&["launch", "small.toml", "--name", "kept", "--out", "runs", "--set", "optim.lr=3e-3", "--set", "seed=2"], at);
+    until(at, "done", all("done"));
+    assert!(weights(&at.join("runs/kept")) == weights(&at.join("plain")), "where `--out` says, and the same bits");
 }
 
 #[test]
@@ -156,6 +159,9 @@ fn what_cannot_be_is_refused_before_anything_is_launched() {
         ["launch", "wide.toml", "--on", p4d, "--data", "s3://b/d"].into_iter().chain(set.iter().flat_map(|set| ["--place", set])).collect();
     refused(&whole, 2, "nobody has said yes");
     refused(&[&whole[..], &["--max-usd", "0.0001"]].concat(), 1, "are allowed");
+    let pods = ["launch", "wide.toml", "--on", "kubernetes:1", "--place", "image=i", "--data", "s3://b/d", "--dry-run", "--out"];
+    refused(&[&pods[..], &["runs"]].concat(), 2, "checkpoints = `runs` is no URL");
+    assert!(ok(&[&pods[..], &["s3://b/runs"]].concat(), at).contains("s3://b/runs/small-"));
     refused(&["stop", "nobody"], 2, "there is no job `nobody`");
     let shown = json(&[&whole[..], &["--dry-run"]].concat(), at);
     assert!(shown["requests"][0]["TrainingJobName"].as_str().unwrap().starts_with("small-"), "{shown}");

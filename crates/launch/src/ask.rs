@@ -40,6 +40,8 @@ pub struct Ask {
     pub place_sets: Vec<String>,
     /// Where the one job's checkpoints go, if not into the store.
     pub out: Option<PathBuf>,
+    /// The folder or URL under which each job has its checkpoints, by its name.
+    pub runs: Option<PathBuf>,
 }
 
 /// `places.toml`, where none is named.
@@ -55,7 +57,11 @@ pub fn jobs(ask: &Ask, store: &Store, catalogue: &Catalogue) -> Result<(Vec<Reco
     let machines = Machines::parse(&ask.on)?;
     let place =
         PLACES.find(&machines.place).ok_or_else(|| LaunchError::Place { text: ask.on.clone(), problem: "it is no place".into() })?;
-    let options = options(ask, &machines.place)?;
+    let mut options = options(ask, &machines.place)?;
+    if let Some(runs) = ask.runs.as_ref().filter(|_| !place.shares_files) {
+        // Such a place writes where its own option says.
+        options.insert("checkpoints".into(), Value::String(runs.display().to_string()));
+    }
     let folder = std::env::current_dir().map_err(LaunchError::io("find", Path::new(".")))?;
     let group = Group { name: format!("{:.0}", unix_secs() * 1e3), at_once: at_once(ask, &machines), max_usd: ask.max_usd };
     let (combinations, mut desk, now) = (sweep::product(&ask.sweeps)?, Desk::default(), unix_secs());
@@ -79,7 +85,12 @@ pub fn jobs(ask: &Ask, store: &Store, catalogue: &Catalogue) -> Result<(Vec<Reco
             check_name(&job.name)?;
             job.home = store.home(&job.name);
             let out = |out: &PathBuf| if ::store::is_url(out) { out.clone() } else { folder.join(out) };
-            job.checkpoints = ask.out.as_ref().map_or_else(|| job.home.join("run"), out).display().to_string();
+            let run = match (&ask.out, &ask.runs) {
+                (Some(path), _) => out(path),
+                (None, Some(runs)) if place.shares_files => out(&runs.join(&job.name)),
+                (None, _) => job.home.join("run"),
+            };
+            job.checkpoints = run.display().to_string();
             records.push(Record::new(job, group.clone(), found.quoted.clone(), ask.priority, now));
             all.push(found);
         }

@@ -52,6 +52,9 @@ pub(crate) struct LaunchArgs {
     /// Where prepared data is: a folder, an `s3://` URL, a folder in a claim; default: where the recipe says
     #[arg(long, value_name = "PATH")]
     data: Option<String>,
+    /// Folder or URL under which each job has its checkpoints, by its name; default: the job's own folder, or where the place is told
+    #[arg(long, value_name = "PATH")]
+    out: Option<PathBuf>,
     /// Most jobs at a time; default: 1 on this machine, and elsewhere as many as the place takes
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     at_once: Option<u32>,
@@ -95,6 +98,7 @@ pub(crate) fn run(args: &LaunchArgs, json: bool) -> miette::Result<ExitCode> {
         places: args.places.clone(),
         place_sets: args.place.clone(),
         out: None,
+        runs: args.out.clone(),
     };
     let store = Store::at(&args.store.store)?;
     let (records, quote) = ask::jobs(&ask, &store, &Catalogue::load(args.catalogue.as_deref())?)?;

@@ -36,6 +36,10 @@ pub(super) fn missing(job: &Job, options: &Options) -> Vec<&'static str> {
 /// In the order in which they are applied.
 pub(super) fn objects(job: &Job, attempt: u32, options: &Options) -> Result<Vec<Value>, LaunchError> {
     let name = job.attempt_name(attempt);
+    if let Some(path) = options.checkpoints.as_ref().filter(|path| !is_url(path)) {
+        let help = "give a URL of an object store, or name a claim with `checkpoints_claim`".into();
+        return Err(LaunchError::Option { place: HERE.name, problem: format!("checkpoints = `{path}` is no URL"), help });
+    }
     let sizes: usize = job.files.values().map(String::len).sum();
     if sizes > 900_000 {
         let help = "shorten the recipe: a ConfigMap holds a mebibyte".into();
