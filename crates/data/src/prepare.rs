@@ -230,7 +230,7 @@ impl Pipeline<'_> {
         };
         let known = sources.par_iter().map(look).collect::<Result<Vec<_>, DataError>>()?;
         let is_same = manifest.options_blake3 == identity::fingerprint(options_blake3, sources.iter().zip(&known));
-        if !is_same || shards::Dataset::open(out).is_err() {
+        if !is_same || shards::Dataset::open(out).and_then(|data| data.verify()).is_err() {
             return Ok(None);
         }
         if sources.iter().zip(&known).any(|(source, known)| before.get(&source.path) != Some(known)) {

@@ -5,9 +5,9 @@
 //! train.documents.jsonl    name and first token of each document
 //! manifest.json            sizes, and a hash of every file; manifest.blake3 holds its own
 //! ```
-//! Hashes are checked after writing and when a dataset is opened. Tokens are read, not mapped: a file that is cut under a run is
-//! an error then, and not the end of the process. Documents lie in the order of a keyed hash, so that a
-//! fraction of the data is a prefix: 1% is contained in 5%.
+//! Hashes are checked after writing and when a dataset is opened; that of a shard when it is first read, once for all who share the
+//! dataset. Tokens are read, not mapped: a file that is cut under a run is an error then, and not the end of the process. Documents lie
+//! in the order of a keyed hash, so that a fraction of the data is a prefix: 1% is contained in 5%.
 //!
 //! **Invariant:** reading depends on the window's number alone. **Absent on purpose:** shuffling, which is the sampler's.
 
@@ -16,6 +16,7 @@ use std::{
     io::Read,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use serde::{Deserialize, Serialize};
@@ -131,9 +132,10 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Open a folder that [`crate::prepare()`] made, or a URL where one was published, checking every hash.
+    /// Open a folder that [`crate::prepare()`] made, or a URL where one was published, checking every hash but those of shards, which are
+    /// checked when they are first read.
     /// # Errors
-    /// When it is none, or any byte of it has changed.
+    /// When it is none, any byte of its other files has changed, or a shard is of another length.
     pub fn open(folder: &Path) -> Result<Self, DataError> {
         let folder = &*store::here(folder)?;
         let manifest = read_manifest(folder)?;
@@ -145,6 +147,13 @@ impl Dataset {
         let split = |name, m: &SplitManifest| Split::open(folder, name, m, manifest.vocab);
         let (train, held_out) = (split("train", &manifest.train)?, split("held_out", &manifest.held_out)?);
         Ok(Self { train, held_out, tokenizer, content: manifest.content(), folder: folder.to_owned() })
+    }
+
+    /// Check every shard now.
+    /// # Errors
+    /// When any byte of one has changed.
+    pub fn verify(&self) -> Result<(), DataError> {
+        self.train.shards.iter().chain(&self.held_out.shards).try_for_each(Shard::verify)
     }
 
     #[must_use]
@@ -216,6 +225,10 @@ struct Shard {
     width: usize,
     path: PathBuf,
     file: File,
+    hash: String,
+    vocab: usize,
+    /// What is wrong with it, once somebody has looked.
+    verdict: OnceLock<Option<String>>,
 }
 
 impl Split {
@@ -258,7 +271,7 @@ impl Split {
 
     /// Tokens `[seq + 1]` of window `index`.
     /// # Errors
-    /// When a shard has become shorter, or cannot be read.
+    /// When a shard has changed since it was written, has become shorter, or cannot be read.
     /// # Panics
     /// When there is no such window.
     pub fn window(&self, index: u64, seq: usize) -> Result<Vec<u32>, DataError> {
@@ -310,33 +323,45 @@ impl Shard {
         if !header.starts_with(MAGIC) || !matches!(width, 2 | 4) {
             return Err(damaged("its header is not that of a shard"));
         }
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&header);
-        let (mut chunk, mut bytes, mut is_beyond) = (Vec::with_capacity(CHUNK_BYTES), 0, false);
-        loop {
-            chunk.clear();
-            let count = (&file).take(CHUNK_BYTES as u64).read_to_end(&mut chunk).map_err(DataError::io("read", path))?;
-            if count == 0 {
-                break;
-            }
-            hasher.update(&chunk);
-            bytes += count as u64;
-            is_beyond |= tokens_of(&chunk, width).any(|token| token as usize >= vocab);
-        }
-        let got = hasher.finalize().to_hex();
-        if got.as_str() != manifest.blake3 {
-            return Err(damaged(&format!("its hash is {got}, the manifest says {}", manifest.blake3)));
-        }
-        if Some(bytes) != manifest.tokens.checked_mul(width as u64) {
+        let bytes = file.metadata().map_err(DataError::io("look at", path))?.len();
+        if bytes.checked_sub(HEADER_BYTES as u64) != manifest.tokens.checked_mul(width as u64) {
             return Err(damaged("its length is not that of its tokens"));
         }
-        if is_beyond {
-            return Err(damaged("it holds tokens beyond the vocabulary"));
+        let (tokens, hash) = (manifest.tokens, manifest.blake3.clone());
+        Ok(Self { start, tokens, width, path: path.to_owned(), file, hash, vocab, verdict: OnceLock::new() })
+    }
+
+    /// Whoever comes first reads all of it; others wait for that.
+    fn verify(&self) -> Result<(), DataError> {
+        match self.verdict.get_or_init(|| self.problem().unwrap_or_else(|e| Some(format!("it cannot be read: {e}")))) {
+            None => Ok(()),
+            Some(problem) => Err(DataError::Damaged { path: self.path.clone(), problem: problem.clone() }),
         }
-        Ok(Self { start, tokens: manifest.tokens, width, path: path.to_owned(), file })
+    }
+
+    fn problem(&self) -> std::io::Result<Option<String>> {
+        let (mut hasher, mut is_beyond) = (blake3::Hasher::new(), false);
+        let mut header = [0; HEADER_BYTES];
+        self.file.read_exact_at(&mut header, 0)?;
+        hasher.update(&header);
+        let (mut left, mut at, mut chunk) = (self.tokens as usize * self.width, HEADER_BYTES as u64, vec![0; CHUNK_BYTES]);
+        while left > 0 {
+            let chunk = &mut chunk[..left.min(CHUNK_BYTES)];
+            self.file.read_exact_at(chunk, at)?;
+            hasher.update(chunk);
+            is_beyond |= tokens_of(chunk, self.width).any(|token| token as usize >= self.vocab);
+            (left, at) = (left - chunk.len(), at + chunk.len() as u64);
+        }
+        let got = hasher.finalize().to_hex();
+        Ok(if got.as_str() != self.hash {
+            Some(format!("its hash is {got}, the manifest says {}", self.hash))
+        } else {
+            is_beyond.then(|| "it holds tokens beyond the vocabulary".into())
+        })
     }
 
     fn extend(&self, from: usize, count: usize, out: &mut Vec<u32>) -> Result<(), DataError> {
+        self.verify()?;
         let mut bytes = vec![0; count * self.width];
         let at = (HEADER_BYTES + from * self.width) as u64;
         self.file.read_exact_at(&mut bytes, at).map_err(|e| match e.kind() {

@@ -80,11 +80,28 @@ fn every_flipped_byte_of_prepared_data_is_caught() {
             let mut flipped = whole.clone();
             flipped[at] ^= 1 << (at % 8);
             fs::write(entry.path(), &flipped).unwrap();
-            assert!(Dataset::open(&out).is_err(), "{} byte {at}", entry.path().display());
+            assert!(Dataset::open(&out).and_then(|data| data.verify()).is_err(), "{} byte {at}", entry.path().display());
         }
         fs::write(entry.path(), &whole).unwrap();
     }
     assert!(Dataset::open(&out).is_ok());
+}
+
+#[test]
+fn a_shard_is_checked_when_it_is_first_read_and_no_other_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (corpus, out) = (corpus(folder.path()), folder.path().join("data"));
+    prepare(&options(&corpus), &out, &Quiet).unwrap();
+    let path = out.join("train-00000.tok");
+    let mut bytes = fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let data = Dataset::open(&out).unwrap();
+    data.held_out().read(0, 2).unwrap();
+    // The changed byte is far from what is read.
+    for _ in 0..2 {
+        assert!(matches!(data.train().read(0, 2), Err(DataError::Damaged { path: named, .. }) if named == path));
+    }
 }
 
 #[test]
