@@ -119,3 +119,24 @@ fn what_is_said_of_mistakes() {
     }
     nothing_else_is_in("mistakes", &names);
 }
+
+/// Questions that nothing of this machine answers.
+const QUESTIONS: &[(&str, &[&str])] = &[
+    ("budget", &["--budget-usd", "2M", "--on", "p4d.24xlarge", "--deadline-days", "60", "--data", "1T", "--prices-of", "2023-03"]),
+    ("recipe", &["RECIPES/llama-7b.toml", "--on", "p4d.24xlarge:8", "--prices-of", "2023-03"]),
+    ("data", &["data", "web=en:1.9TB", "books=de:300GB x4", "code=code:200GB", "--kept", "0.5", "--nodes", "8"]),
+    ("reading", &["reading", "--tokens", "1T", "--params", "40B", "--on", "p4d.24xlarge"]),
+    ("reliability", &["reliability", "--params", "50.6B", "--on", "p4d.24xlarge", "--nodes", "64"]),
+];
+
+#[test]
+fn answers_of_the_planner() {
+    let (here, recipes) = (tempfile::tempdir().unwrap(), Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes"));
+    for (name, args) in QUESTIONS {
+        let args: Vec<String> = args.iter().map(|arg| arg.replace("RECIPES", &recipes.display().to_string())).collect();
+        let (code, answer, _) = hairpin(here.path(), &["plan"].into_iter().chain(args.iter().map(String::as_str)).collect::<Vec<_>>());
+        assert_eq!(code, 0, "{args:?}");
+        expect_file![golden("answers", name)].assert_eq(&answer);
+    }
+    nothing_else_is_in("answers", &QUESTIONS.iter().map(|(name, _)| (*name).to_owned()).collect());
+}
