@@ -7,7 +7,7 @@ use engine::{EngineError, Inputs, ParamStore, Precision, ops};
 use image::RgbImage;
 use models::{
     Model,
-    clip::{Clip, ClipConfig, EVERYONE, LOG_SUMS, OWN, TEMPERATURE},
+    clip::{Clip, ClipConfig, EVERYONE, LOG_SUMS, OWN, TEMPERATURE, TextConfig},
 };
 use serde::{Deserialize, Serialize};
 use train::{
@@ -91,16 +91,23 @@ impl Objective for OfPairs {
 pub struct Captions {
     pub tokenizer: Tokenizer,
     length: usize,
+    reads_last: bool,
 }
 
 impl Captions {
     /// Of texts of so many tokens with their end.
     #[must_use]
     pub fn new(tokenizer: Tokenizer, length: usize) -> Self {
-        Self { tokenizer, length }
+        Self { tokenizer, length, reads_last: false }
     }
 
-    /// The tokens of a text, where its end is, and whether it was cut.
+    /// Those that the text side of a model reads.
+    #[must_use]
+    pub fn of(tokenizer: Tokenizer, text: &TextConfig) -> Self {
+        Self { tokenizer, length: text.tokens, reads_last: text.both_ways }
+    }
+
+    /// The tokens of a text, where its state is read (at its end, or after all ends that fill it up), and whether it was cut.
     /// # Errors
     /// When the tokenizer cannot take it.
     pub fn encode(&self, text: &str) -> Result<(Vec<u32>, u32, bool), TrainError> {
@@ -111,7 +118,7 @@ impl Captions {
         tokens.extend(self.tokenizer.encode(text)?);
         let is_cut = tokens.len() >= self.length;
         tokens.truncate(self.length - 1);
-        let end = tokens.len() as u32;
+        let end = if self.reads_last { self.length - 1 } else { tokens.len() } as u32;
         tokens.resize(self.length, ends.end_of_text);
         Ok((tokens, end, is_cut))
     }
@@ -167,7 +174,7 @@ impl Task for Pairs {
             let problem = format!("{vocab} is less than the {} tokens of the tokenizer", tokenizer.vocab());
             return Err(TrainError::Value { key: "model.text.vocab", problem, help: format!("set it to {}", tokenizer.vocab()) });
         }
-        let own = Captions::new(tokenizer, length);
+        let own = Captions::of(tokenizer, &self.config.text);
         let mut cut = 0;
         for caption in captions {
             cut += usize::from(own.encode(caption)?.2);
@@ -184,11 +191,11 @@ impl Task for Pairs {
         Ok(Sample { pixels: normed(pixels), tokens, end, ..Sample::default() })
     }
 
-    fn stack(&self, mut samples: Vec<Sample>) -> Inputs {
+    fn stack(&self, mut samples: Vec<Sample>) -> Result<Inputs, TrainError> {
         let (batch, size, length) = (samples.len(), self.config.image.size, self.config.text.tokens);
         let ends = samples.iter().enumerate().map(|(n, sample)| (n * length) as u32 + sample.end).collect();
         let inputs = Inputs::new().with_f32("images", &[batch, size, size, 3], images(&mut samples)).with_u32("ends", &[batch], ends);
-        inputs.with_u32("tokens", &[batch, length], samples.into_iter().flat_map(|sample| sample.tokens).collect())
+        Ok(inputs.with_u32("tokens", &[batch, length], samples.into_iter().flat_map(|sample| sample.tokens).collect()))
     }
 
     fn captions(&self) -> Option<&Captions> {
