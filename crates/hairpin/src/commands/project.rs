@@ -72,7 +72,7 @@ pub(crate) fn corpus(given: &[String]) -> miette::Result<Vec<String>> {
     }
 }
 
-/// Prepare a project's data: read, clean, deduplicate, tokenise, shard; of images say what is read and what is left out
+/// Prepare a project's data: read, clean, deduplicate, tokenise, shard; of images by the rules under `[images]`, into shards
 #[derive(clap::Args)]
 #[command(
     after_help = "Example: hairpin data my-model --memory 4GB\n         hairpin data my-model --out s3://my-bucket/data\n\nA corpus may be larger than memory: it is sorted through `my-model/data.tmp`, which takes as much room as the text. Stopped or\nkilled, the same command goes on from there."
@@ -80,13 +80,13 @@ pub(crate) fn corpus(given: &[String]) -> miette::Result<Vec<String>> {
 pub(crate) struct DataArgs {
     /// Folder of the project
     #[arg(default_value = ".")]
-    folder: PathBuf,
+    pub(crate) folder: PathBuf,
     /// Memory to work in, such as `1GB`; what comes out does not depend on it. Default: a quarter of what is free
     #[arg(long, value_parser = size)]
     memory: Option<u64>,
     /// Publish it at a URL too, which a recipe's `data.path` then names: s3://, gs://, az://, file://
     #[arg(long, value_name = "URL")]
-    out: Option<PathBuf>,
+    pub(crate) out: Option<PathBuf>,
 }
 
 pub(crate) fn size(text: &str) -> Result<u64, String> {
@@ -96,7 +96,7 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
 pub(crate) fn data(args: &DataArgs, json: bool) -> miette::Result<ExitCode> {
     let project = Project::read(&args.folder)?;
     if project.is_of_images() {
-        return super::vision::look(&project.recipe(0, &args.folder)?, json);
+        return super::vision::prepare(&project, args, json);
     }
     let follow = Follow::new();
     let (options, out) = (&project.data, args.folder.join("data"));
@@ -121,7 +121,7 @@ pub(crate) fn data(args: &DataArgs, json: bool) -> miette::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn publish(folder: &Path, url: &Path) -> miette::Result<()> {
+pub(crate) fn publish(folder: &Path, url: &Path) -> miette::Result<()> {
     if !store::is_url(url) {
         let problem = "it is no URL".to_owned();
         return Err(store::StoreError::Url { url: url.display().to_string(), problem }.into());

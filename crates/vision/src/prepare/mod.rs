@@ -39,11 +39,13 @@ pub struct PrepareOptions {
     pub near_bits: u32,
     /// Look for near duplicates at all.
     pub is_deduplicated: bool,
+    /// What is kept of captions.
     pub captions: CaptionOptions,
     /// The share that is never learnt from.
     pub held_out: f64,
     /// A shard is closed once it has so many bytes.
     pub shard_bytes: u64,
+    /// Of which images are held out, and of their order.
     pub seed: u64,
 }
 
@@ -53,7 +55,9 @@ pub struct PrepareOptions {
 pub struct CaptionOptions {
     /// Leave out images without a caption, or whose caption breaks a rule; otherwise such images stay without one.
     pub are_required: bool,
+    /// In characters.
     pub least_chars: usize,
+    /// In characters.
     pub most_chars: usize,
     /// The least share of letters and spaces.
     pub least_letters: f64,
