@@ -28,7 +28,7 @@ use crate::{
     draws::Draws,
     latents::MEASURED,
     pictures::Pictures,
-    prepare,
+    prepared,
     tasks::{self, About, Captions, Sample, Task},
 };
 
@@ -136,9 +136,9 @@ pub fn open_within(recipe: &Recipe, bound_bytes: u64) -> Result<Arc<Images>, Tra
 fn split(recipe: &Recipe, pictures: &Pictures) -> [Vec<usize>; 2] {
     let (all, fraction) = (0..pictures.entries.len(), recipe.data.fraction);
     let name = |i: usize| &pictures.entries[i].name[..];
-    if prepare::manifest(&recipe.data.path).is_some() {
+    if prepared::manifest(&recipe.data.path).is_some() {
         // Split and shuffled when they were prepared.
-        let (held_out, mut train): (Vec<usize>, Vec<usize>) = all.partition(|i| name(*i).starts_with(prepare::HELD_OUT));
+        let (held_out, mut train): (Vec<usize>, Vec<usize>) = all.partition(|i| name(*i).starts_with(prepared::HELD_OUT));
         train.truncate((train.len() as f64 * fraction).ceil() as usize);
         return [train, held_out];
     }

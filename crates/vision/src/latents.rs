@@ -15,7 +15,7 @@ use train::{
 
 use crate::{
     frozen::{Cache, Frozen},
-    tasks::{pixels_around_zero, pixels_back},
+    numbers::{pixels_around_zero, pixels_back},
 };
 
 /// Of a checkpoint.

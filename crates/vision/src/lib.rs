@@ -11,6 +11,7 @@
 //!
 //! **Absent on purpose:** models, which are in `models`; the loop, which is in `train`.
 
+mod captions;
 pub mod classes;
 pub mod decode;
 pub mod demo;
@@ -22,9 +23,11 @@ pub mod hf;
 pub mod judge;
 pub mod latents;
 pub mod naive;
+mod numbers;
 mod passes;
 mod pictures;
 pub mod prepare;
+mod prepared;
 pub mod readers;
 pub mod sampler;
 pub mod sheet;

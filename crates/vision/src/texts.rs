@@ -8,8 +8,8 @@ use models::clip::{Clip, ClipConfig};
 use train::TrainError;
 
 use crate::{
+    captions::Captions,
     frozen::{Cache, Frozen},
-    tasks::Captions,
 };
 
 /// What of a caption is told.

@@ -80,13 +80,13 @@ pub(crate) fn corpus(given: &[String]) -> miette::Result<Vec<String>> {
 pub(crate) struct DataArgs {
     /// Folder of the project
     #[arg(default_value = ".")]
-    pub(crate) folder: PathBuf,
+    folder: PathBuf,
     /// Memory to work in, such as `1GB`; what comes out does not depend on it. Default: a quarter of what is free
     #[arg(long, value_parser = size)]
     memory: Option<u64>,
     /// Publish it at a URL too, which a recipe's `data.path` then names: s3://, gs://, az://, file://
     #[arg(long, value_name = "URL")]
-    pub(crate) out: Option<PathBuf>,
+    out: Option<PathBuf>,
 }
 
 pub(crate) fn size(text: &str) -> Result<u64, String> {
@@ -96,7 +96,7 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
 pub(crate) fn data(args: &DataArgs, json: bool) -> miette::Result<ExitCode> {
     let project = Project::read(&args.folder)?;
     if project.is_of_images() {
-        return super::vision::prepare(&project, args, json);
+        return super::vision::prepare(&project, &args.folder, |out| publish_at(args, out), json);
     }
     let follow = Follow::new();
     let (options, out) = (&project.data, args.folder.join("data"));
@@ -105,10 +105,7 @@ pub(crate) fn data(args: &DataArgs, json: bool) -> miette::Result<ExitCode> {
         None => data::prepare(options, &out, &follow),
     }?;
     follow.end();
-    if let Some(url) = &args.out {
-        crate::progress::busy("publishing");
-        publish(&out, url)?;
-    }
+    publish_at(args, &out)?;
     if json {
         print::json(&stats)?;
         return Ok(ExitCode::SUCCESS);
@@ -121,7 +118,14 @@ pub(crate) fn data(args: &DataArgs, json: bool) -> miette::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub(crate) fn publish(folder: &Path, url: &Path) -> miette::Result<()> {
+/// Publish what was prepared, if that was asked for.
+fn publish_at(args: &DataArgs, out: &Path) -> miette::Result<()> {
+    let Some(url) = &args.out else { return Ok(()) };
+    crate::progress::busy("publishing");
+    publish(out, url)
+}
+
+fn publish(folder: &Path, url: &Path) -> miette::Result<()> {
     if !store::is_url(url) {
         let problem = "it is no URL".to_owned();
         return Err(store::StoreError::Url { url: url.display().to_string(), problem }.into());

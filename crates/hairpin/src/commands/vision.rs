@@ -18,7 +18,6 @@ use plan::ladder::project::Project;
 use report::{Answer, Picture, Table, terminal::secs};
 use serde_json::{Value, json};
 
-use super::project::{DataArgs, publish};
 use crate::{CLOCK, STOP, print, progress::Follow};
 
 /// Of diffusion alone
@@ -116,16 +115,18 @@ pub(crate) fn eval(run: &Path, mut loaded: Loaded, options: &judge::Options, to:
 }
 
 /// Prepare the images of a project.
-pub(crate) fn prepare(project: &Project, args: &DataArgs, json: bool) -> miette::Result<ExitCode> {
-    let (Some(from), out) = (project.data.corpus.paths.first(), args.folder.join("data")) else {
+pub(crate) fn prepare(
+    project: &Project,
+    folder: &Path,
+    publish: impl FnOnce(&Path) -> miette::Result<()>,
+    json: bool,
+) -> miette::Result<ExitCode> {
+    let (Some(from), out) = (project.data.corpus.paths.first(), folder.join("data")) else {
         let help = "name a folder, shard or list of images".into();
         return Err(TrainError::Value { key: "data.corpus.paths", problem: "it is empty".into(), help }.into());
     };
     let manifest = prepare::prepare(Path::new(from), &project.images, &out, &|what| crate::progress::busy(what))?;
-    if let Some(url) = &args.out {
-        crate::progress::busy("publishing");
-        publish(&out, url)?;
-    }
+    publish(&out)?;
     if json {
         print::json(&manifest)?;
         return Ok(ExitCode::SUCCESS);

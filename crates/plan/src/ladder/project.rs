@@ -213,6 +213,7 @@ impl Project {
             name: "small".into(),
             on: None,
             budget_secs: None,
+            images: vision::prepare::PrepareOptions::default(),
             data,
             recipe: recipe.parse().unwrap_or_default(),
             phases: vec![phase("base", 0.1, 2, base), phase("medium", 0.3, 3, medium), phase("large", 1.0, 4, large)],

@@ -16,7 +16,7 @@ use train::{
 
 use crate::{
     classes,
-    tasks::{DEVIATION, MEAN},
+    numbers::{DEVIATION, MEAN},
 };
 
 /// Of a `config.json`.

@@ -16,116 +16,43 @@ use std::path::Path;
 use engine::{key, mix};
 use image::RgbImage;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
-pub use stats::{LeftOut, Manifest, Quartiles, Sample, Shard};
 use train::{TrainError, feed::is_held_out, hf::write_folder};
 
+pub use crate::prepared::{
+    CONTACT, CaptionOptions, LeftOut, MANIFEST, Manifest, PERCENTS, PrepareOptions, Quartiles, Sample, Shard, manifest, shards_of,
+};
+pub(crate) use crate::prepared::{HELD_OUT, TRAIN};
 use crate::{
     decode,
     readers::{self, Entry},
     sheet,
 };
 
-/// What is kept of images, and how they are cut into shards.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct PrepareOptions {
-    /// The least shorter side, in pixels.
-    pub least_side_px: u32,
-    /// The most that the longer side may be of the shorter.
-    pub most_aspect: f64,
-    /// Of two images whose hashes differ in at most so many of 128 bits, and that look alike when small, the smaller one is left out. 0: only
-    /// such that have the same hash. At most 16.
-    pub near_bits: u32,
-    /// Look for near duplicates at all.
-    pub is_deduplicated: bool,
-    /// What is kept of captions.
-    pub captions: CaptionOptions,
-    /// The share that is never learnt from.
-    pub held_out: f64,
-    /// A shard is closed once it has so many bytes.
-    pub shard_bytes: u64,
-    /// Of which images are held out, and of their order.
-    pub seed: u64,
-}
-
-/// What is kept of captions.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct CaptionOptions {
-    /// Leave out images without a caption, or whose caption breaks a rule; otherwise such images stay without one.
-    pub are_required: bool,
-    /// In characters.
-    pub least_chars: usize,
-    /// In characters.
-    pub most_chars: usize,
-    /// The least share of letters and spaces.
-    pub least_letters: f64,
-}
-
-impl Default for PrepareOptions {
-    fn default() -> Self {
-        Self {
-            least_side_px: 16,
-            most_aspect: 4.0,
-            near_bits: 8,
-            is_deduplicated: true,
-            captions: CaptionOptions::default(),
-            held_out: 0.1,
-            shard_bytes: 256 << 20,
-            seed: 1,
-        }
+/// That options can be.
+fn check(options: &PrepareOptions) -> Result<(), TrainError> {
+    let wrong = |key, problem: String, help: &str| Err(TrainError::Value { key, problem, help: help.into() });
+    if !(options.most_aspect >= 1.0) {
+        return wrong("images.most_aspect", format!("{} is below 1, which a square has", options.most_aspect), "use 1 or more");
     }
-}
-
-impl Default for CaptionOptions {
-    fn default() -> Self {
-        Self { are_required: false, least_chars: 3, most_chars: 1000, least_letters: 0.5 }
+    if options.near_bits > near::MOST_BITS {
+        return wrong("images.near_bits", format!("{} is more than {}", options.near_bits, near::MOST_BITS), "use 8, or less");
     }
-}
-
-impl PrepareOptions {
-    fn check(&self) -> Result<(), TrainError> {
-        let wrong = |key, problem: String, help: &str| Err(TrainError::Value { key, problem, help: help.into() });
-        if !(self.most_aspect >= 1.0) {
-            return wrong("images.most_aspect", format!("{} is below 1, which a square has", self.most_aspect), "use 1 or more");
-        }
-        if self.near_bits > near::MOST_BITS {
-            return wrong("images.near_bits", format!("{} is more than {}", self.near_bits, near::MOST_BITS), "use 8, or less");
-        }
-        if !(self.held_out > 0.0 && self.held_out < 1.0) {
-            return wrong("images.held_out", format!("{} is not between 0 and 1", self.held_out), "use 0.1");
-        }
-        if !(0.0..=1.0).contains(&self.captions.least_letters) {
-            return wrong("images.captions.least_letters", format!("{} is no share", self.captions.least_letters), "use 0.5");
-        }
-        if self.shard_bytes == 0 {
-            return wrong("images.shard_bytes", "a shard of no bytes holds no image".into(), "use 268435456");
-        }
-        Ok(())
+    if !(options.held_out > 0.0 && options.held_out < 1.0) {
+        return wrong("images.held_out", format!("{} is not between 0 and 1", options.held_out), "use 0.1");
     }
+    if !(0.0..=1.0).contains(&options.captions.least_letters) {
+        return wrong("images.captions.least_letters", format!("{} is no share", options.captions.least_letters), "use 0.5");
+    }
+    if options.shard_bytes == 0 {
+        return wrong("images.shard_bytes", "a shard of no bytes holds no image".into(), "use 268435456");
+    }
+    Ok(())
 }
 
-/// Shares of the images that are learnt from, in percent, each of which holds those before it.
-pub const PERCENTS: [u32; 4] = [1, 5, 50, 100];
-/// What a prepared folder is known by, and what is to be looked at of it.
-pub const MANIFEST: &str = "images.json";
-pub const CONTACT: &str = "contact.png";
-/// What the names of its shards begin with.
-pub(crate) const HELD_OUT: &str = "held-out-";
-const TRAIN: &str = "train-";
-/// Of the manifest.
-const LARGEST_BYTES: u64 = 64 << 20;
 /// Images of the contact sheet, and its side.
 const SHOWN: usize = 48;
 const COLUMNS: usize = 12;
 const SHOWN_SIDE: u32 = 64;
-
-/// The manifest of a folder that [`prepare`] wrote; none of another.
-#[must_use]
-pub fn manifest(folder: &Path) -> Option<Manifest> {
-    serde_json::from_str(&disk::read_text(&folder.join(MANIFEST), LARGEST_BYTES).ok()?).ok()
-}
 
 /// An image that stays.
 struct Kept {
@@ -138,7 +65,7 @@ struct Kept {
 /// # Errors
 /// When there are none, or the folder cannot be written.
 pub fn prepare(from: &Path, options: &PrepareOptions, to: &Path, progress: &(dyn Fn(&str) + Sync)) -> Result<Manifest, TrainError> {
-    options.check()?;
+    check(options)?;
     progress("listing");
     let (sink, notes) = readers::list(from);
     let found = sink.entries.len();
@@ -297,15 +224,6 @@ fn contact(train: &[Kept]) -> Result<RgbImage, TrainError> {
     };
     let pictures = train.iter().take(SHOWN).map(picture).collect::<Result<Vec<_>, _>>()?;
     Ok(sheet::sheet(&pictures, COLUMNS))
-}
-
-/// Names of the shards that a share of the training images is in.
-#[must_use]
-pub fn shards_of(manifest: &Manifest, percent: u32) -> Vec<&str> {
-    let is_in = |shard: &&Shard| {
-        shard.file.strip_prefix(TRAIN).and_then(|rest| rest.split('-').next()?.parse().ok()).is_some_and(|of: u32| of <= percent)
-    };
-    manifest.shards.iter().filter(is_in).map(|shard| shard.file.as_str()).collect()
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ pub(super) fn write(folder: &Path, train: &[Kept], held_out: &[Kept], shard_byte
     for percent in PERCENTS {
         let end = (train.len() * percent as usize).div_ceil(100);
         shards.extend(group(folder, &format!("{TRAIN}{percent:03}-"), &train[first..end], first, shard_bytes)?);
-        samples.push(Sample { percent, images: end as u64, bytes: train[..end].iter().map(|kept| kept.bytes).sum() });
+        samples.push(Sample { percent, images: end as u64, bytes: shards.iter().map(|shard: &Shard| shard.bytes).sum() });
         first = end;
     }
     shards.extend(group(folder, HELD_OUT, held_out, 0, shard_bytes)?);

@@ -17,7 +17,7 @@ use std::{
 
 use registry::{Named, Registry};
 
-use crate::prepare;
+use crate::prepared;
 
 /// Endings of images that are read.
 pub(crate) const IMAGES: &[&str] =
@@ -145,7 +145,7 @@ pub static READERS: Registry<Reader> = Registry::new(&[file::READER, list::READE
 pub(crate) fn list(path: &Path) -> (Sink, Vec<String>) {
     let root = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
     // Of prepared images there is a sheet to look at, which is none of them.
-    let contact = prepare::manifest(root).map(|_| root.join(prepare::CONTACT));
+    let contact = prepared::manifest(root).map(|_| root.join(prepared::CONTACT));
     let files = walkdir::WalkDir::new(path).follow_links(true).sort_by_file_name().into_iter();
     let (mut sink, mut others, mut unseen) = (Sink::default(), BTreeMap::<String, usize>::new(), 0);
     for file in files {

@@ -7,7 +7,7 @@ use engine::{EngineError, Inputs, ParamStore, Precision, ops};
 use image::RgbImage;
 use models::{
     Model,
-    clip::{Clip, ClipConfig, EVERYONE, LOG_SUMS, OWN, TEMPERATURE, TextConfig},
+    clip::{Clip, ClipConfig, EVERYONE, LOG_SUMS, OWN, TEMPERATURE},
 };
 use serde::{Deserialize, Serialize};
 use train::{
@@ -19,7 +19,7 @@ use train::{
     recipe::Recipe,
 };
 
-use super::{About, Augment, Sample, Task, config, images, lower, normed, options};
+use super::{About, Augment, Captions, Sample, Task, config, images, lower, normed, options};
 use crate::{draws::Draws, passes, readers::Entry};
 
 pub(crate) const METRIC: MetricKind = lower("contrastive_loss", "nats to tell a held-out pair from all others");
@@ -84,56 +84,6 @@ impl Objective for OfPairs {
         let width = model.between(1, 1).last();
         let own = model.shapes(batch, length).with_u32(OWN, &[batch], Vec::new());
         own.with_f32(EVERYONE, &[self.batch, width], Vec::new()).with_f32(LOG_SUMS, &[2, self.batch], Vec::new())
-    }
-}
-
-/// Captions as tokens: what stands before a text, its tokens, its end, and ends up to the model's length.
-pub struct Captions {
-    pub tokenizer: Tokenizer,
-    length: usize,
-    reads_last: bool,
-}
-
-impl Captions {
-    /// Of texts of so many tokens with their end.
-    #[must_use]
-    pub fn new(tokenizer: Tokenizer, length: usize) -> Self {
-        Self { tokenizer, length, reads_last: false }
-    }
-
-    /// Those that the text side of a model reads.
-    #[must_use]
-    pub fn of(tokenizer: Tokenizer, text: &TextConfig) -> Self {
-        Self { tokenizer, length: text.tokens, reads_last: text.both_ways }
-    }
-
-    /// The tokens of a text, where its state is read (at its end, or after all ends that fill it up), and whether it was cut.
-    /// # Errors
-    /// When the tokenizer cannot take it.
-    pub fn encode(&self, text: &str) -> Result<(Vec<u32>, u32, bool), TrainError> {
-        let ends = self.tokenizer.ends();
-        // An end before a text would be where its state is read from.
-        let begin = |token: &&u32| **token != ends.end_of_text;
-        let mut tokens: Vec<u32> = ends.before_prompt.iter().filter(begin).copied().collect();
-        tokens.extend(self.tokenizer.encode(text)?);
-        let is_cut = tokens.len() >= self.length;
-        tokens.truncate(self.length - 1);
-        let end = if self.reads_last { self.length - 1 } else { tokens.len() } as u32;
-        tokens.resize(self.length, ends.end_of_text);
-        Ok((tokens, end, is_cut))
-    }
-
-    /// What a model reads of texts.
-    /// # Errors
-    /// As [`Captions::encode`].
-    pub fn inputs(&self, texts: &[&str]) -> Result<Inputs, TrainError> {
-        let (mut all, mut places) = (Vec::new(), Vec::new());
-        for (n, text) in texts.iter().enumerate() {
-            let (tokens, end, _) = self.encode(text)?;
-            all.extend(tokens);
-            places.push((n * self.length) as u32 + end);
-        }
-        Ok(Inputs::new().with_u32("tokens", &[texts.len(), self.length], all).with_u32("ends", &[texts.len()], places))
     }
 }
 
