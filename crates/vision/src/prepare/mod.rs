@@ -49,6 +49,8 @@ fn check(options: &PrepareOptions) -> Result<(), TrainError> {
     Ok(())
 }
 
+/// Of what is done here: what an earlier one prepared is prepared anew.
+const VERSION: u32 = 1;
 /// Images of the contact sheet, and its side.
 const SHOWN: usize = 48;
 const COLUMNS: usize = 12;
@@ -145,6 +147,7 @@ fn made_of(all: &[Entry], options: &PrepareOptions) -> String {
     };
     let each: Vec<[u8; 32]> = all.par_iter().map(of).collect();
     let mut hasher = blake3::Hasher::new();
+    hasher.update(&VERSION.to_le_bytes());
     hasher.update(&serde_json::to_vec(options).unwrap_or_default());
     each.iter().for_each(|hash| {
         hasher.update(hash);
