@@ -31,7 +31,7 @@ use crate::{
 /// That options can be.
 fn check(options: &PrepareOptions) -> Result<(), TrainError> {
     let wrong = |key, problem: String, help: &str| Err(TrainError::Value { key, problem, help: help.into() });
-    if !(options.most_aspect >= 1.0) {
+    if options.most_aspect.is_nan() || options.most_aspect < 1.0 {
         return wrong("images.most_aspect", format!("{} is below 1, which a square has", options.most_aspect), "use 1 or more");
     }
     if options.near_bits > near::MOST_BITS {
