@@ -276,10 +276,11 @@ def dit():
 
 
 def autoencoder():
-    from diffusers.models.autoencoders.vae import Encoder
-    model = torch.nn.ModuleDict({"encoder": Encoder(in_channels=3, out_channels=2, down_block_types=("DownEncoderBlock2D",) * 4,
-            block_out_channels=(4, 8, 16, 16), layers_per_block=2, norm_num_groups=2, double_z=True), "moments": torch.nn.Conv2d(4, 4, 1)})
-    g, m = Golden(), model["encoder"]
+    """Its loss is the squared error of a draw; its gradient is also that of a quarter of the mean divergence."""
+    from diffusers import AutoencoderKL
+    model = AutoencoderKL(block_out_channels=(4, 8, 8), down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+                          layers_per_block=2, latent_channels=2, norm_num_groups=2, sample_size=16)
+    g = Golden()
 
     def residual(name, m):
         for i in (1, 2):
@@ -287,18 +288,29 @@ def autoencoder():
         if m.conv_shortcut is not None:
             g.conv(f"{name}.past", m.conv_shortcut)
 
-    g.conv("in", m.conv_in), g.linear("norm", m.conv_norm_out), g.conv("out", m.conv_out), g.conv("moments", model["moments"])
-    for level, block in enumerate(m.down_blocks):
-        residual(f"down.{level}.res1", block.resnets[0]), residual(f"down.{level}.res2", block.resnets[1])
-        for down in block.downsamplers or []:
-            g.conv(f"down.{level}.halve", down.conv)
-    residual("middle.res1", m.mid_block.resnets[0]), residual("middle.res2", m.mid_block.resnets[1])
-    at = m.mid_block.attentions[0]
-    g.linear("middle.attn.norm", at.group_norm)
-    for ours, part in {"q": at.to_q, "k": at.to_k, "v": at.to_v, "out": at.to_out[0]}.items():
-        g.linear(f"middle.attn.{ours}", part)
-    out = model["moments"](m(noise("images", (2, 16, 16, 3)).permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
-    g.save("autoencoder", model, out, out.sum() * 0)
+    def half(name, m, levels, next_ones):
+        g.conv(f"{name}.in", m.conv_in), g.linear(f"{name}.norm", m.conv_norm_out), g.conv(f"{name}.out", m.conv_out)
+        for level, block in enumerate(levels):
+            way = "down" if name == "encoder" else "up"
+            for i, m_of in enumerate(block.resnets):
+                residual(f"{name}.{way}.{level}.res{i + 1}", m_of)
+            for m_of in getattr(block, next_ones) or []:
+                g.conv(f"{name}.{way}.{level}." + ("halve" if name == "encoder" else "double"), m_of.conv)
+        residual(f"{name}.middle.res1", m.mid_block.resnets[0]), residual(f"{name}.middle.res2", m.mid_block.resnets[1])
+        at = m.mid_block.attentions[0]
+        g.linear(f"{name}.middle.attn.norm", at.group_norm)
+        for ours, part in {"q": at.to_q, "k": at.to_k, "v": at.to_v, "out": at.to_out[0]}.items():
+            g.linear(f"{name}.middle.attn.{ours}", part)
+
+    half("encoder", model.encoder, model.encoder.down_blocks, "downsamplers")
+    half("decoder", model.decoder, model.decoder.up_blocks, "upsamplers")
+    g.conv("encoder.moments", model.quant_conv), g.conv("decoder.latents", model.post_quant_conv)
+    images = noise("images", (2, 16, 16, 3)).permute(0, 3, 1, 2)
+    said = model.encode(images).latent_dist
+    latents = said.mean + said.std * noise("noise", (2, 4, 4, 2)).permute(0, 3, 1, 2)
+    divergence = 0.25 * said.kl().mean() / (4 * 4 * 2)
+    loss = torch.nn.functional.mse_loss(model.decode(latents).sample, images) + divergence - divergence.detach()
+    g.save("autoencoder", model, model.decode(said.mean).sample.permute(0, 2, 3, 1), loss)
 
 
 if __name__ == "__main__":

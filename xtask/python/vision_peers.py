@@ -57,12 +57,45 @@ def dit():
     return out.permute(0, 2, 3, 1).reshape(2, 2, 2, 2, 2, 4).permute(0, 1, 3, 2, 4, 5)
 
 
+def autoencoder():
+    """What it says of images, or (`whole`) what it makes of them by the means of their latents."""
+    import diffusers
+    if kind.startswith("make"):
+        own = dict(use_quant_conv=False, use_post_quant_conv=False, mid_block_add_attention=False) if "bare" in kind else {}
+        drawn(diffusers.AutoencoderKL(
+            sample_size=8, block_out_channels=(4, 8), latent_channels=2, layers_per_block=1, norm_num_groups=2,
+            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, **own)).save_pretrained(folder)
+    model, info = diffusers.AutoencoderKL.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"], info
+    said = model.eval().encode(shaped("images", 2, 8, 8, 3)).latent_dist
+    out = model.decode(said.mean).sample if kind.endswith("whole") else torch.cat([said.mean, said.logvar], 1)
+    return out.permute(0, 2, 3, 1)
+
+
+def siglip():
+    if kind.startswith("make"):
+        side = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
+        config = transformers.SiglipConfig(text_config=dict(vocab_size=300, max_position_embeddings=7, projection_size=16, **side),
+                                           vision_config=dict(image_size=12, patch_size=4, **side))
+        drawn(transformers.SiglipModel(config)).save_pretrained(folder)
+    return compared(model(transformers.SiglipModel))
+
+
+def compared(model):
+    """What is compared of images and texts, of root mean square one."""
+    said = model(input_ids=torch.tensor(load("tokens")).reshape(2, -1), pixel_values=images)
+    unit = lambda x: x / x.pow(2).mean(-1, keepdim=True).sqrt()
+    return torch.cat([unit(said.image_embeds), unit(said.text_embeds)], 1)
+
+
 with torch.no_grad():
-    images = None if kind.endswith(("unet", "dit")) else torch.tensor(load("images")).reshape(2, 12, 12, 3).permute(0, 3, 1, 2)
+    images = None if kind.endswith(("unet", "dit")) or "autoencoder" in kind else torch.tensor(load("images")).reshape(2, 12, 12, 3).permute(0, 3, 1, 2)
     if kind.endswith("unet"):
         out = unet()
     elif kind.endswith("dit"):
         out = dit()
+    elif "autoencoder" in kind:
+        out = autoencoder()
     elif kind == "vit":
         found = model(transformers.ViTForImageClassification)
         assert found.config.id2label[1] == "b", found.config.id2label
@@ -73,7 +106,5 @@ with torch.no_grad():
         masked = torch.argsort(order, 1)[:, 4:]
         out = torch.gather(said, 1, masked[:, :, None].expand(-1, -1, said.shape[-1]))
     else:
-        said = model(transformers.CLIPModel)(input_ids=torch.tensor(load("tokens")).reshape(2, -1), pixel_values=images)
-        unit = lambda x: x / x.pow(2).mean(-1, keepdim=True).sqrt()
-        out = torch.cat([unit(said.image_embeds), unit(said.text_embeds)], 1)
+        out = siglip() if kind.endswith("siglip") else compared(model(transformers.CLIPModel))
 print(json.dumps(out.flatten().tolist()))

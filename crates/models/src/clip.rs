@@ -6,7 +6,9 @@
 //! tokens -> layers -> last token -> linear /
 //! ```
 //! The candidates of a pair are those of the whole batch, where its inputs tell of them ([`EVERYONE`], [`LOG_SUMS`], [`OWN`]), and otherwise
-//! those of its micro-batch. With `sigmoid` each pair is told by itself, right or wrong, as SigLIP does (arXiv:2303.15343).
+//! those of its micro-batch. With `sigmoid` each pair is told by itself, right or wrong, as SigLIP does (arXiv:2303.15343). Its
+//! towers are those of `image.attention_pool` and `text.both_ways`: patches are gathered by attention (arXiv:2106.04560, section 2.1), texts
+//! read at their last token.
 
 use std::ops::Range;
 
@@ -19,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Kind, Model, ModelError,
     decoder::{DecoderConfig, Mlp, declare::NormParams, layers::Layers},
-    parts::{Linear, pick_by, with_positions},
+    parts::{Attention, FeedForward, Linear, Norm, pick, pick_by, with_positions},
     tower::{Tower, TowerConfig},
 };
 
@@ -34,15 +36,31 @@ pub struct TextConfig {
     pub heads: usize,
     pub ffn: usize,
     pub mlp: Mlp,
+    #[serde(default = "usual_eps", skip_serializing_if = "is_usual_eps")]
+    pub eps: f32,
+    /// SigLIP's: each token sees all others, and the last one's state is the text's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub both_ways: bool,
+}
+
+/// CLIP's.
+const EPS: f32 = 1e-5;
+
+fn usual_eps() -> f32 {
+    EPS
+}
+
+fn is_usual_eps(eps: &f32) -> bool {
+    *eps == EPS
 }
 
 impl TextConfig {
     pub(crate) fn of(layers: usize, width: usize, heads: usize, mlp: Mlp) -> Self {
-        Self { vocab: 49_408, tokens: 77, layers, width, heads, ffn: 4 * width, mlp }
+        Self { vocab: 49_408, tokens: 77, layers, width, heads, ffn: 4 * width, mlp, eps: EPS, both_ways: false }
     }
 
     fn layer_config(&self) -> Result<DecoderConfig, ModelError> {
-        DecoderConfig::encoder(self.layers, self.width, self.heads, self.ffn, self.mlp, 1e-5)
+        DecoderConfig::encoder(self.layers, self.width, self.heads, self.ffn, self.mlp, self.eps)
     }
 
     pub(crate) fn check(&self) -> Result<(), ModelError> {
@@ -51,7 +69,7 @@ impl TextConfig {
     }
 }
 
-/// From tokens to their normed states, each seeing those before it.
+/// From tokens to their normed states, each seeing those before it, or all.
 pub(crate) struct TextTower {
     config: TextConfig,
     embed_block: BlockId,
@@ -70,7 +88,8 @@ impl TextTower {
         let embed_block = table.block(name);
         let embed = table.add("embed", &[c.vocab, c.width], Init::Normal { std: 0.02 }, ParamKind::Embedding);
         let positions = table.add("positions", &[c.tokens, c.width], Init::Normal { std: 0.01 }, ParamKind::Embedding);
-        let layers = Layers::new(table, layer_config, Mask::Causal, prefix);
+        let mask = if c.both_ways { Mask::Full } else { Mask::Causal };
+        let layers = Layers::new(table, layer_config, mask, prefix);
         let norm_block = table.block(name);
         let norm = NormParams::new(table, &layers.config, "norm");
         Ok(Self { embed_block, embed, positions, layers, norm_block, norm, config })
@@ -131,15 +150,50 @@ pub struct Clip {
     text: TextTower,
     ends_block: BlockId,
     image_norm: NormParams,
-    image_head: Linear,
+    image_end: ImageEnd,
     text_head: Linear,
     loss_block: BlockId,
     temperature: ParamId,
     bias: Option<ParamId>,
 }
 
+/// How the states of an image's tokens become one row.
+enum ImageEnd {
+    /// The class token, into the space in which images and texts are compared.
+    Class(Linear),
+    /// All patches, gathered.
+    Gathered(Box<Gathering>),
+}
+
+/// Attention of one learnt token to all patches, and a feed-forward layer: arXiv:2106.04560, section 2.1.
+struct Gathering {
+    probe: ParamId,
+    attn: Attention,
+    norm: Norm,
+    mlp: FeedForward,
+}
+
+impl Gathering {
+    fn new(table: &mut ParamTable, c: &TowerConfig) -> Self {
+        let probe = table.add("pool.probe", &[1, c.width], Init::Normal { std: 0.02 }, ParamKind::Embedding);
+        let attn = Attention::new(table, "pool.attn", [c.width; 2], c.width / c.heads, true);
+        let norm = Norm::new(table, "pool.norm", c.width, c.eps);
+        Self { probe, attn, norm, mlp: FeedForward::new(table, "pool.mlp", [c.width, c.ffn], c.mlp.activation().0, false) }
+    }
+
+    /// `x` `[batch, patches, width]` to `[batch, width]`.
+    fn run(&self, tape: &mut Tape<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
+        let (batch, width) = (x.shape().dims()[0], x.shape().last());
+        let probe = pick(tape, &tape.param(self.probe), &[batch, 1], |_| 0)?;
+        let gathered = self.attn.run(tape, &probe, Some(x))?.reshape(&[batch, width])?;
+        let normed = self.norm.layer(tape, &gathered)?;
+        let fed = self.mlp.run(tape, &normed)?;
+        tape.add(&gathered, &fed)
+    }
+}
+
 /// Published models by name.
-pub const PRESETS: &[&str] = &["clip-vit-b-32", "clip-vit-b-16", "clip-vit-l-14", "clip-vit-h-14"];
+pub const PRESETS: &[&str] = &["clip-vit-b-32", "clip-vit-b-16", "clip-vit-l-14", "clip-vit-h-14", "siglip-b-16"];
 
 /// arXiv:2103.00020, table 20, with the quick form of GELU of the released weights.
 fn preset(name: &str) -> Option<ClipConfig> {
@@ -167,6 +221,13 @@ fn preset(name: &str) -> Option<ClipConfig> {
             embed: 1024,
             sigmoid: false,
         },
+        // arXiv:2303.15343, section 4.1; google/siglip-base-patch16-224 for the sizes of texts.
+        "siglip-b-16" => ClipConfig {
+            image: TowerConfig { mlp: Mlp::GeluTanh, attention_pool: true, ..TowerConfig::of([224, 16], 12, 768, 12, 3072) },
+            text: TextConfig { vocab: 32_000, tokens: 64, eps: 1e-6, both_ways: true, ..TextConfig::of(12, 768, 12, Mlp::GeluTanh) },
+            embed: 768,
+            sigmoid: true,
+        },
         _ => return None,
     })
 }
@@ -186,20 +247,31 @@ impl Clip {
         crate::in_range(&[("embed", config.embed, 1 << 16)])?;
         config.image.check()?;
         config.text.check()?;
+        if config.image.attention_pool && config.embed != config.image.width {
+            let problem = format!(
+                "{} is not the {} of the image tower, whose gathered patches are compared as they are",
+                config.embed, config.image.width
+            );
+            return Err(ModelError::key("embed", problem, format!("set `embed = {}`", config.image.width)));
+        }
         let mut table = ParamTable::default();
         let image = Tower::new(&mut table, config.image.clone(), "image.")?;
         let text = TextTower::new(&mut table, config.text.clone(), "text.")?;
         let ends_block = table.block("image");
         let image_norm = image.last_norm(&mut table);
-        let image_head = Linear::new(&mut table, "head", [config.embed, config.image.width], false);
+        let image_end = if config.image.attention_pool {
+            ImageEnd::Gathered(Box::new(Gathering::new(&mut table, &config.image)))
+        } else {
+            ImageEnd::Class(Linear::new(&mut table, "head", [config.embed, config.image.width], false))
+        };
         table.block("text");
-        let text_head = Linear::new(&mut table, "head", [config.embed, config.text.width], false);
+        let text_head = Linear::new(&mut table, "head", [config.embed, config.text.width], config.text.both_ways);
         let loss_block = table.block("");
         let start = if config.sigmoid { SIGLIP_START } else { CLIP_START };
         let temperature = table.add(TEMPERATURE, &[1], Init::Constant(start.ln()), ParamKind::Vector);
         table.at_most(temperature, MOST.ln());
         let bias = config.sigmoid.then(|| table.add(BIAS, &[1], Init::Constant(BIAS_START), ParamKind::Vector));
-        Ok(Self { params: table, image, text, ends_block, image_norm, image_head, text_head, loss_block, temperature, bias, config })
+        Ok(Self { params: table, image, text, ends_block, image_norm, image_end, text_head, loss_block, temperature, bias, config })
     }
 
     /// The images' side of it: `images` `[batch, size, size, 3]` to `[batch, embed]`, of root mean square one.
@@ -209,8 +281,16 @@ impl Clip {
         let images = tape.input(inputs, "images")?;
         let image = self.image.run(tape, &images)?;
         let [image] = tape.block(self.ends_block, [&image], move |tape, [image]| {
-            let image = self.image.class(tape, self.image_norm, image)?;
-            let image = self.image_head.run(tape, &image)?;
+            let image = match &self.image_end {
+                ImageEnd::Class(head) => {
+                    let class = self.image.class(tape, self.image_norm, image)?;
+                    head.run(tape, &class)?
+                }
+                ImageEnd::Gathered(gathering) => {
+                    let normed = self.image.normed(tape, self.image_norm, image)?;
+                    gathering.run(tape, &normed)?
+                }
+            };
             Ok([of_length_one(tape, &image)?])
         })?;
         Ok(image)
@@ -228,6 +308,13 @@ impl Clip {
             Ok([of_length_one(tape, &text)?])
         })?;
         Ok(text)
+    }
+
+    /// The states of the tokens of texts, after the last norm: `tokens` `[batch, tokens]` to `[batch, tokens, width]`.
+    /// # Errors
+    /// As [`Model::trunk`].
+    pub fn text_states<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs) -> Result<Tensor, EngineError> {
+        self.text.states(tape, inputs)
     }
 
     /// What is compared, both sides beside one another: `[batch, 2 embed]`, each of root mean square one.

@@ -4,10 +4,11 @@
 //! ```text
 //! latents -> patches + positions -> [modulated norm -> attention -> gate -> + ; modulated norm -> mlp -> gate -> +] -> patches
 //! time -> waves -> mlp \
-//! class -> embedding    + -> silu -> linear -> scales, shifts and gates of each layer, zero at the start
+//! class -> embedding    + (text -> linear) -> silu -> linear -> scales, shifts and gates of each layer, zero at the start
 //! ```
 //! Absent: the term that trains the variances (arXiv:2102.09672), of which the last layer gives as many numbers as of the
-//! noise; here they get no gradient.
+//! noise; here they get no gradient. With `text_width` a row of numbers for each sample, what a frozen encoder says of its caption, is told
+//! beside time and class.
 
 use std::ops::Range;
 
@@ -39,6 +40,9 @@ pub struct DitConfig {
     /// 1 in the layout of diffusers, whose waves are a little longer than the paper's code has them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub wave_shift: usize,
+    /// Numbers of a caption; 0: it is told none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub text_width: usize,
     /// Of the norms before the feed-forward layers; all others have 1e-6.
     #[serde(default = "usual_eps", skip_serializing_if = "is_usual_eps")]
     pub mlp_eps: f32,
@@ -55,8 +59,8 @@ fn is_usual_eps(eps: &f32) -> bool {
     *eps == EPS
 }
 
-fn is_zero(shift: &usize) -> bool {
-    *shift == 0
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// Published models by name, for 256 pixels.
@@ -75,6 +79,7 @@ fn preset(name: &str) -> Option<DitConfig> {
         classes: 1001,
         waves: 256,
         wave_shift: 0,
+        text_width: 0,
         mlp_eps: EPS,
     };
     Some(match name {
@@ -93,6 +98,7 @@ pub struct Dit {
     told_block: BlockId,
     time: [Linear; 2],
     class: ParamId,
+    text: Option<Linear>,
     embed_block: BlockId,
     patch: Linear,
     layers: Vec<Layer>,
@@ -125,6 +131,7 @@ impl Dit {
         let told_block = table.block("");
         let time = [Linear::new(&mut table, "time.in", [c.width, c.waves], true), Linear::new(&mut table, "time.out", [c.width; 2], true)];
         let class = table.add("class", &[c.classes, c.width], Init::Normal { std: 0.02 }, ParamKind::Embedding);
+        let text = (c.text_width > 0).then(|| Linear::new(&mut table, "text", [c.width, c.text_width], true));
         let embed_block = table.block("");
         let patch = Linear::new(&mut table, "patch", [c.width, c.patch * c.patch * c.channels], true);
         let layer = |i: usize| {
@@ -140,7 +147,21 @@ impl Dit {
         let last_block = table.block("");
         let last_told = Linear::starting(&mut table, "out.told", [2 * c.width, c.width], true, Init::Zeros);
         let last = Linear::starting(&mut table, "out", [c.patch * c.patch * c.out_channels, c.width], true, Init::Zeros);
-        Ok(Self { params: table, told_block, time, class, embed_block, patch, layers, last_block, last_told, last, config })
+        Ok(Self { params: table, told_block, time, class, text, embed_block, patch, layers, last_block, last_told, last, config })
+    }
+
+    /// Time, class and, if there is one, text: `[batch, width]`.
+    fn told(&self, tape: &mut Tape<'_>, timesteps: &Tensor, classes: &Tensor, text: Option<&Tensor>) -> Result<Tensor, EngineError> {
+        let waves = tape.sinusoid(timesteps, self.config.waves, self.config.wave_shift)?;
+        let time = self.time[0].run(tape, &waves)?;
+        let time = tape.activation(Activation::Silu, &time)?;
+        let time = self.time[1].run(tape, &time)?;
+        let class = tape.embedding(classes, &tape.param(self.class))?;
+        let mut told = tape.add(&time, &class)?;
+        if let Some(text) = text {
+            told = tape.add(&told, text)?;
+        }
+        tape.activation(Activation::Silu, &told)
     }
 
     /// The states before the last layer `[batch, patches, width]` and what it is told `[batch, width]`, as one more token.
@@ -148,15 +169,18 @@ impl Dit {
         let c = &self.config;
         let (latents, timesteps, classes) =
             (tape.input(inputs, "latents")?, tape.input(inputs, "timesteps")?, tape.input(inputs, "classes")?);
-        let [told] = tape.block(self.told_block, [&timesteps, &classes], move |tape, [timesteps, classes]| {
-            let waves = tape.sinusoid(timesteps, c.waves, c.wave_shift)?;
-            let time = self.time[0].run(tape, &waves)?;
-            let time = tape.activation(Activation::Silu, &time)?;
-            let time = self.time[1].run(tape, &time)?;
-            let class = tape.embedding(classes, &tape.param(self.class))?;
-            let told = tape.add(&time, &class)?;
-            Ok([tape.activation(Activation::Silu, &told)?])
-        })?;
+        let [told] = match self.text {
+            Some(linear) => {
+                let text = tape.input(inputs, "text")?;
+                tape.block(self.told_block, [&timesteps, &classes, &text], move |tape, [timesteps, classes, text]| {
+                    let said = linear.run(tape, text)?;
+                    Ok([self.told(tape, timesteps, classes, Some(&said))?])
+                })?
+            }
+            None => tape.block(self.told_block, [&timesteps, &classes], move |tape, [timesteps, classes]| {
+                Ok([self.told(tape, timesteps, classes, None)?])
+            })?,
+        };
         let [mut x] = tape.block(self.embed_block, [&latents], move |tape, [latents]| {
             let patches = tape.patches(latents, c.patch)?;
             let tokens = self.patch.run(tape, &patches)?;
@@ -222,6 +246,7 @@ impl DitConfig {
             ("heads", self.heads, 1 << 12),
             ("classes", self.classes, 1 << 24),
             ("waves", self.waves, 1 << 16),
+            ("text_width", self.text_width.max(1), 1 << 16),
         ])?;
         let wrong = |key, problem: String, help: &str| Err(ModelError::key(key, problem, help));
         if !self.size.is_multiple_of(self.patch) {
@@ -290,11 +315,12 @@ impl Model for Dit {
 
     fn shapes(&self, batch: usize, _length: usize) -> Inputs {
         let c = &self.config;
-        Inputs::new()
+        let inputs = Inputs::new()
             .with_f32("latents", &[batch, c.size, c.size, c.channels], Vec::new())
             .with_f32("timesteps", &[batch], Vec::new())
             .with_u32("classes", &[batch], Vec::new())
-            .with_f32("target", &[batch, c.size, c.size, c.channels], Vec::new())
+            .with_f32("target", &[batch, c.size, c.size, c.channels], Vec::new());
+        if c.text_width > 0 { inputs.with_f32("text", &[batch, c.text_width], Vec::new()) } else { inputs }
     }
 
     fn is_whole(&self) -> bool {

@@ -5,6 +5,7 @@
 //!
 //! **Invariant:** a model names no rank and no machine. **Absent on purpose:** optimisers, data, time.
 
+pub mod autoencoder;
 pub mod clip;
 pub mod decoder;
 pub mod dit;
@@ -153,7 +154,8 @@ impl Named for Kind {
 }
 
 /// Every kind of model.
-pub static KINDS: Registry<Kind> = Registry::new(&[decoder::KIND, clip::KIND, dit::KIND, unet::KIND, vit::KIND, vit_mae::KIND]);
+pub static KINDS: Registry<Kind> =
+    Registry::new(&[decoder::KIND, autoencoder::KIND, clip::KIND, dit::KIND, unet::KIND, vit::KIND, vit_mae::KIND]);
 
 /// How a model of one kind begins with the weights of another.
 pub struct Beginning {

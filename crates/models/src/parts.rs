@@ -218,6 +218,15 @@ pub(crate) fn pick(tape: &mut Tape<'_>, x: &Tensor, dims: &[usize], place: impl 
     tape.embedding(&places, &rows)
 }
 
+/// Each pixel four times: `[batch, 2 height, 2 width, channels]`.
+pub(crate) fn double(tape: &mut Tape<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
+    let [batch, height, width, _] = *x.shape().dims() else { unreachable!("a convolution gives four axes") };
+    pick(tape, x, &[batch, 2 * height, 2 * width], |i| {
+        let (line, column) = (i / (2 * width), i % (2 * width));
+        (line / (2 * height) * height + line % (2 * height) / 2) * width + column / 2
+    })
+}
+
 /// The same by places that an input names.
 pub(crate) fn pick_by(tape: &mut Tape<'_>, x: &Tensor, places: &Tensor) -> Result<Tensor, EngineError> {
     let rows = x.reshape(&[x.shape().rows(), x.shape().last()])?;

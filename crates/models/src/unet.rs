@@ -19,7 +19,7 @@ use engine::{BlockId, EngineError, Inputs, ParamTable, Shape, ShapeError, Tape, 
 use crate::{
     Kind, Model, ModelError,
     encoders::Encoder,
-    parts::{Attention, Conv, FeedForward, Grouping, Linear, Norm, Residual, pick},
+    parts::{Attention, Conv, FeedForward, Grouping, Linear, Norm, Residual, double},
 };
 
 /// See the head of this file.
@@ -257,15 +257,6 @@ impl Unet {
         let active = tape.activation(Activation::Silu, &normed)?;
         self.last.run(tape, &active)
     }
-}
-
-/// Each pixel four times: `[batch, 2 height, 2 width, channels]`.
-fn double(tape: &mut Tape<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
-    let [batch, height, width, _] = *x.shape().dims() else { unreachable!("a convolution gives four axes") };
-    pick(tape, x, &[batch, 2 * height, 2 * width], |i| {
-        let (line, column) = (i / (2 * width), i % (2 * width));
-        (line / (2 * height) * height + line % (2 * height) / 2) * width + column / 2
-    })
 }
 
 impl Model for Unet {

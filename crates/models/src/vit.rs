@@ -71,6 +71,7 @@ impl Vit {
     pub fn new(config: VitConfig) -> Result<Self, ModelError> {
         crate::in_range(&[("classes", config.classes, 1 << 24)])?;
         config.tower.check()?;
+        config.tower.with_class_token()?;
         let mut table = ParamTable::default();
         let tower = Tower::new(&mut table, config.tower.clone(), "")?;
         let head_block = table.block("");

@@ -132,6 +132,7 @@ impl Mae {
     pub fn new(config: MaeConfig) -> Result<Self, ModelError> {
         let c = &config;
         c.tower.check()?;
+        c.tower.with_class_token()?;
         if c.tower.norm_first {
             return Err(ModelError::key("tower.norm_first", "its encoder has no norm before the layers", "leave it `false`"));
         }

@@ -71,6 +71,8 @@ fn models_of_images_have_the_parameters_of_the_published_ones() {
         ("clip", "clip-vit-b-32", 151_277_313),
         ("clip", "clip-vit-b-16", 149_620_737),
         ("clip", "clip-vit-l-14", 427_616_513),
+        ("clip", "siglip-b-16", 203_155_970),
+        ("autoencoder", "sd-autoencoder", 83_653_863),
         ("vit_mae", "mae-vit-l-16", 329_239_296),
         ("dit", "dit-xl-2", 675_129_632 - 256 * 1152),
     ] {

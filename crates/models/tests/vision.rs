@@ -1,7 +1,7 @@
 //! Agreement with diffusers and transformers: what tiny models of images say, their loss and every gradient, the last by its
 //! length and its product with noise. `cargo xtask fixtures` makes the files; the script is xtask/python/vision.py.
 
-use engine::{Array, Device, EngineError, Inputs, NoParams, Options, ParamTable, Pool, Precision, Shape, Tape, Tensor, check::noise};
+use engine::{Array, Device, EngineError, Inputs, NoParams, Options, Pool, Precision, Tape, Tensor, check::noise};
 use models::{Model, build};
 use parallel::{Replicated, Strategy};
 
@@ -150,16 +150,11 @@ fn the_diffusion_transformer_agrees_with_pytorch() {
 }
 
 #[test]
-fn the_autoencoders_encoder_agrees_with_diffusers() {
-    let mut table = ParamTable::default();
-    let sizes = models::encoders::AutoencoderSizes { size: 16, width: 4, channels: 2, groups: 2 };
-    let encoder = models::encoders::Autoencoder::new(&mut table, sizes);
-    let mut store = Replicated::solo(&table, |id| golden_start(&table.spec(id).name, table.spec(id).shape.dims()));
-    let mut tape = Tape::new(&Pool::new(Device::Cpu, 1 << 26), &mut store, &table, Options { train: false, ..OPTIONS });
-    let images = tape.constant(Shape::new(&[2, 16, 16, 3]), &noise(seed("images"), 2 * 16 * 16 * 3)).unwrap();
-    let moments = encoder.run(&mut tape, &images).unwrap();
-    let golden = Golden::new("autoencoder");
-    golden.close("out", moments.f32s(), &golden.values("out"), 2e-5);
+fn the_autoencoder_agrees_with_diffusers() {
+    let config = "size = 16\nchannels = 2\nwidth = 4\nfactors = [1, 2, 2]\nres_blocks = 2\ngroups = 2\nkl_weight = 0.25";
+    let model = models::autoencoder::Autoencoder::new(toml::from_str(config).unwrap()).unwrap();
+    let inputs = inputs(&model, 2, &["images", "noise"]);
+    Golden::new("autoencoder").check(&model, &inputs, 2.0, |model, tape, inputs| model.reconstruction(tape, inputs));
 }
 
 /// Small models of every kind of image.

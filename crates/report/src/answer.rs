@@ -77,11 +77,7 @@ impl Answer {
             }
             @for (title, pictures) in &self.pictures { section {
                 h2 { (title) }
-                div.pictures { @for picture in pictures { figure {
-                    figcaption { (picture.title) }
-                    img alt=(picture.title) src=(format!("data:image/png;base64,{}", base64::encode(&picture.png)));
-                    p.what { (picture.text) }
-                } } }
+                div.pictures { @for one in pictures { (picture(one)) } }
             } }
             @for table in &self.tables { (section(table)) }
             @if !self.asked.is_empty() { section {
@@ -98,6 +94,17 @@ impl Answer {
     /// [`ReportError::Io`].
     pub fn write(&self, path: &Path) -> Result<(), ReportError> {
         std::fs::write(path, self.page()).map_err(|source| ReportError::Io { path: path.to_owned(), source })
+    }
+}
+
+/// A picture with what is to be read over and under it.
+pub(crate) fn picture(picture: &Picture) -> Markup {
+    html! {
+        figure {
+            figcaption { (picture.title) }
+            img alt=(picture.title) src=(format!("data:image/png;base64,{}", base64::encode(&picture.png)));
+            p.what { (picture.text) }
+        }
     }
 }
 

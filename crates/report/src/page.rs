@@ -10,16 +10,20 @@ use train::{
     metric::Metric,
     metrics::{self, StepMetrics},
 };
+use vision::prepare;
 
 use crate::{
     ReportError,
     answer::section,
     chart::{Axis, Chart, Series},
-    corpus, ranks,
+    corpus, images, ranks,
     run::{self, Run},
     shell::shell,
     terminal::{bytes, count, secs},
 };
+
+/// Of a contact sheet.
+const LARGEST_SHEET: u64 = 64 << 20;
 
 /// The whole page for the project or the run in `folder`, and what is damaged there.
 /// # Errors
@@ -27,8 +31,9 @@ use crate::{
 pub(crate) fn page(folder: &Path) -> Result<(String, Vec<String>), ReportError> {
     let (all, torn) = ledger::read(&folder.join("ledger.jsonl"));
     let stats: Option<Stats> = disk::read_text(&folder.join("data/stats.json"), 64 << 20).ok().and_then(|t| serde_json::from_str(&t).ok());
+    let images = prepare::manifest(&folder.join("data"));
     let mut alone = Run::read(folder);
-    if all.is_empty() && torn == 0 && stats.is_none() && alone.is_none() {
+    if all.is_empty() && torn == 0 && stats.is_none() && images.is_none() && alone.is_none() {
         return Err(ReportError::Empty { folder: folder.to_owned() });
     }
     // A phase that was climbed again counts as it went last.
@@ -73,6 +78,7 @@ pub(crate) fn page(folder: &Path) -> Result<(String, Vec<String>), ReportError> 
             (recipe("the run", folder))
         }
         @if let Some(stats) = &stats { (data_section(stats)) }
+        @if let Some(manifest) = &images { (images::markup(manifest, disk::read(&folder.join("data").join(prepare::CONTACT), LARGEST_SHEET).ok())) }
         @if let Some(last) = entries.last() { (recipe(&format!("phase {} {}", last.phase, last.name), &last.folder)) }
     };
     Ok((shell("hairpin", &name, &main), damage))

@@ -16,12 +16,34 @@ const SMALLEST_SIDE: u32 = 4;
 /// # Errors
 /// In words, to follow the image's name.
 pub fn square(bytes: &[u8], side: u32) -> Result<RgbImage, String> {
+    cut(opened(bytes, side)?, side)
+}
+
+/// Side of a drawing that says of no pixels how many it has.
+const DRAWN_SIDE: u32 = 256;
+
+/// All of an image, as large as it is; a drawing with a shorter side of 256.
+/// # Errors
+/// As [`square`].
+pub fn whole(bytes: &[u8]) -> Result<RgbImage, String> {
+    let image = opened(bytes, DRAWN_SIDE)?;
+    large_enough(&image)?;
+    Ok(over_white(image))
+}
+
+/// Of a drawing so much that its shorter side is `side`.
+fn opened(bytes: &[u8], side: u32) -> Result<DynamicImage, String> {
     if bytes.is_empty() {
         return Err("is empty".into());
     }
     // Decoders are others' code, and the input is whatever people have.
     let decoded = std::panic::catch_unwind(|| if is_svg(bytes) { svg(bytes, side) } else { decode(bytes) });
-    cut(decoded.unwrap_or_else(|_| Err("is damaged in a way that its decoder does not know".into()))?, side)
+    decoded.unwrap_or_else(|_| Err("is damaged in a way that its decoder does not know".into()))
+}
+
+fn large_enough(image: &DynamicImage) -> Result<(), String> {
+    let (width, height) = (image.width(), image.height());
+    if width.min(height) < SMALLEST_SIDE { Err(format!("is {width}x{height}, too small")) } else { Ok(()) }
 }
 
 fn decode(bytes: &[u8]) -> Result<DynamicImage, String> {
@@ -87,9 +109,7 @@ fn svg(_bytes: &[u8], _side: u32) -> Result<DynamicImage, String> {
 fn cut(image: DynamicImage, side: u32) -> Result<RgbImage, String> {
     let (width, height) = (image.width(), image.height());
     let least = width.min(height);
-    if least < SMALLEST_SIDE {
-        return Err(format!("is {width}x{height}, too small"));
-    }
+    large_enough(&image)?;
     // Over white first: colours of clear parts would run into others as it is resized.
     let whole = over_white(image);
     Ok(part(&whole, [(width - least) / 2, (height - least) / 2], least, side))

@@ -109,8 +109,8 @@ impl Diffusion {
     }
 
     /// One step of the sampler, from `time` to `next` (absent: to the image itself): of `flow` Euler's, of the others DDIM's without new
-    /// noise (arXiv:2010.02502, equation 12), the image it aims at kept in -1..1, as pixels are.
-    pub fn step(&self, time: f64, next: Option<f64>, x: &mut [f32], said: &[f32]) {
+    /// noise (arXiv:2010.02502, equation 12), the numbers of the image it aims at kept within `bound`: of pixels 1.
+    pub fn step(&self, time: f64, next: Option<f64>, x: &mut [f32], said: &[f32], bound: f64) {
         let [image, rest] = next.map_or([1.0, 0.0], |next| self.shares(next));
         for (x, said) in x.iter_mut().zip(said) {
             if self.target == Target::Flow {
@@ -119,7 +119,7 @@ impl Diffusion {
                 continue;
             }
             let [pixel, _] = self.parts(time, f64::from(*x), f64::from(*said));
-            let pixel = pixel.clamp(-1.0, 1.0);
+            let pixel = pixel.clamp(-bound, bound);
             // The noise that goes with the pixel as it is now.
             let [had, had_rest] = self.shares(time);
             let noise = (f64::from(*x) - had * pixel) / had_rest.max(1e-12);
@@ -169,7 +169,7 @@ mod tests {
                 let [image, rest] = diffusion.shares(*time);
                 let noise = (f64::from(x[0]) - image * pixel) / rest;
                 let said = vec![diffusion.wanted(*time, pixel, noise) as f32];
-                diffusion.step(*time, times.get(i + 1).copied(), &mut x, &said);
+                diffusion.step(*time, times.get(i + 1).copied(), &mut x, &said, 1.0);
             }
             assert!((f64::from(x[0]) - pixel).abs() < 1e-3, "{target:?}: {x:?}");
         }

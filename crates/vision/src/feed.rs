@@ -26,7 +26,9 @@ use train::{
 use crate::{
     classes, decode,
     draws::Draws,
+    latents::MEASURED,
     pictures::Pictures,
+    prepared,
     tasks::{self, About, Captions, Sample, Task},
 };
 
@@ -76,10 +78,7 @@ pub fn open_within(recipe: &Recipe, bound_bytes: u64) -> Result<Arc<Images>, Tra
     let pictures = Pictures::read(&recipe.data.path, side, bound_bytes, |entry| task.wants(entry))?;
     let class_names = pictures.classes();
     let classes: Vec<u32> = pictures.entries.iter().map(|entry| class_names.binary_search(&entry.class).unwrap_or(0) as u32).collect();
-    let (mut held_out, mut train): (Vec<usize>, Vec<usize>) =
-        (0..pictures.entries.len()).partition(|i| is_held_out(recipe.seed, &pictures.entries[*i].name, HELD_OUT));
-    // Shares are nested: whatever is in the first hundredth is in the first half too.
-    train.retain(|i| is_held_out(mix(recipe.seed), &pictures.entries[*i].name, recipe.data.fraction));
+    let [train, mut held_out] = split(recipe, &pictures);
     // Spread over all classes, however many are measured.
     held_out.sort_by_key(|i| mix(engine::key(recipe.seed, &pictures.entries[*i].name)));
     held_out.truncate(recipe.eval.windows as usize);
@@ -109,8 +108,12 @@ pub fn open_within(recipe: &Recipe, bound_bytes: u64) -> Result<Arc<Images>, Tra
         hasher.update(hash);
         hasher.update(blake3::hash(entry.caption.as_deref().unwrap_or_default().as_bytes()).as_bytes());
     }
+    task.frozen().into_iter().for_each(|frozen| {
+        hasher.update(frozen.as_bytes());
+    });
     let content = Content { tokens_blake3: hasher.finalize().to_hex().to_string(), tokenizer_blake3 };
     let threads = (rayon::current_num_threads() / SHARE_OF_THREADS).max(1);
+    notes.append(&mut show(&mut *task, &pictures, &train)?);
     Ok(Arc::new(Images(Arc::new(Inner {
         sampler: Sampler::new(recipe.seed, train.len() as u64),
         task,
@@ -127,6 +130,37 @@ pub fn open_within(recipe: &Recipe, bound_bytes: u64) -> Result<Arc<Images>, Tra
         // Where the system gives no more threads, samples are made as they are asked for.
         makers: rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("images {i}")).build().ok(),
     }))))
+}
+
+/// What is learnt from and what is held out. Shares are nested: whatever is in the first hundredth is in the first half too.
+fn split(recipe: &Recipe, pictures: &Pictures) -> [Vec<usize>; 2] {
+    let (all, fraction) = (0..pictures.entries.len(), recipe.data.fraction);
+    let name = |i: usize| &pictures.entries[i].name[..];
+    if prepared::manifest(&recipe.data.path).is_some() {
+        // Split and shuffled when they were prepared.
+        let (held_out, mut train): (Vec<usize>, Vec<usize>) = all.partition(|i| name(*i).starts_with(prepared::HELD_OUT));
+        train.truncate((train.len() as f64 * fraction).ceil() as usize);
+        return [train, held_out];
+    }
+    let (held_out, mut train): (Vec<usize>, Vec<usize>) = all.partition(|i| is_held_out(recipe.seed, name(*i), HELD_OUT));
+    train.retain(|i| is_held_out(mix(recipe.seed), name(*i), fraction));
+    [train, held_out]
+}
+
+/// Let a task look at some of the pictures that are learnt from.
+fn show(task: &mut dyn Task, pictures: &Pictures, train: &[usize]) -> Result<Vec<String>, TrainError> {
+    let size = task.size() as u32;
+    let whole = |picture: usize| {
+        let whole = pictures.pixels(picture)?;
+        Ok(decode::part(&whole, [0, 0], whole.width(), size))
+    };
+    task.look(&mut some(train, MEASURED).into_iter().map(whole))
+}
+
+/// So many of `all`, evenly spread.
+pub(crate) fn some(all: &[usize], most: usize) -> Vec<usize> {
+    let count = all.len().min(most);
+    (0..count).map(|i| all[i * all.len() / count]).collect()
 }
 
 fn hash_of(files: &TokenizerFiles) -> String {
@@ -158,7 +192,8 @@ impl Inner {
     fn sample(&self, picture: usize, key: u64, is_whole: bool) -> Result<Sample, TrainError> {
         let mut draws = Draws::new(key);
         let pixels = self.pixels(picture, (!is_whole).then_some(&mut draws))?;
-        let about = About { class: self.classes[picture], caption: self.pictures.entries[picture].caption.as_deref() };
+        let caption = self.pictures.entries[picture].caption.as_deref();
+        let about = About { class: self.classes[picture], caption, is_measured: is_whole };
         self.task.sample(&pixels, about, &mut draws)
     }
 
@@ -236,7 +271,12 @@ impl Images {
     pub fn whole(&self, pictures: &[usize]) -> Result<Inputs, TrainError> {
         let key = |picture: usize| mix(engine::key(self.0.seed, "whole") ^ mix(picture as u64));
         let samples = pictures.par_iter().map(|picture| self.0.sample(*picture, key(*picture), true)).collect::<Result<Vec<_>, _>>()?;
-        Ok(self.0.task.stack(samples))
+        self.0.task.stack(samples)
+    }
+
+    /// Let another task look at the same pictures as the feed's own did.
+    pub(crate) fn show_to(&self, task: &mut dyn Task) -> Result<(), TrainError> {
+        show(task, &self.0.pictures, &self.0.train).map(|_| ())
     }
 
     /// How captions become tokens, where they do.
@@ -256,7 +296,7 @@ impl Feed for Images {
         let make = |(pick, ready): (&Pick, Option<Sample>)| ready.map_or_else(|| self.0.sample_at(pick.position), Ok);
         let samples = picks.par_iter().zip(ready).map(make).collect::<Result<Vec<_>, _>>()?;
         self.make_ahead(picks);
-        Ok(self.0.task.stack(samples))
+        self.0.task.stack(samples)
     }
 
     fn weight(&self, picks: &[Pick]) -> u64 {
@@ -275,7 +315,7 @@ impl Feed for Images {
         let key = |sample: u64| mix(engine::key(self.0.seed, "held out") ^ mix(sample));
         let samples: Vec<u64> = samples.collect();
         let make = |sample: &u64| self.0.sample(self.0.held_out[*sample as usize], key(*sample), true);
-        Ok(self.0.task.stack(samples.par_iter().map(make).collect::<Result<Vec<_>, _>>()?))
+        self.0.task.stack(samples.par_iter().map(make).collect::<Result<Vec<_>, _>>()?)
     }
 
     fn held_out_weight(&self, _sample: u64) -> u64 {
@@ -289,6 +329,7 @@ impl Feed for Images {
     fn tokenizer_files(&self) -> Result<TokenizerFiles, TrainError> {
         let mut files = self.captions().map(|captions| captions.tokenizer.files()).transpose()?.unwrap_or_default();
         files.extend(classes::files(self.class_names()));
+        files.extend(self.0.task.files());
         Ok(files)
     }
 

@@ -2,6 +2,7 @@
 //! diffusion; probes, retrieval and drawings of what came of it.
 //!
 //! ```text
+//! files -> prepare: rules, near duplicates, shards
 //! files -> readers -> decode, orient, square -> pictures -> crop and flip by (seed, position) -> task -> inputs
 //! run -> features, embeddings, drawings -> figures beside a naive baseline, and pictures
 //! ```
@@ -10,32 +11,40 @@
 //!
 //! **Absent on purpose:** models, which are in `models`; the loop, which is in `train`.
 
+mod captions;
 pub mod classes;
 pub mod decode;
 pub mod demo;
 pub mod diffusion;
 pub mod draws;
 pub mod feed;
+mod frozen;
 pub mod hf;
 pub mod judge;
+pub mod latents;
 pub mod naive;
+mod numbers;
 mod passes;
 mod pictures;
+pub mod prepare;
+mod prepared;
 pub mod readers;
 pub mod sampler;
 pub mod sheet;
 pub mod tasks;
+mod texts;
 
 use std::sync::Arc;
 
 pub use feed::Images;
 pub use pictures::Pictures;
-use tasks::{denoising, pairs, reconstruction};
+use tasks::{autoencoding, denoising, pairs, reconstruction};
 use train::{TrainError, feed::Feed, metric::MetricKind, objective::Kind, recipe::Recipe};
 
 /// Every objective of images, and what it is judged by.
 const KINDS: &[(Kind, MetricKind)] = &[
     (Kind { name: "reconstruction", build: reconstruction::build, feed }, reconstruction::METRIC),
+    (Kind { name: "autoencoding", build: autoencoding::build, feed }, autoencoding::METRIC),
     (Kind { name: "classes", build: tasks::classes::build, feed }, tasks::classes::METRIC),
     (Kind { name: "contrastive", build: pairs::build, feed }, pairs::METRIC),
     (Kind { name: "denoising", build: denoising::build, feed }, denoising::METRIC),

@@ -11,7 +11,7 @@ use train::{
 
 use crate::{
     feed::{self, Images},
-    tasks::{Denoising, classes, denoising, pairs, reconstruction},
+    tasks::{Denoising, autoencoding, classes, denoising, pairs, pixels_around_zero, reconstruction},
 };
 
 /// Images that it counts on, at the most.
@@ -27,7 +27,8 @@ pub fn baseline(recipe: &Recipe) -> Result<(HeldOut, &'static str), TrainError> 
     let (metric, losses, whose) = match train::objective::name(recipe) {
         "classes" => (&classes::METRIC, of_prior(&images), "of the share that each class has"),
         "contrastive" => (&pairs::METRIC, of_guessing(&images, recipe), "of guessing"),
-        "denoising" => (&denoising::METRIC, of_pixels(&images, &Denoising::new(recipe)?)?, "of the mean and spread of each pixel"),
+        "denoising" => (&denoising::METRIC, of_numbers(&images, recipe)?, "of the mean and spread of each number"),
+        "autoencoding" => (&autoencoding::METRIC, of_mean_image(&images)?, "of the mean image"),
         _ => (&reconstruction::METRIC, of_mean_patches(&images, recipe)?, "of the mean patch at each place"),
     };
     let samples = losses.into_iter().map(|loss| SampleLoss { loss, weight: 1 }).collect();
@@ -59,12 +60,12 @@ struct Moments {
 }
 
 impl Moments {
-    fn of(images: &Images, numbers: impl Fn(&image::RgbImage) -> Vec<f64>) -> Result<Self, TrainError> {
+    fn of(images: &Images, numbers: impl Fn(&image::RgbImage) -> Result<Vec<f64>, TrainError>) -> Result<Self, TrainError> {
         let [train, _] = images.split();
         let mut own = Self { count: 0.0, sums: Vec::new(), squares: Vec::new() };
         let step = train.len().div_ceil(MOST_IMAGES);
         for picture in train.iter().step_by(step.max(1)) {
-            let numbers = numbers(&images.picture(*picture)?);
+            let numbers = numbers(&images.picture(*picture)?)?;
             own.sums.resize(numbers.len(), 0.0);
             own.squares.resize(numbers.len(), 0.0);
             own.count += 1.0;
@@ -104,7 +105,7 @@ fn of_mean_patches(images: &Images, recipe: &Recipe) -> Result<Vec<f64>, TrainEr
     let (size, patch) = (config.tower.size, config.tower.patch);
     let numbers = |image: &image::RgbImage| {
         let normed: Vec<f64> = crate::tasks::normed(image).into_iter().map(f64::from).collect();
-        patches(&normed, size, patch)
+        Ok(patches(&normed, size, patch))
     };
     let mean = Moments::of(images, numbers)?;
     let (each, count) = (3 * patch * patch, (size / patch).pow(2));
@@ -126,9 +127,22 @@ fn of_mean_patches(images: &Images, recipe: &Recipe) -> Result<Vec<f64>, TrainEr
     })
 }
 
-/// The best that can be said of each mixed pixel by its own mean and variance alone: Wiener's filter.
-fn of_pixels(images: &Images, denoising: &Denoising) -> Result<Vec<f64>, TrainError> {
-    let moments = Moments::of(images, |image| image.as_raw().iter().map(|byte| f64::from(*byte) / 127.5 - 1.0).collect())?;
+/// The mean of training images.
+fn of_mean_image(images: &Images) -> Result<Vec<f64>, TrainError> {
+    let numbers = |image: &image::RgbImage| pixels_around_zero(image).into_iter().map(f64::from).collect::<Vec<_>>();
+    let moments = Moments::of(images, |image| Ok(numbers(image)))?;
+    let error = |picture: &usize| {
+        let pixels = numbers(&images.picture(*picture)?);
+        Ok(pixels.iter().enumerate().map(|(i, v)| (v - moments.mean(i)).powi(2)).sum::<f64>() / pixels.len() as f64)
+    };
+    images.split()[1].iter().map(error).collect()
+}
+
+/// The best that can be said of each mixed number by its own mean and variance alone: Wiener's filter.
+fn of_numbers(images: &Images, recipe: &Recipe) -> Result<Vec<f64>, TrainError> {
+    let mut denoising = Denoising::new(recipe)?;
+    images.show_to(&mut denoising)?;
+    let moments = Moments::of(images, |image| Ok(denoising.clean(image)?.into_iter().map(f64::from).collect()))?;
     per_sample(images, |inputs| {
         let arrays = [inputs.get("latents")?, inputs.get("target")?, inputs.get("timesteps")?];
         let [Array::F32(_, mixed), Array::F32(_, target), Array::F32(_, times)] = arrays else { return Ok(Vec::new()) };

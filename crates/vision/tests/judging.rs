@@ -101,7 +101,7 @@ fn a_trained_model_beats_what_is_naive() {
         assert!(naive::baseline(&recipe).unwrap().0.metric.value.is_finite());
         let mut sampler = Sampler::load(&dit).unwrap();
         assert!(sampler.is_averaged);
-        let drawing = Drawing { classes: in_turn(4, 4), steps: 10, guidance: 2.0, seed: 3 };
+        let drawing = Drawing { conditions: in_turn(4, 4), steps: 10, guidance: 2.0, seed: 3 };
         let [first, again] = [sampler.draw(&drawing, |_, _| {}).unwrap(), sampler.draw(&drawing, |_, _| {}).unwrap()];
         assert!(first == again && first.len() == 4, "one seed, one drawing");
     }

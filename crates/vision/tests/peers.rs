@@ -4,6 +4,7 @@
 use engine::{Device, EngineError, Inputs, Pool, Precision, Tape, Tensor, check::noise};
 use models::{
     Model,
+    autoencoder::{Autoencoder, AutoencoderConfig},
     clip::{Clip, ClipConfig},
     dit::{Dit, DitConfig},
     unet::{Unet, UnetConfig},
@@ -106,8 +107,40 @@ fn transformers_says_of_our_folders_what_we_say() {
     );
 }
 
+const SIGLIP: &str = "kind = \"clip\"\nembed = 16\nsigmoid = true\n[model.image]\nsize = 12\npatch = 4\nlayers = 2\nwidth = 16\nheads = 2\nffn = 24\nmlp = \"gelu_tanh\"\neps = 1e-6\nnorm_first = false\nattention_pool = true\n[model.text]\nvocab = 300\ntokens = 7\nlayers = 2\nwidth = 16\nheads = 2\nffn = 24\nmlp = \"gelu_tanh\"\neps = 1e-6\nboth_ways = true";
+
+#[test]
+fn transformers_says_of_siglip_what_we_say_of_ours_and_of_its_own() {
+    let Some(python) = std::env::var_os("HAIRPIN_PEERS_PYTHON") else { return };
+    vision::register();
+    let (images, tokens) = (noise(5, 2 * 12 * 12 * 3), (0..14).map(|i| (i * 37 + 5) % 300).collect::<Vec<u32>>());
+    let inputs = Inputs::new().with_f32("images", &[2, 12, 12, 3], images.clone());
+    let inputs = inputs.with_u32("tokens", &[2, 7], tokens.clone()).with_u32("ends", &[2], vec![6, 13]);
+    let write = |folder: &std::path::Path| {
+        std::fs::write(folder.join("images.json"), serde_json::json!(images).to_string()).unwrap();
+        std::fs::write(folder.join("tokens.json"), serde_json::json!(tokens).to_string()).unwrap();
+    };
+    let built = |table: &toml::Table| Clip::new(models::typed::<ClipConfig>(table).unwrap()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut ours = loaded(SIGLIP);
+    hf::export(&ours, &[], folder.path(), Format::default()).unwrap();
+    write(folder.path());
+    let model = built(&ours.model.config());
+    assert_same("siglip", &says(&model, &mut ours.store, &inputs, Clip::embeddings), &theirs(&python, folder.path(), "siglip"));
+
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path());
+    let said = theirs(&python, folder.path(), "make-siglip");
+    let imported = hf::import(folder.path()).unwrap();
+    let model = built(&imported.model);
+    let mut store = Replicated::solo(model.params(), |id| imported.values(&model.params().spec(id).name).unwrap());
+    assert_same("siglip of transformers", &says(&model, &mut store, &inputs, Clip::embeddings), &said);
+}
+
 const UNET: &str = "kind = \"unet\"\nsize = 4\nchannels = 3\nout_channels = 3\nwidth = 8\nfactors = [1, 2]\nres_blocks = 1\nattention = [true, false]\ndepth = 1\nheads = 2\ntext_width = 6\ntext_tokens = 77\ngroups = 4";
 const DIT: &str = "kind = \"dit\"\nsize = 4\npatch = 2\nchannels = 2\nout_channels = 4\nlayers = 1\nwidth = 8\nheads = 2\nclasses = 4\nwaves = 256\nwave_shift = 1";
+
+const AUTOENCODER: &str = "kind = \"autoencoder\"\nsize = 8\nchannels = 2\nwidth = 4\nfactors = [1, 2]\nres_blocks = 1\ngroups = 2\nkl_weight = 1e-6\nscale = 0.5";
 
 /// A model of diffusion, out to diffusers and in from it.
 fn diffuses<M: Model>(
@@ -154,4 +187,14 @@ fn diffusers_says_of_folders_what_we_say_of_ours_and_of_its_own() {
     let inputs: [(&'static str, &[usize], Vec<f32>); 1] = [("latents", &[2, 4, 4, 2], noise(5, 2 * 4 * 4 * 2))];
     let dit = |table: &toml::Table| Dit::new(models::typed::<DitConfig>(table).unwrap()).unwrap();
     diffuses(&python, "dit", DIT, &inputs, dit, Dit::patches);
+    let images = noise(5, 2 * 8 * 8 * 3);
+    let autoencoder = |table: &toml::Table| Autoencoder::new(models::typed::<AutoencoderConfig>(table).unwrap()).unwrap();
+    // What it says of images, and what it makes of that again: the means of their latents decoded.
+    let inputs: [(&'static str, &[usize], Vec<f32>); 1] = [("images", &[2, 8, 8, 3], images)];
+    for (kind, table) in
+        [("autoencoder", AUTOENCODER.to_owned()), ("autoencoder-bare", format!("{AUTOENCODER}\nattention = false\npixel_convs = false"))]
+    {
+        diffuses(&python, kind, &table, &inputs, autoencoder, Autoencoder::moments);
+        diffuses(&python, &format!("{kind}-whole"), &table, &inputs, autoencoder, Autoencoder::reconstruction);
+    }
 }

@@ -14,8 +14,8 @@ macro_rules! ops {
 }
 
 ops! {
-    activation, add, attention, balance, combine, concat, contrastive, conv2d, cross_entropy, dispatch, dropout, embedding,
-    expert_linear, gated, gates, group_norm, heads, kv_cache, layer_norm, linear, modulate, mse, mul, patches, rms_norm, rope, route, scale, score, sinusoid, softcap, tokens
+    activation, add, attention, balance, combine, concat, contrastive, conv2d, cross_entropy, dispatch, divergence, dropout,
+    embedding, expert_linear, gated, gates, gaussian, group_norm, heads, kv_cache, layer_norm, linear, modulate, mse, mul, patches, rms_norm, rope, route, scale, score, sinusoid, softcap, tokens
 }
 
 pub use activation::Activation;
@@ -23,6 +23,7 @@ pub use attention::AttentionOptions;
 pub use contrastive::{Everyone, Telling, log_sums};
 pub use conv2d::ConvOptions;
 pub use cross_entropy::IGNORE;
+pub use gaussian::LOG_VARIANCES;
 pub use kernels::experts::{Gating, Limit, Scores};
 pub use kv_cache::{Advance, KvCache, PAGE_TOKENS, SequenceId};
 pub use rope::{Places, Rotary};

@@ -101,7 +101,7 @@ fn of_images(run: &Path, loaded: Loaded, args: &EvalArgs, json: bool) -> miette:
 /// Let a trained model write, or of diffusion draw
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example: hairpin generate hairpin-demo/phases/3-large --prompt 'pub fn ' --tokens 80\n         hairpin generate hairpin-vision-demo/diffusion --class 7 --images 16 --guidance 2 --out sevens.png"
+    after_help = "Example: hairpin generate hairpin-demo/phases/3-large --prompt 'pub fn ' --tokens 80\n         hairpin generate hairpin-vision-demo/diffusion --class 7 --images 16 --guidance 2 --out sevens.png\n         hairpin generate runs/latent --caption 'a red three left of a blue one' --out digits.png"
 )]
 pub(crate) struct GenerateArgs {
     /// A run's folder or URL, or one checkpoint

@@ -72,7 +72,7 @@ pub(crate) fn corpus(given: &[String]) -> miette::Result<Vec<String>> {
     }
 }
 
-/// Prepare a project's data: read, clean, deduplicate, tokenise, shard; of images say what is read and what is left out
+/// Prepare a project's data: read, clean, deduplicate, tokenise, shard; of images by the rules under `[images]`, into shards
 #[derive(clap::Args)]
 #[command(
     after_help = "Example: hairpin data my-model --memory 4GB\n         hairpin data my-model --out s3://my-bucket/data\n\nA corpus may be larger than memory: it is sorted through `my-model/data.tmp`, which takes as much room as the text. Stopped or\nkilled, the same command goes on from there."
@@ -96,7 +96,7 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
 pub(crate) fn data(args: &DataArgs, json: bool) -> miette::Result<ExitCode> {
     let project = Project::read(&args.folder)?;
     if project.is_of_images() {
-        return super::vision::look(&project.recipe(0, &args.folder)?, json);
+        return super::vision::prepare(&project, &args.folder, |out| publish_at(args, out), json);
     }
     let follow = Follow::new();
     let (options, out) = (&project.data, args.folder.join("data"));
@@ -105,10 +105,7 @@ pub(crate) fn data(args: &DataArgs, json: bool) -> miette::Result<ExitCode> {
         None => data::prepare(options, &out, &follow),
     }?;
     follow.end();
-    if let Some(url) = &args.out {
-        crate::progress::busy("publishing");
-        publish(&out, url)?;
-    }
+    publish_at(args, &out)?;
     if json {
         print::json(&stats)?;
         return Ok(ExitCode::SUCCESS);
@@ -119,6 +116,13 @@ pub(crate) fn data(args: &DataArgs, json: bool) -> miette::Result<ExitCode> {
         print::talk(&format!("MB/s on {} threads: {}", stats.threads, rates.join(", ")));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Publish what was prepared, if that was asked for.
+fn publish_at(args: &DataArgs, out: &Path) -> miette::Result<()> {
+    let Some(url) = &args.out else { return Ok(()) };
+    crate::progress::busy("publishing");
+    publish(out, url)
 }
 
 fn publish(folder: &Path, url: &Path) -> miette::Result<()> {

@@ -5,14 +5,16 @@ use std::{
     process::ExitCode,
 };
 
-use ::train::{TrainError, eval::Evaluator, feed::Feed, recipe::Recipe, run::Loaded};
+use ::train::{TrainError, eval::Evaluator, feed::Feed, run::Loaded};
 use ::vision::{
     classes, demo as three, feed,
     judge::{self, Findings},
-    naive,
+    naive, prepare,
     sampler::{Drawing, Sampler, in_turn},
     sheet,
+    tasks::Condition,
 };
+use plan::ladder::project::Project;
 use report::{Answer, Picture, Table, terminal::secs};
 use serde_json::{Value, json};
 
@@ -27,7 +29,10 @@ pub(crate) struct DrawingArgs {
     /// Of diffusion: the class that is drawn, by name or number; default: each in turn
     #[arg(long)]
     class: Option<String>,
-    /// Of diffusion: how loud the class is; 1 as it was learnt
+    /// Of diffusion that was trained with captions: what is drawn; default: nothing in particular
+    #[arg(long, value_name = "TEXT", conflicts_with = "class")]
+    caption: Option<String>,
+    /// Of diffusion: how loud the class or caption is; 1 as it was learnt
     #[arg(long, default_value_t = 2.0)]
     guidance: f64,
     /// Of diffusion: steps from noise to image
@@ -43,13 +48,15 @@ pub(crate) fn draw(run: &Path, args: &DrawingArgs, seed: u64, json: bool) -> mie
     let mut sampler = Sampler::load(run)?;
     let names = classes::of(run);
     let count = usize::from(args.images);
-    let classes = match &args.class {
-        None => in_turn(count, if names.is_empty() { sampler.classes() } else { names.len().min(sampler.classes()) }),
-        Some(class) => vec![Some(number(class, &names, sampler.classes())?); count],
+    let conditions = match (&args.class, &args.caption) {
+        (_, Some(caption)) => vec![sampler.caption(caption)?; count],
+        (Some(class), None) => vec![Condition::Class(number(class, &names, sampler.classes())?); count],
+        (None, None) => in_turn(count, if names.is_empty() { sampler.classes() } else { names.len().min(sampler.classes()) }),
     };
-    let drawing = Drawing { classes, steps: usize::from(args.steps), guidance: args.guidance, seed };
+    let drawing = Drawing { conditions, steps: usize::from(args.steps), guidance: args.guidance, seed };
     let images = sampler.draw(&drawing, |_, _| {})?;
-    let columns = if args.class.is_none() && (2..=16).contains(&names.len()) { names.len() } else { (count as f64).sqrt().ceil() as usize };
+    let is_by_class = args.class.is_none() && sampler.classes() > 0;
+    let columns = if is_by_class && (2..=16).contains(&names.len()) { names.len() } else { (count as f64).sqrt().ceil() as usize };
     sheet::save(&args.out, &sheet::sheet(&images, columns))?;
     if json {
         print::json(
@@ -75,7 +82,7 @@ fn number(class: &str, names: &[String], most: usize) -> miette::Result<u32> {
 
 /// A model of images on its objective's own held-out samples, and what else it is worth.
 pub(crate) fn eval(run: &Path, mut loaded: Loaded, options: &judge::Options, to: Option<&Path>, json: bool) -> miette::Result<ExitCode> {
-    let recipe = judge::recipe(&loaded, options);
+    let recipe = judge::recipe(run, &loaded, options);
     let (feed, objective) = (feed::open(&recipe)?, loaded.objective.clone());
     let evaluator = Evaluator::new(&*loaded.model, &*objective, 8, 1, loaded.precision)?;
     let measured = evaluator.held_out(&*loaded.model, &*objective, &mut loaded.store, loaded.precision, &*feed)?;
@@ -107,16 +114,25 @@ pub(crate) fn eval(run: &Path, mut loaded: Loaded, options: &judge::Options, to:
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a recipe would read of its images.
-pub(crate) fn look(recipe: &Recipe, json: bool) -> miette::Result<ExitCode> {
-    let images = feed::open(recipe)?;
-    let [train, held_out] = images.split().map(<[usize]>::len);
-    let (notes, classes) = (images.notes(), images.class_names().len());
+/// Prepare the images of a project.
+pub(crate) fn prepare(
+    project: &Project,
+    folder: &Path,
+    publish: impl FnOnce(&Path) -> miette::Result<()>,
+    json: bool,
+) -> miette::Result<ExitCode> {
+    let (Some(from), out) = (project.data.corpus.paths.first(), folder.join("data")) else {
+        let help = "name a folder, shard or list of images".into();
+        return Err(TrainError::Value { key: "data.corpus.paths", problem: "it is empty".into(), help }.into());
+    };
+    let manifest = prepare::prepare(Path::new(from), &project.images, &out, &|what| crate::progress::busy(what))?;
+    publish(&out)?;
     if json {
-        print::json(&json!({"train": train, "held_out": held_out, "classes": classes, "notes": notes}))?;
-    } else {
-        print::result(&notes.join("\n"));
+        print::json(&manifest)?;
+        return Ok(ExitCode::SUCCESS);
     }
+    let standing = if manifest.is_reused { "; as it stood there" } else { "" };
+    print::result(&format!("{}in {}{standing}", report::images::text(&manifest), out.display()));
     Ok(ExitCode::SUCCESS)
 }
 

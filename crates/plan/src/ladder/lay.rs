@@ -103,7 +103,15 @@ pub fn lay(target: &Target<'_>, place: Place<'_>, law: &Law, data: PrepareOption
         Place::Rented { instance, nodes, price, .. } => Some(format!("{}{}:{nodes}", price.service.prefix(), instance.name)),
     };
     let name = target.recipe.get("name").and_then(toml::Value::as_str).unwrap_or("ladder").to_owned();
-    Ok(Project { name, on, budget_secs: None, data, recipe: desk.shared(), phases: phases.into_iter().map(|p| p.phase).collect() })
+    Ok(Project {
+        name,
+        on,
+        budget_secs: None,
+        data,
+        images: Default::default(),
+        recipe: desk.shared(),
+        phases: phases.into_iter().map(|p| p.phase).collect(),
+    })
 }
 
 struct Desk<'a> {
@@ -236,6 +244,7 @@ impl<'a> Desk<'a> {
             on: None,
             budget_secs: None,
             data: PrepareOptions::default(),
+            images: Default::default(),
             recipe: self.shared(),
             phases: vec![phase.clone()],
         };

@@ -22,6 +22,9 @@ pub struct Project {
     pub budget_secs: Option<f64>,
     /// Which text, and how it is prepared. Paths are seen from the folder of the project's file.
     pub data: PrepareOptions,
+    /// Of a project of images: what of them is kept, by `hairpin data`.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub images: vision::prepare::PrepareOptions,
     /// What all phases share: a recipe without the tables that phases set.
     #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
     #[serde(default)]
@@ -58,6 +61,10 @@ pub struct Phase {
     #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
     #[serde(default)]
     pub recipe: toml::Table,
+}
+
+fn is_usual(images: &vision::prepare::PrepareOptions) -> bool {
+    *images == vision::prepare::PrepareOptions::default()
 }
 
 impl Project {
@@ -112,7 +119,8 @@ impl Project {
         format!("{}-{}", index + 1, self.phases[index].name)
     }
 
-    /// Whether its models learn from images, which are read where `data.corpus.paths` says and not prepared: by the first phase's kind.
+    /// Whether its models learn from images: by the first phase's kind. They are read where `data.corpus.paths` says, or from `data` once
+    /// `hairpin data` has prepared them there.
     #[must_use]
     pub fn is_of_images(&self) -> bool {
         let kind =
@@ -134,7 +142,9 @@ impl Project {
         let mut table = self.recipe.clone();
         models::lay_over(&mut table, &phase.recipe);
         table.insert("name".into(), phase.name.clone().into());
-        let path = if self.is_of_images() { self.data.corpus.paths.first().map(PathBuf::from) } else { Some(folder.join("data")) };
+        let prepared = folder.join("data");
+        let is_raw = self.is_of_images() && vision::prepare::manifest(&prepared).is_none();
+        let path = if is_raw { self.data.corpus.paths.first().map(PathBuf::from) } else { Some(prepared) };
         let data = table.entry("data").or_insert_with(|| toml::Table::new().into());
         if let Some((data, path)) = data.as_table_mut().zip(path) {
             data.insert("path".into(), path.display().to_string().into());
@@ -203,6 +213,7 @@ impl Project {
             name: "small".into(),
             on: None,
             budget_secs: None,
+            images: vision::prepare::PrepareOptions::default(),
             data,
             recipe: recipe.parse().unwrap_or_default(),
             phases: vec![phase("base", 0.1, 2, base), phase("medium", 0.3, 3, medium), phase("large", 1.0, 4, large)],

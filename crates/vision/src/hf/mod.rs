@@ -16,7 +16,7 @@ use train::{
 
 use crate::{
     classes,
-    tasks::{DEVIATION, MEAN},
+    numbers::{DEVIATION, MEAN},
 };
 
 /// Of a `config.json`.
@@ -71,7 +71,7 @@ pub fn knows(folder: &Path) -> bool {
 /// When no layout holds such a model, or a file cannot be written.
 pub fn export(loaded: &Loaded, classes: &[String], folder: &Path, format: Format) -> Result<(), TrainError> {
     let (table, params) = (loaded.model.config(), loaded.model.params());
-    let layout = Layout::of_kind(models::kind(&loaded.recipe.model).name)?;
+    let layout = Layout::of_table(&table)?;
     let array = |Part { ours, theirs, dims, view }: Part| {
         let value = |ours: &String| params.find(ours).map_or(&[][..], |id| loaded.store.value(id));
         let values: Vec<&[f32]> = ours.iter().map(value).collect();

@@ -17,7 +17,7 @@ fn loaded(model: &str) -> Loaded {
     Loaded { recipe, model, objective, store, precision: engine::Precision::F32, step: 0, tokenizer_path, passed_over: Vec::new() }
 }
 
-fn all() -> [String; 5] {
+fn all() -> [String; 7] {
     [
         format!("kind = \"vit\"\nclasses = 3\n[model.tower]\n{TOWER}\nmlp = \"gelu\"\nnorm_first = false"),
         format!(
@@ -27,8 +27,12 @@ fn all() -> [String; 5] {
         format!(
             "kind = \"clip\"\nembed = 6\n[model.image]\n{TOWER}\nmlp = \"quick_gelu\"\nnorm_first = true\n[model.text]\nvocab = 300\ntokens = 6\nlayers = 1\nwidth = 8\nheads = 2\nffn = 12\nmlp = \"quick_gelu\""
         ),
+        format!(
+            "kind = \"clip\"\nembed = 8\nsigmoid = true\n[model.image]\n{TOWER}\nmlp = \"gelu_tanh\"\nnorm_first = false\nattention_pool = true\n[model.text]\nvocab = 300\ntokens = 6\nlayers = 1\nwidth = 12\nheads = 2\nffn = 12\nmlp = \"gelu_tanh\"\neps = 1e-6\nboth_ways = true"
+        ),
         "kind = \"dit\"\nsize = 4\npatch = 2\nchannels = 2\nout_channels = 4\nlayers = 2\nwidth = 8\nheads = 2\nclasses = 4\nwaves = 256\nwave_shift = 1\nmlp_eps = 1e-5".into(),
         "kind = \"unet\"\nsize = 4\nchannels = 3\nout_channels = 3\nwidth = 8\nfactors = [1, 2]\nres_blocks = 1\nattention = [true, false]\ndepth = 1\nheads = 2\ntext_width = 6\ntext_tokens = 77\ngroups = 4".into(),
+        "kind = \"autoencoder\"\nsize = 8\nchannels = 2\nwidth = 4\nfactors = [1, 2]\nres_blocks = 1\ngroups = 2\nkl_weight = 1e-6\nscale = 0.5\nshift = 0.25".into(),
     ]
 }
 

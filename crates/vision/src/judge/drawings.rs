@@ -7,14 +7,15 @@ use image::{RgbImage, imageops};
 use train::{TrainError, run};
 
 use super::{
-    Extractor, Findings, Options, Shown, some,
+    Extractor, Findings, Options, Shown,
     spread::{Directions, Features, frechet},
 };
 use crate::{
     draws::Draws,
-    feed::Images,
+    feed::{Images, some},
     sampler::{Drawing, Sampler, in_turn},
     sheet::sheet,
+    tasks::Condition,
 };
 
 /// Training images that drawings are held against, at the most.
@@ -52,8 +53,8 @@ impl By {
 
 pub(super) fn judge(folder: &Path, images: &Images, options: &Options) -> Result<Findings, TrainError> {
     let mut sampler = Sampler::load(folder)?;
-    let classes = in_turn(options.drawings, images.class_names().len().min(sampler.classes()));
-    let drawing = Drawing { classes, steps: options.steps, guidance: GUIDANCE, seed: 1 };
+    let conditions = conditions(&sampler, images, options.drawings)?;
+    let drawing = Drawing { conditions, steps: options.steps, guidance: GUIDANCE, seed: 1 };
     let drawn = sampler.draw(&drawing, |_, _| {})?;
     let pictures = |all: &[usize]| some(all, MOST_IMAGES).into_iter().map(|picture| images.picture(picture)).collect::<Result<Vec<_>, _>>();
     let [train, held_out] = images.split();
@@ -82,13 +83,37 @@ pub(super) fn judge(folder: &Path, images: &Images, options: &Options) -> Result
         options.steps,
         held_out.len()
     );
-    let columns = images.class_names().len().clamp(1, 10);
+    let (columns, told) = if sampler.reads_captions() {
+        let captions: Vec<String> = held_out_captions(images).take(SHOWN_CAPTIONS).map(str::to_owned).collect();
+        (SHOWN_CAPTIONS, format!("captions of held-out images in turn: {}", captions.join("; ")))
+    } else {
+        let columns = images.class_names().len().clamp(1, 10);
+        (columns, format!("classes in turn: {}", listed(images.class_names(), columns)))
+    };
     let shown = Shown {
         title: "Drawings".into(),
-        text: format!("{} steps, guidance {GUIDANCE}, classes in turn: {}", options.steps, listed(images.class_names(), columns)),
+        text: format!("{} steps, guidance {GUIDANCE}, {}", options.steps, told),
         image: sheet(&drawn[..drawn.len().min(SHOWN)], columns),
     };
     Ok(Findings { figures, shown: vec![shown], notes: vec![note] })
+}
+
+/// Captions that are shown, one for each column.
+const SHOWN_CAPTIONS: usize = 8;
+
+/// Classes in turn, or the captions of held-out images.
+fn conditions(sampler: &Sampler, images: &Images, count: usize) -> Result<Vec<Condition>, TrainError> {
+    if !sampler.reads_captions() {
+        return Ok(in_turn(count, images.class_names().len().min(sampler.classes())));
+    }
+    let captions: Vec<&str> = held_out_captions(images).collect();
+    // Whole columns of the sheet are of one caption.
+    let each = captions.len().clamp(1, SHOWN_CAPTIONS);
+    (0..count).map(|i| sampler.caption(captions[if i < SHOWN { i % each } else { i % captions.len() }])).collect()
+}
+
+fn held_out_captions(images: &Images) -> impl Iterator<Item = &str> {
+    images.split()[1].iter().filter_map(|picture| images.caption(*picture))
 }
 
 fn listed(names: &[String], most: usize) -> String {

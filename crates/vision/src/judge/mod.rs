@@ -1,6 +1,7 @@
 //! What a model of images has learnt, besides its held-out loss: what its features know of classes, which caption it finds for an image,
 //! how far its drawings are from images; each beside what something naive gives, and with pictures to look at.
 
+mod again;
 mod drawings;
 mod extractor;
 pub mod probe;
@@ -16,7 +17,10 @@ pub use reconstructions::reconstructions;
 pub use retrieval::{Compared, nearest_captions};
 use train::{TrainError, recipe::Recipe, run};
 
-use crate::feed::{self, Images};
+use crate::{
+    feed::{self, Images, some},
+    sampler::as_learnt,
+};
 
 /// On what, and how much.
 #[derive(Debug, Clone)]
@@ -74,7 +78,7 @@ const MOST_TRAIN: usize = 4096;
 /// When it or its images cannot be read, or memory is short.
 pub fn judge(folder: &Path, options: &Options) -> Result<Findings, TrainError> {
     let mut loaded = run::load(folder)?;
-    let images = feed::open(&recipe(&loaded, options))?;
+    let images = feed::open(&recipe(folder, &loaded, options))?;
     match models::kind(&loaded.recipe.model).name {
         "vit_mae" => {
             let mut findings = features(&mut loaded, &images)?;
@@ -82,6 +86,7 @@ pub fn judge(folder: &Path, options: &Options) -> Result<Findings, TrainError> {
             Ok(findings)
         }
         "vit" => features(&mut loaded, &images),
+        "autoencoder" => again::judge(&mut loaded, &images),
         "clip" => retrieval::judge(&mut loaded, &images),
         _ => drawings::judge(folder, &images, options),
     }
@@ -89,8 +94,8 @@ pub fn judge(folder: &Path, options: &Options) -> Result<Findings, TrainError> {
 
 /// The run's recipe, over the images that are asked for and with the tokenizer that it learnt with.
 #[must_use]
-pub fn recipe(loaded: &run::Loaded, options: &Options) -> Recipe {
-    let mut recipe = loaded.recipe.clone();
+pub fn recipe(folder: &Path, loaded: &run::Loaded, options: &Options) -> Recipe {
+    let mut recipe = as_learnt(folder, &loaded.recipe);
     recipe.eval.windows = options.held_out;
     if let Some(path) = &options.data {
         recipe.data.path.clone_from(path);
@@ -102,12 +107,6 @@ pub fn recipe(loaded: &run::Loaded, options: &Options) -> Recipe {
         recipe.objective.insert("tokenizer".into(), loaded.tokenizer_path.display().to_string().into());
     }
     recipe
-}
-
-/// So many of `all`, evenly spread.
-fn some(all: &[usize], most: usize) -> Vec<usize> {
-    let count = all.len().min(most);
-    (0..count).map(|i| all[i * all.len() / count]).collect()
 }
 
 /// What features know of classes, beside those of a model that has learnt nothing.

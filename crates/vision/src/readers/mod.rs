@@ -17,6 +17,8 @@ use std::{
 
 use registry::{Named, Registry};
 
+use crate::prepared;
+
 /// Endings of images that are read.
 pub(crate) const IMAGES: &[&str] =
     if cfg!(feature = "svg") { &["png", "jpg", "jpeg", "webp", "svg"] } else { &["png", "jpg", "jpeg", "webp"] };
@@ -142,10 +144,13 @@ pub static READERS: Registry<Reader> = Registry::new(&[file::READER, list::READE
 /// What `path`, a folder or one file, holds, by name; and in words what was not looked at.
 pub(crate) fn list(path: &Path) -> (Sink, Vec<String>) {
     let root = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+    // Of prepared images there is a sheet to look at, which is none of them.
+    let contact = prepared::manifest(root).map(|_| root.join(prepared::CONTACT));
     let files = walkdir::WalkDir::new(path).follow_links(true).sort_by_file_name().into_iter();
     let (mut sink, mut others, mut unseen) = (Sink::default(), BTreeMap::<String, usize>::new(), 0);
     for file in files {
         let file = match file {
+            Ok(file) if Some(file.path()) == contact.as_deref() => continue,
             Ok(file) if file.path().is_file() => file,
             Ok(_) => continue,
             Err(_) => {

@@ -51,10 +51,10 @@ impl Task for Classes {
         Ok(Sample { pixels: normed(pixels), class: about.class, ..Sample::default() })
     }
 
-    fn stack(&self, mut samples: Vec<Sample>) -> Inputs {
+    fn stack(&self, mut samples: Vec<Sample>) -> Result<Inputs, TrainError> {
         let batch = samples.len();
         let classes = samples.iter().map(|sample| sample.class).collect();
         let inputs = Inputs::new().with_f32("images", &[batch, self.size, self.size, 3], images(&mut samples));
-        inputs.with_u32("classes", &[batch], classes)
+        Ok(inputs.with_u32("classes", &[batch], classes))
     }
 }

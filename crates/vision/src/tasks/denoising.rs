@@ -1,17 +1,21 @@
-//! Diffusion on pixels: what was mixed into an image, for its class or, in a share of the samples, for none (arXiv:2207.12598).
+//! Diffusion, on pixels or on the latents of a frozen autoencoder: what was mixed into an image, for its class, for its caption or, in a
+//! share of the samples, for none (arXiv:2207.12598).
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use engine::Inputs;
 use image::RgbImage;
 use models::{dit::DitConfig, unet::UnetConfig};
 use serde::{Deserialize, Serialize};
-use train::{TrainError, metric::MetricKind, objective::Objective, recipe::Recipe};
+use train::{TrainError, checkpoint::TokenizerFiles, metric::MetricKind, objective::Objective, recipe::Recipe};
 
-use super::{About, Augment, Sample, Task, build_of_head, config, enough_classes, lower, no_encoders, options};
+use super::{About, Augment, Sample, Task, build_of_head, config, enough_classes, lower, no_encoders, options, pixels_around_zero};
 use crate::{
     diffusion::{Diffusion, Schedule, Target},
     draws::Draws,
+    latents::Latents,
+    readers::Entry,
+    texts::{self, Texts},
 };
 
 pub(crate) const METRIC: MetricKind = lower("denoising_error", "squared error of what is asked for");
@@ -24,15 +28,21 @@ pub struct DenoisingOptions {
     pub target: Target,
     /// How much noise there is; of `flow` none may be named.
     pub schedule: Option<Schedule>,
-    /// Share of the samples whose class is left out.
+    /// Share of the samples whose class or caption is left out.
     pub no_class: f64,
+    /// A run of an `autoencoder`, or a folder of one, whose latents are learnt from in place of pixels.
+    pub latents: Option<PathBuf>,
+    /// What latents are multiplied by; absent: what the autoencoder says, or what makes their variance 1.
+    pub latent_scale: Option<f64>,
+    /// A run of a `clip`, or a folder of one, by which captions are told in place of classes.
+    pub text: Option<PathBuf>,
     augment: Augment,
 }
 
 impl Default for DenoisingOptions {
     fn default() -> Self {
         let augment = Augment { flip: true, least_area: 1.0 };
-        Self { target: Target::Noise, schedule: None, no_class: 0.1, augment }
+        Self { target: Target::Noise, schedule: None, no_class: 0.1, latents: None, latent_scale: None, text: None, augment }
     }
 }
 
@@ -41,13 +51,23 @@ impl DenoisingOptions {
     /// # Errors
     /// Unknown keys, and values that cannot be.
     pub fn of(recipe: &Recipe) -> Result<Self, TrainError> {
-        let own: Self = options(recipe)?;
+        let mut own: Self = options(recipe)?;
         let wrong = |key, problem: String, help: &str| Err(TrainError::Value { key, problem, help: help.into() });
         if own.target == Target::Flow && own.schedule.is_some() {
             return wrong("objective.schedule", "`flow` goes along a straight line and has no schedule".into(), "leave `schedule` out");
         }
         if !(0.0..1.0).contains(&own.no_class) {
             return wrong("objective.no_class", format!("{} is not in 0..1", own.no_class), "leave it out for 0.1");
+        }
+        if own.latent_scale.is_some_and(|scale| !(scale > 0.0 && scale.is_finite())) {
+            return wrong("objective.latent_scale", "it is not above 0".into(), "leave it out to have it measured");
+        }
+        if own.latent_scale.is_some() && own.latents.is_none() {
+            return wrong("objective.latent_scale", "there are no latents to multiply".into(), "name an autoencoder as `latents`");
+        }
+        // Captions may speak of left and right.
+        if own.text.is_some() && !recipe.objective.contains_key("augment") {
+            own.augment.flip = false;
         }
         Ok(own)
     }
@@ -57,44 +77,77 @@ pub(crate) fn build(recipe: &Recipe) -> Result<Arc<dyn Objective>, TrainError> {
     build_of_head(&METRIC, &DenoisingOptions::of(recipe)?.augment)
 }
 
-/// How a model is told the class.
-#[derive(Debug, Clone, Copy)]
+/// What an image is drawn for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    None,
+    Class(u32),
+    /// Tokens, and where they end.
+    Caption(Vec<u32>, u32),
+}
+
+/// How a model is told the condition.
 enum Told {
-    /// By its number, the last of which is none.
+    /// A class by its number, the last of which is none.
     Number { none: u32 },
-    /// By one text token `[width]` of zeros and a one, or of zeros alone.
-    Text { tokens: usize, width: usize },
+    /// A class by one text token `[width]` of zeros and a one, or of zeros alone.
+    OneHot { tokens: usize, width: usize },
+    /// A caption as a frozen encoder says it; `classes` where the model has a table of them too, of which it is told the last.
+    Caption { texts: Box<Texts>, classes: Option<u32> },
 }
 
 /// See the head of this file.
 pub struct Denoising {
     pub diffusion: Diffusion,
     size: usize,
+    channels: usize,
     told: Told,
+    latents: Option<Box<Latents>>,
     options: DenoisingOptions,
 }
 
 impl Denoising {
-    /// That of a recipe.
+    /// That of a recipe, with the frozen models that it names.
     /// # Errors
-    /// When its model works on something else than pixels.
+    /// When they cannot be read, or the model does not fit to them.
     pub fn new(recipe: &Recipe) -> Result<Self, TrainError> {
         let options = DenoisingOptions::of(recipe)?;
+        let texts = |told| options.text.as_ref().map(|path| Texts::open(path, told).map(Box::new)).transpose();
         let (size, channels, told) = if models::kind(&recipe.model).name == "unet" {
-            let (model, config): (_, UnetConfig) = config(recipe, &["unet"])?;
-            no_encoders(&*model)?;
-            (config.size, config.channels, Told::Text { tokens: config.text_tokens, width: config.text_width })
+            let (model, c): (_, UnetConfig) = config(recipe, &["unet"])?;
+            if options.latents.is_none() || options.text.is_none() {
+                no_encoders(&*model)?;
+            }
+            let told = match texts(texts::Told::States)? {
+                Some(texts) => told_by(texts, &[c.text_tokens, c.text_width], ["model.text_tokens", "model.text_width"], None)?,
+                None => Told::OneHot { tokens: c.text_tokens, width: c.text_width },
+            };
+            (c.size, c.channels, told)
         } else {
-            let (_, config): (_, DitConfig) = config(recipe, &["dit", "unet"])?;
-            (config.size, config.channels, Told::Number { none: config.classes as u32 - 1 })
+            let (_, c): (_, DitConfig) = config(recipe, &["dit", "unet"])?;
+            let none = c.classes as u32 - 1;
+            let told = match texts(texts::Told::Pooled)? {
+                Some(texts) => told_by(texts, &[c.text_width], ["model.text_width"; 2], Some(none))?,
+                None if c.text_width > 0 => {
+                    let problem = format!("the model reads captions of {} numbers, and nothing says any", c.text_width);
+                    let help = "name the run of a `clip` as `objective.text`, or leave `text_width` out".into();
+                    return Err(TrainError::Value { key: "model.text_width", problem, help });
+                }
+                None => Told::Number { none },
+            };
+            (c.size, c.channels, told)
         };
-        if channels != 3 {
-            let problem = format!("the model denoises {channels} channels, and pixels have 3");
-            let help = "set `channels = 3` and `out_channels = 3`, or 6".into();
+        // Images that are cropped anew each time do not come again.
+        let is_kept = options.augment.least_area >= 1.0;
+        let latents = options.latents.as_ref().map(|path| Latents::open(path, options.latent_scale, is_kept).map(Box::new)).transpose()?;
+        let (wanted, whose) = latents.as_ref().map_or((3, "pixels"), |latents| (latents.config.channels, "latents"));
+        if channels != wanted {
+            let problem = format!("the model denoises {channels} channels, and {whose} have {wanted}");
+            let help = format!("set `channels = {wanted}` and `out_channels = {wanted}`, or {}", 2 * wanted);
             return Err(TrainError::Value { key: "model.channels", problem, help });
         }
         let diffusion = Diffusion::new(options.target, options.schedule.unwrap_or_default());
-        Ok(Self { diffusion, size, told, options })
+        Ok(Self { diffusion, size, channels, told, latents, options })
     }
 
     /// Classes that it can be told.
@@ -102,52 +155,170 @@ impl Denoising {
     pub fn classes(&self) -> usize {
         match self.told {
             Told::Number { none } => none as usize,
-            Told::Text { width, .. } => width,
+            Told::OneHot { width, .. } => width,
+            Told::Caption { .. } => 0,
         }
+    }
+
+    /// Whether it is told captions.
+    #[must_use]
+    pub fn reads_captions(&self) -> bool {
+        matches!(self.told, Told::Caption { .. })
+    }
+
+    /// What it denoises: side and channels.
+    #[must_use]
+    pub fn shape(&self) -> [usize; 2] {
+        [self.size, self.channels]
+    }
+
+    /// The most that a number of an image can be: of pixels 1.
+    #[must_use]
+    pub fn bound(&self) -> f64 {
+        if self.latents.is_some() { f64::INFINITY } else { 1.0 }
     }
 
     /// Side of its images.
     #[must_use]
     pub fn side(&self) -> usize {
-        self.size
+        self.latents.as_ref().map_or(self.size, |latents| self.size << latents.config.halvings())
     }
 
-    /// What a model reads of mixed pixels at `times`, of classes or of none.
-    #[must_use]
-    pub fn inputs(&self, mixed: Vec<f32>, times: Vec<f32>, classes: &[Option<u32>]) -> Inputs {
+    /// A caption as a condition.
+    /// # Errors
+    /// When it is told none, or the tokenizer cannot take it.
+    pub fn caption(&self, caption: &str) -> Result<Condition, TrainError> {
+        let Told::Caption { texts, .. } = &self.told else {
+            let help = "name a class instead: `--class`".into();
+            return Err(TrainError::Value { key: "--caption", problem: "the model was trained without captions".into(), help });
+        };
+        texts.encode(Some(caption)).map(|(tokens, end)| Condition::Caption(tokens, end))
+    }
+
+    /// The numbers of an image that it denoises, without noise: pixels in -1..1, or the means of latents.
+    /// # Errors
+    /// When the autoencoder does not take it.
+    pub fn clean(&self, image: &RgbImage) -> Result<Vec<f32>, TrainError> {
+        let pixels = pixels_around_zero(image);
+        match &self.latents {
+            Some(latents) => latents.of(&pixels, &vec![0.0; self.each()]),
+            None => Ok(pixels),
+        }
+    }
+
+    /// Images of such numbers.
+    /// # Errors
+    /// When memory is short.
+    pub fn images(&self, x: &[f32]) -> Result<Vec<RgbImage>, TrainError> {
+        match &self.latents {
+            Some(latents) => latents.decode(x, self.size),
+            None => Ok(x.chunks_exact(self.each()).map(|image| super::pixels_back(image, self.size)).collect()),
+        }
+    }
+
+    /// Numbers of one sample.
+    fn each(&self) -> usize {
+        self.size * self.size * self.channels
+    }
+
+    /// What a model reads of mixed numbers at `times`, under conditions.
+    /// # Errors
+    /// When a caption cannot be said.
+    pub fn inputs(&self, mixed: Vec<f32>, times: Vec<f32>, conditions: &[Condition]) -> Result<Inputs, TrainError> {
         let batch = times.len();
-        let inputs = Inputs::new().with_f32("latents", &[batch, self.size, self.size, 3], mixed).with_f32("timesteps", &[batch], times);
-        match self.told {
-            Told::Number { none } => inputs.with_u32("classes", &[batch], classes.iter().map(|class| class.unwrap_or(none)).collect()),
-            Told::Text { tokens, width } => {
-                let row = |class: &Option<u32>| {
-                    let at = class.map(|class| class as usize);
+        let dims = [batch, self.size, self.size, self.channels];
+        let inputs = Inputs::new().with_f32("latents", &dims, mixed).with_f32("timesteps", &[batch], times);
+        let class = |condition: &Condition| if let Condition::Class(class) = condition { Some(*class) } else { None };
+        Ok(match &self.told {
+            Told::Number { none } => inputs.with_u32("classes", &[batch], conditions.iter().map(|c| class(c).unwrap_or(*none)).collect()),
+            Told::OneHot { tokens, width } => {
+                let row = |condition: &Condition| {
+                    let at = class(condition).map(|class| class as usize);
                     (0..tokens * width).map(move |i| f32::from(at == Some(i)))
                 };
-                inputs.with_f32("text", &[batch, tokens, width], classes.iter().flat_map(row).collect())
+                inputs.with_f32("text", &[batch, *tokens, *width], conditions.iter().flat_map(row).collect())
             }
+            Told::Caption { texts, classes } => {
+                let mut text = Vec::new();
+                for condition in conditions {
+                    match condition {
+                        Condition::Caption(tokens, end) => text.extend_from_slice(&texts.of(tokens, *end)?),
+                        _ => {
+                            let (tokens, end) = texts.encode(None)?;
+                            text.extend_from_slice(&texts.of(&tokens, end)?);
+                        }
+                    }
+                }
+                let inputs = inputs.with_f32("text", &[&[batch], &texts.dims()[..]].concat(), text);
+                match classes {
+                    Some(none) => inputs.with_u32("classes", &[batch], vec![*none; batch]),
+                    None => inputs,
+                }
+            }
+        })
+    }
+}
+
+/// Captions of such a shape, if the model reads that.
+fn told_by(texts: Box<Texts>, reads: &[usize], keys: [&'static str; 2], classes: Option<u32>) -> Result<Told, TrainError> {
+    let said = texts.dims();
+    match said.iter().zip(reads).position(|(said, reads)| said != reads) {
+        None => Ok(Told::Caption { texts, classes }),
+        Some(at) => {
+            let problem = format!("the model reads captions of {reads:?} numbers, and `objective.text` says {said:?}");
+            let name = keys[at].trim_start_matches("model.");
+            Err(TrainError::Value { key: keys[at], problem, help: format!("set `{name} = {}`", said[at]) })
         }
     }
 }
 
 impl Task for Denoising {
     fn size(&self) -> usize {
-        self.size
+        self.side()
     }
 
     fn augment(&self) -> &Augment {
         &self.options.augment
     }
 
+    fn wants(&self, entry: &Entry) -> Result<(), String> {
+        if self.reads_captions() && entry.caption.is_none() { Err("has no caption".into()) } else { Ok(()) }
+    }
+
     fn prepare(&mut self, classes: &[String], _captions: &[&str]) -> Result<Vec<String>, TrainError> {
-        enough_classes(classes, self.classes(), ", and one more for diffusion")?;
+        if !self.reads_captions() {
+            enough_classes(classes, self.classes(), ", and one more for diffusion")?;
+        }
         Ok(Vec::new())
+    }
+
+    fn look(&mut self, images: &mut dyn Iterator<Item = Result<RgbImage, TrainError>>) -> Result<Vec<String>, TrainError> {
+        self.latents.as_mut().map(|latents| latents.measure(images)).transpose().map(|note| note.into_iter().collect())
+    }
+
+    fn frozen(&self) -> Vec<&str> {
+        let latents = self.latents.iter().map(|latents| &latents.frozen.blake3[..]);
+        let texts = if let Told::Caption { texts, .. } = &self.told { Some(&texts.frozen.blake3[..]) } else { None };
+        latents.chain(texts).collect()
+    }
+
+    fn files(&self) -> TokenizerFiles {
+        self.latents.as_ref().map(|latents| latents.files()).unwrap_or_default()
     }
 
     fn sample(&self, pixels: &RgbImage, about: About<'_>, draws: &mut Draws) -> Result<Sample, TrainError> {
         let time = self.diffusion.time(draws.uniform());
-        let class = if draws.uniform() < self.options.no_class { u32::MAX } else { about.class };
-        let mut sample = Sample { class, time: time as f32, ..Sample::default() };
+        let is_left_out = draws.uniform() < self.options.no_class;
+        let mut sample = Sample { class: if is_left_out { u32::MAX } else { about.class }, time: time as f32, ..Sample::default() };
+        if let Told::Caption { texts, .. } = &self.told {
+            (sample.tokens, sample.end) = texts.encode(about.caption.filter(|_| !is_left_out))?;
+        }
+        if self.latents.is_some() {
+            // For the draw of the latents, and to be mixed into them: the autoencoder runs where a micro-batch is put together.
+            sample.noise = (0..2 * self.each()).map(|_| draws.normal() as f32).collect();
+            sample.pixels = pixels_around_zero(pixels);
+            return Ok(sample);
+        }
         let [image, rest] = self.diffusion.shares(time);
         for byte in pixels.as_raw() {
             let (pixel, noise) = (f64::from(*byte) / 127.5 - 1.0, draws.normal());
@@ -157,11 +328,36 @@ impl Task for Denoising {
         Ok(sample)
     }
 
-    fn stack(&self, mut samples: Vec<Sample>) -> Inputs {
-        let classes: Vec<Option<u32>> = samples.iter().map(|sample| (sample.class != u32::MAX).then_some(sample.class)).collect();
+    fn stack(&self, mut samples: Vec<Sample>) -> Result<Inputs, TrainError> {
+        if let Some(latents) = &self.latents {
+            for sample in &mut samples {
+                self.mix(latents, sample)?;
+            }
+        }
+        let condition = |sample: &mut Sample| match &self.told {
+            Told::Caption { .. } => Condition::Caption(std::mem::take(&mut sample.tokens), sample.end),
+            _ if sample.class == u32::MAX => Condition::None,
+            _ => Condition::Class(sample.class),
+        };
+        let conditions: Vec<Condition> = samples.iter_mut().map(condition).collect();
         let times = samples.iter().map(|sample| sample.time).collect();
         let mixed = super::images(&mut samples);
         let target = samples.into_iter().flat_map(|sample| sample.target).collect();
-        self.inputs(mixed, times, &classes).with_f32("target", &[classes.len(), self.size, self.size, 3], target)
+        let dims = [conditions.len(), self.size, self.size, self.channels];
+        Ok(self.inputs(mixed, times, &conditions)?.with_f32("target", &dims, target))
+    }
+}
+
+impl Denoising {
+    /// The latents of a sample's image, with its noise mixed in.
+    fn mix(&self, latents: &Latents, sample: &mut Sample) -> Result<(), TrainError> {
+        let (noise, time) = (std::mem::take(&mut sample.noise), f64::from(sample.time));
+        let (draw, noise) = noise.split_at(self.each());
+        let clean = latents.of(&sample.pixels, draw)?;
+        let [image, rest] = self.diffusion.shares(time);
+        let numbers = || clean.iter().zip(noise).map(|(clean, noise)| (f64::from(*clean), f64::from(*noise)));
+        sample.target = numbers().map(|(clean, noise)| self.diffusion.wanted(time, clean, noise) as f32).collect();
+        sample.pixels = numbers().map(|(clean, noise)| (image * clean + rest * noise) as f32).collect();
+        Ok(())
     }
 }

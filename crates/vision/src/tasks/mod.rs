@@ -1,6 +1,7 @@
 //! What is learnt from images: one file for each objective, named in the crate's list of objectives. A task says what it wants of an image, makes samples of it,
 //! and puts those of a micro-batch together.
 
+pub(crate) mod autoencoding;
 pub(crate) mod classes;
 pub(crate) mod denoising;
 pub(crate) mod pairs;
@@ -8,15 +9,16 @@ pub(crate) mod reconstruction;
 
 use std::sync::Arc;
 
-pub use denoising::{Denoising, DenoisingOptions};
+pub use denoising::{Condition, Denoising, DenoisingOptions};
 use engine::{Inputs, ParamStore, Precision};
 use image::RgbImage;
 use models::Model;
-pub use pairs::{Captions, PairsOptions, compared, log_losses};
+pub use pairs::{PairsOptions, compared, log_losses};
 pub(crate) use reconstruction::of_patch;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use train::{
     TrainError,
+    checkpoint::TokenizerFiles,
     eval::HeldOut,
     feed::Feed,
     metric::{Better, MetricKind},
@@ -24,6 +26,11 @@ use train::{
     recipe::Recipe,
 };
 
+pub(crate) use crate::numbers::{normed, pixels_around_zero, pixels_back};
+pub use crate::{
+    captions::Captions,
+    numbers::{DEVIATION, MEAN, pixels_of},
+};
 use crate::{draws::Draws, readers::Entry};
 
 const fn lower(name: &'static str, unit: &'static str) -> MetricKind {
@@ -80,6 +87,7 @@ pub struct Sample {
     pub pixels: Vec<f32>,
     pub target: Vec<f32>,
     pub order: Vec<f32>,
+    pub noise: Vec<f32>,
     pub tokens: Vec<u32>,
     pub end: u32,
     pub class: u32,
@@ -91,6 +99,8 @@ pub struct Sample {
 pub struct About<'a> {
     pub class: u32,
     pub caption: Option<&'a str>,
+    /// It is measured, not learnt from.
+    pub is_measured: bool,
 }
 
 /// See the head of this file.
@@ -112,13 +122,32 @@ pub(crate) trait Task: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// One sample of an image of the model's size.
+    /// Look at images that will be learnt from, spread over all of them. Notes for a person.
+    /// # Errors
+    /// When one cannot be read, or the model cannot learn from them.
+    fn look(&mut self, _images: &mut dyn Iterator<Item = Result<RgbImage, TrainError>>) -> Result<Vec<String>, TrainError> {
+        Ok(Vec::new())
+    }
+
+    /// Hashes of the frozen models that it asks: a run goes on only with the same.
+    fn frozen(&self) -> Vec<&str> {
+        Vec::new()
+    }
+
+    /// What a checkpoint keeps of it besides the tokenizer.
+    fn files(&self) -> TokenizerFiles {
+        Vec::new()
+    }
+
+    /// One sample of an image of the model's size. Frozen models are not asked here, but in [`Task::stack`].
     /// # Errors
     /// When its caption cannot be encoded.
     fn sample(&self, pixels: &RgbImage, about: About<'_>, draws: &mut Draws) -> Result<Sample, TrainError>;
 
     /// What a model reads of samples.
-    fn stack(&self, samples: Vec<Sample>) -> Inputs;
+    /// # Errors
+    /// When a frozen model that it asks does not answer.
+    fn stack(&self, samples: Vec<Sample>) -> Result<Inputs, TrainError>;
 
     /// The tokenizer and its files, where it has one.
     fn captions(&self) -> Option<&Captions> {
@@ -147,6 +176,7 @@ pub(crate) trait Task: Send + Sync {
 /// The task of a recipe.
 pub(crate) fn of(recipe: &Recipe) -> Result<Box<dyn Task>, TrainError> {
     match train::objective::name(recipe) {
+        "autoencoding" => Ok(Box::new(autoencoding::Autoencoding::new(recipe)?)),
         "classes" => Ok(Box::new(classes::Classes::new(recipe)?)),
         "contrastive" => Ok(Box::new(pairs::Pairs::new(recipe)?)),
         "denoising" => Ok(Box::new(Denoising::new(recipe)?)),
@@ -186,32 +216,13 @@ fn no_encoders(model: &dyn Model) -> Result<(), TrainError> {
     if model.encoders().is_empty() {
         return Ok(());
     }
-    let problem = "frozen encoders are priced by `hairpin plan`, and nothing here runs them yet".to_owned();
+    let problem =
+        "frozen encoders are priced by `hairpin plan`; what runs them is named by `objective.latents` and `objective.text`".to_owned();
     Err(TrainError::Value {
         key: "model.encoders",
         problem,
-        help: "leave `encoders` out: the model then works on pixels and classes".into(),
+        help: "name both, or leave `encoders` out: the model then works on pixels and classes".into(),
     })
-}
-
-/// Mean and deviation of the colours of photographs (those of ImageNet, which torchvision's models take).
-pub const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-pub const DEVIATION: [f32; 3] = [0.229, 0.224, 0.225];
-
-/// Pixels as models read them, but those of diffusion.
-pub(crate) fn normed(image: &RgbImage) -> Vec<f32> {
-    // Each byte of each colour once: there are fewer of them than pixels.
-    let of = |c: usize| std::array::from_fn::<f32, 256, _>(|byte| (byte as f32 / 255.0 - MEAN[c]) / DEVIATION[c]);
-    let tables = [of(0), of(1), of(2)];
-    image.as_raw().as_chunks::<3>().0.iter().flat_map(|pixel| [0, 1, 2].map(|c| tables[c][usize::from(pixel[c])])).collect()
-}
-
-/// Back to bytes.
-#[must_use]
-pub fn pixels_of(normed: &[f32], size: usize) -> RgbImage {
-    let byte = |(i, v): (usize, &f32)| ((v * DEVIATION[i % 3] + MEAN[i % 3]) * 255.0).round().clamp(0.0, 255.0) as u8;
-    let bytes = normed.iter().enumerate().map(byte).collect();
-    RgbImage::from_raw(size as u32, size as u32, bytes).unwrap_or_default()
 }
 
 /// Images of samples, one after the other.

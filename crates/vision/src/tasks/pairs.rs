@@ -19,7 +19,7 @@ use train::{
     recipe::Recipe,
 };
 
-use super::{About, Augment, Sample, Task, config, images, lower, normed, options};
+use super::{About, Augment, Captions, Sample, Task, config, images, lower, normed, options};
 use crate::{draws::Draws, passes, readers::Entry};
 
 pub(crate) const METRIC: MetricKind = lower("contrastive_loss", "nats to tell a held-out pair from all others");
@@ -87,49 +87,6 @@ impl Objective for OfPairs {
     }
 }
 
-/// Captions as tokens: what stands before a text, its tokens, its end, and ends up to the model's length.
-pub struct Captions {
-    pub tokenizer: Tokenizer,
-    length: usize,
-}
-
-impl Captions {
-    /// Of texts of so many tokens with their end.
-    #[must_use]
-    pub fn new(tokenizer: Tokenizer, length: usize) -> Self {
-        Self { tokenizer, length }
-    }
-
-    /// The tokens of a text, where its end is, and whether it was cut.
-    /// # Errors
-    /// When the tokenizer cannot take it.
-    pub fn encode(&self, text: &str) -> Result<(Vec<u32>, u32, bool), TrainError> {
-        let ends = self.tokenizer.ends();
-        // An end before a text would be where its state is read from.
-        let begin = |token: &&u32| **token != ends.end_of_text;
-        let mut tokens: Vec<u32> = ends.before_prompt.iter().filter(begin).copied().collect();
-        tokens.extend(self.tokenizer.encode(text)?);
-        let is_cut = tokens.len() >= self.length;
-        tokens.truncate(self.length - 1);
-        let end = tokens.len() as u32;
-        tokens.resize(self.length, ends.end_of_text);
-        Ok((tokens, end, is_cut))
-    }
-
-    /// What a model reads of texts.
-    /// # Errors
-    /// As [`Captions::encode`].
-    pub fn inputs(&self, texts: &[&str]) -> Result<Inputs, TrainError> {
-        let (mut all, mut places) = (Vec::new(), Vec::new());
-        for (n, text) in texts.iter().enumerate() {
-            let (tokens, end, _) = self.encode(text)?;
-            all.extend(tokens);
-            places.push((n * self.length) as u32 + end);
-        }
-        Ok(Inputs::new().with_u32("tokens", &[texts.len(), self.length], all).with_u32("ends", &[texts.len()], places))
-    }
-}
-
 /// See the head of this file.
 pub(super) struct Pairs {
     config: ClipConfig,
@@ -167,7 +124,7 @@ impl Task for Pairs {
             let problem = format!("{vocab} is less than the {} tokens of the tokenizer", tokenizer.vocab());
             return Err(TrainError::Value { key: "model.text.vocab", problem, help: format!("set it to {}", tokenizer.vocab()) });
         }
-        let own = Captions::new(tokenizer, length);
+        let own = Captions::of(tokenizer, &self.config.text);
         let mut cut = 0;
         for caption in captions {
             cut += usize::from(own.encode(caption)?.2);
@@ -184,11 +141,11 @@ impl Task for Pairs {
         Ok(Sample { pixels: normed(pixels), tokens, end, ..Sample::default() })
     }
 
-    fn stack(&self, mut samples: Vec<Sample>) -> Inputs {
+    fn stack(&self, mut samples: Vec<Sample>) -> Result<Inputs, TrainError> {
         let (batch, size, length) = (samples.len(), self.config.image.size, self.config.text.tokens);
         let ends = samples.iter().enumerate().map(|(n, sample)| (n * length) as u32 + sample.end).collect();
         let inputs = Inputs::new().with_f32("images", &[batch, size, size, 3], images(&mut samples)).with_u32("ends", &[batch], ends);
-        inputs.with_u32("tokens", &[batch, length], samples.into_iter().flat_map(|sample| sample.tokens).collect())
+        Ok(inputs.with_u32("tokens", &[batch, length], samples.into_iter().flat_map(|sample| sample.tokens).collect()))
     }
 
     fn captions(&self) -> Option<&Captions> {

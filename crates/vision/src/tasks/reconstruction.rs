@@ -61,10 +61,10 @@ impl Task for Reconstruction {
         Ok(Sample { pixels: normed(pixels), order, ..Sample::default() })
     }
 
-    fn stack(&self, mut samples: Vec<Sample>) -> Inputs {
+    fn stack(&self, mut samples: Vec<Sample>) -> Result<Inputs, TrainError> {
         let batch = samples.len();
         let order: Vec<f32> = samples.iter().flat_map(|sample| &sample.order).copied().collect();
         let inputs = Inputs::new().with_f32("images", &[batch, self.size, self.size, 3], images(&mut samples));
-        Choice::of(&order, self.patches, self.seen).inputs(inputs, batch)
+        Ok(Choice::of(&order, self.patches, self.seen).inputs(inputs, batch))
     }
 }

@@ -10,10 +10,13 @@ use train::{
     hf::{Keys, of_all_layouts},
 };
 
-use super::{Class, HARMLESS, Layout, Part, Parts, Usual, act, mlp, no_fixed, refuse, tower, tower_keys, with, written};
+use super::{
+    CLIP_LAYER, Class, HARMLESS, Layout, Part, Parts, Usual, act, is_siglip, mlp, no_fixed, refuse, short, tower, tower_keys, with, written,
+};
 
 pub(super) const LAYOUT: Layout = Layout {
     kind: "clip",
+    holds: |table| !is_siglip(table),
     class: Class::Transformers("clip", "CLIPModel"),
     read,
     write,
@@ -23,9 +26,6 @@ pub(super) const LAYOUT: Layout = Layout {
 };
 
 const USUAL: Usual = Usual { patch: 32, eps: 1e-5, act: "quick_gelu" };
-const LAYER: [&str; 8] =
-    ["layer_norm1", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "layer_norm2", "mlp.fc1", "mlp.fc2"];
-
 fn read(keys: &Keys<'_>) -> Result<toml::Table, TrainError> {
     let side = |name: &str| {
         let side = keys.table(name)?.ok_or_else(|| refuse("config.json", format!("`{name}` is missing")))?;
@@ -35,7 +35,6 @@ fn read(keys: &Keys<'_>) -> Result<toml::Table, TrainError> {
         Ok::<_, TrainError>(side)
     };
     let (text, image) = (side("text_config")?, side("vision_config")?);
-    text.only("layer_norm_eps", 1e-5)?;
     let config = ClipConfig {
         image: tower(&image, &USUAL, true)?,
         text: TextConfig {
@@ -46,6 +45,8 @@ fn read(keys: &Keys<'_>) -> Result<toml::Table, TrainError> {
             heads: text.whole("num_attention_heads", 8)?,
             ffn: text.whole("intermediate_size", 2048)?,
             mlp: mlp(&text, USUAL.act)?,
+            eps: text.real("layer_norm_eps", 1e-5)? as f32,
+            both_ways: false,
         },
         embed: keys.whole("projection_dim", 512)?,
         sigmoid: false,
@@ -61,7 +62,7 @@ fn write(table: &toml::Table, _classes: &[String]) -> Result<Value, TrainError> 
     let text = json!({
         "model_type": "clip_text_model", "vocab_size": t.vocab, "max_position_embeddings": t.tokens, "num_hidden_layers": t.layers,
         "hidden_size": t.width, "num_attention_heads": t.heads, "intermediate_size": t.ffn, "hidden_act": act(t.mlp)?,
-        "layer_norm_eps": 1e-5, "projection_dim": c.embed,
+        "layer_norm_eps": short(t.eps), "projection_dim": c.embed,
     });
     let image = with(tower_keys(&c.image)?, json!({"model_type": "clip_vision_model", "projection_dim": c.embed}));
     Ok(json!({"projection_dim": c.embed, "text_config": text, "vision_config": image}))
@@ -69,6 +70,9 @@ fn write(table: &toml::Table, _classes: &[String]) -> Result<Value, TrainError> 
 
 fn parts(table: &toml::Table) -> Result<Vec<Part>, TrainError> {
     let c: ClipConfig = typed(table)?;
+    if c.text.both_ways {
+        return Err(refuse("model.text.both_ways", "in CLIP's layout a token sees those before it alone".into()));
+    }
     if c.sigmoid {
         return Err(refuse("model.sigmoid", "CLIP's layout has no place for the bias of SigLIP's loss".into()));
     }
@@ -77,12 +81,12 @@ fn parts(table: &toml::Table) -> Result<Vec<Part>, TrainError> {
     parts.add("image.class", "vision_model.embeddings.class_embedding", &[v.width]);
     parts.add("image.positions", "vision_model.embeddings.position_embedding.weight", &[(v.size / v.patch).pow(2) + 1, v.width]);
     parts.norm("image.norm_first", "vision_model.pre_layrnorm", v.width);
-    parts.layers(["image.", "vision_model.encoder.layers."], v.layers, [v.width, v.ffn], LAYER);
+    parts.layers(["image.", "vision_model.encoder.layers."], v.layers, [v.width, v.ffn], CLIP_LAYER);
     parts.norm("image.norm", "vision_model.post_layernorm", v.width);
     parts.add("image.head.weight", "visual_projection.weight", &[c.embed, v.width]);
     parts.add("text.embed", "text_model.embeddings.token_embedding.weight", &[t.vocab, t.width]);
     parts.add("text.positions", "text_model.embeddings.position_embedding.weight", &[t.tokens, t.width]);
-    parts.layers(["text.", "text_model.encoder.layers."], t.layers, [t.width, t.ffn], LAYER);
+    parts.layers(["text.", "text_model.encoder.layers."], t.layers, [t.width, t.ffn], CLIP_LAYER);
     parts.norm("text.norm", "text_model.final_layer_norm", t.width);
     parts.add("text.head.weight", "text_projection.weight", &[c.embed, t.width]);
     parts.add("temperature", "logit_scale", &[]);

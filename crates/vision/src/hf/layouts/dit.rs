@@ -5,10 +5,18 @@ use models::{dit::DitConfig, typed};
 use serde_json::{Value, json};
 use train::{TrainError, hf::Keys};
 
-use super::{Class, Layout, Part, Parts, no_fixed, refuse, short, written};
+use super::{Class, Layout, Part, Parts, holds_all, no_fixed, refuse, short, written};
 
-pub(super) const LAYOUT: Layout =
-    Layout { kind: "dit", class: Class::Diffusers("DiTTransformer2DModel"), read, write, parts, fixed: no_fixed, processor: None };
+pub(super) const LAYOUT: Layout = Layout {
+    kind: "dit",
+    holds: holds_all,
+    class: Class::Diffusers("DiTTransformer2DModel"),
+    read,
+    write,
+    parts,
+    fixed: no_fixed,
+    processor: None,
+};
 
 /// Waves of the time, which the class does not let be chosen.
 const WAVES: usize = 256;
@@ -32,6 +40,7 @@ fn read(keys: &Keys<'_>) -> Result<toml::Table, TrainError> {
         classes: keys.whole("num_embeds_ada_norm", 1000)? + 1,
         waves: WAVES,
         wave_shift: 1,
+        text_width: 0,
         mlp_eps: keys.real("norm_eps", 1e-5)? as f32,
     };
     Ok(written("dit", &config))
@@ -43,6 +52,9 @@ fn write(table: &toml::Table, _classes: &[String]) -> Result<Value, TrainError> 
         let problem =
             format!("the class computes {WAVES} waves with `wave_shift = 1` alone, and these are {} with {}", c.waves, c.wave_shift);
         return Err(refuse("model.wave_shift", problem));
+    }
+    if c.text_width > 0 {
+        return Err(refuse("model.text_width", "the class is told no captions".into()));
     }
     Ok(json!({
         "sample_size": c.size, "patch_size": c.patch, "in_channels": c.channels, "out_channels": c.out_channels, "num_layers": c.layers,

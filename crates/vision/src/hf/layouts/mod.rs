@@ -3,13 +3,15 @@
 //!
 //! What is absent from a `config.json` has the default of its class in transformers 5.24 or diffusers 0.42.
 
+mod autoencoder;
 mod clip;
 mod dit;
+mod siglip;
 mod unet;
 mod vit;
 mod vit_mae;
 
-use models::{decoder::Mlp, tower::TowerConfig};
+use models::{clip::ClipConfig, decoder::Mlp, tower::TowerConfig, typed};
 use serde_json::{Map, Value, json};
 use train::{
     TrainError,
@@ -19,12 +21,15 @@ use train::{
 use super::refuse;
 
 /// Those that are known.
-pub(super) const ALL: &[Layout] = &[vit::LAYOUT, vit_mae::LAYOUT, clip::LAYOUT, dit::LAYOUT, unet::LAYOUT];
+pub(super) const ALL: &[Layout] =
+    &[vit::LAYOUT, vit_mae::LAYOUT, clip::LAYOUT, siglip::LAYOUT, dit::LAYOUT, unet::LAYOUT, autoencoder::LAYOUT];
 
 /// One class of models.
 pub(super) struct Layout {
     /// The kind of model that it holds here.
     pub kind: &'static str,
+    /// Which models of that kind it holds, where several layouts do.
+    pub holds: fn(&toml::Table) -> bool,
     /// How its config names it.
     pub class: Class,
     /// A `[model]` table, refusing values that are not computed here.
@@ -112,12 +117,13 @@ impl Layout {
         ALL.iter().find(is_it).ok_or_else(|| refuse("config.json", problem()))
     }
 
-    /// That of a kind of model.
+    /// That of a model.
     /// # Errors
     /// When none holds it.
-    pub fn of_kind(kind: &str) -> Result<&'static Self, TrainError> {
+    pub fn of_table(table: &toml::Table) -> Result<&'static Self, TrainError> {
+        let kind = models::kind(table).name;
         let unknown = || refuse("model.kind", format!("no layout holds a model of kind `{kind}`"));
-        ALL.iter().find(|layout| layout.kind == kind).ok_or_else(unknown)
+        ALL.iter().find(|layout| layout.kind == kind && (layout.holds)(table)).ok_or_else(unknown)
     }
 
     /// The `[model]` table of a config, and the names of its classes.
@@ -174,9 +180,16 @@ const HARMLESS: &[&str] = &[
     "vision_config_dict",
 ];
 
-/// The name that other versions of transformers have for a tensor.
+/// The name that other versions of transformers or diffusers have for a tensor.
 pub(super) fn other_name(name: &str) -> String {
-    name.replace("decoder.decoder_layers.", "decoder.decoder_encoder.layer.")
+    const OTHERS: [(&str, &str); 5] = [
+        ("decoder.decoder_layers.", "decoder.decoder_encoder.layer."),
+        ("mid_block.attentions.0.to_q.", "mid_block.attentions.0.query."),
+        ("mid_block.attentions.0.to_k.", "mid_block.attentions.0.key."),
+        ("mid_block.attentions.0.to_v.", "mid_block.attentions.0.value."),
+        ("mid_block.attentions.0.to_out.0.", "mid_block.attentions.0.proj_attn."),
+    ];
+    OTHERS.iter().fold(name.to_owned(), |name, (now, before)| name.replace(now, before))
 }
 
 /// A `[model]` table that builds such a config.
@@ -184,6 +197,16 @@ fn written(kind: &str, config: &impl serde::Serialize) -> toml::Table {
     let mut table = toml::Table::try_from(config).unwrap_or_default();
     table.insert("kind".into(), kind.into());
     table
+}
+
+/// Every model of its kind.
+fn holds_all(_table: &toml::Table) -> bool {
+    true
+}
+
+/// Whether a CLIP's images are gathered by attention, as SigLIP's are.
+fn is_siglip(table: &toml::Table) -> bool {
+    typed::<ClipConfig>(table).is_ok_and(|config| config.image.attention_pool)
 }
 
 /// Nothing that follows from the table.
@@ -207,7 +230,8 @@ fn mlp(keys: &Keys<'_>, default: &'static str) -> Result<Mlp, TrainError> {
     match keys.text("hidden_act", default)? {
         "gelu" => Ok(Mlp::Gelu),
         "quick_gelu" => Ok(Mlp::QuickGelu),
-        other => Err(refuse("config.json", format!("`hidden_act` is `{other}`, neither `gelu` nor `quick_gelu`"))),
+        "gelu_pytorch_tanh" => Ok(Mlp::GeluTanh),
+        other => Err(refuse("config.json", format!("`hidden_act` is `{other}`, none of `gelu`, `quick_gelu` and `gelu_pytorch_tanh`"))),
     }
 }
 
@@ -215,7 +239,8 @@ fn act(mlp: Mlp) -> Result<&'static str, TrainError> {
     match mlp {
         Mlp::QuickGelu => Ok("quick_gelu"),
         Mlp::Gelu => Ok("gelu"),
-        _ => Err(refuse("model.tower.mlp", "no layout of images holds another than `gelu` and `quick_gelu`".into())),
+        Mlp::GeluTanh => Ok("gelu_pytorch_tanh"),
+        _ => Err(refuse("model.tower.mlp", "no layout of images holds another than `gelu`, `quick_gelu` and `gelu_tanh`".into())),
     }
 }
 
@@ -240,6 +265,7 @@ fn tower(keys: &Keys<'_>, usual: &Usual, norm_first: bool) -> Result<TowerConfig
         mlp: mlp(keys, usual.act)?,
         eps: keys.real("layer_norm_eps", usual.eps)? as f32,
         norm_first,
+        attention_pool: false,
     })
 }
 
@@ -270,9 +296,13 @@ impl Parts {
     /// One of theirs that is several of ours, one below the other.
     fn stacked(&mut self, ours: &[String], theirs: &str, [out, inner]: [usize; 2]) {
         for (part, dims) in [("weight", vec![ours.len() * out, inner]), ("bias", vec![ours.len() * out])] {
-            let ours = ours.iter().map(|ours| format!("{ours}.{part}")).collect();
-            self.0.push(Part { ours, theirs: format!("{theirs}.{part}"), dims, view: View::Same });
+            self.several(ours.iter().map(|ours| format!("{ours}.{part}")).collect(), &format!("{theirs}.{part}"), &dims);
         }
+    }
+
+    /// The same of whole names.
+    fn several(&mut self, ours: Vec<String>, theirs: &str, dims: &[usize]) {
+        self.0.push(Part { ours, theirs: theirs.to_owned(), dims: dims.to_vec(), view: View::Same });
     }
 
     fn norm(&mut self, ours: &str, theirs: &str, width: usize) {
@@ -303,6 +333,10 @@ impl Parts {
         }
     }
 }
+
+/// Parts of a layer of transformers' CLIP and SigLIP, as [`Parts::layers`] asks for them.
+const CLIP_LAYER: [&str; 8] =
+    ["layer_norm1", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "layer_norm2", "mlp.fc1", "mlp.fc2"];
 
 /// Parts of a layer of transformers' ViT, as [`Parts::layers`] asks for them.
 const VIT_LAYER: [&str; 8] = [

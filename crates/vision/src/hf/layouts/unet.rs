@@ -4,10 +4,18 @@ use models::{typed, unet::UnetConfig};
 use serde_json::{Value, json};
 use train::{TrainError, hf::Keys};
 
-use super::{Class, Layout, Part, Parts, View, no_fixed, refuse, written};
+use super::{Class, Layout, Part, Parts, View, holds_all, no_fixed, refuse, written};
 
-pub(super) const LAYOUT: Layout =
-    Layout { kind: "unet", class: Class::Diffusers("UNet2DConditionModel"), read, write, parts, fixed: no_fixed, processor: None };
+pub(super) const LAYOUT: Layout = Layout {
+    kind: "unet",
+    holds: holds_all,
+    class: Class::Diffusers("UNet2DConditionModel"),
+    read,
+    write,
+    parts,
+    fixed: no_fixed,
+    processor: None,
+};
 
 const TEXT_TOKENS: usize = 77;
 

@@ -4,10 +4,11 @@ use models::{typed, vit::VitConfig};
 use serde_json::{Map, Value, json};
 use train::{TrainError, hf::Keys};
 
-use super::{Class, Layout, Part, Parts, VIT, VIT_LAYER, no_fixed, tower, tower_keys, with, written};
+use super::{Class, Layout, Part, Parts, VIT, VIT_LAYER, holds_all, no_fixed, tower, tower_keys, with, written};
 
 pub(super) const LAYOUT: Layout = Layout {
     kind: "vit",
+    holds: holds_all,
     class: Class::Transformers("vit", "ViTForImageClassification"),
     read,
     write,

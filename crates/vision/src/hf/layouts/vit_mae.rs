@@ -4,10 +4,11 @@ use models::{fixed_positions, typed, vit_mae::MaeConfig};
 use serde_json::{Value, json};
 use train::{TrainError, hf::Keys};
 
-use super::{Class, Fixed, Layout, Part, Parts, VIT, VIT_LAYER, refuse, short, tower, tower_keys, with, written};
+use super::{Class, Fixed, Layout, Part, Parts, VIT, VIT_LAYER, holds_all, refuse, short, tower, tower_keys, with, written};
 
 pub(super) const LAYOUT: Layout = Layout {
     kind: "vit_mae",
+    holds: holds_all,
     class: Class::Transformers("vit_mae", "ViTMAEForPreTraining"),
     read,
     write,
