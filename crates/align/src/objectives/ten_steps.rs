@@ -94,7 +94,7 @@ impl Golden {
     }
 }
 
-/// One row of PyTorch's has no padding; here the batch is cut into two micro-batches.
+/// The model and the optimiser of the script, with a batch in two micro-batches.
 fn recipe(objective: &str, head: &str, sequences: usize) -> Recipe {
     let text = format!(
         "[model]\ndepth = 1\nembed_norm = false\nlayers = 2\nmodel = 16\nheads = 4\nkv_heads = 2\nhead_dim = 4\nffn = 24\nvocab = 31\ncontext = {CONTEXT}\n\
