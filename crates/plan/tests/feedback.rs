@@ -49,7 +49,7 @@ recipe = { from = { path = "base" }, train = { steps = 40 }, objective = { kind 
 [[phases]]
 name = "policy"
 data_fraction = 1.0
-recipe = { from = { path = "base" }, train = { steps = 40 }, objective = { kind = "ppo", prompts = "prompts.jsonl", held_out_ratio = 0.4, response_tokens = 4, rollouts = 32, kl_most = 40.0, reward = { kind = "model", path = "reward" } } }
+recipe = { from = { path = "base" }, train = { steps = 60 }, optim = { lr = 0.001 }, objective = { kind = "ppo", kl_coef = 0.2, prompts = "prompts.jsonl", held_out_ratio = 0.4, response_tokens = 4, rollouts = 32, kl_most = 40.0, reward = { kind = "model", path = "reward" } } }
 "#;
     std::fs::write(folder.join("hairpin.toml"), project).unwrap();
 }
