@@ -106,7 +106,7 @@ with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
     page = begin(context, server, "<b>ann</b>", asked, dialogs)
     for done in range(3):
         shown = page.inner_text("#prompt")
-        hold(f"hostile text is shown as its letters: {shown[:40]!r}", shown.split(": ", 1)[1].rstrip() in [t.rstrip() for t in HOSTILE] or "\u0000" in "".join(HOSTILE))
+        hold(f"hostile text is shown as its letters: {shown[:40]!r}", shown.split(": ", 1)[1].strip("\u0000\ufffd \n") in [t.strip("\u0000 \n") for t in HOSTILE])
         hold("and made nothing of the page but text", page.evaluate("document.querySelectorAll('#work img, #work svg, #work iframe, #work a, #work form, #work script').length") == 0)
         rank(page)
         hold("a judgement is on disk before the next is shown", len(judged(folder)) == done + 1)
