@@ -25,7 +25,10 @@ const RANK: &[&str] = &["align", "rank", "made/responses.jsonl", "--by", "length
 const JUDGE: &[&str] =
     &["align", "judge", "base", "base", "--prompts", "prompts.txt", "--by", "length=40", "--tokens", "12", "--out", "judged"];
 
-const WORKS: [Work; 9] = [
+const ORIGINALS: &[&str] =
+    &["align", "originals", "base", "--prompts", "prompts.txt", "--by", "length=40", "--tokens", "12", "--out", "kept"];
+
+const WORKS: [Work; 10] = [
     Work { name: "data", args: &["data"], before: &[], makes: &[("data", "")] },
     Work {
         name: "train, 1 rank",
@@ -46,14 +49,15 @@ const WORKS: [Work; 9] = [
         makes: &[("run", "tensors")],
     },
     Work { name: "align sample", args: SAMPLE, before: &[&["data"], BASE], makes: &[("made", "")] },
+    Work { name: "align originals", args: ORIGINALS, before: &[&["data"], BASE], makes: &[("kept", "")] },
     Work {
-        name: "reward model",
+        name: "align reward model",
         args: &["train", "reward.toml", "--out", "reward", "--resume"],
         before: &[&["data"], BASE, SAMPLE, RANK],
         makes: &[("reward", "tensors")],
     },
     Work {
-        name: "ppo",
+        name: "align ppo",
         args: &["train", "ppo.toml", "--out", "ppo", "--resume"],
         before: &[&["data"], BASE],
         makes: &[("ppo", "tensors"), ("ppo/rollouts", "")],
@@ -67,15 +71,19 @@ const TELL_OF_TIME: [&str; 2] = ["stats.json", "sources.jsonl"];
 /// In one project; then it is left to end.
 const MOST_KILLS: usize = 12;
 
-/// `cargo xtask kills N`: about `wanted` kills, as many of each kind.
-pub(crate) fn run(wanted: &str) -> Result<(), String> {
+/// `cargo xtask kills N [PART]`: about `wanted` kills, as many of each kind whose name begins with `part`.
+pub(crate) fn run(wanted: &str, part: &str) -> Result<(), String> {
     let wanted: usize = wanted.parse().map_err(|_| format!("`{wanted}` is no number of kills"))?;
+    let works: Vec<&Work> = WORKS.iter().filter(|work| work.name.starts_with(part)).collect();
+    if works.is_empty() {
+        return Err(format!("no work begins with `{part}`: {}", WORKS.map(|work| work.name).join(", ")));
+    }
     let hairpin = crate::hairpin(&["--features", "mpi"])?;
     println!("| what | projects | kills | projects with the bits of one left alone |\n|---|---|---|---|");
     let (mut random, mut all, mut differing) = (Random(1), 0, 0);
-    for work in &WORKS {
+    for work in works.iter().copied() {
         let (mut projects, mut kills, mut same) = (0, 0, 0);
-        while kills < wanted.div_ceil(WORKS.len()) {
+        while kills < wanted.div_ceil(works.len()) {
             projects += 1;
             let (count, is_same) = project(&hairpin, work, projects, &mut random)?;
             kills += count;
@@ -175,9 +183,17 @@ pub(crate) fn files(folder: &Path, begins: &str) -> Result<Vec<(String, Vec<u8>)
     let all = if folder.is_dir() { list(folder)? } else { Vec::new() };
     let all = match all.iter().rfind(is_checkpoint) {
         Some(last) => list(last)?,
-        None => all,
+        // Parts that are published whole stand in folders of their own, in the order of their names.
+        None => {
+            let parts = all.iter().filter(|path| path.is_dir() && name(path).starts_with("part-")).map(|path| list(path));
+            let parts = parts.collect::<Result<Vec<_>, _>>()?;
+            all.into_iter().chain(parts.into_iter().flatten()).collect()
+        }
     };
-    let is_wanted = |path: &PathBuf| path.is_file() && name(path).starts_with(begins) && !TELL_OF_TIME.contains(&name(path).as_str());
+    // Who works there holds a lock, and what it leaves behind is nobody's work.
+    let is_lock = |path: &Path| path.extension().is_some_and(|ext| ext == "lock");
+    let is_wanted =
+        |path: &PathBuf| path.is_file() && name(path).starts_with(begins) && !is_lock(path) && !TELL_OF_TIME.contains(&name(path).as_str());
     let files = all.into_iter().filter(is_wanted).map(|path| Ok((name(&path), fs::read(&path).map_err(text)?)));
     files.collect()
 }

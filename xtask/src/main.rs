@@ -19,7 +19,9 @@ cargo xtask cases            public reports of faults in other programs, re-enac
 cargo xtask test-mpi         the promises of a communicator kept by processes, under mpirun (needs libopenmpi-dev, libclang-dev)
 cargo xtask tidy             the house rules that no compiler checks
 cargo xtask fixtures         make the fixtures anew with PyTorch, transformers and diffusers (installs them under target/)
-cargo xtask kills N          kills data, train and climb N times in all at random moments, and compares the bits (HAIRPIN=path: of that program)
+cargo xtask kills N [PART]   kills data, train, the parts of align and climb N times in all at random moments, and compares the bits; with PART,
+                             e.g. `align`, those alone (HAIRPIN=path: of that program)
+cargo xtask page HAIRPIN [CHROMIUM]   the page on which people rank in a real Chromium (pip playwright, apt chromium)
 cargo xtask bench [--peers]  the tables of docs/BENCHMARKS.md; with --peers beside PyTorch
 cargo xtask bench vision     steps of models of images beside PyTorch's, and the feed beside torchvision's
 cargo xtask bench learning   loss, operations and time of recipes/learn-12m.toml beside nanoGPT's recipe in PyTorch
@@ -43,9 +45,12 @@ fn main() -> ExitCode {
         ["test-mpi"] => cargo(&["test", "--package", "comm", "--features", "mpi", "--test", "mpi"]),
         ["tidy"] => tidy::check(),
         ["fixtures"] => python(&["xtask/python/fixtures.py"])
+            .and_then(|()| python(&["xtask/python/align_steps.py", "crates/align/tests/fixtures/steps.safetensors"]))
             .and_then(|()| python(&["xtask/python/vision.py"]))
             .and_then(|()| python(&["xtask/python/vocabularies.py", "crates/data/tests/vocabularies"])),
-        ["kills", count] => kills::run(count),
+        ["kills", count] => kills::run(count, ""),
+        ["kills", count, part] => kills::run(count, part),
+        ["page", hairpin, rest @ ..] => python(&[&["xtask/python/page.py", hairpin], rest].concat()),
         ["bench"] => bench::run(false),
         ["bench", "--peers"] => bench::run(true),
         ["bench", "vision"] => bench::vision(),

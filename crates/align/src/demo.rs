@@ -36,6 +36,7 @@ use crate::{
     rollouts::Source,
     rows::Encoder,
     signals::{self, SignalOptions},
+    template::Chat,
 };
 
 /// What came of it.
@@ -168,7 +169,7 @@ pub fn run(
 
     let mut loaded = run::load(&base)?;
     let answers = out.join("responses.jsonl");
-    let (all, _) = crate::rollouts::prompts_of(&prompts)?;
+    let (all, _) = crate::rollouts::prompts_of(&prompts, &Chat::shown())?;
     let sampling = Sampling { temperature: 1.0, top_p: 1.0, top_k: 0, seed };
     let options = Options { k: ANSWERS, tokens: TOKENS, sampling, log_probs: false };
     observer.phase(&format!("responses: {} prompts, {ANSWERS} each", all.len()));
@@ -253,7 +254,7 @@ pub fn run(
         after: after.responses[0].clone(),
     });
     let judged: Vec<Preference> =
-        preferences::read(&ranked)?.all.into_iter().filter(|one| is_held_out(seed, &one.prompt, HELD_OUT)).collect();
+        preferences::read(&ranked, &Chat::shown())?.all.into_iter().filter(|one| is_held_out(seed, &one.prompt, HELD_OUT)).collect();
     Ok(Some(Outcome {
         samples: samples.collect(),
         reward_accuracy: lines(&reward).iter().rev().find_map(|line| line.held_out).map_or(f64::NAN, |metric| metric.value),

@@ -150,6 +150,7 @@ mod tests {
                 responses: vec![(*text).to_owned()],
                 seeds: vec![],
                 model: String::new(),
+                tokenizer: None,
                 log_probs: vec![],
                 rewards: vec![],
             };

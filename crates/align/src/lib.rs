@@ -12,11 +12,15 @@
 //! **Absent on purpose:** a second training loop.
 
 pub mod agreement;
+pub mod cost;
 pub mod demo;
 #[cfg(feature = "chat")]
 pub mod endpoint;
+mod gates;
 pub mod judge;
+pub mod naive;
 pub mod objectives;
+pub mod originals;
 #[cfg(feature = "page")]
 pub mod page;
 pub mod passes;
@@ -30,13 +34,16 @@ pub mod template;
 
 use std::path::{Path, PathBuf};
 
-/// Make objectives and metrics of this crate known to recipes. Calling it again changes nothing.
+/// Make objectives, metrics and gates of this crate known. Calling it again changes nothing.
 pub fn register() {
     for metric in objectives::METRICS {
         train::metric::METRICS.add(*metric);
     }
     for kind in objectives::KINDS {
         train::objective::KINDS.add(*kind);
+    }
+    for gate in gates::GATES {
+        train::gate::GATES.add(*gate);
     }
 }
 
@@ -58,6 +65,13 @@ pub enum AlignError {
     #[error("the chat template does not render: {problem}")]
     #[diagnostic(code(align::template), help("give a template in Jinja as `chat_template` of `tokenizer_config.json`, or plain prompts"))]
     Template { problem: String },
+
+    #[error("`{}`, {place}: it is a conversation, and the model has no chat template", path.display())]
+    #[diagnostic(
+        code(align::no_template),
+        help("put the model's `chat_template.jinja` beside its `tokenizer.json`, begin with a model that has one, or give plain prompts")
+    )]
+    NoTemplate { path: PathBuf, place: String },
 
     #[error("`{}` was made by another model or tokenizer: {problem}", path.display())]
     #[diagnostic(code(align::other_model), help("make it anew with `hairpin align originals`, or give the model that made it"))]

@@ -1,7 +1,7 @@
 //! What a model that is not trained here writes after prompts, and what it says of rows of prompts and responses: log-probabilities,
 //! values, rewards.
 
-use engine::{Inputs, NoParams, ParamStore, ParamTable, Pool, Precision, Tape};
+use engine::{Inputs, NoParams, Options, ParamStore, ParamTable, Pool, Precision, Tape};
 use models::{LanguageModel, Model};
 use train::{
     TrainError,
@@ -13,7 +13,7 @@ use train::{
 use crate::rows::{self, Encoder, Row};
 
 /// Rows in one pass.
-const BATCH: usize = 16;
+pub(crate) const BATCH: usize = 16;
 /// Texts that are written together.
 pub(crate) const AT_ONCE: usize = 64;
 
@@ -110,7 +110,7 @@ impl<'a> Asked<'a> {
 }
 
 /// `-ln p` and scalars `[rows, seq]`; empty where the model has no such head.
-fn outputs<'m>(language: &'m dyn LanguageModel, tape: &mut Tape<'m>, inputs: &Inputs) -> Result<[Vec<f32>; 2], TrainError> {
+pub(crate) fn outputs<'m>(language: &'m dyn LanguageModel, tape: &mut Tape<'m>, inputs: &Inputs) -> Result<[Vec<f32>; 2], TrainError> {
     let x = language.trunk(tape, inputs, None, 0..language.params().blocks().len())?;
     let head = language.head();
     Ok(match (head.has_tokens(), head.has_scalar()) {
@@ -124,9 +124,20 @@ fn outputs<'m>(language: &'m dyn LanguageModel, tape: &mut Tape<'m>, inputs: &In
 }
 
 fn pool_for(language: &dyn LanguageModel, table: &ParamTable, precision: Precision, shapes: &Inputs) -> Result<Pool, TrainError> {
+    pool(cost(language, table, precision, shapes)?.1)
+}
+
+/// FLOPs and bytes of a pass over `shapes`, told by `Meta`.
+pub(crate) fn cost(
+    language: &dyn LanguageModel,
+    table: &ParamTable,
+    precision: Precision,
+    shapes: &Inputs,
+) -> Result<(u64, u64), TrainError> {
     let (meta, mut none) = (Pool::meta(), NoParams);
-    let mut tape = Tape::new(&meta, &mut none, table, inference(precision));
+    let mut tape = Tape::new(&meta, &mut none, table, Options { trace: true, ..inference(precision) });
     outputs(language, &mut tape, shapes)?;
+    let flops = tape.events().iter().map(|event| event.flops).sum();
     drop(tape);
-    pool(meta.usage().high_water_bytes)
+    Ok((flops, meta.usage().high_water_bytes))
 }

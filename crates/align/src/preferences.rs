@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::{
     AlignError,
-    template::{self, Message},
+    template::{self, Chat, Message},
 };
 
 /// Who ranked.
@@ -103,29 +103,36 @@ const LARGEST_LINE: u64 = 64 << 20;
 /// Reasons that are kept.
 const MOST_REASONS: usize = 8;
 
-/// Read a file of JSON lines, or of parquet. Lines and rows that are no ranking are left out, counted and named.
+/// Read a file of JSON lines, or of parquet, its conversations as `chat` writes them. Lines and rows that are no ranking are left out,
+/// counted and named.
 /// # Errors
-/// When the file cannot be read, or no line of it is a ranking.
-pub fn read(path: &Path) -> Result<Preferences, AlignError> {
-    let mut read = Preferences::default();
-    let mut take = |what: &str, number: usize, one: Result<Value, String>| match one.and_then(|value| of_value(&value)) {
-        Ok(preference) => read.all.push(preference),
-        Err(problem) => {
-            read.left_out += 1;
-            if read.reasons.len() < MOST_REASONS {
-                read.reasons.push(format!("{what} {number}: {problem}"));
+/// When the file cannot be read, no line of it is a ranking, or one is a conversation and there is no template.
+pub fn read(path: &Path, chat: &Chat) -> Result<Preferences, AlignError> {
+    let (mut read, mut refused) = (Preferences::default(), Ok(()));
+    let mut take = |place: String, one: Result<Value, String>| {
+        if let (Ok(()), Ok(value)) = (&refused, &one) {
+            refused = chat.check(path, &place, value);
+        }
+        match one.and_then(|value| of_value(&value, chat)) {
+            Ok(preference) => read.all.push(preference),
+            Err(problem) => {
+                read.left_out += 1;
+                if read.reasons.len() < MOST_REASONS {
+                    read.reasons.push(format!("{place}: {problem}"));
+                }
             }
         }
     };
     if is_parquet(path)? {
-        data::records(path, &mut |number, row| take("row", number, row))?;
+        data::records(path, &mut |number, row| take(format!("row {number}"), row))?;
     } else {
         lines(path, |number, line| {
             let one = line.and_then(|line| serde_json::from_str::<Value>(line).map_err(|e| format!("it is no JSON: {e}")));
-            take("line", number, one);
+            take(format!("line {number}"), one);
             Ok(())
         })?;
     }
+    refused?;
     match read.reasons.first() {
         Some(reason) if read.all.is_empty() => Err(AlignError::TooFew {
             path: path.to_owned(),
@@ -143,7 +150,7 @@ pub fn read(path: &Path) -> Result<Preferences, AlignError> {
 }
 
 /// By its first bytes, whatever its name.
-fn is_parquet(path: &Path) -> Result<bool, AlignError> {
+pub(crate) fn is_parquet(path: &Path) -> Result<bool, AlignError> {
     let mut first = Vec::new();
     let file = disk::open(path).map_err(AlignError::io("read", path))?;
     std::io::Read::read_to_end(&mut std::io::Read::take(file, 4), &mut first).map_err(AlignError::io("read", path))?;
@@ -188,13 +195,19 @@ pub(crate) fn lines(path: &Path, mut each: impl FnMut(usize, Result<&str, String
 /// One record, in whichever layout it is.
 /// # Errors
 /// In words: what is missing, beside the keys that are there.
-pub fn of_value(value: &Value) -> Result<Preference, String> {
+pub fn of_value(value: &Value, chat: &Chat) -> Result<Preference, String> {
     let Some(record) = value.as_object() else { return Err("it is no JSON object".into()) };
     let has = |key: &str| record.contains_key(key);
+    if !(has("chosen") && has("rejected")) && value["prompt"].is_array() {
+        // Of the other layouts a conversation is the prompt alone.
+        let mut plain = value.clone();
+        plain["prompt"] = chat.prompt(&template::messages(value, "prompt")?)?.into();
+        return of_value(&plain, chat);
+    }
     let made = if has("responses") && has("ranks") {
         serde_json::from_value(value.clone()).map_err(|e| e.to_string())?
     } else if has("chosen") && has("rejected") {
-        pair(value)?
+        pair(value, chat)?
     } else if has("completions") {
         completions(value)?
     } else if let Some(made) = numbered(value) {
@@ -216,14 +229,14 @@ fn two(prompt: String, better: String, worse: String) -> Preference {
 }
 
 /// `chosen` and `rejected`, with `prompt` beside them or in both.
-fn pair(value: &Value) -> Result<Preference, String> {
+fn pair(value: &Value, chat: &Chat) -> Result<Preference, String> {
     let (chosen, rejected) = (&value["chosen"], &value["rejected"]);
     if chosen.is_array() || rejected.is_array() {
-        let [chosen, rejected] = [messages(chosen, "chosen")?, messages(rejected, "rejected")?];
+        let [chosen, rejected] = [turns(value, "chosen")?, turns(value, "rejected")?];
         let mut before = match &value["prompt"] {
             Value::Null => Vec::new(),
             Value::String(text) => vec![Message { role: "user".into(), content: text.clone() }],
-            other => messages(other, "prompt")?,
+            _ => template::messages(value, "prompt")?,
         };
         // In the implicit layout both hold the prompt; in UltraFeedback's they hold it and `prompt` says it once more.
         let shared = chosen.iter().zip(&rejected).take_while(|(a, b)| a == b).count();
@@ -231,7 +244,7 @@ fn pair(value: &Value) -> Result<Preference, String> {
             before = chosen[..shared].to_vec();
         }
         let answer = |all: &[Message]| all.get(shared).map(|m| m.content.clone()).ok_or("there is no answer after the shared messages");
-        return Ok(two(template::plain(&before), answer(&chosen)?, answer(&rejected)?));
+        return Ok(two(chat.prompt(&before)?, answer(&chosen)?, answer(&rejected)?));
     }
     let [chosen, rejected] = [text(value, "chosen")?, text(value, "rejected")?];
     if let Some(prompt) = value["prompt"].as_str() {
@@ -252,11 +265,12 @@ fn pair(value: &Value) -> Result<Preference, String> {
     Ok(two(chosen[..at].to_owned(), chosen[at..].to_owned(), rejected[at..].to_owned()))
 }
 
-fn messages(value: &Value, key: &str) -> Result<Vec<Message>, String> {
-    if let Some(text) = value.as_str() {
-        return Ok(vec![Message { role: "assistant".into(), content: text.to_owned() }]);
+/// Messages, of which a text alone is one.
+fn turns(value: &Value, key: &str) -> Result<Vec<Message>, String> {
+    match value[key].as_str() {
+        Some(text) => Ok(vec![Message { role: "assistant".into(), content: text.to_owned() }]),
+        None => template::messages(value, key),
     }
-    serde_json::from_value(value.clone()).map_err(|e| format!("`{key}` is no list of messages: {e}"))
 }
 
 /// UltraFeedback's: completions with scores.
@@ -325,7 +339,7 @@ mod tests {
     use super::*;
 
     fn of(text: &str) -> Result<Preference, String> {
-        of_value(&serde_json::from_str(text).unwrap())
+        of_value(&serde_json::from_str(text).unwrap(), &template::of_template("{% for m in messages %}{{ m.content }}{% endfor %}"))
     }
 
     #[test]
@@ -333,6 +347,7 @@ mod tests {
         let want = two("Say hi".into(), "hello".into(), "no".into());
         for text in [
             r#"{"prompt":"Say hi","responses":["hello","no"],"ranks":[0,1]}"#,
+            r#"{"prompt":[{"role":"user","content":"Say hi"}],"responses":["hello","no"],"ranks":[0,1]}"#,
             r#"{"prompt":"Say hi","chosen":"hello","rejected":"no"}"#,
             r#"{"prompt":[{"role":"user","content":"Say hi"}],"chosen":[{"role":"assistant","content":"hello"}],"rejected":[{"role":"assistant","content":"no"}]}"#,
             r#"{"chosen":[{"role":"user","content":"Say hi"},{"role":"assistant","content":"hello"}],"rejected":[{"role":"user","content":"Say hi"},{"role":"assistant","content":"no"}]}"#,
@@ -373,10 +388,16 @@ mod tests {
         let good = r#"{"prompt":"p","chosen":"a","rejected":"b"}"#;
         std::fs::write(&path, format!("{good}\n\n{{torn\n{good}\n").into_bytes().into_iter().chain(*b"\xff\xfe\n").collect::<Vec<u8>>())
             .unwrap();
-        let read = read(&path).unwrap();
+        let read = read(&path, &Chat::shown()).unwrap();
         assert_eq!((read.all.len(), read.left_out), (2, 2));
         assert!(read.reasons[0].starts_with("line 3: it is no JSON"), "{:?}", read.reasons);
         std::fs::write(&path, "").unwrap();
-        assert!(super::read(&path).unwrap_err().to_string().contains("no line"));
+        assert!(super::read(&path, &Chat::shown()).unwrap_err().to_string().contains("no line"));
+        // One conversation among plain lines, and no template: nothing of the file is taken.
+        let talk = r#"{"prompt":[{"role":"user","content":"p"}],"chosen":"a","rejected":"b"}"#;
+        std::fs::write(&path, format!("{good}\n{talk}\n")).unwrap();
+        let error = super::read(&path, &template::without()).unwrap_err();
+        assert!(matches!(error, AlignError::NoTemplate { .. }) && error.to_string().contains("line 2"), "{error}");
+        assert_eq!(super::read(&path, &Chat::shown()).unwrap().all.len(), 2);
     }
 }

@@ -19,7 +19,8 @@ use crate::{
     passes::{AT_ONCE, Asked},
     preferences::{self, Preference, Ranker, RankerKind, lines},
     rollouts::{Group, Source},
-    rows::{Encoder, Row},
+    rows::{Encoder, Row, tokenizer_blake3},
+    template::Chat,
 };
 
 /// Responses to one prompt, and by whom.
@@ -31,6 +32,9 @@ pub struct Responses {
     pub seeds: Vec<u64>,
     /// Of the model that wrote them, see [`identity`].
     pub model: String,
+    /// The hash of the tokenizer that they are tokens of, where their log-probabilities are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<String>,
     /// `ln p` of each token of each response, where they are kept.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log_probs: Vec<Vec<f32>>,
@@ -94,7 +98,7 @@ pub fn respond(
 }
 
 /// Responses to prompts, each with its place among all.
-fn write<'a>(
+pub(crate) fn write<'a>(
     loaded: &mut Loaded,
     encoder: &Encoder,
     model: &str,
@@ -106,6 +110,7 @@ fn write<'a>(
     let of_prompt = |(place, prompt): (usize, &'a String)| (0..options.k).map(move |i| (prompt.as_str(), seed(place, i)));
     let asks: Vec<(&str, u64)> = prompts.iter().copied().flat_map(of_prompt).collect();
 
+    let tokenizer = if options.log_probs { Some(tokenizer_blake3(&loaded.tokenizer_path)?) } else { None };
     let mut asked = Asked::of(loaded);
     let written = asked.write(encoder, &asks, options.tokens, options.sampling)?;
     let rows: Vec<Row> = written.iter().map(|one| one.row.clone()).collect();
@@ -119,6 +124,7 @@ fn write<'a>(
             responses: written[all.clone()].iter().map(|one| one.response.clone()).collect(),
             seeds: (0..options.k).map(|i| seed(*place, i)).collect(),
             model: model.to_owned(),
+            tokenizer: tokenizer.clone(),
             log_probs: said.get(all.clone()).map_or_else(Vec::new, |said| said.iter().map(|said| said.log_probs.clone()).collect()),
             rewards: rewards.get(all).map_or_else(Vec::new, <[f64]>::to_vec),
         }
@@ -169,7 +175,7 @@ pub fn rank(
 ) -> Result<Ranked, AlignError> {
     let kind = if judge.is_relative() { RankerKind::Model } else { RankerKind::Signal };
     let by = Ranker { kind, name: name.to_owned() };
-    let there: HashSet<String> = match preferences::read(out) {
+    let there: HashSet<String> = match preferences::read(out, &Chat::shown()) {
         Ok(read) => read.all.into_iter().filter(|one| one.by.as_ref() == Some(&by)).map(|one| one.prompt).collect(),
         Err(AlignError::TooFew { .. }) => HashSet::new(),
         Err(AlignError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => HashSet::new(),

@@ -66,12 +66,16 @@ impl Encoder {
         Ok(Content { tokens_blake3, tokenizer_blake3: blake3::hash(tokenizer).to_hex().to_string() })
     }
 
-    /// A prompt as the model reads it.
+    /// A prompt as the model reads it. Of a model with a chat template special tokens that are spelt out are those tokens, and what stands
+    /// before a prompt stands there once.
     /// # Errors
     /// When the tokenizer cannot encode it.
     pub fn prompt(&self, text: &str) -> Result<Vec<u32>, DataError> {
-        let mut tokens = self.tokenizer.ends().before_prompt.clone();
-        tokens.extend(self.tokenizer.encode(text)?);
+        let is_chat = self.tokenizer.chat_template().is_some();
+        let own = if is_chat { self.tokenizer.encode_with_special_tokens(text)? } else { self.tokenizer.encode(text)? };
+        let before = &self.tokenizer.ends().before_prompt;
+        let mut tokens = if is_chat && own.starts_with(before) { Vec::new() } else { before.clone() };
+        tokens.extend(own);
         if tokens.is_empty() {
             tokens.push(self.tokenizer.end_of_text());
         }

@@ -1,113 +1,21 @@
 //! Every objective from a base that was trained here: it learns, it gives the same bits on any number of ranks, and a run that stops in
 //! the middle of an iteration goes on to the bits of one that did not.
 
+mod room;
+
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use align::{
-    preferences::{self, Preference, Ranker},
-    rollouts::Iteration,
-};
-use data::{CleanOptions, CorpusOptions, DedupOptions, PrepareOptions, Rule, TokenizerOptions};
+use align::rollouts::Iteration;
+use room::Room;
 use train::{
     checkpoint,
-    metrics::{self, StepMetrics},
+    metrics::StepMetrics,
     recipe::Recipe,
     run::{self, Observer, Quiet},
 };
-
-/// A base that writes one of four letters after each prompt, and all that the objectives learn from.
-struct Room {
-    folder: tempfile::TempDir,
-}
-
-impl Room {
-    fn new() -> Self {
-        align::register();
-        let room = Self { folder: tempfile::tempdir().unwrap() };
-        let letters = ["a", "b", "c", "d"];
-        let lines: String = (0..600).map(|i| format!("{{\"text\": \"{} is {}\"}}\n", i % 30, letters[(i * 7 + i / 30) % 4])).collect();
-        std::fs::write(room.at("corpus.jsonl"), lines).unwrap();
-        let options = PrepareOptions {
-            corpus: CorpusOptions { paths: vec![room.at("corpus.jsonl").display().to_string()], ..CorpusOptions::default() },
-            clean: CleanOptions { min_bytes: 1, off: Rule::ALL.to_vec() },
-            dedup: DedupOptions { exact: false, near: false },
-            tokenizer: TokenizerOptions::Bytes,
-            held_out_ratio: 0.2,
-            ..PrepareOptions::default()
-        };
-        data::prepare(&options, &room.at("data"), &data::Quiet).unwrap();
-        let base = format!(
-            "[model]\ndepth = 2\n[data]\npath = {:?}\n[batch]\nsequences = 8\ncontext = 32\n[train]\nsteps = 60\nprecision = \"f32\"\n",
-            room.at("data")
-        );
-        room.train("base", &base, &[]);
-        let prompts: String = (0..30).map(|i| format!("{{\"prompt\": \"{i} is\"}}\n")).collect();
-        std::fs::write(room.at("prompts.jsonl"), prompts).unwrap();
-        let ranked: Vec<Preference> = (0..30)
-            .map(|i| {
-                let responses = [" a", " b", " c"].map(str::to_owned).to_vec();
-                Preference::of_scores(format!("{i} is"), responses, &[2.0, 1.0, 0.0], Some(Ranker::signal("letters")))
-            })
-            .collect();
-        preferences::write(&room.at("preferences.jsonl"), &ranked).unwrap();
-        room
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn train(&self, name: &str, text: &str, set: &[&str]) -> Vec<StepMetrics> {
-        let set: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
-        let recipe = Recipe::parse(text, name, &set).unwrap();
-        run::train(&recipe, &self.at(name), true, &AtomicBool::new(false), &mut Quiet).unwrap();
-        metrics::read(&self.at(name).join("metrics.jsonl")).0
-    }
-
-    /// A recipe of an objective over the base.
-    fn recipe(&self, objective: &str, steps: u64) -> String {
-        format!(
-            "[model]\n[from]\npath = {:?}\n[objective]\n{objective}\n[batch]\nsequences = 8\nlanes = 2\ncontext = 32\n\
-             [train]\nsteps = {steps}\nprecision = \"f32\"\n[optim]\nkind = \"adamw\"\nlr = 1e-3\n[schedule]\nwarmup_steps = 1\n[eval]\nevery_steps = 10\nwindows = 8\n\
-             [checkpoint]\nevery_steps = 3\n[guard]\naction = \"off\"\n",
-            self.at("base")
-        )
-    }
-
-    fn weights(&self, name: &str) -> Vec<(String, Vec<u32>)> {
-        let (_, snapshot, _) = checkpoint::latest_whole(&self.at(name)).unwrap().unwrap();
-        let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect();
-        snapshot.tensors.into_iter().map(|tensor| (tensor.name, bits(tensor.values))).collect()
-    }
-
-    fn ppo(&self) -> String {
-        format!(
-            "kind = \"ppo\"\nprompts = {:?}\nresponse_tokens = 4\nrollouts = 16\nreward = {{ kind = \"signal\", name = \"regex\", pattern = \"^ a\" }}\n\
-             pretrain_data = {:?}\npretrain_coef = 0.1",
-            self.at("prompts.jsonl"),
-            self.at("data")
-        )
-    }
-
-    fn objectives(&self) -> [(&'static str, String); 5] {
-        let (preferences, prompts) = (self.at("preferences.jsonl"), self.at("prompts.jsonl"));
-        [
-            ("sft", format!("kind = \"sft\"\ndemonstrations = {preferences:?}\nheld_out_ratio = 0.3")),
-            ("reward", format!("kind = \"reward\"\npreferences = {preferences:?}\nk = 3\nheld_out_ratio = 0.3")),
-            ("dpo", format!("kind = \"dpo\"\npreferences = {preferences:?}\nheld_out_ratio = 0.3")),
-            ("ppo", self.ppo()),
-            (
-                "grpo",
-                format!(
-                    "kind = \"grpo\"\nprompts = {prompts:?}\nresponse_tokens = 4\nrollouts = 16\ngroup = 4\nreward = {{ kind = \"signal\", name = \"regex\", pattern = \"^ a\" }}"
-                ),
-            ),
-        ]
-    }
-}
 
 #[test]
 fn every_objective_learns_and_ranks_change_no_bit_of_it() {
@@ -160,6 +68,49 @@ fn a_run_that_stops_in_the_middle_of_its_rollouts_goes_on_to_the_same_bits() {
         assert_eq!((one.log_probs.len(), one.values.len()), (one.tokens.len() - one.first, one.tokens.len() - one.first));
         assert!(one.log_probs.iter().zip(&one.reference).all(|(a, b)| *a <= 0.0 && *b <= 0.0));
     }
+}
+
+/// Keeps what it is told.
+#[derive(Default)]
+struct Notes(Vec<String>);
+
+impl Observer for Notes {
+    fn step(&mut self, _metrics: &StepMetrics, _steps: u64) {}
+    fn note(&mut self, text: &str) {
+        self.0.push(text.to_owned());
+    }
+}
+
+#[test]
+fn a_run_whose_gold_reward_has_turned_ends_by_itself_and_names_its_best_checkpoint() {
+    let room = Room::new();
+    // What is learnt is the letter a, and what is wished the letter b.
+    let objective = format!("{}\ngold = {{ kind = \"signal\", name = \"regex\", pattern = \"^ b\" }}", room.ppo());
+    let text = room.recipe(&objective, 200);
+    let recipe = |patience: u64| {
+        let set = ["eval.every_steps=4".to_owned(), format!("eval.patience={patience}"), "checkpoint.every_steps=100".to_owned()];
+        Recipe::parse(&text, "turned", &set).unwrap()
+    };
+    let mut notes = Notes::default();
+    let train = |name: &str, patience: u64, stop: &AtomicBool, observer: &mut dyn Observer| {
+        run::train(&recipe(patience), &room.at(name), true, stop, observer).unwrap()
+    };
+    let outcome = train("turned", 3, &AtomicBool::new(false), &mut notes);
+    let turned = outcome.turned.unwrap();
+    assert!(!outcome.is_stopped && outcome.step < 200 && outcome.step == turned.best_step + 3 * 4, "{outcome:?}");
+    let best = room.at("turned").join(format!("step-{:08}", turned.best_step));
+    assert_eq!(checkpoint::manifest(&best).unwrap().held_out, Some(turned.best));
+    assert!(notes.0.iter().any(|note| note.contains("ended by itself") && note.contains(&best.display().to_string())), "{:?}", notes.0);
+    // Asked again it is over, and with more patience it goes on.
+    let again = train("turned", 3, &AtomicBool::new(false), &mut Quiet);
+    assert_eq!((again.step, again.turned), (outcome.step, outcome.turned));
+    // Stopped on the way it counts on.
+    let stop = AtomicBool::new(false);
+    train("killed", 3, &stop, &mut StopAfter(turned.best_step + 5, &stop));
+    let on = train("killed", 3, &AtomicBool::new(false), &mut Quiet);
+    assert_eq!((on.step, on.turned), (outcome.step, outcome.turned));
+    assert!(room.weights("killed") == room.weights("turned"));
+    assert!(train("turned", 6, &AtomicBool::new(false), &mut Quiet).step > outcome.step);
 }
 
 #[test]

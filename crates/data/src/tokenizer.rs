@@ -1,6 +1,9 @@
 //! Tokenizers: a byte-level BPE trained here, bytes alone, or any `tokenizer.json`; all through the `tokenizers` crate.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
 
 use serde::{Deserialize, Serialize};
 use tokenizers::{
@@ -76,6 +79,8 @@ pub struct Tokenizer {
     kept: Kept,
     pieces: Pieces,
     notes: Vec<String>,
+    /// The same that takes special tokens where a text spells them out, made when it is first asked.
+    with_specials: OnceLock<tokenizers::Tokenizer>,
 }
 
 impl Tokenizer {
@@ -161,7 +166,7 @@ impl Tokenizer {
         }
         let pieces = Pieces::new(&inner, vocab);
         let words = cuts_as_gpt2(&inner).then(Words::new);
-        Ok(Self { inner, words, ends, kept, pieces, notes })
+        Ok(Self { inner, words, ends, kept, pieces, notes, with_specials: OnceLock::new() })
     }
 
     /// One more than the largest token.
@@ -219,6 +224,28 @@ impl Tokenizer {
             tokens.extend(self.encode_slowly(word)?);
             Ok(())
         })
+    }
+
+    /// Special tokens that the text spells out are those tokens: for what a chat template wrote, never for a document.
+    /// # Errors
+    /// When the tokenizer cannot take the text.
+    pub fn encode_with_special_tokens(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        let inner = self.with_specials.get_or_init(|| {
+            let mut inner = self.inner.clone();
+            inner.set_encode_special_tokens(false);
+            inner
+        });
+        let failed = |e: tokenizers::Error| DataError::Tokenizer { what: "encoding".into(), problem: e.to_string() };
+        inner.encode_fast(text, false).map(|encoding| encoding.get_ids().to_vec()).map_err(failed)
+    }
+
+    /// Special tokens as its file writes them.
+    #[must_use]
+    pub fn special_tokens(&self) -> Vec<String> {
+        let added = self.inner.get_added_tokens_decoder();
+        let mut all: Vec<_> = added.into_iter().filter(|(_, token)| token.special).collect();
+        all.sort_by_key(|(id, _)| *id);
+        all.into_iter().map(|(_, token)| token.content).collect()
     }
 
     /// Without a memory of words.

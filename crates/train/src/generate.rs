@@ -182,12 +182,35 @@ impl Writer<'_> {
 
     /// Memory for a pass over so many sequences' new tokens.
     fn pool(&self, sequences: usize, tokens: usize) -> Result<Pool, TrainError> {
-        let (meta, mut none) = (Pool::meta(), engine::NoParams);
-        let shapes = Inputs::new().with_u32("tokens", &[1, tokens], Vec::new());
-        let mut tape = Tape::new(&meta, &mut none, self.table, inference(self.precision));
-        self.language.next_logits(&mut tape, &shapes, &Advance::shape(sequences, tokens))?;
-        crate::eval::pool(meta.usage().high_water_bytes + (1 << 20))
+        let pass = cost(self.language, &mut engine::NoParams, self.table, self.precision, Advance::shape(sequences, tokens))?;
+        crate::eval::pool(pass.pool_bytes)
     }
+}
+
+/// What a pass that writes costs, told by `Meta`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct PassCost {
+    pub flops: u64,
+    pub pool_bytes: u64,
+}
+
+/// A pass that reads the new tokens of `advance` and gives the next of each sequence.
+/// # Errors
+/// When shapes do not fit.
+pub fn cost(
+    language: &dyn LanguageModel,
+    store: &mut dyn ParamStore,
+    table: &ParamTable,
+    precision: Precision,
+    advance: Advance,
+) -> Result<PassCost, TrainError> {
+    let meta = Pool::meta();
+    let shapes = Inputs::new().with_u32("tokens", &[1, advance.places().len()], Vec::new());
+    let mut tape = Tape::new(&meta, store, table, engine::Options { trace: true, ..inference(precision) });
+    language.next_logits(&mut tape, &shapes, &advance)?;
+    let flops = tape.events().iter().map(|event| event.flops).sum();
+    // Draws take their own room beside the pass.
+    Ok(PassCost { flops, pool_bytes: meta.usage().high_water_bytes + (1 << 20) })
 }
 
 /// How fast texts are written.

@@ -275,6 +275,9 @@ table! {
         every_steps: u64 = 100,
         /// Windows of `batch.context` tokens, spread over the held-out data; all of them where there are fewer.
         windows: u64 = 32,
+        /// End the run by itself when so many measurements in a row were no better than the best before them, at least 1; default: never.
+        /// The best is a checkpoint.
+        patience: Option<u64> = None,
     }
 }
 table! {

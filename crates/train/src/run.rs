@@ -1,6 +1,7 @@
 //! The loop: samples to batches, step after step, with metrics, held-out loss, checkpoints and the spike guard; stopped
 //! and resumed without a trace in the bits.
 
+mod course;
 mod from;
 mod going_on;
 mod loaded;
@@ -8,6 +9,7 @@ mod resolve;
 mod resume;
 mod rows;
 mod spike;
+mod state;
 
 use std::{
     path::Path,
@@ -18,14 +20,17 @@ use std::{
 };
 
 use comm::Communicator;
+pub use course::Course;
 use engine::Inputs;
-pub use from::is_same_tokenizer;
+pub use from::{is_same_tokenizer, with_its_model};
 pub use loaded::{Loaded, load, load_averaged, tokenizer_of};
 use models::Model;
 use parallel::param_server::{Report, Turn};
 pub use resolve::resolve;
 pub use resume::{Standing, decisive, standing};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use state::State;
+pub use state::is_over;
 use store::StoreError;
 
 use crate::{
@@ -34,7 +39,6 @@ use crate::{
     clock::Clock,
     eval::Evaluator,
     feed::{Feed, Pick},
-    guard::Guard,
     metric::Metric,
     metrics::{Metrics, StepMetrics},
     objective,
@@ -72,6 +76,9 @@ pub struct Outcome {
     /// Of held-out samples, at the last step that measured it.
     #[serde(flatten)]
     pub held_out: Option<Metric>,
+    /// Of a run that ended by itself, since its held-out metric had turned (`eval.patience`): the best, and its step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub turned: Option<Course>,
     /// Seconds of this process, and tokens that it learnt from.
     pub secs: f64,
     pub tokens: u64,
@@ -79,21 +86,6 @@ pub struct Outcome {
     pub cost: StepCost,
     /// Bytes that the step really used.
     pub used_bytes: u64,
-}
-
-/// The loop's own state, kept in checkpoints.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-struct State {
-    guard: Guard,
-    skipped_steps: u64,
-    loss: f32,
-    /// Of another run, whose optimiser this one goes on with.
-    #[serde(default, skip_serializing_if = "is_none")]
-    updates_before: u64,
-}
-
-fn is_none(count: &u64) -> bool {
-    *count == 0
 }
 
 /// Train `recipe` into `out`, a folder or a URL: checkpoints, `recipe.toml`, `metrics.jsonl`, event files. With `resume`, go on
@@ -355,7 +347,7 @@ impl<'a> Run<'a> {
             observer.note(&format!("{damaged} damaged lines of `{}` are left out", self.out.join("metrics.jsonl").display()));
         }
         // All ranks are here together, and again whenever they meet: after every step, where they have a common one.
-        'meetings: while self.step < self.recipe.train.steps && !self.is_stopped(stop, observer)? {
+        'meetings: while self.step < self.recipe.train.steps && self.turned().is_none() && !self.is_stopped(stop, observer)? {
             let (began, until) = (self.step, self.next_meeting());
             (here.round, here.line) = (Clock::start(), Clock::start());
             loop {
@@ -401,8 +393,18 @@ impl<'a> Run<'a> {
             closed?;
             timeline::write(&self.out.join("ranks.json"), &reports)?;
         }
+        let turned = self.turned();
+        if let Some(Course { best_step, best, without_better }) = turned {
+            let folder = self.out.join(checkpoint::folder_name(best_step));
+            observer.note(&format!(
+                "ended by itself after step {}: {without_better} measurements in a row were no better than {best}; the best checkpoint is `{}`",
+                self.step,
+                folder.display()
+            ));
+        }
         Ok(Outcome {
-            is_stopped: self.step < self.recipe.train.steps,
+            is_stopped: self.step < self.recipe.train.steps && turned.is_none(),
+            turned,
             step: self.step,
             loss: self.state.loss,
             held_out: self.held_out,
@@ -412,6 +414,11 @@ impl<'a> Run<'a> {
             cost: self.trainer.cost(),
             used_bytes: self.trainer.used_bytes(),
         })
+    }
+
+    /// The course of a metric that has turned, where the recipe ends a run by that.
+    fn turned(&self) -> Option<Course> {
+        self.state.course.filter(|course| course.has_turned(self.recipe.eval.patience))
     }
 
     /// The step after which all ranks meet next.
@@ -470,14 +477,22 @@ impl<'a> Run<'a> {
             }
         }
         let is_last = step == self.recipe.train.steps;
+        let mut is_best = false;
         if step.is_multiple_of(self.recipe.eval.every_steps) || is_last {
-            self.held_out = Some(self.evaluate()?);
+            let metric = self.evaluate()?;
+            self.held_out = Some(metric);
+            if self.recipe.eval.patience.is_some() {
+                let course = Course::with(self.state.course, step, metric);
+                (self.state.course, is_best) = (Some(course), course.best_step == step);
+            }
             if let Some(line) = here.lines.last_mut() {
                 line.held_out = self.held_out;
             }
         }
         here.tell(u64::MAX, observer)?;
-        if step.is_multiple_of(self.recipe.checkpoint.every_steps) || is_last || self.stable_step == Some(step) {
+        // Whoever ends by its best has it.
+        let is_kept = is_last || is_best || self.stable_step == Some(step);
+        if step.is_multiple_of(self.recipe.checkpoint.every_steps) || is_kept {
             self.save(stop)?;
         }
         Ok(())

@@ -11,6 +11,8 @@ pub mod ppo;
 pub mod reward;
 pub mod samples;
 pub mod sft;
+#[cfg(test)]
+mod ten_steps;
 
 use std::path::{Path, PathBuf};
 
@@ -57,6 +59,11 @@ fn with_writing<T: DeserializeOwned>(recipe: &Recipe) -> Result<(Writing, T), Tr
     let writing = of(writing)?;
     let own = options(&Recipe { objective: own, ..recipe.clone() })?;
     Ok((writing, own))
+}
+
+/// What the policy of a recipe writes, and who judges it.
+pub(crate) fn writing(recipe: &Recipe) -> Result<Writing, TrainError> {
+    Ok(with_writing::<toml::Table>(recipe)?.0)
 }
 
 /// The weights that a recipe of these objectives begins with.

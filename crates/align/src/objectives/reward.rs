@@ -198,7 +198,7 @@ pub(super) fn of_order(rewards: &[f64], ranks: &[u32]) -> (f64, Vec<f64>) {
 }
 
 /// Share of the pairs that rewards order as ranks do; equal rewards count half.
-fn ordered_right(rewards: &[f64], ranks: &[u32]) -> f64 {
+pub(crate) fn ordered_right(rewards: &[f64], ranks: &[u32]) -> f64 {
     let pairs = pairs(ranks);
     let of = |(better, worse): &(usize, usize)| match rewards[*better].total_cmp(&rewards[*worse]) {
         std::cmp::Ordering::Greater => 1.0,
@@ -208,10 +208,10 @@ fn ordered_right(rewards: &[f64], ranks: &[u32]) -> f64 {
     pairs.iter().map(of).sum::<f64>() / pairs.len().max(1) as f64
 }
 
-struct Ranked {
-    k: usize,
-    context: usize,
-    margin: f32,
+pub(super) struct Ranked {
+    pub(super) k: usize,
+    pub(super) context: usize,
+    pub(super) margin: f32,
 }
 
 impl Batch for Ranked {

@@ -176,7 +176,7 @@ pub(crate) fn of_preference(
 /// # Errors
 /// When it cannot be read, or holds no ranking.
 pub(crate) fn of_file(encoder: &Encoder, path: &Path, most: usize) -> Result<(Vec<(String, Sample)>, Vec<String>), TrainError> {
-    let read = crate::preferences::read(path)?;
+    let read = crate::preferences::read(path, &crate::template::Chat::of(&encoder.tokenizer))?;
     let (mut samples, mut notes) = (Vec::new(), Vec::new());
     if read.left_out > 0 {
         notes.push(format!("`{}`: {} lines are no rankings and left out; {}", path.display(), read.left_out, read.reasons.join("; ")));

@@ -19,7 +19,7 @@ use super::samples::{Batch, Sample, Samples};
 use crate::{
     preferences,
     rows::{self, Encoder},
-    template::{self, Message},
+    template::{self, Chat},
 };
 
 pub(super) const KIND: Kind = Kind {
@@ -66,11 +66,14 @@ impl Batch for Demonstrated {
 fn feed(recipe: &Recipe) -> Result<Arc<dyn Feed>, TrainError> {
     let options: Options = super::options(recipe)?;
     let encoder = Encoder::new(&super::tokenizer(recipe)?, recipe.batch.context)?;
-    let path = &options.demonstrations;
+    let (path, chat) = (&options.demonstrations, Chat::of(&encoder.tokenizer));
     let (mut samples, mut left_out, mut reason) = (Vec::new(), 0, String::new());
     preferences::lines(path, |number, line| {
         let value = line.and_then(|line| serde_json::from_str::<Value>(line).map_err(|e| format!("it is no JSON: {e}")));
-        let made = value.and_then(|value| demonstration(&value)).and_then(|(prompt, response)| {
+        if let Ok(value) = &value {
+            chat.check(path, &format!("line {number}"), value)?;
+        }
+        let made = value.and_then(|value| demonstration(&value, &chat)).and_then(|(prompt, response)| {
             let row = encoder.row(&prompt, &response).map_err(|e| e.to_string())?;
             Ok((prompt, response, row.ok_or("its prompt is as long as the context")?))
         });
@@ -94,12 +97,18 @@ fn feed(recipe: &Recipe) -> Result<Arc<dyn Feed>, TrainError> {
 }
 
 /// Prompt and response of one record.
-fn demonstration(value: &Value) -> Result<(String, String), String> {
-    if let Ok(messages) = serde_json::from_value::<Vec<Message>>(value["messages"].clone()) {
+fn demonstration(value: &Value, chat: &Chat) -> Result<(String, String), String> {
+    // TRL's two layouts of conversations: whole, or with the answer by itself.
+    let whole = match (value["prompt"].is_array() && value["completion"].is_array(), value["messages"].is_array()) {
+        (true, _) => Some([template::messages(value, "prompt")?, template::messages(value, "completion")?].concat()),
+        (_, true) => Some(template::messages(value, "messages")?),
+        _ => None,
+    };
+    if let Some(messages) = whole {
         let Some((last, before)) = messages.split_last().filter(|(last, _)| last.role == "assistant") else {
             return Err("its last message is not the assistant's".into());
         };
-        return Ok((template::plain(before), last.content.clone()));
+        return Ok((chat.prompt(before)?, last.content.clone()));
     }
     let text = |keys: &[&str]| keys.iter().find_map(|key| value[*key].as_str()).map(str::to_owned);
     if let (Some(prompt), Some(response)) =
@@ -107,7 +116,7 @@ fn demonstration(value: &Value) -> Result<(String, String), String> {
     {
         return Ok((prompt, response));
     }
-    let preference = preferences::of_value(value)?;
+    let preference = preferences::of_value(value, chat)?;
     let best = (0..preference.ranks.len()).min_by_key(|i| preference.ranks[*i]).unwrap_or(0);
     Ok((preference.prompt, preference.responses[best].clone()))
 }
@@ -118,15 +127,17 @@ mod tests {
 
     #[test]
     fn demonstrations_come_in_several_layouts() {
+        let chat = template::of_template("{% for m in messages %}{{ m.content }}{% endfor %}");
         for text in [
             r#"{"prompt":"p","completion":"r"}"#,
+            r#"{"prompt":[{"role":"user","content":"p"}],"completion":[{"role":"assistant","content":"r"}]}"#,
             r#"{"instruction":"p","output":"r"}"#,
             r#"{"messages":[{"role":"user","content":"p"},{"role":"assistant","content":"r"}]}"#,
             r#"{"prompt":"p","responses":["x","r"],"ranks":[1,0]}"#,
         ] {
-            assert_eq!(demonstration(&serde_json::from_str(text).unwrap()), Ok(("p".into(), "r".into())), "{text}");
+            assert_eq!(demonstration(&serde_json::from_str(text).unwrap(), &chat), Ok(("p".into(), "r".into())), "{text}");
         }
         let asked = r#"{"messages":[{"role":"assistant","content":"r"},{"role":"user","content":"p"}]}"#;
-        assert!(demonstration(&serde_json::from_str(asked).unwrap()).unwrap_err().contains("not the assistant's"));
+        assert!(demonstration(&serde_json::from_str(asked).unwrap(), &chat).unwrap_err().contains("not the assistant's"));
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     AlignError,
     preferences::{self, Preference, Ranker, RankerKind},
     respond::Responses,
+    template::Chat,
 };
 
 /// See the head of this file.
@@ -66,7 +67,11 @@ impl Board {
             let problem = "rankings that another server is taking down".into();
             return Err(AlignError::TooFew { path: path.to_owned(), problem, help: "end that one, or give another `--out`".into() });
         }
-        let judged = if path.exists() && path.metadata().is_ok_and(|m| m.len() > 0) { preferences::read(path)?.all } else { Vec::new() };
+        let judged = if path.exists() && path.metadata().is_ok_and(|m| m.len() > 0) {
+            preferences::read(path, &Chat::shown())?.all
+        } else {
+            Vec::new()
+        };
         let tasks = tasks.into_iter().filter(|one| one.responses.len() > 1).collect::<Vec<_>>();
         if tasks.is_empty() {
             let help = "write at least two to each prompt: `hairpin align sample --k 4`".into();
@@ -177,6 +182,7 @@ mod tests {
             responses: (0..4).map(|k| format!("{i}.{k}")).collect(),
             seeds: vec![],
             model: String::new(),
+            tokenizer: None,
             log_probs: vec![],
             rewards: vec![],
         };
@@ -205,7 +211,7 @@ mod tests {
                 board.judge(name, by_text(&shown)).unwrap();
             }
         }
-        let read = preferences::read(&path).unwrap();
+        let read = preferences::read(&path, &Chat::shown()).unwrap();
         assert_eq!(read.all.len(), 6, "two people each, and none for the third");
         assert!(read.all.iter().all(|one| one.ranks == [0, 1, 2, 3]), "{read:?}");
         assert!(orders.len() > 1, "the order is drawn");

@@ -192,6 +192,7 @@ mod tests {
             responses: vec!["a".into(), "b".into()],
             seeds: vec![],
             model: String::new(),
+            tokenizer: None,
             log_probs: vec![],
             rewards: vec![],
         };
@@ -216,7 +217,7 @@ mod tests {
         assert!(wrong.starts_with("HTTP/1.1 422") && !out.exists(), "{wrong}");
         let judged = ask(address, "POST", &format!("/api/judge?ticket={token}&name=ann"), address, r#"{"task":0,"ranks":[0,1]}"#);
         assert!(judged.starts_with("HTTP/1.1 200") && judged.contains("\"done\":1"), "{judged}");
-        assert_eq!(crate::preferences::read(&out).unwrap().all.len(), 1);
+        assert_eq!(crate::preferences::read(&out, &crate::template::Chat::shown()).unwrap().all.len(), 1);
         stop.store(true, Ordering::Relaxed);
         server.join().unwrap().unwrap();
     }

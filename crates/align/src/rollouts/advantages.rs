@@ -31,7 +31,7 @@ impl Advantages {
     }
 
     /// Fill in advantages and returns; `group` consecutive rollouts are of one prompt.
-    pub(super) fn fill(&self, rollouts: &mut [Rollout], kl_coef: f64, group: usize) {
+    pub(crate) fn fill(&self, rollouts: &mut [Rollout], kl_coef: f64, group: usize) {
         match *self {
             Self::Group => {
                 for group in rollouts.chunks_mut(group.max(1)) {

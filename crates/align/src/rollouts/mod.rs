@@ -105,6 +105,8 @@ pub struct Rollouts {
     prompts: Vec<String>,
     held_out: Vec<String>,
     source: Source,
+    /// Of responses to held-out prompts, where that is somebody else.
+    gold: Option<Source>,
     reference: Mutex<Loaded>,
     pretrain: Option<(Dataset, Sampler)>,
     /// For `kl = "stored"`, with the weight of their loss.
@@ -168,6 +170,10 @@ impl Rollouts {
             format!("{} {} {} {:?} {}", recipe.objective, recipe.seed, recipe.batch.sequences, recipe.from, content.tokens_blake3);
         Ok(Self {
             source: Source::open(&source::options(&options.reward)?, &content.tokenizer_blake3)?,
+            gold: match &options.gold {
+                Some(table) => Some(Source::open(&source::options(table)?, &content.tokenizer_blake3)?),
+                None => None,
+            },
             reference: Mutex::new(train::run::load(from)?),
             key: blake3::hash(decides.as_bytes()).to_hex().to_string(),
             group,
@@ -237,7 +243,7 @@ impl Rollouts {
             Some((all, sampler)) => (said.clone(), Some(stored_kl(&mut policy, all, sampler, iteration)?)),
             None => (Asked::of(&mut lock(&self.reference)).say(&rows)?, None),
         };
-        let rewards = self.judge_all(&written)?;
+        let rewards = self.judge_all(&self.source, &written)?;
         let origin = match &before {
             Some(before) => before.origin,
             None => {
@@ -277,11 +283,11 @@ impl Rollouts {
         policy.write(&self.encoder, &asks, self.options.response_tokens, sampling)
     }
 
-    /// Rewards with penalties, in the judge's own units.
-    fn judge_all(&self, written: &[Written]) -> Result<Vec<f64>, TrainError> {
+    /// Rewards by `source` with penalties, in its own units.
+    fn judge_all(&self, source: &Source, written: &[Written]) -> Result<Vec<f64>, TrainError> {
         let texts: Vec<(&str, &str)> = written.iter().map(|one| (one.prompt.as_str(), one.response.as_str())).collect();
         let rows: Vec<Row> = written.iter().map(|one| one.row.clone()).collect();
-        let scores = self.source.score(&texts, &rows)?;
+        let scores = source.score(&texts, &rows)?;
         let with_penalties = |(one, score): (&Written, f64)| {
             let missing = if one.has_end { 0.0 } else { self.options.missing_end_penalty };
             score - missing - self.options.repetition_penalty * repeated_share(one.row.response())
@@ -311,7 +317,7 @@ impl Rollouts {
 }
 
 /// Stored responses that an iteration's divergence is taken over.
-const STORED: usize = 128;
+pub(crate) const STORED: usize = 128;
 
 /// Mean `ln p_original - ln p` of stored responses, those of `iteration`.
 fn stored_kl(policy: &mut Asked<'_>, all: &[Original], sampler: &Sampler, iteration: u64) -> Result<f64, TrainError> {
@@ -320,6 +326,25 @@ fn stored_kl(policy: &mut Asked<'_>, all: &[Original], sampler: &Sampler, iterat
     let said = policy.say(&chosen.iter().map(|one| one.row.clone()).collect::<Vec<_>>())?;
     let apart = |(one, said): (&&Original, &Said)| one.log_prob - said.log_probs.iter().map(|p| f64::from(*p)).sum::<f64>();
     Ok(chosen.iter().zip(&said).map(apart).sum::<f64>() / chosen.len().max(1) as f64)
+}
+
+/// Put a rollout into the arrays of a batch ([`ARRAYS`]), whose row begins at place `at` of each; `mean_tokens` are those of a response.
+pub(crate) fn put(one: &Rollout, at: usize, mean_tokens: f32, arrays: &mut [Vec<f32>]) -> Row {
+    let row = one.row();
+    let places = row.places();
+    let counted = vec![1.0 / mean_tokens; places.len()];
+    let values: [&[f32]; 6] = [&one.log_probs, &one.advantages, &one.returns, &one.values, &one.reference, &counted];
+    for (array, values) in arrays.iter_mut().zip(values).filter(|(_, values)| !values.is_empty()) {
+        array[at + places.start..at + places.end].copy_from_slice(values);
+    }
+    row
+}
+
+/// Let the losses at `places` of a batch count `weight` each, as plain text.
+pub(crate) fn put_plain(places: Range<usize>, weight: f32, arrays: &mut [Vec<f32>]) {
+    if let Some(plain) = arrays.last_mut() {
+        plain[places].fill(weight);
+    }
 }
 
 /// Share of the runs of four tokens that have been there before.
@@ -352,23 +377,21 @@ impl Feed for Rollouts {
         let mut arrays: Vec<Vec<f32>> = vec![vec![0.0; picks.len() * each * seq]; ARRAYS.len()];
         for (i, pick) in picks.iter().enumerate() {
             let one = &now.rollouts[(pick.sample % rollouts) as usize];
-            let (row, at) = (one.row(), i * each * seq);
-            let places = row.places();
-            let counted = vec![1.0 / mean_tokens; places.len()];
-            let values: [&[f32]; 6] = [&one.log_probs, &one.advantages, &one.returns, &one.values, &one.reference, &counted];
-            for (array, values) in arrays.iter_mut().zip(values).filter(|(_, values)| !values.is_empty()) {
-                array[at + places.start..at + places.end].copy_from_slice(values);
-            }
-            all.push(row);
+            let at = i * each * seq;
+            all.push(put(one, at, mean_tokens, &mut arrays));
             if let Some((data, sampler)) = &self.pretrain {
-                let window = data.train().window(sampler.at(pick.position), seq)?;
-                arrays[6][at + seq..at + 2 * seq].fill(self.options.pretrain_coef as f32 / seq as f32);
-                all.push(Row { tokens: window, first: 1 });
+                let count = self.options.windows();
+                let weight = self.options.pretrain_coef as f32 / (count * seq) as f32;
+                put_plain(at + seq..at + (1 + count) * seq, weight, &mut arrays);
+                for place in 0..count as u64 {
+                    let window = data.train().window(sampler.at(pick.position * count as u64 + place), seq)?;
+                    all.push(Row { tokens: window, first: 1 });
+                }
             }
             if let Some((originals, sampler)) = &self.originals {
                 let row = originals[sampler.at(pick.position) as usize].row.clone();
                 let (at, places) = (at + (each - 1) * seq, row.places());
-                arrays[6][at + places.start..at + places.end].fill(self.stored_coef as f32 / mean_tokens);
+                put_plain(at + places.start..at + places.end, self.stored_coef as f32 / mean_tokens, &mut arrays);
                 all.push(row);
             }
         }
@@ -463,7 +486,8 @@ impl Feed for Rollouts {
     fn judge(&self, model: &dyn Model, store: &mut dyn ParamStore, precision: Precision) -> Result<Option<HeldOut>, TrainError> {
         let prompts: Vec<&String> = self.held_out.iter().collect();
         let written = self.write(&mut Asked { model, store, precision }, &prompts, mix(engine::key(self.seed, "held out")))?;
-        let samples = self.judge_all(&written)?.into_iter().map(|reward| SampleLoss { loss: reward, weight: 1 }).collect();
+        let judge = self.gold.as_ref().unwrap_or(&self.source);
+        let samples = self.judge_all(judge, &written)?.into_iter().map(|reward| SampleLoss { loss: reward, weight: 1 }).collect();
         Ok(Some(HeldOut::of(&crate::objectives::REWARD, samples)))
     }
 

@@ -10,6 +10,7 @@ use crate::{
     AlignError,
     preferences::lines,
     rows::{Encoder, Row},
+    template::{self, Chat},
 };
 
 /// What is written, and who judges: keys of the table `[objective]`.
@@ -20,6 +21,9 @@ pub struct Writing {
     pub prompts: PathBuf,
     /// Who judges a response.
     pub reward: toml::Table,
+    /// Who judges responses to held-out prompts, where that is somebody else: a judge that training never sees, by whose word a run may end
+    /// (`eval.patience`) and a checkpoint is the best.
+    pub gold: Option<toml::Table>,
     /// Tokens of a response, at most.
     #[serde(default = "usual_tokens")]
     pub response_tokens: usize,
@@ -41,9 +45,14 @@ pub struct Writing {
     pub pretrain_data: Option<PathBuf>,
     #[serde(default)]
     pub pretrain_coef: f64,
+    /// Windows of that text beside each rollout; the weight is shared out among them.
+    #[serde(default = "single")]
+    pub pretrain_rows: usize,
     /// How the policy is held near the model that it began as.
     #[serde(default)]
     pub kl: Kl,
+    /// What the gate of a ladder lets the divergence be at most, in nats a response; default: whatever it is.
+    pub kl_most: Option<f64>,
     /// Responses of that model, stored by `hairpin align originals`: for `kl = "stored"`.
     pub originals: Option<PathBuf>,
     #[serde(default = "tenth")]
@@ -59,6 +68,10 @@ pub enum Kl {
     PerToken,
     /// What the policy now says of the original's stored responses: their loss is learnt beside, and no copy is run.
     Stored,
+}
+
+fn single() -> usize {
+    1
 }
 
 fn usual_tokens() -> usize {
@@ -86,6 +99,7 @@ impl Writing {
     pub const KEYS: &[&str] = &[
         "prompts",
         "reward",
+        "gold",
         "response_tokens",
         "temperature",
         "rollouts",
@@ -94,15 +108,22 @@ impl Writing {
         "repetition_penalty",
         "pretrain_data",
         "pretrain_coef",
+        "pretrain_rows",
         "kl",
+        "kl_most",
         "originals",
         "held_out_ratio",
     ];
 
-    /// Rows of a sample: a rollout, with pretraining a window of text, and with stored originals one of those.
+    /// Rows of a sample: a rollout, with pretraining windows of text, and with stored originals one of those.
     #[must_use]
     pub fn rows(&self) -> usize {
-        1 + usize::from(self.pretrain_data.is_some()) + usize::from(self.originals.is_some())
+        1 + self.windows() + usize::from(self.originals.is_some())
+    }
+
+    /// Windows of pretraining text in a sample.
+    pub(super) fn windows(&self) -> usize {
+        if self.pretrain_data.is_some() { self.pretrain_rows } else { 0 }
     }
 
     /// Refuse what cannot be, of a recipe with `group` responses to a prompt.
@@ -111,6 +132,7 @@ impl Writing {
     pub fn check(&self, recipe: &Recipe, group: usize) -> Result<(), TrainError> {
         let wrong = |key, problem: String, help: &str| Err(TrainError::Value { key, problem, help: help.into() });
         source::options(&self.reward)?;
+        self.gold.as_ref().map(source::options).transpose()?;
         let sequences = recipe.batch.sequences;
         if self.rollouts == 0 || !self.rollouts.is_multiple_of(sequences) || group == 0 || !self.rollouts.is_multiple_of(group) {
             let problem = format!("{} are no whole number of batches of {sequences} and of groups of {group}", self.rollouts);
@@ -130,6 +152,9 @@ impl Writing {
             let problem = "stored originals and `kl = \"stored\"` go together, and one of them is not there".into();
             return wrong("objective.originals", problem, "write them with `hairpin align originals`, and set both keys or neither");
         }
+        if !(1..=64).contains(&self.pretrain_rows) {
+            return wrong("objective.pretrain_rows", format!("{} is not in 1..=64", self.pretrain_rows), "1 is usual; InstructGPT took 8");
+        }
         if self.pretrain_data.is_none() && self.pretrain_coef != 0.0 {
             return wrong("objective.pretrain_coef", "there is no text to learn from".into(), "set `objective.pretrain_data`");
         }
@@ -147,9 +172,14 @@ pub(super) struct Original {
 
 /// Stored responses of the model in `from`, and what was left out.
 pub(super) fn read_originals(path: &Path, from: &Path, encoder: &Encoder) -> Result<(Vec<Original>, Vec<String>), TrainError> {
-    let (all, identity) = (crate::respond::read(path)?, crate::respond::identity(from)?);
+    let (all, identity) = (crate::originals::read(path)?, crate::respond::identity(from)?);
+    let tokenizer = encoder.content(&blake3::Hasher::new())?.tokenizer_blake3;
     let (mut kept, mut other) = (Vec::new(), 0);
     for one in &all {
+        if let Some(theirs) = one.tokenizer.as_ref().filter(|theirs| **theirs != tokenizer) {
+            let problem = format!("its tokenizer is `{}`, and that of the model is `{tokenizer}`", disk::printable_line(theirs));
+            return Err(AlignError::OtherModel { path: path.to_owned(), problem }.into());
+        }
         if one.model != identity {
             let problem = format!("it is of `{}`, and training begins with `{identity}`", disk::printable_line(&one.model));
             return Err(AlignError::OtherModel { path: path.to_owned(), problem }.into());
@@ -180,7 +210,7 @@ pub(super) fn read_originals(path: &Path, from: &Path, encoder: &Encoder) -> Res
 
 /// Prompts that leave room for a response, and what was left out.
 pub(super) fn read_prompts(options: &Writing, encoder: &Encoder, context: usize) -> Result<(Vec<String>, Vec<String>), TrainError> {
-    let (all, bad) = prompts_of(&options.prompts)?;
+    let (all, bad) = prompts_of(&options.prompts, &Chat::of(&encoder.tokenizer))?;
     let mut notes = Vec::new();
     if bad > 0 {
         notes.push(format!("`{}`: {bad} lines hold no prompt and are left out", options.prompts.display()));
@@ -196,16 +226,21 @@ pub(super) fn read_prompts(options: &Writing, encoder: &Encoder, context: usize)
     Ok((kept, notes))
 }
 
-/// Prompts of a file: a text a line, or JSON lines with a `prompt`; each once, and how many lines held none.
+/// Prompts of a file: a text a line, or JSON lines with a `prompt`, or a conversation as `prompt` or `messages`, as `chat` writes it; each
+/// once, and how many lines held none.
 /// # Errors
-/// When it cannot be read.
-pub fn prompts_of(path: &Path) -> Result<(Vec<String>, usize), AlignError> {
+/// When it cannot be read, or a line is a conversation and there is no template.
+pub fn prompts_of(path: &Path, chat: &Chat) -> Result<(Vec<String>, usize), AlignError> {
     let (mut all, mut seen, mut bad) = (Vec::new(), std::collections::HashSet::new(), 0);
-    lines(path, |_, line| {
+    lines(path, |number, line| {
         let prompt = match line {
-            Ok(line) if line.starts_with('{') => {
-                serde_json::from_str::<serde_json::Value>(line).ok().and_then(|value| value["prompt"].as_str().map(str::to_owned))
-            }
+            Ok(line) if line.starts_with('{') => match serde_json::from_str::<serde_json::Value>(line) {
+                Ok(value) => {
+                    chat.check(path, &format!("line {number}"), &value)?;
+                    prompt(&value, chat)
+                }
+                Err(_) => None,
+            },
             Ok(line) => Some(line.to_owned()),
             Err(_) => None,
         };
@@ -217,4 +252,15 @@ pub fn prompts_of(path: &Path) -> Result<(Vec<String>, usize), AlignError> {
         Ok(())
     })?;
     Ok((all, bad))
+}
+
+fn prompt(value: &serde_json::Value, chat: &Chat) -> Option<String> {
+    if let Some(text) = value["prompt"].as_str() {
+        return Some(text.to_owned());
+    }
+    let key = if value["prompt"].is_array() { "prompt" } else { "messages" };
+    let mut messages = template::messages(value, key).ok()?;
+    // Of a whole conversation the answer is what is to be written.
+    messages.pop_if(|last| last.role == "assistant");
+    (!messages.is_empty()).then(|| chat.prompt(&messages).ok()).flatten()
 }

@@ -200,8 +200,14 @@ impl Advance {
     /// One of the same shape for `Meta`: so many sequences, and as many tokens together.
     #[must_use]
     pub fn shape(sequences: usize, tokens: usize) -> Self {
+        Self::shape_after(0, sequences, tokens)
+    }
+
+    /// The same of sequences that have `read` tokens each behind them.
+    #[must_use]
+    pub fn shape_after(read: usize, sequences: usize, tokens: usize) -> Self {
         let each = |i: usize| if i == 0 { tokens - (sequences - 1) } else { 1 };
-        Self::of(None, (0..sequences).map(|i| Part { first: 0, tokens: each(i), pages: Vec::new() }).collect())
+        Self::of(None, (0..sequences).map(|i| Part { first: read, tokens: each(i), pages: Vec::new() }).collect())
     }
 
     /// The place of each token in its sequence.

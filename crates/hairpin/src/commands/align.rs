@@ -14,10 +14,12 @@ use ::align::{
     rollouts::{Group, Source, prompts_of, source_options},
     rows::{Encoder, Row, tokenizer_blake3},
     scorecard,
+    template::Chat,
 };
 use ::train::{
     TrainError,
     generate::Sampling,
+    recipe::Recipe,
     run::{Loaded, load_averaged},
 };
 use data::Progress;
@@ -155,7 +157,9 @@ fn sample(args: &SampleArgs, json: bool) -> miette::Result<ExitCode> {
 
 /// Write the original model's responses ahead of time, with log-probabilities and rewards, for the loops that need them
 #[derive(clap::Args)]
-#[command(after_help = "Example: hairpin align originals runs/base --prompts prompts.jsonl --by runs/reward --out originals.jsonl")]
+#[command(
+    after_help = "Example: hairpin align originals runs/base --prompts prompts.jsonl --by runs/reward --out originals.jsonl\n         hairpin align originals runs/base --prompts prompts.jsonl --by runs/reward --out s3://bucket/originals"
+)]
 pub(crate) struct OriginalsArgs {
     /// A run's folder, or one checkpoint
     run: PathBuf,
@@ -163,21 +167,47 @@ pub(crate) struct OriginalsArgs {
     writing: Writing,
     #[command(flatten)]
     by: By,
-    /// The file to write, or to go on with
+    /// A file of JSON lines (`.jsonl`), or a folder or URL for parts in parquet, to which many workers may write at once; to write, or to go
+    /// on with
     #[arg(long)]
     out: PathBuf,
 }
 
 fn originals(args: &OriginalsArgs, json: bool) -> miette::Result<ExitCode> {
-    write(&args.run, &args.writing.options(1, true), &args.writing.prompts, &args.out, Some(&args.by), json)
+    let options = args.writing.options(1, true);
+    if !store::is_url(&args.out) && args.out.extension().is_some_and(|ext| ext == "jsonl") {
+        return write(&args.run, &options, &args.writing.prompts, &args.out, Some(&args.by), json);
+    }
+    let mut loaded = load(&args.run)?;
+    let prompts = prompts(&args.writing.prompts, &loaded)?;
+    let judge = args.by.open(&tokenizer_blake3(&loaded.tokenizer_path)?)?;
+    let follow = Follow::new();
+    follow.stage("parts", prompts.len().div_ceil(::align::originals::PROMPTS) as u64);
+    let (each, model) = (counter(&follow), respond::identity(&args.run)?);
+    let parts = ::align::originals::keep(&mut loaded, &model, &prompts, &args.out, options, (Some(&judge), &args.by.by), &STOP, each)?;
+    follow.end();
+    let is_stopped = parts.there < parts.of;
+    if json {
+        print::json(&json!({"out": args.out, "prompts": prompts.len(), "parts": parts, "is_stopped": is_stopped}))?;
+    } else {
+        let ::align::originals::Parts { written, there, of } = parts;
+        print::result(&format!("{there} of {of} parts are in {}, {written} of them written here", args.out.display()));
+    }
+    Ok(if is_stopped { stopped() } else { ExitCode::SUCCESS })
+}
+
+/// Prompts as the model reads them.
+fn prompts(path: &Path, loaded: &Loaded) -> miette::Result<Vec<String>> {
+    let (prompts, bad) = prompts_of(path, &Chat::of(&loaded.tokenizer()?))?;
+    if bad > 0 {
+        print::talk(&format!("{bad} lines hold no prompt and are left out"));
+    }
+    Ok(prompts)
 }
 
 fn write(run: &Path, options: &respond::Options, prompts: &Path, out: &Path, by: Option<&By>, json: bool) -> miette::Result<ExitCode> {
     let mut loaded = load(run)?;
-    let (prompts, bad) = prompts_of(prompts)?;
-    if bad > 0 {
-        print::talk(&format!("{bad} lines hold no prompt and are left out"));
-    }
+    let prompts = self::prompts(prompts, &loaded)?;
     let judge = by.map(|by| by.open(&tokenizer_blake3(&loaded.tokenizer_path)?)).transpose()?;
     let follow = Follow::new();
     follow.stage("responses", prompts.len() as u64);
@@ -269,7 +299,7 @@ fn rank(args: &RankArgs, json: bool) -> miette::Result<ExitCode> {
     if told.is_stopped {
         return Ok(stopped());
     }
-    tell(&agreement::statistics(&preferences::read(&args.out)?.all), &args.out, json)
+    tell(&agreement::statistics(&preferences::read(&args.out, &Chat::shown())?.all), &args.out, json)
 }
 
 #[cfg(feature = "page")]
@@ -282,7 +312,7 @@ fn serve(args: &RankArgs, all: Vec<respond::Responses>, json: bool) -> miette::R
         print::talk("nothing was judged");
         return Ok(ExitCode::SUCCESS);
     }
-    tell(&agreement::statistics(&preferences::read(&args.out)?.all), &args.out, json)
+    tell(&agreement::statistics(&preferences::read(&args.out, &Chat::shown())?.all), &args.out, json)
 }
 
 #[cfg(not(feature = "page"))]
@@ -303,7 +333,7 @@ pub(crate) struct StatsArgs {
 }
 
 fn stats(args: &StatsArgs, json: bool) -> miette::Result<ExitCode> {
-    let read = preferences::read(&args.preferences)?;
+    let read = preferences::read(&args.preferences, &Chat::shown())?;
     if read.left_out > 0 {
         print::talk(&format!("{} lines are no rankings and left out:\n{}", read.left_out, read.reasons.join("\n")));
     }
@@ -348,10 +378,12 @@ pub(crate) struct InspectArgs {
 }
 
 fn inspect(args: &InspectArgs, json: bool) -> miette::Result<ExitCode> {
-    let mut all = preferences::read(&args.preferences)?.all;
+    let loaded = args.runs.iter().map(|run| Ok(load(run)?)).collect::<miette::Result<Vec<_>>>()?;
+    let chat = Chat::of(&loaded[0].tokenizer()?);
+    let recipes: Vec<Recipe> = loaded.into_iter().map(|loaded| loaded.recipe).collect();
+    let mut all = preferences::read(&args.preferences, &chat)?.all;
     let before = all.len();
     let mut rewards = Vec::new();
-    let recipes = args.runs.iter().map(|run| Ok(load(run)?.recipe)).collect::<miette::Result<Vec<_>>>()?;
     for recipe in &recipes {
         let ratio = recipe.objective.get("held_out_ratio").and_then(|ratio| ratio.as_float()).unwrap_or(0.1);
         all.retain(|one| ::train::feed::is_held_out(recipe.seed, &one.prompt, ratio));
@@ -430,9 +462,9 @@ pub(crate) struct JudgeArgs {
 }
 
 fn judged(args: &JudgeArgs, json: bool) -> miette::Result<ExitCode> {
-    let (prompts, _) = prompts_of(&args.writing.prompts)?;
     let options = args.writing.options(args.k.max(1), false);
     let [mut ours, mut theirs] = [load(&args.ours)?, load(&args.theirs)?];
+    let prompts = prompts(&args.writing.prompts, &ours)?;
     std::fs::create_dir_all(&args.out).map_err(|source| ::align::AlignError::Io { action: "create", path: args.out.clone(), source })?;
     let answers = [(&mut ours, &args.ours, args.out.join("ours.jsonl")), (&mut theirs, &args.theirs, args.out.join("theirs.jsonl"))];
     let mut read = Vec::new();

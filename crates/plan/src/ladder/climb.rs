@@ -23,7 +23,7 @@ use train::{
 
 use crate::{
     PlanError,
-    ladder::ground::Ground,
+    ladder::ground::{Ground, is_of_feedback},
     ladder::here::{self as machine, Price},
     ladder::phase_law::{Point, Size},
     ladder::project::Project,
@@ -142,6 +142,10 @@ pub(crate) fn is_of(folder: &Path, recipe: &Recipe, data: Option<&data::Content>
 }
 
 impl Rung<'_> {
+    fn is_of_feedback(&self) -> bool {
+        !self.project.is_of_images() && is_of_feedback(&self.resolved)
+    }
+
     fn out(&self) -> PathBuf {
         self.project.phase_folder(self.index, self.folder)
     }
@@ -149,7 +153,7 @@ impl Rung<'_> {
     /// `entry`, the newest of this phase, if it passed and is of the run that is there, whole.
     fn passed_before(&self, entry: Option<&Entry>) -> Result<Option<Entry>, PlanError> {
         let (out, steps) = (self.out(), self.resolved.train.steps);
-        let standing = match run::standing(&out, &self.resolved, self.ground.content()) {
+        let standing = match run::standing(&out, &self.resolved, self.ground.content().filter(|_| !self.is_of_feedback())) {
             Err(error @ TrainError::OtherRecipe { .. }) => {
                 return Err(self.is_another(error.to_string(), "set what differs as it was in the project file"));
             }
@@ -169,7 +173,7 @@ impl Rung<'_> {
             return Err(self.is_another(problem, "put its folder back, or give the phase its old name"));
         };
         let newest = checkpoint::manifest(newest).map_err(TrainError::from)?;
-        let is_whole = standing.is_newest && standing.has_same_steps && newest.step == steps;
+        let is_whole = standing.is_newest && standing.has_same_steps && run::is_over(&newest, &self.resolved);
         let is_measured = newest.held_out.is_none() || newest.held_out == entry.actual.held_out;
         Ok((is_whole && is_measured).then(|| entry.clone()))
     }
@@ -205,12 +209,18 @@ impl Rung<'_> {
         let price = machine::price(&self.recipe, self.ground.vocab())?;
         self.check_budget(before, price.secs)?;
         let mut points = Vec::new();
-        for entry in before {
+        let is_alike = |entry: &&Entry| {
+            let theirs = self.project.recipe(entry.phase - 1, self.folder);
+            theirs.is_ok_and(|theirs| objective::name(&theirs) == objective::name(&self.recipe))
+        };
+        let before_alike: Vec<&Entry> = before.iter().filter(is_alike).collect();
+        for entry in &before_alike {
             if let Some(metric) = entry.actual.held_out {
                 points.push(Point { size: self.size(entry.phase - 1)?, loss: metric.value });
             }
         }
-        let law = self.ground.predict(&points, self.size(index)?);
+        // Of feedback no law is known.
+        let law = if self.is_of_feedback() { None } else { self.ground.predict(&points, self.size(index)?) };
         let kind = objective::of(&self.resolved).metric(&*models::build(&self.resolved.model).map_err(TrainError::from)?);
         let predicted = Figures {
             held_out: law.map(|l| Metric { kind, value: l.loss }),
@@ -249,7 +259,8 @@ impl Rung<'_> {
         let (baseline, whose) = self.ground.baseline(&self.resolved)?;
         let baseline_value = baseline.metric.value;
         let of = |entry: &Entry| Some(HeldOut { metric: entry.actual.held_out?, samples: entry.samples.clone() });
-        let before = before.last().and_then(of);
+        // What learns from feedback is held against what it began as.
+        let before = before_alike.last().copied().filter(|_| !self.is_of_feedback()).and_then(of);
         let expected = Expected { interval: law.map(|l| l.interval), before, baseline: Some((baseline, whose)) };
         let feed = self.ground.feed(&self.resolved)?;
         let held_out = HeldOut { metric, samples: Vec::new() };

@@ -12,7 +12,7 @@ use train::{
     metric::BITS_PER_BYTE,
     objective,
     recipe::Recipe,
-    run::{Loaded, Observer},
+    run::{self, Loaded, Observer},
 };
 
 use crate::{
@@ -80,6 +80,7 @@ impl Ground {
 
     pub fn feed(&self, recipe: &Recipe) -> Result<Arc<dyn Feed>, TrainError> {
         match self {
+            Self::Text(_) if is_of_feedback(recipe) => objective::feed(recipe),
             Self::Text(data) => Ok(Arc::new(TextWindows::of(data.clone(), recipe)?)),
             Self::Images => objective::feed(recipe),
         }
@@ -89,6 +90,9 @@ impl Ground {
     /// phase's share as the model was trained on.
     pub fn baseline(&self, recipe: &Recipe) -> Result<(HeldOut, &'static str), PlanError> {
         let Self::Text(data) = self else { return Ok(vision::naive::baseline(recipe)?) };
+        if is_of_feedback(recipe) {
+            return Ok(align::naive::baseline(recipe, &*objective::feed(recipe)?)?);
+        }
         let train = data.train();
         let share = (train.tokens() as f64 * recipe.data.fraction) as u64;
         let share = share.min(recipe.train.steps * recipe.step_tokens());
@@ -99,9 +103,12 @@ impl Ground {
         Ok((HeldOut::of(&BITS_PER_BYTE, windows?.iter().map(loss).collect()), "of a trigram"))
     }
 
-    /// What an untrained model shows.
+    /// What a model shows before it is trained: one that begins with another's weights shows what they do.
     pub fn sample_untrained(&self, recipe: &Recipe, model: Box<dyn models::Model>) -> Result<String, PlanError> {
         let Self::Text(data) = self else { return Ok(String::new()) };
+        if let Some(from) = &recipe.from {
+            return written(data, &mut run::load(&from.path)?);
+        }
         let store = parallel::Replicated::solo(model.params(), |id| model.params().initial(id, recipe.seed));
         let precision = recipe.train.precision.resolve();
         let (objective, tokenizer_path) = (objective::of(recipe), data.tokenizer_path());
@@ -123,9 +130,18 @@ impl Ground {
     }
 }
 
+/// Whether a phase of text learns from something else than the text itself.
+pub(crate) fn is_of_feedback(recipe: &Recipe) -> bool {
+    objective::name(recipe) != "next_token"
+}
+
 /// What the model writes after the beginning of a held-out document.
 fn written(data: &Dataset, loaded: &mut Loaded) -> Result<String, PlanError> {
     let language = loaded.model.language().ok_or(TrainError::NotLanguage)?;
+    if !language.head().has_tokens() {
+        // A reward model writes nothing.
+        return Ok(String::new());
+    }
     let held_out = data.held_out();
     let prompt = held_out.read(0, 24.min(held_out.tokens() as usize).min(language.context() / 2).max(1))?;
     let sampling = Sampling { temperature: 0.7, ..Sampling::default() };

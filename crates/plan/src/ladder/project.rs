@@ -150,8 +150,44 @@ impl Project {
             data.insert("path".into(), path.display().to_string().into());
             data.insert("fraction".into(), phase.data_fraction.into());
         }
+        self.see_phases(&mut table, index, folder)?;
         let text = toml::to_string_pretty(&table).unwrap_or_default();
         Ok(Recipe::parse(&text, &format!("phase {} `{}`", index + 1, phase.name), &[])?)
+    }
+
+    /// In a phase that begins with an earlier one, or is judged by one, their names stand for their folders; the model is that of the phase
+    /// that it begins with, and what it learns from lies beside the project's file.
+    fn see_phases(&self, table: &mut toml::Table, index: usize, folder: &Path) -> Result<(), PlanError> {
+        let place = |name: &str| self.phases[..index].iter().position(|phase| phase.name == name);
+        let begins = table.get("from").and_then(|from| from.get("path")).and_then(toml::Value::as_str).and_then(place);
+        if let Some(before) = begins {
+            let theirs = models::build(&with_vocab(&self.recipe(before, folder)?.model)).map_err(train::TrainError::from)?.config();
+            let own = table.entry("model").or_insert_with(|| toml::Table::new().into());
+            for (key, value) in theirs.into_iter().filter(|(key, _)| !["vocab", "head"].contains(&key.as_str())) {
+                if let Some(own) = own.as_table_mut() {
+                    own.entry(key).or_insert(value);
+                }
+            }
+        }
+        let mut see = |path: &[&str], is_file: bool| {
+            let (last, tables) = path.split_last()?;
+            let at = tables.iter().try_fold(&mut *table, |at, key| at.get_mut(*key)?.as_table_mut())?;
+            let named = at.get(*last)?.as_str()?;
+            let seen = match place(named) {
+                Some(before) => self.phase_folder(before, folder),
+                None if is_file && !named.contains("://") => folder.join(named),
+                None => return None,
+            };
+            at.insert((*last).to_owned(), seen.display().to_string().into());
+            Some(())
+        };
+        for path in [&["from", "path"][..], &["objective", "reward", "path"], &["objective", "gold", "path"]] {
+            see(path, false);
+        }
+        for file in ["prompts", "preferences", "demonstrations", "originals", "pretrain_data"] {
+            see(&["objective", file], true);
+        }
+        Ok(())
     }
 
     /// Where phase `index` (from 0) keeps its checkpoints.
@@ -219,6 +255,13 @@ impl Project {
             phases: vec![phase("base", 0.1, 2, base), phase("medium", 0.3, 3, medium), phase("large", 1.0, 4, large)],
         }
     }
+}
+
+/// A model needs some vocabulary before the data tells how large it is.
+fn with_vocab(model: &toml::Table) -> toml::Table {
+    let mut model = model.clone();
+    model.entry("vocab").or_insert(toml::Value::Integer(512));
+    model
 }
 
 #[cfg(test)]

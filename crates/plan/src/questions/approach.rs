@@ -1,5 +1,5 @@
-//! Is pretraining the right thing at all? Prompting, retrieval, fine-tuning, continued pretraining and pretraining, each with
-//! its cost over a year, what has to be built and kept for it, and whether the data, the domain, the budget, the wish for
+//! Is pretraining the right thing at all? Prompting, retrieval, fine-tuning, learning from feedback, continued pretraining and
+//! pretraining, each with its cost over a year, what has to be built and kept for it, and whether the data, the domain, the budget, the wish for
 //! control and the latency speak for it.
 //!
 //! Thresholds are what published work did with, named beside each: they are examples, not laws. The simplest approach that
@@ -11,7 +11,7 @@ use crate::{
     PlanError,
     catalogue::{Accelerator, BaseModel, Catalogue, Permits, Price, Service, Term},
     laws::train_flops,
-    questions::serving::Replica,
+    questions::{align, serving::Replica},
     simulation::efficiency,
     units,
 };
@@ -51,6 +51,8 @@ pub enum Control {
 pub struct Question {
     /// Pairs of input and wished output.
     pub examples: f64,
+    /// Prompts to which people, a model or a checker rank answers.
+    pub ranked_prompts: f64,
     /// Text of the domain.
     pub domain_tokens: f64,
     pub domain: Domain,
@@ -122,6 +124,11 @@ const PROMPT_EXAMPLES: f64 = 100.0;
 const CONTINUED_TOKENS: [f64; 2] = [1e9, 30e9];
 /// From scratch on a domain: BloombergGPT had 363B tokens of finance in 708B, arXiv:2303.17564.
 const SCRATCH_TOKENS: [f64; 2] = [20e9, 300e9];
+/// Learning from rankings: 5,000 comparisons changed a style (arXiv:1909.08593), InstructGPT's reward model had 33,000 prompts
+/// (arXiv:2203.02155, table 6); replies that PPO wrote to each prompt of its own there.
+const RANKED_PROMPTS: [f64; 2] = [5000.0, 33_000.0];
+const EPISODES_PER_PROMPT: f64 = 256.0 / 31.0;
+const RANKED_ANSWERS: f64 = 4.0;
 /// Encoder of passages, their length, and those that are put before a question.
 const ENCODER_PARAMS: f64 = 0.34e9;
 const PASSAGE_TOKENS: f64 = 256.0;
@@ -161,7 +168,7 @@ pub fn plan(question: &Question, catalogue: &Catalogue) -> Result<Plan, PlanErro
     let params = base.model.active_params.unwrap_or(base.model.params);
     let mfu = efficiency::on_fewest(catalogue, instance, params, base.model.context, q.mfu)?;
     let desk = Desk { q, base, params, accelerator, usd_per_sec, flops_per_usd: accelerator.peak_tflops * 1e12 * mfu.kept() / usd_per_sec };
-    let approaches = vec![desk.prompting(), desk.retrieval(), desk.tuning(), desk.continued(), desk.scratch()];
+    let approaches = vec![desk.prompting(), desk.retrieval(), desk.tuning(), desk.feedback()?, desk.continued(), desk.scratch()];
     let first = |verdict: Verdict| approaches.iter().find(|a| a.verdict == verdict).map(|a| a.name);
     Ok(Plan {
         advice: first(Verdict::Fits).or_else(|| first(Verdict::Possible)),
@@ -341,6 +348,65 @@ impl Desk<'_> {
         })
     }
 
+    /// The loop of rankings, a reward model as large as the base, and PPO, by its passes on `Meta`.
+    fn feedback(&self) -> Result<Approach, PlanError> {
+        let q = self.q;
+        let mut reasons = Vec::new();
+        let mut verdict = self.ground(&mut reasons, false);
+        if verdict == Verdict::Fits {
+            let few = format!("{} prompts with ranked answers", units::short(q.ranked_prompts));
+            let [least, enough] = RANKED_PROMPTS;
+            let (word, of_amount) = match q.ranked_prompts {
+                n if n < least => (format!("{few}; a style was changed with {}", units::short(least)), Verdict::No),
+                n if n < enough => (format!("{few}; InstructGPT had {}", units::short(enough)), Verdict::Possible),
+                _ => (format!("{few}: InstructGPT had {}", units::short(enough)), Verdict::Fits),
+            };
+            reasons.push(word);
+            verdict = of_amount;
+            reasons.push("it teaches what is preferred where nobody can write it down; examples first, where there are any".into());
+            if q.domain == Domain::Far {
+                verdict = verdict.min_of(Verdict::Possible);
+                reasons.push("it brings out what the base can say already".into());
+            }
+        }
+        let prompts = q.ranked_prompts.max(1.0);
+        let sizes = align::Sizes {
+            reward_params: self.params,
+            examples: q.examples.max(1.0),
+            example_epochs: TUNE_EPOCHS,
+            ranked_prompts: prompts,
+            answers: RANKED_ANSWERS,
+            prompts,
+            episodes: EPISODES_PER_PROMPT * prompts,
+            prompt_tokens: q.prompt_tokens as usize,
+            reply_tokens: q.answer_tokens as usize,
+            ..align::Sizes::instruct_gpt(self.params)
+        };
+        let replies = prompts * (RANKED_ANSWERS + 1.0 + EPISODES_PER_PROMPT);
+        let replica = Replica::of(self.params, q.prompt_tokens + q.answer_tokens, self.accelerator);
+        let writing_usd = replies * replica.accelerator_secs(q.prompt_tokens, q.answer_tokens) * self.usd_per_sec;
+        let build_usd = self.build(align::flops_without_writing(&sizes.question()?)?) + writing_usd;
+        self.affordable(build_usd, &mut verdict, &mut reasons);
+        Ok(Approach {
+            name: "learning from feedback",
+            verdict,
+            reasons,
+            parts: vec![
+                "prompts",
+                "evaluation",
+                "cleaning",
+                "examples",
+                "rankings",
+                "reward model",
+                "training",
+                "gates",
+                "own weights to serve",
+            ],
+            build_usd,
+            serve_usd_per_year: self.serve(0.0),
+        })
+    }
+
     fn continued(&self) -> Approach {
         let q = self.q;
         let few = format!("{} tokens of the domain", units::short(q.domain_tokens));
@@ -462,6 +528,7 @@ mod tests {
     fn question() -> Question {
         Question {
             examples: 0.0,
+            ranked_prompts: 0.0,
             domain_tokens: 2000.0,
             domain: Domain::Near,
             changes: Changes::Never,
@@ -492,6 +559,10 @@ mod tests {
         assert_eq!(advice(&Question { domain_tokens: 1e8, changes: Changes::Daily, ..question() }), Some("retrieval"));
         let far = Question { domain_tokens: 5e7, domain: Domain::Far, examples: 2e4, ..question() };
         assert_eq!(advice(&far), Some("fine-tuning"));
+        let ranked = Question { domain_tokens: 5e7, ranked_prompts: 4e4, ..question() };
+        let plan = plan(&Question { changes: Changes::Never, ..ranked }, &Catalogue::load(None).unwrap()).unwrap();
+        let feedback = plan.approaches.iter().find(|a| a.name == "learning from feedback").unwrap();
+        assert!(feedback.verdict == Verdict::Fits && feedback.build_usd > 100.0, "{feedback:?}");
         assert_eq!(advice(&Question { domain_tokens: 5e10, domain: Domain::Far, ..question() }), Some("continued pretraining"));
         let own = Question { domain_tokens: 4e11, domain: Domain::Far, control: Control::Everything, ..question() };
         assert_eq!(advice(&own), Some("pretraining"));
@@ -503,7 +574,7 @@ mod tests {
         let plan = plan(&Question { domain_tokens: 5e10, examples: 2e4, ..question() }, &Catalogue::load(None).unwrap()).unwrap();
         assert!(plan.approaches.windows(2).all(|w| w[0].parts.len() < w[1].parts.len()));
         assert!(plan.approaches.iter().all(|a| !a.reasons.is_empty() && a.serve_usd_per_year > 0.0));
-        assert!(plan.approaches[4].build_usd > plan.approaches[2].build_usd);
+        assert!(plan.approaches[5].build_usd > plan.approaches[2].build_usd);
     }
 
     #[test]

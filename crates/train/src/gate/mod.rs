@@ -48,6 +48,7 @@ pub struct GateResult {
 }
 
 /// A question that a checkpoint has to pass.
+#[derive(Clone, Copy)]
 pub struct Gate {
     pub name: &'static str,
     /// Of which checkpoints it is asked.

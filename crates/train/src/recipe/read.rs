@@ -152,6 +152,7 @@ impl Recipe {
             ("checkpoint.every_steps", self.checkpoint.every_steps),
             ("eval.every_steps", self.eval.every_steps),
             ("eval.windows", self.eval.windows),
+            ("eval.patience", self.eval.patience.unwrap_or(1)),
             ("checkpoint.keep_last", self.checkpoint.keep_last as u64),
         ];
         for (key, count) in counts {

@@ -180,7 +180,7 @@ const HEADS: [&str; 3] = ["head.weight", "scalar.weight", "scalar.bias"];
 /// the run in `out` has a checkpoint, its own recipe tells.
 /// # Errors
 /// When that recipe cannot be read.
-pub(super) fn with_its_model(recipe: &Recipe, out: &Path) -> Result<Recipe, TrainError> {
+pub fn with_its_model(recipe: &Recipe, out: &Path) -> Result<Recipe, TrainError> {
     let Some(from) = &recipe.from else { return Ok(recipe.clone()) };
     let of_checkpoint = |path: &Path| checkpoint::manifest(path).ok().and_then(|m| Recipe::parse(&m.recipe, "a checkpoint", &[]).ok());
     let theirs = if checkpoint::list(out).is_empty() {

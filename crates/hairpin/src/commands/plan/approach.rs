@@ -7,7 +7,7 @@ use report::{Answer, Axis, Chart, Dot, DotKind, Table, terminal::usd};
 
 use super::{Renting, count, given};
 
-/// Prompting, retrieval, fine-tuning, continued pretraining or pretraining: what fits, why, and at what price
+/// Prompting, retrieval, fine-tuning, learning from feedback, continued pretraining or pretraining: what fits, why, and at what price
 #[derive(clap::Args)]
 #[command(after_help = "Example: hairpin plan approach --domain-tokens 50B --domain far --examples 20k --language de")]
 pub(crate) struct ApproachArgs {
@@ -20,6 +20,9 @@ pub(crate) struct ApproachArgs {
     /// Pairs of input and wished output
     #[arg(long, value_parser = given::count)]
     examples: Option<f64>,
+    /// Prompts to which people, a model or a checker rank answers
+    #[arg(long, value_parser = given::count)]
+    ranked_prompts: Option<f64>,
     /// How often what must be known changes
     #[arg(long, default_value = "never")]
     changes: ChangesArg,
@@ -80,6 +83,7 @@ pub(super) fn run(args: &ApproachArgs, json: bool) -> miette::Result<ExitCode> {
     let on = renting.on.clone().unwrap_or_else(|| "p5.48xlarge".into());
     let question = Question {
         examples: args.examples.unwrap_or(0.0),
+        ranked_prompts: args.ranked_prompts.unwrap_or(0.0),
         domain_tokens: args.domain_tokens,
         domain: match args.domain {
             DomainArg::Near => Domain::Near,
@@ -157,6 +161,7 @@ fn answer(question: &Question, plan: &Plan) -> Answer {
         asked: vec![
             ("domain tokens", count(question.domain_tokens)),
             ("examples", count(question.examples)),
+            ("prompts with ranked answers", count(question.ranked_prompts)),
             ("questions a day", count(question.queries_per_day)),
             ("language", question.language.clone()),
             ("on", format!("{} at {}/h ({})", question.on, usd(plan.price.usd_per_hour), plan.price.when())),
