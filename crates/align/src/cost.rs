@@ -60,7 +60,7 @@ pub fn writing(model: &dyn Model, precision: Precision, prompt_tokens: usize, re
 /// Of a model that is asked and not trained.
 fn weight_bytes(language: &dyn LanguageModel, precision: Precision) -> Result<u64, TrainError> {
     let table = language.params();
-    let mut store = Replicated::new(table, Device::Meta, Box::new(Solo), Order::Tree, |_| Vec::new());
+    let mut store = Replicated::new(table, Device::META, Box::new(Solo), Order::Tree, |_| Vec::new());
     store.begin_step();
     let meta = Pool::meta();
     let mut tape = Tape::new(&meta, &mut store, table, Options { trace: false, ..inference(precision) });
