@@ -190,5 +190,6 @@ fn what_cannot_be_is_refused_by_name() {
     assert!(train(&dpo, "batch.sequences=4096").contains("samples to train on"));
     assert!(train(&dpo.replace("preferences.jsonl", "nowhere.jsonl"), "seed=1").contains("cannot read"));
     assert!(train(&dpo.replace("preferences.jsonl", "corpus.jsonl"), "seed=1").contains("no ranking"));
-    assert!(train(&dpo, "from.path=/nowhere").contains("no checkpoint"));
+    let said = train(&dpo, "from.path=/nowhere");
+    assert!(said.contains("no checkpoint"), "{said}");
 }

@@ -75,6 +75,7 @@ const MISTAKES: &[Mistake] = &[
     ),
     Mistake("set-key", &[("r.toml", RECIPE)], &["train", "r.toml", "--out", "run", "--set", "optim.speed=1"]),
     Mistake("strategy", &[("r.toml", RECIPE)], &["train", "r.toml", "--out", "run", "--strategy", "zero9"]),
+    Mistake("model-and-data", &[("r.toml", "[model]\ndepth = 1\nlayers = 0\n")], &["train", "r.toml", "--out", "run"]),
     Mistake("data-absent", &[("r.toml", RECIPE)], &["train", "r.toml", "--out", "run"]),
     Mistake("from-absent", &[("r.toml", RECIPE)], &["train", "r.toml", "--out", "run", "--from", "runs/none"]),
     Mistake("project-absent", &[], &["climb", "."]),

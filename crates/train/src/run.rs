@@ -103,7 +103,9 @@ pub fn train(recipe: &Recipe, out: &Path, resume: bool, stop: &AtomicBool, obser
     let out = place.folder();
     let recipe = &from::with_its_model(recipe, out)?;
     // A model that cannot be is told before any data is opened; how many tokens that has does not matter yet.
-    resolve(recipe, Some(1))?;
+    if !recipe.model.is_empty() {
+        resolve(recipe, Some(1))?;
+    }
     // Ranks that are threads read the same data, whose hashes are checked once.
     let feed = objective::feed(recipe)?;
     let on_rank = |comm: Comm, observer: &mut dyn Observer| {

@@ -54,6 +54,8 @@ impl Sizes {
     /// # Errors
     /// When there is no such model.
     pub fn question(&self) -> Result<Question, PlanError> {
+        // Its objectives are in no list of this crate's.
+        ::align::register();
         let context = self.prompt_tokens + self.reply_tokens;
         let steps = |samples: f64, batch: usize| (samples / batch as f64).ceil().max(1.0);
         let recipe = |params: f64, steps: f64, batch: usize, objective: String| -> Result<Recipe, PlanError> {
