@@ -23,15 +23,11 @@ const STRIP: usize = 128;
 const TURN: usize = 64;
 
 thread_local! {
-    static TURNED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
     static SUMS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
-/// `b` has its columns as runs of memory.
-pub(crate) fn turned(g: &Gemm, a: Mat<'_>, b: Mat<'_>, bias: Option<&[f32]>, c: &mut [f32]) {
-    let panels = g.m.div_ceil(NR);
-    let mut turned = TURNED.take();
-    turned.resize(panels * g.k * NR, 0.0);
+/// `b` has its columns as runs of memory; `turned` is room for A^T.
+pub(crate) fn product(g: &Gemm, a: Mat<'_>, b: Mat<'_>, bias: Option<&[f32]>, c: &mut [f32], turned: &mut [f32]) {
     turned.par_chunks_mut((g.k * NR).max(1)).enumerate().for_each(|(panel, words)| {
         words.par_chunks_mut(TURN * NR).enumerate().for_each(|(run, words)| {
             for r in 0..NR {
@@ -50,10 +46,9 @@ pub(crate) fn turned(g: &Gemm, a: Mat<'_>, b: Mat<'_>, bias: Option<&[f32]>, c: 
         let mut sums = SUMS.take();
         // SAFETY: the columns from `j` on are this task's alone, in each of `m` rows of `g.n` numbers.
         let c = unsafe { shared.at(j) };
-        columns(strip, &turned, b, bias.map(|bias| &bias[j..]), c, g.n, &mut sums);
+        columns(strip, turned, b, bias.map(|bias| &bias[j..]), c, g.n, &mut sums);
         SUMS.set(sums);
     });
-    TURNED.set(turned);
 }
 
 simd_fn! {

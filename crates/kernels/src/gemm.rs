@@ -85,7 +85,7 @@ impl Gemm {
                     return gemv::plain(self, a, b, bias, c);
                 }
                 if self.m <= MC && b.row_stride == 1 && self.k > 0 && self.precision == Precision::F32 {
-                    return few::turned(self, a, b, bias, c);
+                    return with_packed(self.packs_bytes() / 4, |words| few::product(self, a, b, bias, c, words));
                 }
                 if self.m <= MC {
                     return self.strips(a, b, bias, c);

@@ -34,9 +34,7 @@ pub fn rented(question: &Question, catalogue: &Catalogue, renting: &Renting) -> 
     let accelerator = catalogue.accelerator_of(instance)?;
     let accelerators = (renting.nodes * instance.count) as usize;
     let node_bytes = instance.count as f64 * accelerator.memory_gib * 1024_f64.powi(3) * MEMORY_RATIO;
-    for work in &works {
-        check(work, renting.nodes, node_bytes, &instance.name)?;
-    }
+    check(&works, renting.nodes, node_bytes, &instance.name)?;
     let reliability = reliability::usual(params as f64, accelerators as f64, renting.nodes as f64)?;
     let stated = renting.mfu.map(|mfu| accelerators as f64 * accelerator.peak_tflops * 1e12 * mfu * reliability.goodput_ratio);
     // What trains tells the rate at which models are asked; the policy stands last, and its rate is that of parts that train nothing.
@@ -69,13 +67,10 @@ pub fn rented(question: &Question, catalogue: &Catalogue, renting: &Renting) -> 
     })
 }
 
-/// Refuse machines that do not hold the models of a part: weights, gradients and moments of what is trained, weights of what is asked.
-fn check(work: &Work, nodes: u64, node_bytes: f64, instance: &str) -> Result<(), PlanError> {
-    let trained = work.recipe.as_ref().map(|recipe| models::build(&recipe.model)).transpose().map_err(train::TrainError::from)?;
-    let trained_bytes = trained.map_or(0.0, |model| (CHECKPOINT_BYTES_PER_PARAM + WEIGHT_BYTES) * model.params().elements() as f64);
-    // Whoever writes is the policy itself or the original, which is asked too.
-    let asked_bytes: f64 = work.says.iter().map(|(teller, _)| WEIGHT_BYTES * teller.model.params().elements() as f64).sum();
-    let needed = trained_bytes + asked_bytes;
+/// Refuse machines that do not hold the models of every part, naming the part that holds most.
+fn check(works: &[Work], nodes: u64, node_bytes: f64, instance: &str) -> Result<(), PlanError> {
+    let needs = works.iter().map(|work| Ok((work, held_bytes(work)?))).collect::<Result<Vec<_>, PlanError>>()?;
+    let Some((work, needed)) = needs.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)) else { return Ok(()) };
     if needed <= node_bytes * nodes as f64 {
         return Ok(());
     }
@@ -87,6 +82,15 @@ fn check(work: &Work, nodes: u64, node_bytes: f64, instance: &str) -> Result<(),
         ),
         relax: format!("the nearest that holds it is `--nodes {}`, or a smaller model", (needed / node_bytes).ceil()),
     })
+}
+
+/// Weights, gradients and moments of what is trained, weights of what is asked: whoever writes is the policy itself or the original, which
+/// is asked too.
+fn held_bytes(work: &Work) -> Result<f64, PlanError> {
+    let trained = work.recipe.as_ref().map(|recipe| models::build(&recipe.model)).transpose().map_err(train::TrainError::from)?;
+    let trained_bytes = trained.map_or(0.0, |model| (CHECKPOINT_BYTES_PER_PARAM + WEIGHT_BYTES) * model.params().elements() as f64);
+    let asked: f64 = work.says.iter().map(|(teller, _)| WEIGHT_BYTES * teller.model.params().elements() as f64).sum();
+    Ok(trained_bytes + asked)
 }
 
 #[cfg(test)]
