@@ -15,7 +15,7 @@ use parquet::{
 
 use crate::respond::Responses;
 
-/// In the order in which [`write`] gives them.
+/// In the order in which [`write()`] gives them.
 const SCHEMA: &str = "message replies {
     required binary prompt (STRING);
     required binary response (STRING);

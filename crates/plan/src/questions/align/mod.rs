@@ -298,14 +298,14 @@ fn add_asking(
 /// # Ok::<(), plan::PlanError>(())
 /// ```
 /// # Errors
-/// As [`here`].
+/// As [`here()`].
 pub fn flops(question: &Question) -> Result<Vec<(&'static str, f64)>, PlanError> {
     Ok(parts(question)?.0.into_iter().map(|work| (work.step.name, work.step.flops())).collect())
 }
 
 /// FLOPs of all parts together, but for those of writing, which is bound by memory.
 /// # Errors
-/// As [`here`].
+/// As [`here()`].
 pub fn flops_without_writing(question: &Question) -> Result<f64, PlanError> {
     Ok(parts(question)?.0.iter().map(|work| work.step.train_flops + work.step.say_flops).sum())
 }
