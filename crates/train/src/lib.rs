@@ -100,9 +100,9 @@ pub enum TrainError {
     )]
     OtherData { folder: PathBuf, path: PathBuf, difference: &'static str },
 
-    #[error("loss at step {step} is {loss}; the batch's documents, the worst first: {}", documents.join(", "))]
-    #[diagnostic(code(train::diverged), help("lower `optim.lr`, lengthen `schedule.warmup_steps`, or look at those documents"))]
-    Diverged { step: u64, loss: f32, documents: Vec<String> },
+    #[error("loss at step {step} is {loss}; the batch's samples, the worst first: {}", samples.join(", "))]
+    #[diagnostic(code(train::diverged), help("lower `optim.lr`, lengthen `schedule.warmup_steps`, or look at those samples"))]
+    Diverged { step: u64, loss: f32, samples: Vec<String> },
 
     #[error("a rank did not answer at step {step}")]
     #[diagnostic(

@@ -200,3 +200,15 @@ fn a_classifier_begins_as_the_encoder_of_a_masked_autoencoder() {
     let error = train(MODELS[4].1, &[&from, "model.tower.layers=1"], "other").unwrap_err().to_string();
     assert!(error.contains("`model.tower` is another"), "{error}");
 }
+
+#[test]
+fn a_run_whose_loss_is_lost_names_the_images_of_its_batch() {
+    vision::register();
+    let folder = tempfile::tempdir().unwrap();
+    pictures(&folder.path().join("pictures"));
+    let lost = ["optim.lr=1e30", "guard.action=skip", "guard.window=8", "train.clip=1e30"];
+    let recipe = recipe(folder.path(), MODELS[4].1, &lost);
+    let error = run::train(&recipe, &folder.path().join("run"), false, &AtomicBool::new(false), &mut Quiet).unwrap_err();
+    let train::TrainError::Diverged { samples, .. } = &error else { panic!("{error}") };
+    assert!(samples.len() == 8 && samples.iter().all(|name| name.contains(".png`")), "{error}");
+}

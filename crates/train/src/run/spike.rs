@@ -1,4 +1,4 @@
-//! Steps whose loss cannot be trusted: what is done with them, and which documents they read.
+//! Steps whose loss cannot be trusted: what is done with them, and which samples they read.
 
 use super::{Observer, Run};
 use crate::{TrainError, checkpoint, feed::Pick, recipe::GuardAction};
@@ -11,9 +11,9 @@ impl Run<'_> {
             return Err(self.diverged(step, loss)?);
         }
         if !known {
-            let documents = self.documents(step)?.join(", ");
+            let samples = self.samples(step)?.join(", ");
             observer.note(&format!(
-                "loss {loss} at step {step} is a spike and its update is left out; its documents, the worst first: {documents}"
+                "loss {loss} at step {step} is a spike and its update is left out; its samples, the worst first: {samples}"
             ));
         }
         if self.recipe.guard.action == GuardAction::Rollback && !known {
@@ -34,13 +34,13 @@ impl Run<'_> {
     }
 
     pub(super) fn diverged(&mut self, step: u64, loss: f32) -> Result<TrainError, TrainError> {
-        Ok(TrainError::Diverged { step, loss, documents: self.documents(step)? })
+        Ok(TrainError::Diverged { step, loss, samples: self.samples(step)? })
     }
 
     /// Names of a batch's samples with the loss of each by itself (of text in nats a token), the worst first, and of those the first
     /// few. All ranks call it; without a common step, or where the loss is between samples, they are in the order of the batch, without
     /// losses.
-    fn documents(&mut self, step: u64) -> Result<Vec<String>, TrainError> {
+    fn samples(&mut self, step: u64) -> Result<Vec<String>, TrainError> {
         let picks = self.picks(step);
         let is_shared = self.trainer.options().objective.shared_width(self.trainer.model()).is_some();
         let losses = if self.trainer.has_common_step() && !is_shared {
