@@ -9,44 +9,27 @@
 
 use std::cell::Cell;
 
-use rayon::prelude::*;
-
 use crate::{
     SharedMut,
-    product::{Gemm, KC, Mat, NR},
+    product::{Gemm, KC, Mat, NR, STRIP},
     simd::Vector,
 };
-
-/// Columns of C in one task.
-const STRIP: usize = 128;
-/// Numbers of k that are turned at a time.
-const TURN: usize = 64;
 
 thread_local! {
     static SUMS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
-/// `b` has its columns as runs of memory; `turned` is room for A^T.
-pub(crate) fn product(g: &Gemm, a: Mat<'_>, b: Mat<'_>, bias: Option<&[f32]>, c: &mut [f32], turned: &mut [f32]) {
-    turned.par_chunks_mut((g.k * NR).max(1)).enumerate().for_each(|(panel, words)| {
-        words.par_chunks_mut(TURN * NR).enumerate().for_each(|(run, words)| {
-            for r in 0..NR {
-                let i = panel * NR + r;
-                for (p, word) in words.iter_mut().skip(r).step_by(NR).enumerate() {
-                    *word = if i < g.m { a.data[i * a.row_stride + (run * TURN + p) * a.col_stride] } else { 0.0 };
-                }
-            }
-        });
-    });
+/// `b` has its columns as runs of memory; `a` is A^T in panels.
+pub(crate) fn product(g: &Gemm, a: &[f32], b: Mat<'_>, bias: Option<&[f32]>, c: &mut [f32]) {
     let shared = SharedMut::new(c);
-    (0..g.n.div_ceil(STRIP)).into_par_iter().with_max_len(1).for_each(|task| {
+    g.each(g.n.div_ceil(STRIP), |task| {
         let j = task * STRIP;
         let strip = Gemm { n: STRIP.min(g.n - j), ..*g };
         let b = Mat { data: &b.data[j * b.col_stride..], ..b };
         let mut sums = SUMS.take();
         // SAFETY: the columns from `j` on are this task's alone, in each of `m` rows of `g.n` numbers.
         let c = unsafe { shared.at(j) };
-        columns(strip, turned, b, bias.map(|bias| &bias[j..]), c, g.n, &mut sums);
+        columns(strip, a, b, bias.map(|bias| &bias[j..]), c, g.n, &mut sums);
         SUMS.set(sums);
     });
 }

@@ -16,7 +16,7 @@ use std::cell::{Cell, RefCell};
 use rayon::prelude::*;
 
 pub use crate::product::{Gemm, Mat, Precision, rounded};
-pub(crate) use crate::product::{KC, NR};
+pub(crate) use crate::product::{KC, NR, STRIP};
 use crate::{
     SharedMut, few, gemv,
     product::put_block,
@@ -36,8 +36,6 @@ const NC: usize = 512;
 const LINE: usize = 16;
 #[cfg(target_arch = "x86_64")]
 const AHEAD: usize = 64;
-/// Columns of one where there is a single task down.
-const STRIP: usize = 128;
 
 /// All of B `[k, n]` in panels.
 pub struct PackedRhs {
@@ -85,7 +83,10 @@ impl Gemm {
                     return gemv::plain(self, a, b, bias, c);
                 }
                 if self.m <= MC && b.row_stride == 1 && self.k > 0 && self.precision == Precision::F32 {
-                    return with_packed(self.packs_bytes() / 4, |words| few::product(self, a, b, bias, c, words));
+                    return with_packed(self.packs_bytes() / 4, |words| {
+                        pack_rhs(self.precision, a.transposed(), self.k, self.m, words);
+                        few::product(self, words, b, bias, c);
+                    });
                 }
                 if self.m <= MC {
                     return self.strips(a, b, bias, c);
@@ -138,12 +139,7 @@ impl Gemm {
         if self.m == 0 || self.n == 0 {
             return;
         }
-        let strips = self.n.div_ceil(STRIP);
-        if self.m * self.n * self.k < 1 << 16 {
-            (0..strips).for_each(strip);
-        } else {
-            (0..strips).into_par_iter().with_max_len(1).for_each(strip);
-        }
+        self.each(self.n.div_ceil(STRIP), strip);
     }
 
     fn tiles(&self, a: Mat<'_>, b: &[f32], bias: Option<&[f32]>, c: &mut [f32]) {
@@ -169,11 +165,7 @@ impl Gemm {
             // SAFETY: `c` points to `rows` rows of `ldc` numbers, less the first `j`, that no other task touches.
             unsafe { gemm.tile(a, b, bias, c, ldc) };
         };
-        if self.m * self.n * self.k < 1 << 16 {
-            (0..down * across).for_each(task);
-        } else {
-            (0..down * across).into_par_iter().with_max_len(1).for_each(task);
-        }
+        self.each(down * across, task);
     }
 
     /// One tile of C from packed B, on this thread.

@@ -1,6 +1,7 @@
 //! What a product of matrices is: its sides, its sizes and its precision, whichever loop computes it.
 
 use half::bf16;
+use rayon::prelude::*;
 
 /// What operands are rounded to; sums are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +64,9 @@ pub(crate) const NR: usize = 32;
 /// Words of k in one pass: a panel of B of that depth is 24 KiB and stays in the first cache.
 pub(crate) const KC: usize = 192;
 
+/// Columns of C in one task, where all rows are.
+pub(crate) const STRIP: usize = 128;
+
 /// One product's sizes and how to do it: `A` `[m, k]`, `B` `[k, n]`, `C` `[m, n]` row-major.
 #[derive(Debug, Clone, Copy)]
 pub struct Gemm {
@@ -72,6 +76,17 @@ pub struct Gemm {
     pub precision: Precision,
     /// Add to what C holds.
     pub accumulate: bool,
+}
+
+impl Gemm {
+    /// Do each of `count` tasks, on many threads where the product is large enough to be worth it.
+    pub(crate) fn each(&self, count: usize, task: impl Fn(usize) + Send + Sync) {
+        if self.m * self.n * self.k < 1 << 16 {
+            (0..count).for_each(task);
+        } else {
+            (0..count).into_par_iter().with_max_len(1).for_each(task);
+        }
+    }
 }
 
 /// The first `rows` by `cols` of `sums` into C, with the bias of its columns.
