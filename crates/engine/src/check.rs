@@ -4,6 +4,9 @@
 
 use crate::{Device, EngineError, NoParams, Options, ParamTable, Pool, Precision, Shape, Tape, Tensor};
 
+/// What is read in bf16 is off by half of 2^-8 of itself, and so is what is written: a few such steps.
+const BF16_TOLERANCE: f64 = 0.03;
+
 /// `n` numbers in -1..1, a function of `seed` alone.
 #[must_use]
 pub fn noise(seed: u64, n: usize) -> Vec<f32> {
@@ -44,7 +47,7 @@ pub fn differences(x: &[f64], dy: &[f64], f: impl Fn(&[f64]) -> Vec<f64>) -> Vec
         .collect()
 }
 
-/// Run an op on noise in f32 and hold its output against `twin` and each gradient against the twin's differences.
+/// Run an op on noise, in f32 and with activations in bf16, and hold its output against `twin` and each gradient against the twin's differences.
 /// # Panics
 /// When they disagree.
 pub fn gradients<const N: usize>(
@@ -80,20 +83,24 @@ fn gradients_for<const N: usize>(
     let want = twin(std::array::from_fn(|i| &exact[i]));
     let dy = dy(want.len());
 
-    let (table, mut store) = (ParamTable::default(), NoParams);
-    let mut tape = Tape::new(&Pool::new(Device::Cpu, 1 << 24), &mut store, &table, options());
-    let leaves: [Tensor; N] = std::array::from_fn(|i| tape.leaf(shapes[i], &x[i], true).expect("room for a leaf"));
-    let y = run(&mut tape, std::array::from_fn(|i| &leaves[i])).expect("the op runs");
-    assert_close("output", y.f32s(), &want, tolerance);
-
-    tape.backward_with(&y, &dy).expect("the backward pass runs");
-    for i in 0..N {
-        let want = differences(&exact[i], &f64s(&dy), |changed| {
+    let gradients: [Vec<f64>; N] = std::array::from_fn(|i| {
+        differences(&exact[i], &f64s(&dy), |changed| {
             let changed = changed.to_vec();
             twin(std::array::from_fn(|j| if j == i { &changed } else { &exact[j] }))
-        });
-        let got = tape.grad(&leaves[i]).expect("a gradient reached every leaf");
-        assert_close(&format!("gradient of input {i}"), got, &want, tolerance);
+        })
+    });
+    for (precision, tolerance) in [(Precision::F32, tolerance), (Precision::Bf16, BF16_TOLERANCE)] {
+        let (table, mut store) = (ParamTable::default(), NoParams);
+        let mut tape = Tape::new(&Pool::new(Device::Cpu, 1 << 24), &mut store, &table, options(precision));
+        let leaves: [Tensor; N] = std::array::from_fn(|i| tape.leaf(shapes[i], &x[i], true).expect("room for a leaf"));
+        let y = run(&mut tape, std::array::from_fn(|i| &leaves[i])).expect("the op runs");
+        assert_close(&format!("output in {precision:?}"), &y.f32s(), &want, tolerance);
+
+        tape.backward_with(&y, &dy).expect("the backward pass runs");
+        for (i, want) in gradients.iter().enumerate() {
+            let got = tape.grad(&leaves[i]).expect("a gradient reached every leaf");
+            assert_close(&format!("gradient of input {i} in {precision:?}"), &got, want, tolerance);
+        }
     }
 }
 
@@ -102,13 +109,13 @@ fn gradients_for<const N: usize>(
 /// When the op fails.
 pub fn run_one(x: &[f32], shape: Shape, run: impl Fn(&mut Tape<'_>, &Tensor) -> Result<Tensor, EngineError>) -> (Vec<f32>, Vec<f32>) {
     let (table, mut store) = (ParamTable::default(), NoParams);
-    let mut tape = Tape::new(&Pool::new(Device::Cpu, 1 << 24), &mut store, &table, options());
+    let mut tape = Tape::new(&Pool::new(Device::Cpu, 1 << 24), &mut store, &table, options(Precision::F32));
     let leaf = tape.leaf(shape, x, true).expect("room for a leaf");
     let y = run(&mut tape, &leaf).expect("the op runs");
     tape.backward(&y).expect("the backward pass runs");
-    (y.f32s().to_vec(), tape.grad(&leaf).unwrap_or(&[]).to_vec())
+    (y.f32s().to_vec(), tape.grad(&leaf).unwrap_or_default().to_vec())
 }
 
-fn options() -> Options {
-    Options { precision: Precision::F32, recompute: false, train: true, key: 7, trace: false }
+fn options(precision: Precision) -> Options {
+    Options { precision, recompute: false, train: true, key: 7, trace: false }
 }

@@ -25,7 +25,7 @@ mod weight;
 
 pub use inputs::{Array, Inputs};
 pub use kernels::{attention::Mask, gemm::Precision};
-pub use memory::{Buffer, Device, Dtype, Kind, Numbers, Pool, PoolUse};
+pub use memory::{Buffer, Device, Dtype, Kind, Numbers, Pool, PoolUse, Real, Reals, RealsMut};
 pub use ops::Pass;
 pub use packed::{Form, Packed};
 pub use partition::{Axis, Move, Partition, Places, Whole};

@@ -13,14 +13,17 @@
 
 mod leaves;
 mod losses;
+mod wide;
 
 use std::{rc::Rc, sync::Arc};
 
 use leaves::fits;
+pub(crate) use wide::widened;
+use wide::{Wide, add_assign, convert};
 
 use crate::{
-    Axis, BlockId, Buffer, Device, Dtype, EngineError, Form, Kind, Numbers, ParamId, ParamStore, ParamTable, Partition, Pass, Pool,
-    Precision, Shape, Weight, Whole,
+    Axis, BlockId, Buffer, Device, Dtype, EngineError, Form, Numbers, ParamId, ParamStore, ParamTable, Partition, Pass, Pool, Precision,
+    Reals, RealsMut, Shape, Weight, Whole,
     ops::{Backward, Class, Forward, GradOut, Gradient, Input, Op, Saves},
     tensor::{Storage, Tensor},
     trace::{Event, Options},
@@ -37,8 +40,10 @@ pub struct Tape<'m> {
     options: Options,
     mode: Mode,
     nodes: Vec<Node<'m>>,
-    /// Gradient of each value, while some op still adds to it or its producer has yet to read it.
+    /// Gradient of each value, while some op still adds to it or its producer has yet to read it; stored as the value is.
     grads: Vec<Option<Rc<Buffer>>>,
+    /// What each value is stored as.
+    dtypes: Vec<Dtype>,
     /// How many recorded ops still have to add to each parameter's gradient.
     uses: Vec<u32>,
     draws: u64,
@@ -74,6 +79,8 @@ struct OpNode {
     extras: Vec<Buffer>,
     /// Gradients that the forward pass already computed.
     early: Vec<Option<Rc<Buffer>>>,
+    /// The op ran in 16 bits.
+    is_bf16: bool,
 }
 
 /// An input as a node remembers it; `storage` only if the backward pass reads it.
@@ -109,6 +116,7 @@ impl<'m> Tape<'m> {
             mode: if options.train { Mode::Record } else { Mode::Inference },
             nodes: Vec::new(),
             grads: Vec::new(),
+            dtypes: Vec::new(),
             uses: vec![0; table.specs().len()],
             draws: 0,
             loss_scale: 1.0,
@@ -142,9 +150,9 @@ impl<'m> Tape<'m> {
 
     /// What ops write and read between them, and their gradients.
     fn activations(&self) -> Dtype {
-        match (self.device.kind(), self.options.precision) {
-            (Kind::Gpu, Precision::Bf16) => Dtype::Bf16,
-            (Kind::Gpu, Precision::F32) | (Kind::Cpu, _) => Dtype::F32,
+        match self.options.precision {
+            Precision::Bf16 => Dtype::Bf16,
+            Precision::F32 => Dtype::F32,
         }
     }
 
@@ -243,15 +251,19 @@ impl<'m> Tape<'m> {
         let records = needs_grad && matches!(self.mode, Mode::Record | Mode::Replay);
         let saves = op.saves(&shapes);
 
-        let dtype = if op.class() == Class::Loss { Dtype::F32 } else { self.activations() };
+        let dtype = self.dtype_of(&op, inputs);
+        let is_bf16 = self.runs_in_bf16(&op, inputs, dtype);
+        let is_stored = |i: usize| is_bf16 && op.reads_bf16().contains(&i);
         let mut output = self.pool.take(dtype, shape.elements())?;
         let mut extras = saves.extras.iter().map(|n| self.pool.take(Dtype::F32, *n)).collect::<Result<Vec<_>, _>>()?;
         let mut scratch = self.pool.take(Dtype::F32, op.scratch(&shapes, Pass::Forward))?;
         let mut early = Vec::with_capacity(inputs.len());
         for (i, input) in inputs.iter().enumerate() {
             let wanted = records && input.needs_grad && op.gradient(i) == Gradient::Early;
-            early.push(if wanted { Some(self.grad_target(input.param_id(), usize::MAX, input.shape)?) } else { None });
+            early.push(if wanted { Some(self.grad_target(input.param_id(), input.value, input.shape, [false, false])?) } else { None });
         }
+        let copies = inputs.iter().enumerate().map(|(i, t)| self.wide(t.buffer(), is_stored(i), true)).collect::<Result<Vec<_>, _>>()?;
+        let mut written = self.wide(Some(&output), is_bf16, false)?;
 
         let packed = op.packed_input().and_then(|i| inputs[i].param_id());
         self.pack(packed, Form::Forward);
@@ -261,10 +273,11 @@ impl<'m> Tape<'m> {
 
         if self.device.is_real() {
             let weights: Vec<Option<Arc<Weight>>> = inputs.iter().map(|t| t.param_id().map(|id| self.store.weight(id))).collect();
-            let views: Vec<Input<'_>> = inputs.iter().zip(&weights).map(|(t, w)| Input::new(t.shape, t.buffer(), w.as_deref())).collect();
+            let views = inputs.iter().zip(&weights).zip(&copies);
+            let views: Vec<Input<'_>> = views.map(|((t, w), copy)| Input::new(t.shape, copy.read(t.buffer()), w.as_deref())).collect();
             op.forward(&mut Forward {
                 inputs: &views,
-                output: output.f32s_mut(),
+                output: written.write(&mut output),
                 extras: &mut extras,
                 scratch: scratch.f32s_mut(),
                 early: early.iter_mut().map(|t| t.as_mut().map(Target::out)).collect(),
@@ -274,8 +287,9 @@ impl<'m> Tape<'m> {
         } else if let Some((axis, what, elements)) = op.moves(&shapes, Pass::Forward) {
             self.partition.charge(axis, what, elements);
         }
+        written.settle(&mut output);
         self.partition.check()?;
-        drop(scratch);
+        drop((scratch, copies));
 
         if self.mode == Mode::Record || self.mode == Mode::Forecast {
             for (i, input) in inputs.iter().enumerate() {
@@ -286,11 +300,11 @@ impl<'m> Tape<'m> {
                 }
             }
         }
-        let early = early.into_iter().map(|t| t.and_then(|t| self.keep_early(t))).collect();
+        let early = early.into_iter().map(|t| t.and_then(|t| self.settle(t))).collect();
         let output = self.tensor(shape, output, needs_grad);
         let (name, class, cost, gemm) = (op.name(), op.class(), op.cost(&shapes), op.gemm(&shapes));
         let packs_bytes = op.packs(&shapes, Pass::Forward, self.options.precision) as u64;
-        let saved_bytes = if records { self.record(Box::new(op), inputs, &output, extras, early, &saves) } else { 0 };
+        let saved_bytes = if records { self.record(Box::new(op), inputs, &output, extras, early, &saves, is_bf16) } else { 0 };
         let pass = if self.mode == Mode::Replay { Pass::Recompute } else { Pass::Forward };
         self.trace((name, class), pass, gemm, [cost.forward_flops, cost.forward_bytes, saved_bytes, packs_bytes]);
         Ok(output)
@@ -300,20 +314,17 @@ impl<'m> Tape<'m> {
     /// # Errors
     /// No memory, or a strategy that could not send a gradient.
     pub fn backward(&mut self, loss: &Tensor) -> Result<(), EngineError> {
-        let mut one = self.pool.take(Dtype::F32, loss.shape.elements())?;
-        one.f32s_mut().fill(1.0);
-        self.grads[loss.value] = Some(Rc::new(one));
-        self.walk_back(0)
+        self.backward_with(loss, &vec![1.0; loss.shape.elements()])
     }
 
     /// Walk back from `y`, whose gradient `dy` comes from elsewhere (a later pipeline stage, a check).
     /// # Errors
     /// As [`Tape::backward`].
     pub fn backward_with(&mut self, y: &Tensor, dy: &[f32]) -> Result<(), EngineError> {
-        let mut seed = self.pool.take(self.activations(), y.shape.elements())?;
+        let mut seed = self.pool.take(self.dtypes[y.value], y.shape.elements())?;
         if self.device.is_real() {
             fits("dy", y.shape, dy.len())?;
-            seed.f32s_mut().copy_from_slice(dy);
+            convert(Reals::F32(dy), seed.reals_mut());
         }
         self.grads[y.value] = Some(Rc::new(seed));
         self.walk_back(0)
@@ -377,24 +388,33 @@ impl<'m> Tape<'m> {
 
     fn op_gradients(&mut self, node: &OpNode, dy: Rc<Buffer>) -> Result<(), EngineError> {
         let shapes: Vec<Shape> = node.inputs.iter().map(|k| k.shape).collect();
+        let is_stored = |i: usize| node.is_bf16 && node.op.reads_bf16().contains(&i);
         let mut targets: Vec<Option<Target>> = Vec::with_capacity(node.inputs.len());
         for (i, input) in node.inputs.iter().enumerate() {
             let computed = input.needs_grad && node.op.gradient(i) == Gradient::Computed;
-            targets.push(if computed { Some(self.grad_target(input.param, input.value, input.shape)?) } else { None });
+            targets.push(if computed {
+                Some(self.grad_target(input.param, input.value, input.shape, [true, is_stored(i)])?)
+            } else {
+                None
+            });
         }
+        let copies = node.inputs.iter().enumerate().map(|(i, k)| self.wide(k.buffer(), is_stored(i), true));
+        let copies = copies.collect::<Result<Vec<_>, _>>()?;
+        let output = self.wide(node.output_data.as_deref(), node.is_bf16, true)?;
+        let wide_dy = self.wide(Some(&dy), node.is_bf16, true)?;
         let mut scratch = self.pool.take(Dtype::F32, node.op.scratch(&shapes, Pass::Backward))?;
         if targets.first().is_some_and(Option::is_some) {
             self.pack(node.op.packed_input().and_then(|i| node.inputs[i].param), Form::Backward);
         }
         if self.device.is_real() {
             let weights: Vec<Option<Arc<Weight>>> = node.inputs.iter().map(|k| k.param.map(|id| self.store.weight(id))).collect();
-            let views: Vec<Input<'_>> =
-                (node.inputs.iter().zip(&weights)).map(|(k, w)| Input::new(k.shape, k.buffer(), w.as_deref())).collect();
+            let views = node.inputs.iter().zip(&weights).zip(&copies);
+            let views: Vec<Input<'_>> = views.map(|((k, w), copy)| Input::new(k.shape, copy.read(k.buffer()), w.as_deref())).collect();
             node.op.backward(&mut Backward {
                 inputs: &views,
-                output: node.output_data.as_deref().map_or(&[], Buffer::f32s),
+                output: node.output_data.as_deref().map_or(Reals::F32(&[]), |buffer| output.reals(buffer)),
                 extras: &node.extras,
-                dy: dy.f32s(),
+                dy: wide_dy.reals(&dy),
                 scratch: scratch.f32s_mut(),
                 grads: targets.iter_mut().map(|t| t.as_mut().map(Target::out)).collect(),
                 precision: self.options.precision,
@@ -404,7 +424,7 @@ impl<'m> Tape<'m> {
             self.partition.charge(axis, what, elements);
         }
         self.partition.check()?;
-        drop(scratch);
+        drop((scratch, copies, output, wide_dy));
         for (input, target) in node.inputs.iter().zip(targets) {
             if let Some(target) = target {
                 self.give_back(target, input.value)?;
@@ -441,48 +461,64 @@ impl<'m> Tape<'m> {
         }
     }
 
-    /// Where an op writes or adds a gradient: the store's accumulator of a parameter, or a buffer of a value's own.
-    fn grad_target(&mut self, param: Option<ParamId>, value: usize, shape: Shape) -> Result<Target, EngineError> {
+    /// Where an op writes a gradient: the store's accumulator of a parameter, or a buffer of a value's own, with what is there if it `adds`;
+    /// the op takes it as it `is_stored`, or an f32 copy.
+    fn grad_target(
+        &mut self,
+        param: Option<ParamId>,
+        value: usize,
+        shape: Shape,
+        [adds, is_stored]: [bool; 2],
+    ) -> Result<Target, EngineError> {
         if let Some(param) = param {
             return Ok(Target::Param(param, self.store.take_grad(param)));
         }
-        match self.grads.get_mut(value).and_then(Option::take) {
-            Some(buffer) => Ok(Target::Value { buffer: self.unique(buffer)?, accumulate: true }),
-            None => Ok(Target::Value { buffer: Rc::new(self.pool.take(self.activations(), shape.elements())?), accumulate: false }),
-        }
+        let old = if adds { self.grads[value].take() } else { None };
+        let accumulate = old.is_some();
+        let buffer = match old {
+            Some(buffer) => self.unique(buffer)?,
+            None => Rc::new(self.pool.take(self.dtypes[value], shape.elements())?),
+        };
+        let wide = self.wide(Some(&buffer), is_stored, accumulate)?;
+        Ok(Target::Value { buffer, accumulate, wide })
     }
 
     fn give_back(&mut self, target: Target, value: usize) -> Result<(), EngineError> {
-        match target {
-            Target::Param(param, grad) => {
-                self.store.put_grad(param, grad);
-                Ok(())
-            }
-            Target::Value { buffer, .. } => self.merge(value, buffer),
+        match self.settle(target) {
+            Some(buffer) => self.merge(value, buffer),
+            None => Ok(()),
         }
     }
 
-    /// A parameter's early gradient is in the store already; a value's waits in the node for the backward pass.
-    fn keep_early(&mut self, target: Target) -> Option<Rc<Buffer>> {
+    /// A parameter's gradient goes back to the store; a value's is rounded to what it is stored as, and stays with the tape.
+    fn settle(&mut self, target: Target) -> Option<Rc<Buffer>> {
         match target {
             Target::Param(param, grad) => {
                 self.store.put_grad(param, grad);
                 None
             }
-            Target::Value { buffer, .. } => Some(buffer),
+            Target::Value { mut buffer, wide, .. } => {
+                wide.settle(Rc::get_mut(&mut buffer).expect("a gradient being written has one owner"));
+                Some(buffer)
+            }
         }
     }
 
     /// Add `part` to the gradient of `value`.
     fn merge(&mut self, value: usize, part: Rc<Buffer>) -> Result<(), EngineError> {
         let sum = match self.grads[value].take() {
-            None => part,
+            None if part.dtype() == self.dtypes[value] => part,
+            None => {
+                let mut sum = self.pool.take(self.dtypes[value], part.elements())?;
+                convert(part.reals(), sum.reals_mut());
+                Rc::new(sum)
+            }
             Some(sum) => {
                 let mut sum = self.unique(sum)?;
                 if self.device.is_real()
                     && let Some(sum) = Rc::get_mut(&mut sum)
                 {
-                    kernels::elementwise::add_assign(part.f32s(), sum.f32s_mut());
+                    add_assign(part.reals(), sum.reals_mut());
                 }
                 sum
             }
@@ -497,7 +533,7 @@ impl<'m> Tape<'m> {
             return Ok(buffer);
         }
         let mut copy = self.pool.take(buffer.dtype(), buffer.elements())?;
-        copy.f32s_mut().copy_from_slice(buffer.f32s());
+        convert(buffer.reals(), copy.reals_mut());
         Ok(Rc::new(copy))
     }
 
@@ -510,6 +546,7 @@ impl<'m> Tape<'m> {
         extras: Vec<Buffer>,
         early: Vec<Option<Rc<Buffer>>>,
         saves: &Saves,
+        is_bf16: bool,
     ) -> u64 {
         let mut saved_bytes = 0;
         for buffer in extras.iter().chain(early.iter().flatten().map(|b| &**b)) {
@@ -538,12 +575,13 @@ impl<'m> Tape<'m> {
             Some(Storage::Buffer(buffer)) => Some(buffer),
             _ => None,
         };
-        self.nodes.push(Node::Op(OpNode { op, inputs: kept, output: output.value, output_data, extras, early }));
+        self.nodes.push(Node::Op(OpNode { op, inputs: kept, output: output.value, output_data, extras, early, is_bf16 }));
         saved_bytes
     }
 
     fn tensor(&mut self, shape: Shape, buffer: Buffer, needs_grad: bool) -> Tensor {
         self.grads.push(None);
+        self.dtypes.push(buffer.dtype());
         Tensor { shape, storage: Storage::Buffer(Rc::new(buffer)), value: self.grads.len() - 1, needs_grad }
     }
 
@@ -576,16 +614,16 @@ impl Kept {
 
 enum Target {
     Param(ParamId, Numbers),
-    Value { buffer: Rc<Buffer>, accumulate: bool },
+    Value { buffer: Rc<Buffer>, accumulate: bool, wide: Wide },
 }
 
 impl Target {
     fn out(&mut self) -> GradOut<'_> {
         match self {
-            Self::Param(_, grad) => GradOut { data: grad.values_mut(), accumulate: true },
-            Self::Value { buffer, accumulate } => {
+            Self::Param(_, grad) => GradOut { data: RealsMut::F32(grad.values_mut()), accumulate: true },
+            Self::Value { buffer, accumulate, wide } => {
                 let buffer = Rc::get_mut(buffer).expect("a gradient being written has one owner");
-                GradOut { data: buffer.f32s_mut(), accumulate: *accumulate }
+                GradOut { data: wide.write(buffer), accumulate: *accumulate }
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Tensors: counted handles to what is on a tape.
 
-use std::rc::Rc;
+use std::{borrow::Cow, rc::Rc};
 
-use crate::{Buffer, EngineError, ParamId, Shape};
+use crate::{Buffer, EngineError, ParamId, Shape, tape::widened};
 
 /// A dense array on the tape: a counted handle to a buffer, or a parameter of the store.
 #[derive(Clone)]
@@ -26,12 +26,12 @@ impl Tensor {
         self.shape
     }
 
-    /// The numbers; empty on `Meta` and for parameters, which the store holds.
+    /// The numbers, in f32 whatever they are stored as; empty on `Meta` and for parameters, which the store holds.
     #[must_use]
-    pub fn f32s(&self) -> &[f32] {
+    pub fn f32s(&self) -> Cow<'_, [f32]> {
         match &self.storage {
-            Storage::Buffer(buffer) => buffer.f32s(),
-            Storage::Param(_) => &[],
+            Storage::Buffer(buffer) => widened(buffer.reals()),
+            Storage::Param(_) => Cow::default(),
         }
     }
 

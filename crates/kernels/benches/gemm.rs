@@ -31,9 +31,11 @@ fn main() {
             2.0 * (tokens * inputs * outputs) as f64 / best / 1e9
         };
         let gemm = |m, n, k, accumulate| Gemm { m, n, k, precision, accumulate };
-        let forward = gflops(&mut || gemm(tokens, outputs, inputs, false).run(Mat::rows(&x, inputs), Rhs::Packed(&packed), None, &mut y));
-        let back =
-            gflops(&mut || gemm(tokens, inputs, outputs, false).run(Mat::rows(&dy, outputs), Rhs::Packed(&packed_back), None, &mut dx));
+        let forward =
+            gflops(&mut || gemm(tokens, outputs, inputs, false).run(Mat::rows(&x, inputs), Rhs::<f32>::Packed(&packed), None, &mut y));
+        let back = gflops(&mut || {
+            gemm(tokens, inputs, outputs, false).run(Mat::rows(&dy, outputs), Rhs::<f32>::Packed(&packed_back), None, &mut dx)
+        });
         let weight = gflops(&mut || {
             gemm(outputs, inputs, tokens, true).run(Mat::rows(&dy, outputs).transposed(), Rhs::Plain(Mat::rows(&x, inputs)), None, &mut dw);
         });

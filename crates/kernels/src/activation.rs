@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::{elementwise::CHUNK, simd::Vector};
+use crate::{Element, elementwise::CHUNK, simd::Vector};
 
 /// Which function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,12 +21,12 @@ pub enum Activation {
 
 impl Activation {
     /// `y = f(x)`
-    pub fn forward(self, x: &[f32], y: &mut [f32]) {
+    pub fn forward<T: Element>(self, x: &[T], y: &mut [T]) {
         y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| forward_chunk(self, x, y));
     }
 
     /// `dx = f'(x) dy`, added to what `dx` holds with `accumulate`.
-    pub fn backward(self, x: &[f32], dy: &[f32], dx: &mut [f32], accumulate: bool) {
+    pub fn backward<T: Element>(self, x: &[T], dy: &[T], dx: &mut [T], accumulate: bool) {
         let chunks = dx.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK));
         chunks.for_each(|((dx, x), dy)| backward_chunk(self, x, dy, dx, accumulate));
     }
@@ -96,19 +96,19 @@ trait Map<const I: usize, const O: usize>: Copy {
 
 /// Run `f` over whole vectors, the tail through a padded copy.
 #[inline(always)]
-fn each<V: Vector, const I: usize, const O: usize>(x: [&[f32]; I], y: [&mut [f32]; O], f: impl Map<I, O>) {
+fn each<V: Vector, T: Element, const I: usize, const O: usize>(x: [&[T]; I], y: [&mut [T]; O], f: impl Map<I, O>) {
     let n = y[0].len();
     assert!(x.iter().all(|x| x.len() == n) && y.iter().all(|y| y.len() == n), "activation: arrays of one length");
-    let (x_at, y_at) = (x.map(<[f32]>::as_ptr), y.map(<[f32]>::as_mut_ptr));
+    let (x_at, y_at) = (x.map(<[T]>::as_ptr), y.map(<[T]>::as_mut_ptr));
     let whole = n - n % V::N;
     let mut i = 0;
     while i < whole {
         // SAFETY: a whole vector starts at `i` in each array.
-        unsafe { step::<V, I, O>(x_at, y_at, i, f) };
+        unsafe { step::<V, T, I, O>(x_at, y_at, i, f) };
         i += V::N;
     }
     if whole < n {
-        let (mut px, mut py) = ([[0.0_f32; 16]; I], [[0.0_f32; 16]; O]);
+        let (mut px, mut py) = ([[T::zeroed(); 16]; I], [[T::zeroed(); 16]; O]);
         // SAFETY: the tail is shorter than a vector, and a padded array holds sixteen numbers, at least one vector.
         unsafe {
             for k in 0..I {
@@ -117,7 +117,7 @@ fn each<V: Vector, const I: usize, const O: usize>(x: [&[f32]; I], y: [&mut [f32
             for o in 0..O {
                 py[o].as_mut_ptr().copy_from(y_at[o].add(whole), n - whole);
             }
-            step::<V, I, O>(px.each_ref().map(|p| p.as_ptr()), py.each_mut().map(|p| p.as_mut_ptr()), 0, f);
+            step::<V, T, I, O>(px.each_ref().map(|p| p.as_ptr()), py.each_mut().map(|p| p.as_mut_ptr()), 0, f);
             for o in 0..O {
                 y_at[o].add(whole).copy_from(py[o].as_ptr(), n - whole);
             }
@@ -128,19 +128,19 @@ fn each<V: Vector, const I: usize, const O: usize>(x: [&[f32]; I], y: [&mut [f32
 /// # Safety
 /// A whole vector can be read at `i` in each of `x` and written in each of `y`.
 #[inline(always)]
-unsafe fn step<V: Vector, const I: usize, const O: usize>(x: [*const f32; I], y: [*mut f32; O], i: usize, f: impl Map<I, O>) {
+unsafe fn step<V: Vector, T: Element, const I: usize, const O: usize>(x: [*const T; I], y: [*mut T; O], i: usize, f: impl Map<I, O>) {
     let (mut inputs, mut old) = ([V::splat(0.0); I], [V::splat(0.0); O]);
     // SAFETY: the caller's promise.
     unsafe {
         for k in 0..I {
-            inputs[k] = V::load(x[k].add(i));
+            inputs[k] = T::load(x[k].add(i));
         }
         for o in 0..O {
-            old[o] = V::load(y[o].add(i));
+            old[o] = T::load(y[o].add(i));
         }
         let new = f.map(inputs, old);
         for o in 0..O {
-            new[o].store(y[o].add(i));
+            T::store(new[o], y[o].add(i));
         }
     }
 }
@@ -181,41 +181,41 @@ impl<const F: u8> Map<2, 1> for Slope<F> {
     }
 }
 
-simd_fn! { fn forward_chunk(f: Activation, x: &[f32], y: &mut [f32]) = forward_body; }
+simd_fn! { fn forward_chunk<T>(f: Activation, x: &[T], y: &mut [T]) = forward_body; }
 
 #[inline(always)]
-fn forward_body<V: Vector>(f: Activation, x: &[f32], y: &mut [f32]) {
+fn forward_body<V: Vector, T: Element>(f: Activation, x: &[T], y: &mut [T]) {
     match f {
-        Activation::Gelu => each::<V, 1, 1>([x], [y], Value::<0>),
-        Activation::GeluTanh => each::<V, 1, 1>([x], [y], Value::<1>),
-        Activation::Relu2 => each::<V, 1, 1>([x], [y], Value::<2>),
-        Activation::Silu => each::<V, 1, 1>([x], [y], Value::<3>),
-        Activation::QuickGelu => each::<V, 1, 1>([x], [y], Value::<4>),
+        Activation::Gelu => each::<V, T, 1, 1>([x], [y], Value::<0>),
+        Activation::GeluTanh => each::<V, T, 1, 1>([x], [y], Value::<1>),
+        Activation::Relu2 => each::<V, T, 1, 1>([x], [y], Value::<2>),
+        Activation::Silu => each::<V, T, 1, 1>([x], [y], Value::<3>),
+        Activation::QuickGelu => each::<V, T, 1, 1>([x], [y], Value::<4>),
     }
 }
 
-simd_fn! { fn backward_chunk(f: Activation, x: &[f32], dy: &[f32], dx: &mut [f32], accumulate: bool) = backward_body; }
+simd_fn! { fn backward_chunk<T>(f: Activation, x: &[T], dy: &[T], dx: &mut [T], accumulate: bool) = backward_body; }
 
 #[inline(always)]
-fn backward_body<V: Vector>(f: Activation, x: &[f32], dy: &[f32], dx: &mut [f32], accumulate: bool) {
+fn backward_body<V: Vector, T: Element>(f: Activation, x: &[T], dy: &[T], dx: &mut [T], accumulate: bool) {
     match f {
-        Activation::Gelu => each::<V, 2, 1>([x, dy], [dx], Slope::<0> { accumulate }),
-        Activation::GeluTanh => each::<V, 2, 1>([x, dy], [dx], Slope::<1> { accumulate }),
-        Activation::Relu2 => each::<V, 2, 1>([x, dy], [dx], Slope::<2> { accumulate }),
-        Activation::Silu => each::<V, 2, 1>([x, dy], [dx], Slope::<3> { accumulate }),
-        Activation::QuickGelu => each::<V, 2, 1>([x, dy], [dx], Slope::<4> { accumulate }),
+        Activation::Gelu => each::<V, T, 2, 1>([x, dy], [dx], Slope::<0> { accumulate }),
+        Activation::GeluTanh => each::<V, T, 2, 1>([x, dy], [dx], Slope::<1> { accumulate }),
+        Activation::Relu2 => each::<V, T, 2, 1>([x, dy], [dx], Slope::<2> { accumulate }),
+        Activation::Silu => each::<V, T, 2, 1>([x, dy], [dx], Slope::<3> { accumulate }),
+        Activation::QuickGelu => each::<V, T, 2, 1>([x, dy], [dx], Slope::<4> { accumulate }),
     }
 }
 
 impl Activation {
     /// `y = f(gate) up`; arXiv:2002.05202.
-    pub fn gated(self, gate: &[f32], up: &[f32], y: &mut [f32]) {
+    pub fn gated<T: Element>(self, gate: &[T], up: &[T], y: &mut [T]) {
         let chunks = y.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK)).zip(up.par_chunks(CHUNK));
         chunks.for_each(|((y, gate), up)| gated_chunk(self, gate, up, y));
     }
 
     /// `dgate = dy up f'(gate)`, `dup = dy f(gate)`.
-    pub fn gated_backward(self, gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32], accumulate: [bool; 2]) {
+    pub fn gated_backward<T: Element>(self, gate: &[T], up: &[T], dy: &[T], dgate: &mut [T], dup: &mut [T], accumulate: [bool; 2]) {
         let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK));
         let outputs = dgate.par_chunks_mut(CHUNK).zip(dup.par_chunks_mut(CHUNK));
         inputs.zip(outputs).for_each(|(((gate, up), dy), (dgate, dup))| gated_backward_chunk(self, gate, up, dy, dgate, dup, accumulate));
@@ -232,16 +232,16 @@ impl<const F: u8> Map<2, 1> for Gated<F> {
     }
 }
 
-simd_fn! { fn gated_chunk(f: Activation, gate: &[f32], up: &[f32], y: &mut [f32]) = gated_body; }
+simd_fn! { fn gated_chunk<T>(f: Activation, gate: &[T], up: &[T], y: &mut [T]) = gated_body; }
 
 #[inline(always)]
-fn gated_body<V: Vector>(f: Activation, gate: &[f32], up: &[f32], y: &mut [f32]) {
+fn gated_body<V: Vector, T: Element>(f: Activation, gate: &[T], up: &[T], y: &mut [T]) {
     match f {
-        Activation::Gelu => each::<V, 2, 1>([gate, up], [y], Gated::<0>),
-        Activation::GeluTanh => each::<V, 2, 1>([gate, up], [y], Gated::<1>),
-        Activation::Relu2 => each::<V, 2, 1>([gate, up], [y], Gated::<2>),
-        Activation::Silu => each::<V, 2, 1>([gate, up], [y], Gated::<3>),
-        Activation::QuickGelu => each::<V, 2, 1>([gate, up], [y], Gated::<4>),
+        Activation::Gelu => each::<V, T, 2, 1>([gate, up], [y], Gated::<0>),
+        Activation::GeluTanh => each::<V, T, 2, 1>([gate, up], [y], Gated::<1>),
+        Activation::Relu2 => each::<V, T, 2, 1>([gate, up], [y], Gated::<2>),
+        Activation::Silu => each::<V, T, 2, 1>([gate, up], [y], Gated::<3>),
+        Activation::QuickGelu => each::<V, T, 2, 1>([gate, up], [y], Gated::<4>),
     }
 }
 
@@ -258,28 +258,28 @@ impl<const F: u8> Map<3, 2> for GatedBackward<F> {
 }
 
 simd_fn! {
-    fn gated_backward_chunk(
-        f: Activation, gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32], accumulate: [bool; 2],
+    fn gated_backward_chunk<T>(
+        f: Activation, gate: &[T], up: &[T], dy: &[T], dgate: &mut [T], dup: &mut [T], accumulate: [bool; 2],
     ) = gated_backward_body;
 }
 
 #[inline(always)]
-fn gated_backward_body<V: Vector>(
+fn gated_backward_body<V: Vector, T: Element>(
     f: Activation,
-    gate: &[f32],
-    up: &[f32],
-    dy: &[f32],
-    dgate: &mut [f32],
-    dup: &mut [f32],
+    gate: &[T],
+    up: &[T],
+    dy: &[T],
+    dgate: &mut [T],
+    dup: &mut [T],
     accumulate: [bool; 2],
 ) {
     let (x, y) = ([gate, up, dy], [dgate, dup]);
     match f {
-        Activation::Gelu => each::<V, 3, 2>(x, y, GatedBackward::<0>(accumulate)),
-        Activation::GeluTanh => each::<V, 3, 2>(x, y, GatedBackward::<1>(accumulate)),
-        Activation::Relu2 => each::<V, 3, 2>(x, y, GatedBackward::<2>(accumulate)),
-        Activation::Silu => each::<V, 3, 2>(x, y, GatedBackward::<3>(accumulate)),
-        Activation::QuickGelu => each::<V, 3, 2>(x, y, GatedBackward::<4>(accumulate)),
+        Activation::Gelu => each::<V, T, 3, 2>(x, y, GatedBackward::<0>(accumulate)),
+        Activation::GeluTanh => each::<V, T, 3, 2>(x, y, GatedBackward::<1>(accumulate)),
+        Activation::Relu2 => each::<V, T, 3, 2>(x, y, GatedBackward::<2>(accumulate)),
+        Activation::Silu => each::<V, T, 3, 2>(x, y, GatedBackward::<3>(accumulate)),
+        Activation::QuickGelu => each::<V, T, 3, 2>(x, y, GatedBackward::<4>(accumulate)),
     }
 }
 

@@ -13,6 +13,7 @@ use std::{
 };
 
 use crate::{
+    Element,
     product::{Gemm, Mat, NR, put_block},
     simd::{Vector, word, x86::Avx512Bf16},
 };
@@ -74,7 +75,15 @@ static ZEROS: [f32; SIDE] = [0.0; SIDE];
 /// # Safety
 /// AMX is available; `c` points to `g.m` rows of `g.n` numbers, `ldc` apart, that are this call's alone.
 #[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-pub(crate) unsafe fn tile(g: Gemm, a: Mat<'_>, b: &[f32], bias: Option<&[f32]>, c: *mut f32, ldc: usize, packed: &mut Vec<f32>) {
+pub(crate) unsafe fn tile<A: Element>(
+    g: Gemm,
+    a: Mat<'_, A>,
+    b: &[f32],
+    bias: Option<&[f32]>,
+    c: *mut f32,
+    ldc: usize,
+    packed: &mut Vec<f32>,
+) {
     let words = g.precision.words(g.k);
     let panels = g.m.div_ceil(SIDE);
     packed.resize(packed.len().max(panels * SIDE * KC), 0.0);
@@ -171,7 +180,7 @@ unsafe fn micro(steps: usize, a: *const f32, b: *const f32, from: *const f32, fr
 
 /// Rows `i..i + rows` of A, words `start..start + depth`, as `[depth / 16][32][16]`; zeros in rows and k beyond.
 #[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-fn pack(a: Mat<'_>, i: usize, rows: usize, start: usize, depth: usize, k: usize, panel: &mut [f32]) {
+fn pack<A: Element>(a: Mat<'_, A>, i: usize, rows: usize, start: usize, depth: usize, k: usize, panel: &mut [f32]) {
     let data = &a.data[i * a.row_stride..];
     for (s, tile) in panel.chunks_exact_mut(SIDE * STEP).enumerate().take(depth / STEP) {
         let first = 2 * (start + s * STEP);
@@ -180,7 +189,7 @@ fn pack(a: Mat<'_>, i: usize, rows: usize, start: usize, depth: usize, k: usize,
             for r in 0..rows {
                 // SAFETY: 32 numbers of row `r` from `first` on are inside A, 16 words at `r` inside the tile.
                 unsafe {
-                    Avx512Bf16::bf16_run(data.as_ptr().add(r * a.row_stride + first)).store(tile.as_mut_ptr().add(r * STEP));
+                    A::bf16_run::<Avx512Bf16>(data.as_ptr().add(r * a.row_stride + first)).store(tile.as_mut_ptr().add(r * STEP));
                 }
             }
             tile[rows * STEP..].fill(0.0);
@@ -188,7 +197,7 @@ fn pack(a: Mat<'_>, i: usize, rows: usize, start: usize, depth: usize, k: usize,
             for half in [0, 16] {
                 // SAFETY: 16 numbers of each of 32 columns from `first` on are inside A, 16 rows of words inside the tile.
                 unsafe {
-                    let column = |c: usize| Avx512Bf16::load(data.as_ptr().add((first + c) * a.col_stride + half));
+                    let column = |c: usize| A::load::<Avx512Bf16>(data.as_ptr().add((first + c) * a.col_stride + half));
                     let mut block = std::array::from_fn(|w| Avx512Bf16::bf16_words(column(2 * w), column(2 * w + 1)));
                     Avx512Bf16::transpose(&mut block);
                     for (r, row) in block.into_iter().enumerate() {
@@ -198,7 +207,7 @@ fn pack(a: Mat<'_>, i: usize, rows: usize, start: usize, depth: usize, k: usize,
             }
         } else {
             tile.fill(0.0);
-            let at = |r: usize, p: usize| if p < k { data[r * a.row_stride + p * a.col_stride] } else { 0.0 };
+            let at = |r: usize, p: usize| if p < k { data[r * a.row_stride + p * a.col_stride].wide() } else { 0.0 };
             for r in 0..rows {
                 for w in 0..STEP.min((k + 1).saturating_sub(first) / 2) {
                     tile[r * STEP + w] = word(at(r, first + 2 * w), at(r, first + 2 * w + 1));

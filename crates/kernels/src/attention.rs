@@ -10,11 +10,13 @@ mod vectors;
 
 use std::{cell::RefCell, ops::Range};
 
+use memory::Dtype;
 pub use paged::{Paged, Query};
 use rayon::prelude::*;
 
 use crate::{
-    SharedMut, activation,
+    Element, SharedMut, activation,
+    elementwise::put_rounded,
     gemm::{Mat, Precision},
     gemv::dot,
     simd::{Vector, stride},
@@ -72,7 +74,7 @@ thread_local! {
 
 impl Attention {
     /// `out = softmax(scale q k^T + mask) v`; `lse` `[batch, heads, q_len]` is the log of each row's denominator.
-    pub fn forward(&self, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32], lse: &mut [f32]) {
+    pub fn forward<T: Element>(&self, q: &[T], k: &[T], v: &[T], out: &mut [T], lse: &mut [f32]) {
         self.check(q, k, v, out);
         let (out, lse) = (SharedMut::new(out), SharedMut::new(lse));
         if self.q_len <= FEW {
@@ -110,7 +112,16 @@ impl Attention {
     }
 
     /// One query against the keys and values as they lie.
-    fn forward_row(&self, b: usize, head: usize, i: usize, [q, k, v]: [&[f32]; 3], out: SharedMut, lse: SharedMut, scores: &mut Vec<f32>) {
+    fn forward_row<T: Element>(
+        &self,
+        b: usize,
+        head: usize,
+        i: usize,
+        [q, k, v]: [&[T]; 3],
+        out: SharedMut<T>,
+        lse: SharedMut,
+        scores: &mut Vec<f32>,
+    ) {
         let (d, at, kv_head) = (self.head_dim, self.q_at(b, head, i), head / (self.heads / self.kv_heads));
         let first = (b * self.kv_len * self.kv_heads + kv_head) * d;
         // SAFETY: this row of this head of `out` and `lse` is this task's alone.
@@ -118,18 +129,19 @@ impl Attention {
             let row = std::slice::from_raw_parts_mut(out.at(at), d);
             (row, &mut *lse.at((b * self.heads + head) * self.q_len + i))
         };
-        let width = self.kv_heads * d;
-        *lse = self.row(head, i, &q[at..at + d], [k, v], (|j| first + j * width, usize::MAX), out, scores);
+        let (width, mut sums) = (self.kv_heads * d, vec![0.0; d]);
+        *lse = self.row(head, i, &q[at..at + d], [k, v], (|j| first + j * width, usize::MAX), &mut sums, scores);
+        put_rounded(&sums, out, false);
     }
 
     /// Query `i` of one head, `q`, into `out`; gives the log of its denominator. The key and value of place `j` begin at `at(j)` of `k` and `v`,
     /// and those of places `run * n..run * (n + 1)` follow one another.
-    fn row(
+    fn row<T: Element>(
         &self,
         head: usize,
         i: usize,
-        q: &[f32],
-        [k, v]: [&[f32]; 2],
+        q: &[T],
+        [k, v]: [&[T]; 2],
         (at, run): (impl Fn(usize) -> usize, usize),
         out: &mut [f32],
         scores: &mut Vec<f32>,
@@ -164,35 +176,35 @@ impl Attention {
 
     /// Gradients of all three, each added to what it holds where `accumulate` says so. `delta` `[batch, heads, q_len]`
     /// is working space.
-    pub fn backward(
+    pub fn backward<T: Element>(
         &self,
-        q: &[f32],
-        k: &[f32],
-        v: &[f32],
-        out: &[f32],
+        q: &[T],
+        k: &[T],
+        v: &[T],
+        out: &[T],
         lse: &[f32],
-        dout: &[f32],
-        dq: &mut [f32],
-        dk: &mut [f32],
-        dv: &mut [f32],
+        dout: &[T],
+        dq: &mut [T],
+        dk: &mut [T],
+        dv: &mut [T],
         delta: &mut [f32],
         accumulate: [bool; 3],
     ) {
         self.backward_on(self.precision.is_on_tiles(), q, k, v, out, lse, dout, dq, dk, dv, delta, accumulate);
     }
 
-    fn backward_on(
+    fn backward_on<T: Element>(
         &self,
         tiles: bool,
-        q: &[f32],
-        k: &[f32],
-        v: &[f32],
-        out: &[f32],
+        q: &[T],
+        k: &[T],
+        v: &[T],
+        out: &[T],
         lse: &[f32],
-        dout: &[f32],
-        dq: &mut [f32],
-        dk: &mut [f32],
-        dv: &mut [f32],
+        dout: &[T],
+        dq: &mut [T],
+        dk: &mut [T],
+        dv: &mut [T],
         delta: &mut [f32],
         accumulate: [bool; 3],
     ) {
@@ -200,7 +212,7 @@ impl Attention {
         for (i, grad) in [&mut *dq, &mut *dk, &mut *dv].into_iter().enumerate() {
             // In vectors, keys' and values' gradients are written whole.
             if !accumulate[i] && (i == 0 || tiles) {
-                grad.par_chunks_mut(1 << 14).for_each(|g| g.fill(0.0));
+                grad.par_chunks_mut(1 << 14).for_each(|g| g.fill(T::zeroed()));
             }
         }
         // delta = sum over head_dim of out * dout
@@ -215,11 +227,11 @@ impl Attention {
         let delta = &*delta;
         (0..self.batch * self.kv_heads).into_par_iter().with_max_len(1).for_each(|t| {
             let (b, kv_head) = (t / self.kv_heads, t % self.kv_heads);
-            let (read, grads) = ([q, k, v, lse, dout, delta], [dq, dk, dv]);
+            let (read, stats, grads) = ([q, k, v, dout], [lse, delta], [dq, dk, dv]);
             if tiles {
-                self.backward_on_tiles(b, kv_head, read, grads);
+                self.backward_on_tiles(b, kv_head, read, stats, grads);
             } else {
-                self.backward_in_vectors(b, kv_head, read, grads, accumulate);
+                self.backward_in_vectors(b, kv_head, read, stats, grads, accumulate);
             }
         });
     }
@@ -238,7 +250,7 @@ impl Attention {
         4 * pairs * (self.batch * self.heads * self.head_dim) as u64
     }
 
-    fn check(&self, q: &[f32], k: &[f32], v: &[f32], out: &[f32]) {
+    fn check<T>(&self, q: &[T], k: &[T], v: &[T], out: &[T]) {
         let (q_len, kv_len) =
             (self.batch * self.q_len * self.heads * self.head_dim, self.batch * self.kv_len * self.kv_heads * self.head_dim);
         assert!(q.len() == q_len && out.len() == q_len && k.len() == kv_len && v.len() == kv_len, "attention: {self:?}");
@@ -250,11 +262,11 @@ impl Attention {
         ((b * self.q_len + row) * self.heads + head) * self.head_dim
     }
 
-    fn q<'a>(&self, x: &'a [f32], b: usize, head: usize, row: usize) -> Mat<'a> {
+    fn q<'a, T: Element>(&self, x: &'a [T], b: usize, head: usize, row: usize) -> Mat<'a, T> {
         Mat::rows(&x[self.q_at(b, head, row)..], self.heads * self.head_dim)
     }
 
-    fn kv<'a>(&self, x: &'a [f32], b: usize, kv_head: usize, row: usize) -> Mat<'a> {
+    fn kv<'a, T: Element>(&self, x: &'a [T], b: usize, kv_head: usize, row: usize) -> Mat<'a, T> {
         Mat::rows(&x[((b * self.kv_len + row) * self.kv_heads + kv_head) * self.head_dim..], self.kv_heads * self.head_dim)
     }
 
@@ -305,13 +317,49 @@ impl Attention {
     }
 }
 
+/// Where the gradients of one query head and of its key head are summed: rows of `head_dim` numbers.
+#[derive(Clone, Copy)]
+struct Grads {
+    dq: SharedMut,
+    q_stride: usize,
+    dk: SharedMut,
+    dv: SharedMut,
+    stride: usize,
+}
+
+/// Let `sum` add to the `rows` rows of a gradient, `d` numbers each, that begin at `first` and lie `stride` apart: where they are stored, or
+/// where they have fewer bits, in f32 beside them, and rounded once. It is given where the rows are and how far apart.
+/// # Safety
+/// The rows are inside the gradient and this call's alone.
+unsafe fn with_sums<T: Element>(
+    grad: SharedMut<T>,
+    [first, stride, rows, d]: [usize; 4],
+    beside: &mut Vec<f32>,
+    sum: impl FnOnce(SharedMut, usize),
+) {
+    if T::DTYPE == Dtype::F32 {
+        // SAFETY: the caller's promise; the type is f32.
+        return sum(unsafe { grad.at(first) }.cast::<f32>().into(), stride);
+    }
+    beside.resize(beside.len().max(rows * d), 0.0);
+    // SAFETY: the caller's promise.
+    let stored = |r: usize| unsafe { std::slice::from_raw_parts_mut(grad.at(first + r * stride), d) };
+    for (r, wide) in beside.chunks_exact_mut(d).enumerate().take(rows) {
+        put_rounded(stored(r), wide, false);
+    }
+    sum(SharedMut::new(beside), d);
+    for (r, wide) in beside.chunks_exact(d).enumerate().take(rows) {
+        put_rounded(wide, stored(r), false);
+    }
+}
+
 simd_fn! {
     /// `out[j] = q . rows[j]`, rows `stride` apart.
-    fn dots(q: &[f32], rows: &[f32], stride: usize, out: &mut [f32]) = dots_body;
+    fn dots<T>(q: &[T], rows: &[T], stride: usize, out: &mut [f32]) = dots_body;
 }
 
 #[inline(always)]
-fn dots_body<V: Vector>(q: &[f32], rows: &[f32], stride: usize, out: &mut [f32]) {
+fn dots_body<V: Vector, T: Element>(q: &[T], rows: &[T], stride: usize, out: &mut [f32]) {
     const TOGETHER: usize = 4;
     let (d, n) = (q.len(), out.len());
     assert!(n == 0 || rows.len() >= (n - 1) * stride + d, "attention: rows fit");
@@ -322,27 +370,27 @@ fn dots_body<V: Vector>(q: &[f32], rows: &[f32], stride: usize, out: &mut [f32])
         for i in (0..end).step_by(V::N) {
             // SAFETY: `i + V::N <= d`, and every row has `d` numbers; a row past the last is the last once more.
             unsafe {
-                let q = V::load(q.as_ptr().add(i));
+                let q: V = T::load(q.as_ptr().add(i));
                 for (r, sum) in sums.iter_mut().enumerate() {
                     let row = first + r.min(count - 1);
-                    *sum = q.fma(V::load(rows.as_ptr().add(row * stride + i)), *sum);
+                    *sum = q.fma(T::load(rows.as_ptr().add(row * stride + i)), *sum);
                 }
             }
         }
         for r in 0..count {
             let row = &rows[(first + r) * stride..][..d];
-            out[first + r] = (end..d).fold(sums[r].sum(), |sum, i| sum + q[i] * row[i]);
+            out[first + r] = (end..d).fold(sums[r].sum(), |sum, i| sum + q[i].wide() * row[i].wide());
         }
     }
 }
 
 simd_fn! {
     /// `out += sum over j of weights[j] rows[j]`, in their order, rows `stride` apart.
-    fn add_weighted(weights: &[f32], rows: &[f32], stride: usize, out: &mut [f32]) = add_weighted_body;
+    fn add_weighted<T>(weights: &[f32], rows: &[T], stride: usize, out: &mut [f32]) = add_weighted_body;
 }
 
 #[inline(always)]
-fn add_weighted_body<V: Vector>(weights: &[f32], rows: &[f32], stride: usize, out: &mut [f32]) {
+fn add_weighted_body<V: Vector, T: Element>(weights: &[f32], rows: &[T], stride: usize, out: &mut [f32]) {
     const TOGETHER: usize = 4;
     let d = out.len();
     assert!(weights.is_empty() || rows.len() >= (weights.len() - 1) * stride + d, "attention: rows fit");
@@ -354,7 +402,7 @@ fn add_weighted_body<V: Vector>(weights: &[f32], rows: &[f32], stride: usize, ou
             for (j, weight) in weights.iter().enumerate() {
                 let (weight, row) = (V::splat(*weight), rows.as_ptr().add(j * stride + i));
                 for (s, sum) in sums.iter_mut().enumerate() {
-                    *sum = weight.fma(V::load(row.add(s * V::N)), *sum);
+                    *sum = weight.fma(T::load(row.add(s * V::N)), *sum);
                 }
             }
             for (s, sum) in sums.into_iter().enumerate() {
@@ -368,14 +416,14 @@ fn add_weighted_body<V: Vector>(weights: &[f32], rows: &[f32], stride: usize, ou
         unsafe {
             let mut sum = V::load(out.as_ptr().add(i));
             for (j, weight) in weights.iter().enumerate() {
-                sum = V::splat(*weight).fma(V::load(rows.as_ptr().add(j * stride + i)), sum);
+                sum = V::splat(*weight).fma(T::load(rows.as_ptr().add(j * stride + i)), sum);
             }
             sum.store(out.as_mut_ptr().add(i));
         }
         i += V::N;
     }
     for (j, weight) in weights.iter().enumerate() {
-        (i..d).for_each(|i| out[i] += weight * rows[j * stride + i]);
+        (i..d).for_each(|i| out[i] += weight * rows[j * stride + i].wide());
     }
 }
 
@@ -426,7 +474,7 @@ fn online_softmax_body<V: Vector>(row: &mut [f32], scale: f32, most: &mut f32, t
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::naive::noise;
+    use crate::{gemm::rounded, naive::noise};
 
     #[test]
     fn flops_are_those_of_the_pairs_that_the_mask_lets_through() {
@@ -509,6 +557,38 @@ mod tests {
         check_way(a, |q, k, v, out, lse| a.forward(q, k, v, out, lse), false);
         if a.q_len > FEW {
             check_way(a, |q, k, v, out, lse| a.forward_on_tiles([q, k, v], SharedMut::new(out), SharedMut::new(lse)), true);
+        }
+        if a.precision == Precision::Bf16 {
+            check_stored_in_16_bits(a, false);
+            check_stored_in_16_bits(a, true);
+        }
+    }
+
+    /// Numbers of 16 bits have the sums of the same numbers in 32 bits, rounded once.
+    fn check_stored_in_16_bits(a: Attention, on_tiles: bool) {
+        fn run<T: Element>(a: Attention, on_tiles: bool, out_of_16_bits: Option<&[f32]>) -> [Vec<f32>; 4] {
+            let (q_len, kv_len) = (a.batch * a.q_len * a.heads * a.head_dim, a.batch * a.kv_len * a.kv_heads * a.head_dim);
+            let stored = |x: &[f32]| x.iter().map(|x| T::rounded(rounded(*x))).collect::<Vec<T>>();
+            let [q, k, v, dout] = [(1, q_len), (2, kv_len), (3, kv_len), (4, q_len)].map(|(seed, n)| stored(&noise(seed, n)));
+            let [mut out, mut dq] = [stored(&noise(5, q_len)), stored(&noise(6, q_len))];
+            let [mut dk, mut dv] = [stored(&noise(7, kv_len)), stored(&noise(8, kv_len))];
+            let stats = || vec![0.0; a.batch * a.heads * a.q_len];
+            let (mut lse, mut delta) = (stats(), stats());
+            if on_tiles && a.q_len > FEW {
+                a.forward_on_tiles([&q, &k, &v], SharedMut::new(&mut out), SharedMut::new(&mut lse));
+            } else {
+                a.forward(&q, &k, &v, &mut out, &mut lse);
+            }
+            let wide = |x: &[T]| x.iter().map(|x| rounded(x.wide())).collect::<Vec<f32>>();
+            let told = wide(&out);
+            let out = out_of_16_bits.map_or(out, stored);
+            a.backward_on(on_tiles, &q, &k, &v, &out, &lse, &dout, &mut dq, &mut dk, &mut dv, &mut delta, [true, false, true]);
+            [told, wide(&dq), wide(&dk), wide(&dv)]
+        }
+        let short = run::<half::bf16>(a, on_tiles, None);
+        let long = run::<f32>(a, on_tiles, Some(&short[0]));
+        for ((short, long), what) in short.iter().zip(&long).zip(["out", "dq", "dk", "dv"]) {
+            assert!(short == long, "{what}: {a:?} {on_tiles}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::{elementwise::CHUNK, rng::uniform};
+use crate::{Element, elementwise::CHUNK, rng::uniform};
 
 /// What `x` is of the whole: runs of `len` numbers, each the `place`th of `parts` that make a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,23 +13,23 @@ pub struct Runs {
 }
 
 /// `y = x / (1 - rate)`, or 0 with probability `rate`.
-pub fn dropout(x: &[f32], y: &mut [f32], rate: f32, key: u64, runs: Runs) {
+pub fn dropout<T: Element>(x: &[T], y: &mut [T], rate: f32, key: u64, runs: Runs) {
     run(x, y, rate, key, runs, false);
 }
 
 /// `dx = dy` through the same mask.
-pub fn backward(dy: &[f32], dx: &mut [f32], rate: f32, key: u64, runs: Runs, accumulate: bool) {
+pub fn backward<T: Element>(dy: &[T], dx: &mut [T], rate: f32, key: u64, runs: Runs, accumulate: bool) {
     run(dy, dx, rate, key, runs, accumulate);
 }
 
-fn run(x: &[f32], y: &mut [f32], rate: f32, key: u64, Runs { len, place, parts }: Runs, accumulate: bool) {
+fn run<T: Element>(x: &[T], y: &mut [T], rate: f32, key: u64, Runs { len, place, parts }: Runs, accumulate: bool) {
     let scale = 1.0 / (1.0 - rate);
     for (sequence, (y, x)) in y.chunks_mut(len).zip(x.chunks(len)).enumerate() {
         let first = (sequence * parts + place) * len;
         y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).enumerate().for_each(|(chunk, (y, x))| {
             for (i, (y, x)) in y.iter_mut().zip(x).enumerate() {
-                let kept = if uniform(key, (first + chunk * CHUNK + i) as u64) < rate { 0.0 } else { x * scale };
-                *y = if accumulate { *y + kept } else { kept };
+                let kept = if uniform(key, (first + chunk * CHUNK + i) as u64) < rate { 0.0 } else { x.wide() * scale };
+                *y = T::rounded(if accumulate { y.wide() + kept } else { kept });
             }
         });
     }

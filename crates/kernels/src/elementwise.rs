@@ -2,38 +2,80 @@
 
 use rayon::prelude::*;
 
-use crate::simd::{Vector, stride};
+use crate::{
+    Element,
+    simd::{Vector, stride},
+};
 
 /// Numbers in one task.
 pub(crate) const CHUNK: usize = 16 << 10;
 
+/// `y = x`, rounded to nearest even where `y` has fewer bits.
+pub fn convert<A: Element, B: Element>(x: &[A], y: &mut [B]) {
+    y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| convert_chunk(x, y));
+}
+
+simd_fn! { fn convert_chunk<A, B>(x: &[A], y: &mut [B]) = convert_body; }
+
+#[inline(always)]
+fn convert_body<V: Vector, A: Element, B: Element>(x: &[A], y: &mut [B]) {
+    let (n, out) = (y.len().min(x.len()), y.as_mut_ptr());
+    stride::<V>(
+        n,
+        // SAFETY: a whole vector starts at `i`, in both.
+        |i| unsafe { B::store(A::load::<V>(x.as_ptr().add(i)), out.add(i)) },
+        // SAFETY: `i < n`.
+        |i| unsafe { *out.add(i) = B::rounded(x[i].wide()) },
+    );
+}
+
+simd_fn! {
+    /// `to = from`, rounded, or added to what `to` holds; on this thread.
+    pub(crate) fn put_rounded<A, B>(from: &[A], to: &mut [B], accumulate: bool) = put_rounded_body;
+}
+
+#[inline(always)]
+pub(crate) fn put_rounded_body<V: Vector, A: Element, B: Element>(from: &[A], to: &mut [B], accumulate: bool) {
+    if accumulate { add_assign_body::<V, A, B>(from, to) } else { convert_body::<V, A, B>(from, to) }
+}
+
 /// `y = a + b`
-pub fn add(a: &[f32], b: &[f32], y: &mut [f32]) {
+pub fn add<T: Element>(a: &[T], b: &[T], y: &mut [T]) {
     y.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).zip(b.par_chunks(CHUNK)).for_each(|((y, a), b)| add_chunk(a, b, y));
 }
 
-simd_fn! { fn add_chunk(a: &[f32], b: &[f32], y: &mut [f32]) = add_body; }
+simd_fn! { fn add_chunk<T>(a: &[T], b: &[T], y: &mut [T]) = add_body; }
 
 #[inline(always)]
-fn add_body<V: Vector>(a: &[f32], b: &[f32], y: &mut [f32]) {
+fn add_body<V: Vector, T: Element>(a: &[T], b: &[T], y: &mut [T]) {
     let n = y.len().min(a.len()).min(b.len());
     let out = y.as_mut_ptr();
     stride::<V>(
         n,
         // SAFETY: a whole vector starts at `i`, in all three.
-        |i| unsafe { V::load(a.as_ptr().add(i)).add(V::load(b.as_ptr().add(i))).store(out.add(i)) },
+        |i| unsafe { T::store(T::load::<V>(a.as_ptr().add(i)).add(T::load(b.as_ptr().add(i))), out.add(i)) },
         // SAFETY: `i < n`.
-        |i| unsafe { *out.add(i) = a[i] + b[i] },
+        |i| unsafe { *out.add(i) = T::rounded(a[i].wide() + b[i].wide()) },
     );
 }
 
 /// `y += a`
-pub fn add_assign(a: &[f32], y: &mut [f32]) {
-    y.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).for_each(|(y, a)| {
-        for (y, a) in y.iter_mut().zip(a) {
-            *y += a;
-        }
-    });
+pub fn add_assign<A: Element, B: Element>(a: &[A], y: &mut [B]) {
+    y.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).for_each(|(y, a)| add_assign_chunk(a, y));
+}
+
+simd_fn! { fn add_assign_chunk<A, B>(a: &[A], y: &mut [B]) = add_assign_body; }
+
+#[inline(always)]
+fn add_assign_body<V: Vector, A: Element, B: Element>(a: &[A], y: &mut [B]) {
+    let (n, out) = (y.len().min(a.len()), y.as_mut_ptr());
+    stride::<V>(
+        n,
+        // SAFETY: a whole vector starts at `i`, in both.
+        |i| unsafe { B::store(B::load::<V>(out.add(i)).add(A::load(a.as_ptr().add(i))), out.add(i)) },
+        // SAFETY: `i < n`.
+        |i| unsafe { *out.add(i) = B::rounded((*out.add(i)).wide() + a[i].wide()) },
+    );
 }
 
 /// `to += from`, or `to = from` where nothing was before; on this thread.
@@ -63,16 +105,16 @@ fn axpy_body<V: Vector>(s: f32, a: &[f32], y: &mut [f32]) {
 }
 
 /// `sum[j] += sum over r of rows[r][j]`, in the order of the rows.
-pub fn add_rows(rows: &[f32], sum: &mut [f32]) {
+pub fn add_rows<T: Element>(rows: &[T], sum: &mut [f32]) {
     const STRIP: usize = 128;
     let width = sum.len();
     sum.par_chunks_mut(STRIP).enumerate().for_each(|(strip, sum)| add_strip(&rows[strip * STRIP..], width, sum));
 }
 
-simd_fn! { fn add_strip(rows: &[f32], width: usize, sum: &mut [f32]) = add_strip_body; }
+simd_fn! { fn add_strip<T>(rows: &[T], width: usize, sum: &mut [f32]) = add_strip_body; }
 
 #[inline(always)]
-fn add_strip_body<V: Vector>(rows: &[f32], width: usize, sum: &mut [f32]) {
+fn add_strip_body<V: Vector, T: Element>(rows: &[T], width: usize, sum: &mut [f32]) {
     let n = sum.len();
     let mut whole = 0;
     // Four vectors of sums stay in registers all the way down.
@@ -81,7 +123,7 @@ fn add_strip_body<V: Vector>(rows: &[f32], width: usize, sum: &mut [f32]) {
         for row in rows.chunks(width).filter(|row| row.len() >= n) {
             for (i, sum) in sums.iter_mut().enumerate() {
                 // SAFETY: a row holds the `n` columns of this strip.
-                *sum = sum.add(unsafe { V::load(row.as_ptr().add(whole + i * V::N)) });
+                *sum = sum.add(unsafe { T::load(row.as_ptr().add(whole + i * V::N)) });
             }
         }
         for (i, partial) in sums.iter().enumerate() {
@@ -95,7 +137,7 @@ fn add_strip_body<V: Vector>(rows: &[f32], width: usize, sum: &mut [f32]) {
     }
     for row in rows.chunks(width).filter(|row| row.len() >= n) {
         for (sum, x) in sum[whole..].iter_mut().zip(&row[whole..n]) {
-            *sum += x;
+            *sum += x.wide();
         }
     }
 }
@@ -210,6 +252,8 @@ impl std::iter::Sum for Squares {
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::*;
     use crate::naive::noise;
 
@@ -221,6 +265,25 @@ mod tests {
                 (0..width).map(|j| f64::from(sum[j]) + (0..rows).map(|r| f64::from(x[r * width + j])).sum::<f64>()).collect();
             add_rows(&x, &mut sum);
             assert!(sum.iter().zip(&want).all(|(got, want)| (f64::from(*got) - want).abs() < 1e-5), "{rows} x {width}");
+        }
+    }
+
+    #[test]
+    fn numbers_become_bf16_as_the_crate_half_rounds_them() {
+        let special = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 3.4e38, -3.4e38, 1.003_906_3, 1.011_718_8];
+        for n in [0, 1, 7, 8, 16, 33, CHUNK + 3] {
+            let x: Vec<f32> =
+                noise(1, n).into_iter().zip(special.iter().cycle()).map(|(x, s)| if x > 0.8 { *s } else { 100.0 * x }).collect();
+            let (mut short, mut wide) = (vec![bf16::ZERO; n], vec![0.0; n]);
+            convert(&x, &mut short);
+            convert(&short, &mut wide);
+            for ((x, short), wide) in x.iter().zip(&short).zip(wide) {
+                assert!(short.to_bits() == bf16::from_f32(*x).to_bits() || x.is_nan() && short.is_nan(), "{x} gives {short}");
+                assert!(wide.to_bits() == short.to_f32().to_bits());
+            }
+            let (mut sum, ones) = (short.clone(), vec![1.0_f32; n]);
+            add_assign(&ones, &mut sum);
+            assert!(sum.iter().zip(&short).all(|(sum, x)| sum.to_bits() == bf16::from_f32(x.to_f32() + 1.0).to_bits() || sum.is_nan()));
         }
     }
 

@@ -10,7 +10,7 @@
 use std::cell::Cell;
 
 use crate::{
-    SharedMut,
+    Element, SharedMut,
     product::{Gemm, KC, Mat, NR, STRIP},
     simd::Vector,
 };
@@ -20,7 +20,7 @@ thread_local! {
 }
 
 /// `b` has its columns as runs of memory; `a` is A^T in panels.
-pub(crate) fn product(g: &Gemm, a: &[f32], b: Mat<'_>, bias: Option<&[f32]>, c: &mut [f32]) {
+pub(crate) fn product<B: Element, C: Element>(g: &Gemm, a: &[f32], b: Mat<'_, B>, bias: Option<&[f32]>, c: &mut [C]) {
     let shared = SharedMut::new(c);
     g.each(g.n.div_ceil(STRIP), |task| {
         let j = task * STRIP;
@@ -36,16 +36,32 @@ pub(crate) fn product(g: &Gemm, a: &[f32], b: Mat<'_>, bias: Option<&[f32]>, c: 
 
 simd_fn! {
     /// All of the strip `g`; `c` points to `m` rows of `n` numbers, `ldc` apart, that are this call's alone.
-    fn columns(g: Gemm, a: &[f32], b: Mat<'_>, bias: Option<&[f32]>, c: *mut f32, ldc: usize, sums: &mut Vec<f32>) = columns_body;
+    fn columns<B, C>(g: Gemm, a: &[f32], b: Mat<'_, B>, bias: Option<&[f32]>, c: *mut C, ldc: usize, sums: &mut Vec<f32>) = columns_body;
 }
 
 #[inline(always)]
-fn columns_body<V: Vector>(g: Gemm, a: &[f32], b: Mat<'_>, bias: Option<&[f32]>, c: *mut f32, ldc: usize, sums: &mut Vec<f32>) {
-    if V::N == 16 { strip::<V, 12>(g, a, b, bias, c, ldc, sums) } else { strip::<V, 6>(g, a, b, bias, c, ldc, sums) }
+fn columns_body<V: Vector, B: Element, C: Element>(
+    g: Gemm,
+    a: &[f32],
+    b: Mat<'_, B>,
+    bias: Option<&[f32]>,
+    c: *mut C,
+    ldc: usize,
+    sums: &mut Vec<f32>,
+) {
+    if V::N == 16 { strip::<V, B, C, 12>(g, a, b, bias, c, ldc, sums) } else { strip::<V, B, C, 6>(g, a, b, bias, c, ldc, sums) }
 }
 
 #[inline(always)]
-fn strip<V: Vector, const MR: usize>(g: Gemm, a: &[f32], b: Mat<'_>, bias: Option<&[f32]>, c: *mut f32, ldc: usize, sums: &mut Vec<f32>) {
+fn strip<V: Vector, B: Element, C: Element, const MR: usize>(
+    g: Gemm,
+    a: &[f32],
+    b: Mat<'_, B>,
+    bias: Option<&[f32]>,
+    c: *mut C,
+    ldc: usize,
+    sums: &mut Vec<f32>,
+) {
     let (panels, width, room) = (g.m.div_ceil(NR), 2 * V::N, STRIP.next_multiple_of(MR));
     sums.resize(sums.len().max(panels * room * NR), 0.0);
     for j in (0..g.n).step_by(MR) {
@@ -58,12 +74,12 @@ fn strip<V: Vector, const MR: usize>(g: Gemm, a: &[f32], b: Mat<'_>, bias: Optio
                     let mut block = [[V::splat(0.0); 2]; MR];
                     // SAFETY: each column of B holds `k` numbers, the panel `k` runs of NR, the sums `room` runs of NR.
                     unsafe {
-                        let columns: [*const f32; MR] = std::array::from_fn(|r| b.data.as_ptr().add(at(r) + start));
+                        let columns: [*const B; MR] = std::array::from_fn(|r| b.data.as_ptr().add(at(r) + start));
                         let a = a.as_ptr().add((panel * g.k + start) * NR + half);
                         for p in 0..depth {
                             let (a0, a1) = (V::load(a.add(p * NR)), V::load(a.add(p * NR + V::N)));
                             for r in 0..MR {
-                                let b = V::splat(*columns[r].add(p));
+                                let b = V::splat((*columns[r].add(p)).wide());
                                 block[r] = [b.fma(a0, block[r][0]), b.fma(a1, block[r][1])];
                             }
                         }
@@ -84,7 +100,7 @@ fn strip<V: Vector, const MR: usize>(g: Gemm, a: &[f32], b: Mat<'_>, bias: Optio
                         let sum = &mut sums[(i / NR * room + j + r) * NR + i % NR];
                         let bias = bias.map_or(0.0, |bias| bias[j + r]);
                         // SAFETY: row `i` and column `j + r` are inside C.
-                        *sum = if g.accumulate { unsafe { *c.add(i * ldc + j + r) + *sum + bias } } else { *sum + bias };
+                        *sum = if g.accumulate { unsafe { (*c.add(i * ldc + j + r)).wide() + *sum + bias } } else { *sum + bias };
                     }
                 }
             }
@@ -93,7 +109,7 @@ fn strip<V: Vector, const MR: usize>(g: Gemm, a: &[f32], b: Mat<'_>, bias: Optio
     for i in 0..g.m {
         for j in 0..g.n {
             // SAFETY: row `i` and column `j` are inside C.
-            unsafe { *c.add(i * ldc + j) = sums[(i / NR * room + j) * NR + i % NR] };
+            unsafe { *c.add(i * ldc + j) = C::rounded(sums[(i / NR * room + j) * NR + i % NR]) };
         }
     }
 }

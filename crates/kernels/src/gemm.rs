@@ -13,19 +13,22 @@
 
 use std::cell::{Cell, RefCell};
 
+use memory::Dtype;
 use rayon::prelude::*;
 
 pub use crate::product::{Gemm, Mat, Precision, rounded};
 pub(crate) use crate::product::{KC, NR, STRIP};
 use crate::{
-    SharedMut, few, gemv,
+    Element, SharedMut,
+    elementwise::put_rounded,
+    few, gemv,
     product::put_block,
     simd::{MOST, Vector, word},
 };
 
 /// The right side: as it lies, or packed before.
-pub enum Rhs<'a> {
-    Plain(Mat<'a>),
+pub enum Rhs<'a, T = f32> {
+    Plain(Mat<'a, T>),
     Packed(&'a PackedRhs),
 }
 
@@ -58,7 +61,7 @@ impl PackedRhs {
     }
 
     /// Pack `b` `[k, n]`.
-    pub fn pack(&mut self, b: Mat<'_>) {
+    pub fn pack<T: Element>(&mut self, b: Mat<'_, T>) {
         pack_rhs(self.precision, b, self.k, self.n, &mut self.words);
     }
 }
@@ -66,7 +69,7 @@ impl PackedRhs {
 impl Gemm {
     /// # Panics
     /// When a slice is too short for the sizes, or a packed side was packed for others.
-    pub fn run(&self, a: Mat<'_>, b: Rhs<'_>, bias: Option<&[f32]>, c: &mut [f32]) {
+    pub fn run<A: Element, B: Element, C: Element>(&self, a: Mat<'_, A>, b: Rhs<'_, B>, bias: Option<&[f32]>, c: &mut [C]) {
         assert!(a.holds(self.m, self.k) && c.len() >= self.m * self.n, "gemm: slices fit the sizes {self:?}");
         assert!(bias.is_none_or(|bias| bias.len() == self.n), "gemm: one bias a column");
         match b {
@@ -110,30 +113,33 @@ impl Gemm {
     }
 
     /// Few rows: B is packed strip by strip where it is read, and never lies in memory twice.
-    fn strips(&self, a: Mat<'_>, b: Mat<'_>, bias: Option<&[f32]>, c: &mut [f32]) {
+    fn strips<A: Element, B: Element, C: Element>(&self, a: Mat<'_, A>, b: Mat<'_, B>, bias: Option<&[f32]>, c: &mut [C]) {
         let ldc = self.n;
         let shared = SharedMut::new(c);
         let strip = |strip: usize| {
             let j = strip * STRIP;
             let cols = STRIP.min(self.n - j);
             let mut words = STRIP_WORDS.take();
-            let mut start = 0;
-            // A product over nothing still writes its zeros and bias.
-            loop {
-                let k = (KC * self.precision.per_word()).min(self.k - start);
-                let gemm = Gemm { n: cols, k, accumulate: self.accumulate || start > 0, ..*self };
-                let a = Mat { data: a.data.get(start * a.col_stride..).unwrap_or(&[]), ..a };
-                let b = Mat { data: b.data.get(start * b.row_stride + j * b.col_stride..).unwrap_or(&[]), ..b };
-                words.clear();
-                pack_here(self.precision, b, k, cols, &mut words);
-                let bias = bias.filter(|_| start == 0).map(|bias| &bias[j..j + cols]);
-                // SAFETY: strips of C do not overlap; `j` is inside its first row, and the last of `m` rows has `n - j` numbers from there.
-                unsafe { gemm.tile(a, &words, bias, shared.at(j), ldc) };
-                start += k;
-                if start >= self.k {
-                    break;
+            // The whole strip: what is summed over runs of k is rounded once.
+            let sum = |strip: Gemm, c: *mut f32, ldc: usize| {
+                let mut start = 0;
+                // A product over nothing still writes its zeros and bias.
+                loop {
+                    let k = (KC * self.precision.per_word()).min(self.k - start);
+                    let gemm = Gemm { k, accumulate: strip.accumulate || start > 0, ..strip };
+                    words.clear();
+                    pack_here(self.precision, b.from(start, j), k, cols, &mut words);
+                    let bias = bias.filter(|_| start == 0).map(|bias| &bias[j..j + cols]);
+                    // SAFETY: `c` holds the strip, as is said below.
+                    unsafe { gemm.tile(a.from(0, start), &words, bias, c, ldc) };
+                    start += k;
+                    if start >= self.k {
+                        break;
+                    }
                 }
-            }
+            };
+            // SAFETY: strips of C do not overlap; `j` is inside its first row, and the last of `m` rows has `n - j` numbers from there.
+            unsafe { Gemm { n: cols, ..*self }.sum_into(shared.at(j), ldc, sum) };
             STRIP_WORDS.set(words);
         };
         if self.m == 0 || self.n == 0 {
@@ -142,12 +148,17 @@ impl Gemm {
         self.each(self.n.div_ceil(STRIP), strip);
     }
 
-    fn tiles(&self, a: Mat<'_>, b: &[f32], bias: Option<&[f32]>, c: &mut [f32]) {
+    fn tiles<A: Element, C: Element>(&self, a: Mat<'_, A>, b: &[f32], bias: Option<&[f32]>, c: &mut [C]) {
         if self.m == 0 || self.n == 0 {
             return;
         }
         // Matrix tiles are so fast that A is packed once for all columns, and has to be.
-        let (mc, nc) = if self.precision.is_on_tiles() { (128, 4096) } else { (MC, NC) };
+        let (mc, nc) = match (self.precision.is_on_tiles(), C::DTYPE) {
+            (true, Dtype::F32) => (128, 4096),
+            // Their sums are taken beside C, in the second cache.
+            (true, _) => (128, 1024),
+            (false, _) => (MC, NC),
+        };
         // Few rows: narrower tiles, so that there are enough of them.
         let nc = if self.m <= mc { STRIP } else { nc };
         let (down, across) = (self.m.div_ceil(mc), self.n.div_ceil(nc));
@@ -163,15 +174,34 @@ impl Gemm {
             let bias = bias.map(|bias| &bias[j..j + cols]);
             let gemm = Gemm { m: rows, n: cols, ..*self };
             // SAFETY: `c` points to `rows` rows of `ldc` numbers, less the first `j`, that no other task touches.
-            unsafe { gemm.tile(a, b, bias, c, ldc) };
+            unsafe { gemm.sum_into(c, ldc, |gemm, c, ldc| gemm.tile(a, b, bias, c, ldc)) };
         };
         self.each(down * across, task);
+    }
+
+    /// Let `sum` take the sums of a part of C, `m` by `n`: in C itself, or where that has fewer bits, in numbers of this thread's own, which
+    /// are rounded into it once.
+    /// # Safety
+    /// `c` points to `m` rows of `n` numbers, `ldc` apart, that are this call's alone.
+    unsafe fn sum_into<C: Element>(self, c: *mut C, ldc: usize, sum: impl FnOnce(Self, *mut f32, usize)) {
+        if C::DTYPE == Dtype::F32 {
+            return sum(self, c.cast(), ldc);
+        }
+        let mut sums = SUMS.take();
+        sums.resize(sums.len().max(self.m * self.n), 0.0);
+        sum(Self { accumulate: false, ..self }, sums.as_mut_ptr(), self.n);
+        for (r, sums) in sums.chunks_exact(self.n).enumerate().take(self.m) {
+            // SAFETY: the caller's promise.
+            let row = unsafe { std::slice::from_raw_parts_mut(c.add(r * ldc), self.n) };
+            put_rounded(sums, row, self.accumulate);
+        }
+        SUMS.set(sums);
     }
 
     /// One tile of C from packed B, on this thread.
     /// # Safety
     /// `c` points to `m` rows of `n` numbers, `ldc` apart, that are this call's alone.
-    pub(crate) unsafe fn tile(&self, a: Mat<'_>, b: &[f32], bias: Option<&[f32]>, c: *mut f32, ldc: usize) {
+    pub(crate) unsafe fn tile<A: Element>(&self, a: Mat<'_, A>, b: &[f32], bias: Option<&[f32]>, c: *mut f32, ldc: usize) {
         assert!(4 * b.len() >= PackedRhs::bytes(self.precision, self.k, self.n), "gemm: B is packed for {self:?}");
         PACKED_A.with_borrow_mut(|packed| {
             #[cfg(target_arch = "x86_64")]
@@ -185,7 +215,7 @@ impl Gemm {
 }
 
 /// `b` `[k, n]` in panels, on this thread; `words` grows to hold them.
-pub(crate) fn pack_here(precision: Precision, b: Mat<'_>, k: usize, n: usize, words: &mut Vec<f32>) {
+pub(crate) fn pack_here<T: Element>(precision: Precision, b: Mat<'_, T>, k: usize, n: usize, words: &mut Vec<f32>) {
     let start = words.len();
     words.resize(start + PackedRhs::bytes(precision, k, n) / 4, 0.0);
     for (p, panel) in words[start..].chunks_exact_mut((precision.words(k) * NR).max(1)).enumerate() {
@@ -197,6 +227,7 @@ thread_local! {
     static PACKED_A: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     static PACKED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
     static STRIP_WORDS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static SUMS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
 /// Run `work` with so many words of this thread's own, which hold whatever was there before: one run of them for all that is packed to be
@@ -209,7 +240,7 @@ pub(crate) fn with_packed(words: usize, work: impl FnOnce(&mut [f32])) {
     PACKED.set(packed);
 }
 
-fn pack_rhs(precision: Precision, b: Mat<'_>, k: usize, n: usize, words: &mut [f32]) {
+fn pack_rhs<T: Element>(precision: Precision, b: Mat<'_, T>, k: usize, n: usize, words: &mut [f32]) {
     let panel_words = precision.words(k) * NR;
     if panel_words == 0 {
         return;
@@ -224,11 +255,11 @@ fn pack_rhs(precision: Precision, b: Mat<'_>, k: usize, n: usize, words: &mut [f
 
 simd_fn! {
     /// Columns `j..j + cols` of B, `[words][NR]`, zeros in the columns beyond.
-    fn pack_panel(precision: Precision, b: Mat<'_>, k: usize, j: usize, cols: usize, panel: &mut [f32]) = pack_panel_body;
+    fn pack_panel<T>(precision: Precision, b: Mat<'_, T>, k: usize, j: usize, cols: usize, panel: &mut [f32]) = pack_panel_body;
 }
 
 #[inline(always)]
-fn pack_panel_body<V: Vector>(precision: Precision, b: Mat<'_>, k: usize, j: usize, cols: usize, panel: &mut [f32]) {
+fn pack_panel_body<V: Vector, T: Element>(precision: Precision, b: Mat<'_, T>, k: usize, j: usize, cols: usize, panel: &mut [f32]) {
     let data = &b.data[j * b.col_stride..];
     let words = precision.words(k);
     // Words that are made of whole vectors; the rest, and whatever lies otherwise, goes one by one.
@@ -241,8 +272,8 @@ fn pack_panel_body<V: Vector>(precision: Precision, b: Mat<'_>, k: usize, j: usi
                 // SAFETY: rows `p * per_word` and the next are inside B, with NR columns.
                 unsafe {
                     let at = data.as_ptr().add(per_word * p * b.row_stride + c);
-                    let low = V::load(at);
-                    let words_of = if per_word == 1 { low } else { V::bf16_words(low, V::load(at.add(b.row_stride))) };
+                    let low: V = T::load(at);
+                    let words_of = if per_word == 1 { low } else { V::bf16_words(low, T::load(at.add(b.row_stride))) };
                     words_of.store(words.as_mut_ptr().add(c));
                 }
             }
@@ -262,7 +293,7 @@ fn pack_panel_body<V: Vector>(precision: Precision, b: Mat<'_>, k: usize, j: usi
                             let at = data.as_ptr().add((c + i) * b.col_stride);
                             #[cfg(target_arch = "x86_64")]
                             std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.wrapping_add(p + AHEAD).cast());
-                            *column = if precision == Precision::F32 { V::load(at.add(p)) } else { V::bf16_run(at.add(2 * p)) };
+                            *column = if precision == Precision::F32 { T::load(at.add(p)) } else { T::bf16_run(at.add(2 * p)) };
                         }
                         V::transpose(&mut block);
                         for (i, row) in block.iter().enumerate().take(V::N) {
@@ -273,7 +304,7 @@ fn pack_panel_body<V: Vector>(precision: Precision, b: Mat<'_>, k: usize, j: usi
             }
         }
     }
-    let at = |p: usize, c: usize| if p < k && c < cols { data[p * b.row_stride + c * b.col_stride] } else { 0.0 };
+    let at = |p: usize, c: usize| if p < k && c < cols { data[p * b.row_stride + c * b.col_stride].wide() } else { 0.0 };
     for p in done..words {
         for c in 0..NR {
             panel[p * NR + c] = match precision {
@@ -285,19 +316,27 @@ fn pack_panel_body<V: Vector>(precision: Precision, b: Mat<'_>, k: usize, j: usi
 }
 
 simd_fn! {
-    fn tile(g: Gemm, a: Mat<'_>, b: &[f32], bias: Option<&[f32]>, c: *mut f32, ldc: usize, packed: &mut Vec<f32>) = tile_body;
+    fn tile<A>(g: Gemm, a: Mat<'_, A>, b: &[f32], bias: Option<&[f32]>, c: *mut f32, ldc: usize, packed: &mut Vec<f32>) = tile_body;
 }
 
 #[inline(always)]
-fn tile_body<V: Vector>(g: Gemm, a: Mat<'_>, b: &[f32], bias: Option<&[f32]>, c: *mut f32, ldc: usize, packed: &mut Vec<f32>) {
-    // Registers: 32 of 16 lanes hold 12 x 32 sums, 16 of 8 lanes hold 6 x 16.
-    if V::N == 16 { blocks::<V, 12>(g, a, b, bias, c, ldc, packed) } else { blocks::<V, 6>(g, a, b, bias, c, ldc, packed) }
-}
-
-#[inline(always)]
-pub(crate) fn blocks<V: Vector, const MR: usize>(
+fn tile_body<V: Vector, A: Element>(
     g: Gemm,
-    a: Mat<'_>,
+    a: Mat<'_, A>,
+    b: &[f32],
+    bias: Option<&[f32]>,
+    c: *mut f32,
+    ldc: usize,
+    packed: &mut Vec<f32>,
+) {
+    // Registers: 32 of 16 lanes hold 12 x 32 sums, 16 of 8 lanes hold 6 x 16.
+    if V::N == 16 { blocks::<V, A, 12>(g, a, b, bias, c, ldc, packed) } else { blocks::<V, A, 6>(g, a, b, bias, c, ldc, packed) }
+}
+
+#[inline(always)]
+pub(crate) fn blocks<V: Vector, A: Element, const MR: usize>(
+    g: Gemm,
+    a: Mat<'_, A>,
     b: &[f32],
     bias: Option<&[f32]>,
     c: *mut f32,
@@ -314,11 +353,11 @@ pub(crate) fn blocks<V: Vector, const MR: usize>(
     loop {
         let depth = KC.min(words - start);
         if a.row_stride == 1 && a.col_stride != 1 {
-            pack_turned::<V, MR>(g, a, start, depth, panel_room, packed);
+            pack_turned::<V, A, MR>(g, a, start, depth, panel_room, packed);
         } else {
             for p in 0..panels {
                 let panel = &mut packed[p * panel_room..][..MR * depth + V::N];
-                pack_lhs::<V, MR>(g.precision, a, p * MR, MR.min(g.m - p * MR), start, depth, g.k, panel);
+                pack_lhs::<V, A, MR>(g.precision, a, p * MR, MR.min(g.m - p * MR), start, depth, g.k, panel);
             }
         }
         let first = start == 0;
@@ -404,9 +443,9 @@ pub(crate) unsafe fn micro<V: Vector, const MR: usize>(
 /// Rows `i..i + rows` of A, words `start..start + depth`, as `[depth][MR]`, zeros in the rows beyond. Room for one more
 /// vector follows the panel.
 #[inline(always)]
-pub(crate) fn pack_lhs<V: Vector, const MR: usize>(
+pub(crate) fn pack_lhs<V: Vector, A: Element, const MR: usize>(
     precision: Precision,
-    a: Mat<'_>,
+    a: Mat<'_, A>,
     i: usize,
     rows: usize,
     start: usize,
@@ -427,7 +466,7 @@ pub(crate) fn pack_lhs<V: Vector, const MR: usize>(
             unsafe {
                 for (r, row) in block.iter_mut().enumerate().take(rows) {
                     let at = data.as_ptr().add(r * a.row_stride + first + per_word * p);
-                    *row = if per_word == 1 { V::load(at) } else { V::bf16_run(at) };
+                    *row = if per_word == 1 { A::load(at) } else { A::bf16_run(at) };
                 }
                 V::transpose(&mut block);
                 for (q, row) in block.iter().enumerate().take(V::N) {
@@ -436,7 +475,7 @@ pub(crate) fn pack_lhs<V: Vector, const MR: usize>(
             }
         }
     }
-    let at = |r: usize, p: usize| if p < k && r < rows { data[r * a.row_stride + p * a.col_stride] } else { 0.0 };
+    let at = |r: usize, p: usize| if p < k && r < rows { data[r * a.row_stride + p * a.col_stride].wide() } else { 0.0 };
     for p in done..depth {
         for r in 0..MR {
             let q = first + per_word * p;
@@ -448,9 +487,16 @@ pub(crate) fn pack_lhs<V: Vector, const MR: usize>(
 /// As [`pack_lhs`], for all panels of an A whose columns lie as runs: each column is read once, along memory. Rows beyond
 /// the last may be anything.
 #[inline(always)]
-fn pack_turned<V: Vector, const MR: usize>(g: Gemm, a: Mat<'_>, start: usize, depth: usize, panel_room: usize, packed: &mut [f32]) {
+fn pack_turned<V: Vector, A: Element, const MR: usize>(
+    g: Gemm,
+    a: Mat<'_, A>,
+    start: usize,
+    depth: usize,
+    panel_room: usize,
+    packed: &mut [f32],
+) {
     let (panels, per_word) = (g.m.div_ceil(MR), g.precision.per_word());
-    let at = |r: usize, q: usize| if q < g.k && r < g.m { a.data[r + q * a.col_stride] } else { 0.0 };
+    let at = |r: usize, q: usize| if q < g.k && r < g.m { a.data[r + q * a.col_stride].wide() } else { 0.0 };
     for p in 0..depth {
         let q = per_word * (start + p);
         let last_end = (q + per_word - 1) * a.col_stride + (panels - 1) * MR + V::N;
@@ -459,8 +505,8 @@ fn pack_turned<V: Vector, const MR: usize>(g: Gemm, a: Mat<'_>, start: usize, de
                 // SAFETY: the bound above; what a store has beyond MR lanes, the next one covers, and the last the room.
                 unsafe {
                     let from = a.data.as_ptr().add(q * a.col_stride + panel * MR);
-                    let low = V::load(from);
-                    let words = if per_word == 1 { low } else { V::bf16_words(low, V::load(from.add(a.col_stride))) };
+                    let low: V = A::load(from);
+                    let words = if per_word == 1 { low } else { V::bf16_words(low, A::load(from.add(a.col_stride))) };
                     words.store(packed.as_mut_ptr().add(panel * panel_room + p * MR));
                 }
             }
@@ -475,6 +521,7 @@ fn pack_turned<V: Vector, const MR: usize>(g: Gemm, a: Mat<'_>, start: usize, de
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
     use proptest::prelude::*;
 
     use super::*;
@@ -497,7 +544,7 @@ mod tests {
         packed.pack(bt);
         let mut again = c.clone();
         gemm.run(at, Rhs::Plain(bt), Some(&bias), &mut c);
-        gemm.run(at, Rhs::Packed(&packed), Some(&bias), &mut again);
+        gemm.run(at, Rhs::<f32>::Packed(&packed), Some(&bias), &mut again);
         let bound = 1e-6 * f64::from(scale) * f64::from(scale) * (k as f64 + 4.0) + 1e-30;
         for i in 0..m * n {
             assert!((f64::from(c[i]) - want[i]).abs() <= bound, "{gemm:?} {turned:?} at {i}: {} for {}", c[i], want[i]);
@@ -542,8 +589,36 @@ mod tests {
                 packed.pack(side);
                 let (mut c, mut again) = (noise(3, m * n), noise(3, m * n));
                 gemm.run(Mat::rows(&a, k), Rhs::Plain(side), Some(&bias), &mut c);
-                gemm.run(Mat::rows(&a, k), Rhs::Packed(&packed), Some(&bias), &mut again);
+                gemm.run(Mat::rows(&a, k), Rhs::<f32>::Packed(&packed), Some(&bias), &mut again);
                 assert!(c == again, "{gemm:?} {flags}");
+            }
+        }
+    }
+
+    #[test]
+    fn sides_and_results_of_16_bits_have_the_sums_of_32() {
+        let bf16s = |x: &[f32]| x.iter().map(|x| bf16::from_f32(*x)).collect::<Vec<_>>();
+        for (m, n, k) in [(1, 70, 50), (3, 300, 1000), (33, 128, 192), (96, 70, 385), (97, 130, 31), (200, 600, 800), (5, 7, 0)] {
+            for flags in 0..8 {
+                let (a, b, bias) = (noise(1, m * k), noise(2, k * n), noise(4, n));
+                let (short_a, short_b) = (bf16s(&a), bf16s(&b));
+                let gemm = Gemm { m, n, k, precision: Precision::Bf16, accumulate: flags & 1 == 0 };
+                let (wide, short) =
+                    (Mat::rows(&a, if flags & 2 == 0 { m } else { k }), Mat::rows(&short_a, if flags & 2 == 0 { m } else { k }));
+                let (wide, short) = if flags & 2 == 0 { (wide.transposed(), short.transposed()) } else { (wide, short) };
+                let sides = |x: usize| (Mat::rows(&b, x), Mat::rows(&short_b, x));
+                let (wide_b, short_b) = sides(if flags & 4 == 0 { k } else { n });
+                let (wide_b, short_b) = if flags & 4 == 0 { (wide_b.transposed(), short_b.transposed()) } else { (wide_b, short_b) };
+                let old = noise(3, m * n).into_iter().map(rounded).collect::<Vec<_>>();
+                let (mut want, mut got, mut short_c) = (old.clone(), old.clone(), bf16s(&old));
+                gemm.run(wide, Rhs::Plain(wide_b), Some(&bias), &mut want);
+                gemm.run(short, Rhs::Plain(short_b), Some(&bias), &mut got);
+                gemm.run(short, Rhs::Plain(short_b), Some(&bias), &mut short_c);
+                assert!(want == got, "{gemm:?} {flags}");
+                for (i, (want, got)) in want.iter().zip(&short_c).enumerate() {
+                    let within = if gemm.accumulate { want.abs().max(1.0) / 128.0 } else { 0.0 };
+                    assert!((got.to_f32() - rounded(*want)).abs() <= within, "{gemm:?} {flags} at {i}: {got} for {want}");
+                }
             }
         }
     }

@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use crate::{
-    SharedMut,
+    Element, SharedMut,
     product::{Gemm, Mat, NR, put_block},
     simd::{Vector, word},
 };
@@ -13,23 +13,23 @@ use crate::{
 pub(crate) const FEW: usize = 4;
 
 /// Each output is a dot product of two runs of memory; packing would cost more than it saves.
-pub(crate) fn plain(g: &Gemm, a: Mat<'_>, b: Mat<'_>, bias: Option<&[f32]>, c: &mut [f32]) {
+pub(crate) fn plain<A: Element, B: Element, C: Element>(g: &Gemm, a: Mat<'_, A>, b: Mat<'_, B>, bias: Option<&[f32]>, c: &mut [C]) {
     for (i, c) in c.chunks_exact_mut(g.n).take(g.m).enumerate() {
         let row = &a.data[i * a.row_stride..][..g.k];
         c.par_chunks_mut(64).enumerate().for_each(|(chunk, c)| {
             for (j, c) in c.iter_mut().enumerate() {
                 let j = chunk * 64 + j;
                 let sum = dot(row, &b.data[j * b.col_stride..][..g.k]) + bias.map_or(0.0, |bias| bias[j]);
-                *c = if g.accumulate { *c + sum } else { sum };
+                *c = C::rounded(if g.accumulate { c.wide() + sum } else { sum });
             }
         });
     }
 }
 
 /// Every packed word of B is read once, panel by panel.
-pub(crate) fn packed(g: &Gemm, a: Mat<'_>, b: &[f32], bias: Option<&[f32]>, c: &mut [f32]) {
+pub(crate) fn packed<A: Element, C: Element>(g: &Gemm, a: Mat<'_, A>, b: &[f32], bias: Option<&[f32]>, c: &mut [C]) {
     let words = g.precision.words(g.k);
-    let at = |r: usize, p: usize| if p < g.k { a.data[r * a.row_stride + p * a.col_stride] } else { 0.0 };
+    let at = |r: usize, p: usize| if p < g.k { a.at(r, p) } else { 0.0 };
     let rows: Vec<f32> = (0..g.m).flat_map(|r| (0..words).map(move |w| word(at(r, 2 * w), at(r, 2 * w + 1)))).collect();
     let shared = SharedMut::new(c);
     (0..g.n.div_ceil(NR)).into_par_iter().with_min_len(2).for_each(|panel| {
@@ -80,11 +80,11 @@ fn few_sums_body<V: Vector>(rows: &[f32], words: usize, panel: &[f32], sums: &mu
 
 simd_fn! {
     /// `sum a[i] b[i]`
-    pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 = dot_body;
+    pub(crate) fn dot<A, B>(a: &[A], b: &[B]) -> f32 = dot_body;
 }
 
 #[inline(always)]
-fn dot_body<V: Vector>(a: &[f32], b: &[f32]) -> f32 {
+fn dot_body<V: Vector, A: Element, B: Element>(a: &[A], b: &[B]) -> f32 {
     let n = a.len().min(b.len());
     let mut sums = [V::splat(0.0); 4];
     let step = 4 * V::N;
@@ -92,9 +92,9 @@ fn dot_body<V: Vector>(a: &[f32], b: &[f32]) -> f32 {
     for i in (0..end).step_by(step) {
         for (s, sum) in sums.iter_mut().enumerate() {
             // SAFETY: `i + step <= n`.
-            *sum = unsafe { V::load(a.as_ptr().add(i + s * V::N)).fma(V::load(b.as_ptr().add(i + s * V::N)), *sum) };
+            *sum = unsafe { A::load::<V>(a.as_ptr().add(i + s * V::N)).fma(B::load(b.as_ptr().add(i + s * V::N)), *sum) };
         }
     }
     let sum = sums[0].add(sums[1]).add(sums[2].add(sums[3])).sum();
-    (end..n).fold(sum, |sum, i| sum + a[i] * b[i])
+    (end..n).fold(sum, |sum, i| sum + a[i].wide() * b[i].wide())
 }

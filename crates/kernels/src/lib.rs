@@ -37,6 +37,8 @@ mod simd;
 
 use std::{fmt, str::FromStr, sync::OnceLock};
 
+pub use simd::Element;
+
 /// What a CPU can do, in rising order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -162,21 +164,33 @@ pub fn level() -> Level {
 }
 
 /// A pointer that tasks share, each writing to a part that is its own.
-#[derive(Clone, Copy)]
-pub(crate) struct SharedMut(*mut f32);
+pub(crate) struct SharedMut<T = f32>(*mut T);
 // SAFETY: whoever makes one hands disjoint parts to tasks, as is said where it is made.
-unsafe impl Send for SharedMut {}
+unsafe impl<T: Send> Send for SharedMut<T> {}
 // SAFETY: as above.
-unsafe impl Sync for SharedMut {}
+unsafe impl<T: Send> Sync for SharedMut<T> {}
 
-impl SharedMut {
-    pub fn new(slice: &mut [f32]) -> Self {
+impl<T> Clone for SharedMut<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for SharedMut<T> {}
+
+impl<T> From<*mut T> for SharedMut<T> {
+    fn from(at: *mut T) -> Self {
+        Self(at)
+    }
+}
+
+impl<T> SharedMut<T> {
+    pub fn new(slice: &mut [T]) -> Self {
         Self(slice.as_mut_ptr())
     }
     /// The pointer, `offset` numbers on.
     /// # Safety
     /// `offset` is inside the slice.
-    pub unsafe fn at(self, offset: usize) -> *mut f32 {
+    pub unsafe fn at(self, offset: usize) -> *mut T {
         // SAFETY: the caller's promise.
         unsafe { self.0.add(offset) }
     }

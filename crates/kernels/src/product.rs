@@ -3,6 +3,8 @@
 use half::bf16;
 use rayon::prelude::*;
 
+use crate::Element;
+
 /// What operands are rounded to; sums are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precision {
@@ -35,22 +37,33 @@ impl Precision {
 
 /// A matrix somewhere in a slice: element `(i, j)` is at `i * row_stride + j * col_stride`.
 #[derive(Clone, Copy)]
-pub struct Mat<'a> {
-    pub data: &'a [f32],
+pub struct Mat<'a, T = f32> {
+    pub data: &'a [T],
     pub row_stride: usize,
     pub col_stride: usize,
 }
 
-impl<'a> Mat<'a> {
+impl<'a, T: Element> Mat<'a, T> {
     /// Row-major, `cols` to a row.
     #[must_use]
-    pub fn rows(data: &'a [f32], cols: usize) -> Self {
+    pub fn rows(data: &'a [T], cols: usize) -> Self {
         Self { data, row_stride: cols, col_stride: 1 }
     }
 
     #[must_use]
     pub fn transposed(self) -> Self {
         Self { data: self.data, row_stride: self.col_stride, col_stride: self.row_stride }
+    }
+
+    /// Without its first `row` rows and `col` columns; empty where there are no more.
+    pub(crate) fn from(self, row: usize, col: usize) -> Self {
+        Self { data: self.data.get(row * self.row_stride + col * self.col_stride..).unwrap_or(&[]), ..self }
+    }
+
+    /// The number at row `i` and column `j`.
+    #[inline(always)]
+    pub(crate) fn at(&self, i: usize, j: usize) -> f32 {
+        self.data[i * self.row_stride + j * self.col_stride].wide()
     }
 
     pub(crate) fn holds(&self, rows: usize, cols: usize) -> bool {
@@ -93,14 +106,22 @@ impl Gemm {
 /// # Safety
 /// `c` points to `rows` rows of `cols` numbers, `ldc` apart.
 #[inline(always)]
-pub(crate) unsafe fn put_block(sums: &[[f32; NR]], rows: usize, cols: usize, bias: Option<&[f32]>, adds: bool, c: *mut f32, ldc: usize) {
+pub(crate) unsafe fn put_block<C: Element>(
+    sums: &[[f32; NR]],
+    rows: usize,
+    cols: usize,
+    bias: Option<&[f32]>,
+    adds: bool,
+    c: *mut C,
+    ldc: usize,
+) {
     for (r, sums) in sums.iter().enumerate().take(rows) {
         for (s, sum) in sums.iter().enumerate().take(cols) {
             let bias = bias.map_or(0.0, |bias| bias[s]);
             // SAFETY: the caller's promise.
             unsafe {
                 let c = c.add(r * ldc + s);
-                *c = if adds { *c + sum + bias } else { sum + bias };
+                *c = C::rounded(if adds { (*c).wide() + sum + bias } else { sum + bias });
             }
         }
     }

@@ -2,6 +2,8 @@
 
 use rayon::prelude::*;
 
+use crate::Element;
+
 /// Row `r` stands where row `r % seq` does.
 #[derive(Debug, Clone, Copy)]
 pub struct Rope<'a> {
@@ -34,7 +36,7 @@ impl Places<'_> {
 
 impl Rope<'_> {
     /// `y = turned x`; the other way with `inverse`; added to what `y` holds with `accumulate`.
-    pub fn run(&self, x: &[f32], y: &mut [f32], inverse: bool, accumulate: bool) {
+    pub fn run<T: Element>(&self, x: &[T], y: &mut [T], inverse: bool, accumulate: bool) {
         let (half, width) = (self.frequencies.len(), self.heads * self.head_dim);
         let rows = x.len() / width;
         // One sine and cosine per position and pair, shared by heads and sequences.
@@ -51,18 +53,14 @@ impl Rope<'_> {
             for (y, x) in y.chunks_exact_mut(self.head_dim).zip(x.chunks_exact(self.head_dim)) {
                 let ((y, y_rest), (x, x_rest)) = (y.split_at_mut(2 * half), x.split_at(2 * half));
                 for (y, x) in y_rest.iter_mut().zip(x_rest) {
-                    *y = if accumulate { *y + x } else { *x };
+                    *y = if accumulate { T::rounded(y.wide() + x.wide()) } else { *x };
                 }
                 let ((ya, yb), (xa, xb)) = (y.split_at_mut(half), x.split_at(half));
                 for i in 0..half {
-                    let (a, b) = (xa[i] * cos[i] - xb[i] * sin[i], xb[i] * cos[i] + xa[i] * sin[i]);
-                    if accumulate {
-                        ya[i] += a;
-                        yb[i] += b;
-                    } else {
-                        ya[i] = a;
-                        yb[i] = b;
-                    }
+                    let (a, b) = (xa[i].wide(), xb[i].wide());
+                    let (a, b) = (a * cos[i] - b * sin[i], b * cos[i] + a * sin[i]);
+                    ya[i] = T::rounded(if accumulate { ya[i].wide() + a } else { a });
+                    yb[i] = T::rounded(if accumulate { yb[i].wide() + b } else { b });
                 }
             }
         });

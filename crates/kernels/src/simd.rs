@@ -4,8 +4,62 @@
 //! under that level's CPU features and picks one at run time. The portable width is a plain array, which compilers turn
 //! into whatever the target has.
 
+use half::bf16;
+use memory::Real;
+
+/// A type in which numbers are stored; arithmetic is in f32.
+pub trait Element: Real {
+    /// # Safety
+    /// `N` numbers can be read at `p`.
+    unsafe fn load<V: Vector>(p: *const Self) -> V;
+    /// Rounded to nearest even.
+    /// # Safety
+    /// `N` numbers can be written at `p`.
+    unsafe fn store<V: Vector>(x: V, p: *mut Self);
+    /// `N` words of bf16 from the `2 N` numbers at `p`.
+    /// # Safety
+    /// `2 N` numbers can be read at `p`.
+    unsafe fn bf16_run<V: Vector>(p: *const Self) -> V;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    unsafe fn load<V: Vector>(p: *const Self) -> V {
+        // SAFETY: the caller's promise, as in all below.
+        unsafe { V::load(p) }
+    }
+    #[inline(always)]
+    unsafe fn store<V: Vector>(x: V, p: *mut Self) {
+        // SAFETY: as above.
+        unsafe { x.store(p) }
+    }
+    #[inline(always)]
+    unsafe fn bf16_run<V: Vector>(p: *const Self) -> V {
+        // SAFETY: as above.
+        unsafe { V::bf16_run(p) }
+    }
+}
+
+impl Element for bf16 {
+    #[inline(always)]
+    unsafe fn load<V: Vector>(p: *const Self) -> V {
+        // SAFETY: as above.
+        unsafe { V::load_bf16(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store<V: Vector>(x: V, p: *mut Self) {
+        // SAFETY: as above.
+        unsafe { x.store_bf16(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn bf16_run<V: Vector>(p: *const Self) -> V {
+        // SAFETY: a word is two neighbours as they lie, and an unaligned load asks no more.
+        unsafe { V::load(p.cast()) }
+    }
+}
+
 /// `N` lanes of f32. All operations are lane by lane.
-pub(crate) trait Vector: Copy {
+pub trait Vector: Copy {
     const N: usize;
     fn splat(x: f32) -> Self;
     /// # Safety
@@ -14,6 +68,34 @@ pub(crate) trait Vector: Copy {
     /// # Safety
     /// `N` numbers can be written at `p`.
     unsafe fn store(self, p: *mut f32);
+    /// `N` bf16, as f32.
+    /// # Safety
+    /// `N` numbers can be read at `p`.
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const u16) -> Self {
+        let mut wide = [0.0; MOST];
+        // SAFETY: the caller's promise; `wide` holds `N` numbers and more.
+        unsafe {
+            for (i, wide) in wide.iter_mut().enumerate().take(Self::N) {
+                *wide = f32::from_bits(u32::from(p.add(i).read_unaligned()) << 16);
+            }
+            Self::load(wide.as_ptr())
+        }
+    }
+    /// Rounded to bf16, nearest even.
+    /// # Safety
+    /// `N` numbers can be written at `p`.
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut u16) {
+        let mut wide = [0.0; MOST];
+        // SAFETY: as above.
+        unsafe {
+            self.store(wide.as_mut_ptr());
+            for (i, wide) in wide.into_iter().enumerate().take(Self::N) {
+                p.add(i).write_unaligned((round_bf16(wide) >> 16) as u16);
+            }
+        }
+    }
     fn add(self, o: Self) -> Self;
     fn sub(self, o: Self) -> Self;
     fn mul(self, o: Self) -> Self;
@@ -128,7 +210,7 @@ pub(crate) trait Vector: Copy {
 }
 
 /// The most lanes of any width.
-pub(crate) const MOST: usize = 16;
+pub const MOST: usize = 16;
 
 /// Two numbers rounded to bf16, nearest even, in one word.
 #[inline(always)]
@@ -283,6 +365,23 @@ pub(crate) mod x86 {
             unsafe { _mm256_storeu_ps(p, self.0) }
         }
         #[inline(always)]
+        unsafe fn load_bf16(p: *const u16) -> Self {
+            unsafe { Self(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()))))) }
+        }
+        #[inline(always)]
+        unsafe fn store_bf16(self, p: *mut u16) {
+            unsafe {
+                let bits = _mm256_castps_si256(self.0);
+                let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+                let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+                let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
+                let is_nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(self.0, self.0));
+                let upper = _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, is_nan));
+                let halves = _mm_packus_epi32(_mm256_castsi256_si128(upper), _mm256_extracti128_si256::<1>(upper));
+                _mm_storeu_si128(p.cast(), halves);
+            }
+        }
+        #[inline(always)]
         fn sqrt(self) -> Self {
             Self(unsafe { _mm256_sqrt_ps(self.0) })
         }
@@ -349,6 +448,21 @@ pub(crate) mod x86 {
         #[inline(always)]
         unsafe fn store(self, p: *mut f32) {
             unsafe { _mm512_storeu_ps(p, self.0) }
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(p: *const u16) -> Self {
+            unsafe { Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()))))) }
+        }
+        #[inline(always)]
+        unsafe fn store_bf16(self, p: *mut u16) {
+            unsafe {
+                let bits = _mm512_castps_si512(self.0);
+                let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+                let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+                let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
+                let upper = _mm512_mask_or_epi32(rounded, is_nan, bits, _mm512_set1_epi32(0x0040_0000));
+                _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(upper)));
+            }
         }
         #[inline(always)]
         fn sqrt(self) -> Self {
@@ -437,6 +551,16 @@ pub(crate) mod x86 {
         unsafe fn store(self, p: *mut f32) {
             // SAFETY: the caller vouches for sixteen numbers.
             unsafe { self.0.store(p) }
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(p: *const u16) -> Self {
+            // SAFETY: the caller vouches for sixteen numbers.
+            Self(unsafe { Avx512::load_bf16(p) })
+        }
+        #[inline(always)]
+        unsafe fn store_bf16(self, p: *mut u16) {
+            // SAFETY: used only inside functions compiled for AVX-512 BF16; the caller vouches for sixteen numbers.
+            unsafe { p.cast::<__m256bh>().write_unaligned(_mm512_cvtneps_pbh(self.0.0)) }
         }
         #[inline(always)]
         fn sqrt(self) -> Self {

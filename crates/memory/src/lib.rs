@@ -12,10 +12,12 @@
 mod huge;
 mod numbers;
 mod pool;
+mod reals;
 
 pub use huge::HugePages;
 pub use numbers::Numbers;
 pub use pool::{Buffer, Pool, PoolFull, PoolUse};
+pub use reals::{Real, Reals, RealsMut};
 
 /// Where the numbers are: in memory, or nowhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,7 +15,9 @@ use std::{
     rc::Rc,
 };
 
-use crate::{Device, Dtype, Kind};
+use bytemuck::Pod;
+
+use crate::{Device, Dtype, Kind, Reals, RealsMut};
 
 /// Aligned to huge pages, so that the kernel may back the block with them.
 const BLOCK_ALIGN: usize = 2 << 20;
@@ -137,33 +139,58 @@ impl Buffer {
         self.is_kept.replace(true)
     }
 
-    /// Elements of four bytes that are here.
-    fn words(&self) -> usize {
-        if self.is_here && self.dtype.bytes() == 4 { self.elements } else { 0 }
+    /// Its elements, as a type of their size; none on `Meta`.
+    fn elements_as<T: Pod>(&self) -> &[T] {
+        assert_eq!(size_of::<T>(), self.dtype.bytes(), "a buffer of {:?} is read as another type", self.dtype);
+        // SAFETY: `data` points to so many initialised elements (the block was zeroed) that only this buffer owns.
+        unsafe { std::slice::from_raw_parts(self.data.as_ptr().cast(), if self.is_here { self.elements } else { 0 }) }
+    }
+
+    fn elements_as_mut<T: Pod>(&mut self) -> &mut [T] {
+        assert_eq!(size_of::<T>(), self.dtype.bytes(), "a buffer of {:?} is written as another type", self.dtype);
+        // SAFETY: as in `elements_as`, and `&mut self` makes the borrow unique.
+        unsafe { std::slice::from_raw_parts_mut(self.data.as_ptr().cast(), if self.is_here { self.elements } else { 0 }) }
+    }
+
+    /// The numbers in the type in which they are stored; empty on `Meta`.
+    #[must_use]
+    pub fn reals(&self) -> Reals<'_> {
+        match self.dtype {
+            Dtype::Bf16 => Reals::Bf16(self.elements_as()),
+            Dtype::F32 | Dtype::U32 => Reals::F32(self.elements_as()),
+        }
+    }
+
+    #[must_use]
+    pub fn reals_mut(&mut self) -> RealsMut<'_> {
+        match self.dtype {
+            Dtype::Bf16 => RealsMut::Bf16(self.elements_as_mut()),
+            Dtype::F32 | Dtype::U32 => RealsMut::F32(self.elements_as_mut()),
+        }
     }
 
     /// The numbers; empty on `Meta`.
+    /// # Panics
+    /// When they are stored in 16 bits, as for all below.
     #[must_use]
     pub fn f32s(&self) -> &[f32] {
-        // SAFETY: `data` points to so many initialised numbers (the block was zeroed) that only this buffer owns.
-        unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.words()) }
+        self.elements_as()
     }
 
     #[must_use]
     pub fn f32s_mut(&mut self) -> &mut [f32] {
-        // SAFETY: as in `f32s`, and `&mut self` makes the borrow unique.
-        unsafe { std::slice::from_raw_parts_mut(self.data.as_ptr(), self.words()) }
+        self.elements_as_mut()
     }
 
     /// The same bytes as whole numbers (tokens); empty on `Meta`.
     #[must_use]
     pub fn u32s(&self) -> &[u32] {
-        bytemuck::cast_slice(self.f32s())
+        self.elements_as()
     }
 
     #[must_use]
     pub fn u32s_mut(&mut self) -> &mut [u32] {
-        bytemuck::cast_slice_mut(self.f32s_mut())
+        self.elements_as_mut()
     }
 }
 
@@ -282,6 +309,8 @@ impl Arena {
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::*;
 
     #[test]
@@ -310,6 +339,16 @@ mod tests {
             let _held = (pool.take(Dtype::F32, 40).unwrap(), pool.take(Dtype::Bf16, 40).unwrap());
             assert_eq!(pool.usage().live_bytes, bytes, "{kind:?}");
         }
+    }
+
+    #[test]
+    fn numbers_of_16_bits_lie_in_half_the_bytes_and_are_read_as_nothing_else() {
+        let pool = Pool::new(Device::Cpu, 256);
+        let mut buffer = pool.take(Dtype::Bf16, 33).unwrap();
+        buffer.reals_mut().of::<bf16>().fill(bf16::from_f32(1.5));
+        assert_eq!(pool.usage().live_bytes, 128);
+        assert!(buffer.reals().of::<bf16>().iter().all(|x| x.to_f32() == 1.5) && buffer.bytes() == 66);
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| buffer.f32s().len())).is_err());
     }
 
     #[test]

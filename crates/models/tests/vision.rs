@@ -73,13 +73,13 @@ impl Golden {
         {
             let mut tape = Tape::new(&pool, &mut store, table, Options { train: false, ..OPTIONS });
             let out = says(model, &mut tape, inputs).unwrap();
-            self.close("out", out.f32s(), &self.values("out"), 2e-5);
+            self.close("out", &out.f32s(), &self.values("out"), 2e-5);
         }
         store.begin_step();
         let mut tape = Tape::new(&pool, &mut store, table, OPTIONS);
         let loss = model.loss(&mut tape, inputs, 1.0 / samples).unwrap();
         tape.backward(&loss).unwrap();
-        self.close("loss", loss.f32s(), &self.values("loss"), 1e-5);
+        self.close("loss", &loss.f32s(), &self.values("loss"), 1e-5);
         drop((loss, tape));
         store.end_step().unwrap();
         let lengths = table.ids().map(|id| self.values(&format!("grad/{}", table.spec(id).name))[0]);

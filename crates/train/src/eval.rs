@@ -99,11 +99,11 @@ impl Evaluator {
             let mut tape = Tape::new(&self.pool, store, model.params(), inference(precision));
             let figures = figures(model, objective, &mut tape, &feed.held_out_inputs(batch.clone())?)?;
             let sum = |values: &[f32]| values.iter().map(|v| f64::from(*v)).sum::<f64>();
-            sums.push(sum(figures.f32s()));
+            sums.push(sum(&figures.f32s()));
             let count = (batch.end - batch.start) as usize;
             // Where there is one figure for all of them, each is taken to have an equal part.
             let each: Vec<f64> = if figures.f32s().len() < count {
-                vec![sum(figures.f32s()) / count as f64; count]
+                vec![sum(&figures.f32s()) / count as f64; count]
             } else {
                 figures.f32s().chunks(figures.f32s().len() / count).map(sum).collect()
             };

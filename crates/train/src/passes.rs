@@ -152,11 +152,11 @@ impl<S: ParamStore + ?Sized + 'static> Stage<'_, S> {
                     }
                     let mut y = self.model.trunk(&mut tape, pass.inputs, x.clone(), run.clone())?;
                     if run.end == blocks {
-                        let told = self.meet.map(|meet| meet(y.f32s())).transpose()?;
+                        let told = self.meet.map(|meet| meet(&y.f32s())).transpose()?;
                         y = self.objective.loss(self.model, &mut tape, told.as_ref().unwrap_or(pass.inputs), &y, scale)?;
                         losses[micro_batch] = y.f32s().first().copied().unwrap_or(0.0);
                     } else {
-                        links.send_forward(y.f32s(), y.shape().elements())?;
+                        links.send_forward(&y.f32s(), y.shape().elements())?;
                     }
                     flights.insert((micro_batch, chunk), Flight { tape, x, y });
                 }
@@ -174,7 +174,7 @@ impl<S: ParamStore + ?Sized + 'static> Stage<'_, S> {
                         tape.backward_with(&y, &dy)?;
                     }
                     if let Some(x) = x {
-                        links.send_back(tape.grad(&x).unwrap_or(&[]), x.shape().elements())?;
+                        links.send_back(&tape.grad(&x).unwrap_or_default(), x.shape().elements())?;
                     }
                     drop(y);
                     look(&tape);
@@ -220,7 +220,7 @@ impl<S: ParamStore + ?Sized + 'static> Stage<'_, S> {
                 let figures = self.objective.measure(self.model, &mut tape, inputs, &y)?;
                 sum += figures.f32s().iter().map(|v| f64::from(*v)).sum::<f64>();
             } else {
-                links.send_forward(y.f32s(), y.shape().elements())?;
+                links.send_forward(&y.f32s(), y.shape().elements())?;
             }
         }
         Ok(sum)

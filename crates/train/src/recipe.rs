@@ -130,7 +130,7 @@ table! {
     Train {
         /// Updates of the weights, 1 to 2^40.
         steps: u64 = 500,
-        /// Of products and their operands; sums, norms, losses and the weights themselves are f32.
+        /// Of activations and of what products multiply; sums, norms, losses and the weights themselves are f32.
         precision: PrecisionChoice = PrecisionChoice::Auto,
         /// Largest norm of the whole gradient; a larger one is scaled down to it. Above 0.
         clip: f32 = 1.0,

@@ -44,11 +44,11 @@ impl Op for Double {
         Saves::default()
     }
     fn forward(&self, f: &mut Forward<'_>) {
-        f.output.iter_mut().zip(f.inputs[0].f32s()).for_each(|(y, x)| *y = 2.0 * x);
+        f.output.f32s().iter_mut().zip(f.inputs[0].f32s()).for_each(|(y, x)| *y = 2.0 * x);
     }
     fn backward(&self, b: &mut Backward<'_>) {
-        if let Some(dx) = b.grads[0].take() {
-            dx.data.iter_mut().zip(b.dy).for_each(|(to, dy)| *to = 2.0 * dy + if dx.accumulate { *to } else { 0.0 });
+        if let Some(mut dx) = b.grads[0].take() {
+            dx.data.f32s().iter_mut().zip(b.dy.f32s()).for_each(|(to, dy)| *to = 2.0 * dy + if dx.accumulate { *to } else { 0.0 });
         }
     }
 }

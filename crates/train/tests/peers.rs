@@ -96,7 +96,7 @@ fn transformers_gives_the_logits_that_we_give() {
         let mut tape = Tape::new(&pool, &mut loaded.store, loaded.model.params(), inference(Precision::F32));
         let logits = loaded.model.language().unwrap().logits(&mut tape, &inputs).unwrap();
         std::fs::write(folder.path().join("tokens.json"), serde_json::to_string(&tokens).unwrap()).unwrap();
-        std::fs::write(folder.path().join("logits.json"), serde_json::to_string(logits.f32s()).unwrap()).unwrap();
+        std::fs::write(folder.path().join("logits.json"), serde_json::to_string(&logits.f32s()).unwrap()).unwrap();
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../xtask/python/peers.py");
         let output = std::process::Command::new(&python).arg(script).arg(folder.path()).env("HF_HUB_OFFLINE", "1").output().unwrap();
         assert!(output.status.success(), "{text}: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

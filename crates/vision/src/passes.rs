@@ -22,7 +22,7 @@ pub(crate) fn run<M: Model>(
     pass: impl for<'m> Fn(&'m M, &mut Tape<'m>, &Inputs) -> Result<Tensor, EngineError>,
 ) -> Result<Vec<f32>, TrainError> {
     let mut all = Vec::new();
-    each(model, store, precision, count, inputs, pass, |said| all.extend_from_slice(said.f32s()))?;
+    each(model, store, precision, count, inputs, pass, |said| all.extend_from_slice(&said.f32s()))?;
     Ok(all)
 }
 

@@ -2,7 +2,7 @@
 //! GELU of CLIP.
 //! The backward pass reads the input and recomputes the rest.
 
-pub use kernels::activation::Activation;
+pub use kernels::{Element, activation::Activation};
 
 use super::{Backward, Class, Cost, Forward, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
@@ -25,12 +25,25 @@ impl Op for Pointwise {
     fn saves(&self, _x: &[Shape]) -> Saves {
         Saves { inputs: &[0], ..Saves::default() }
     }
+    fn reads_bf16(&self) -> &'static [usize] {
+        &[0]
+    }
     fn forward(&self, f: &mut Forward<'_>) {
-        self.0.forward(f.inputs[0].f32s(), f.output);
+        by_dtype!(self.value(f));
     }
     fn backward(&self, b: &mut Backward<'_>) {
-        if let [Some(dx)] = b.take_grads() {
-            self.0.backward(b.inputs[0].f32s(), b.dy, dx.data, dx.accumulate);
+        by_dtype!(self.slope(b));
+    }
+}
+
+impl Pointwise {
+    fn value<T: Element>(&self, f: &mut Forward<'_>) {
+        self.0.forward::<T>(f.inputs[0].of(), f.output.of());
+    }
+
+    fn slope<T: Element>(&self, b: &mut Backward<'_>) {
+        if let [Some(mut dx)] = b.take_grads() {
+            self.0.backward::<T>(b.inputs[0].of(), b.dy.of(), dx.data.of(), dx.accumulate);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The residual: `y = a + b`. Both gradients are `dy` itself, passed on without a copy.
 
+use kernels::Element;
+
 use super::{Backward, Class, Cost, Forward, Gradient, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
@@ -25,10 +27,19 @@ impl Op for Add {
     fn gradient(&self, _input: usize) -> Gradient {
         Gradient::Same
     }
+    fn reads_bf16(&self) -> &'static [usize] {
+        &[0, 1]
+    }
     fn forward(&self, f: &mut Forward<'_>) {
-        kernels::elementwise::add(f.inputs[0].f32s(), f.inputs[1].f32s(), f.output);
+        by_dtype!(self.sum(f));
     }
     fn backward(&self, _b: &mut Backward<'_>) {}
+}
+
+impl Add {
+    fn sum<T: Element>(&self, f: &mut Forward<'_>) {
+        kernels::elementwise::add::<T>(f.inputs[0].of(), f.inputs[1].of(), f.output.of());
+    }
 }
 
 impl Tape<'_> {

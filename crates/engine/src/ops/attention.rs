@@ -7,6 +7,7 @@
 //! Queries may come in groups that share a key and value head (arXiv:2305.13245), from another sequence (cross), see
 //! all keys, earlier ones, or a window of them, and add ALiBi slopes (arXiv:2108.12409).
 
+use kernels::Element;
 pub use kernels::attention::Mask;
 
 use super::{Backward, Class, Cost, Forward, Op, Saves};
@@ -48,6 +49,23 @@ impl Attention {
         })
     }
 
+    fn forward_here<T: Element>(&self, f: &mut Forward<'_>) {
+        let [q, k, v] = f.inputs else { unreachable!("three inputs") };
+        let attention = self.kernel(q.shape, k.shape, f.precision);
+        attention.forward::<T>(q.of(), k.of(), v.of(), f.output.of(), f.extras[0].f32s_mut());
+    }
+
+    fn backward_here<T: Element>(&self, b: &mut Backward<'_>) {
+        let [q, k, v] = b.inputs else { unreachable!("three inputs") };
+        let attention = self.kernel(q.shape, k.shape, b.precision);
+        if let [Some(mut dq), Some(mut dk), Some(mut dv)] = b.take_grads() {
+            let accumulate = [dq.accumulate, dk.accumulate, dv.accumulate];
+            let (out, lse, dout) = (b.output.of(), b.extras[0].f32s(), b.dy.of());
+            let (dq, dk, dv) = (dq.data.of(), dk.data.of(), dv.data.of());
+            attention.backward::<T>(q.of(), k.of(), v.of(), out, lse, dout, dq, dk, dv, b.scratch, accumulate);
+        }
+    }
+
     /// Softmax over blocks of keys as they come round: each block's outcome joins the others by its `lse`.
     fn forward_ring(&self, f: &mut Forward<'_>) {
         let [q, k, v] = f.inputs else { unreachable!("three inputs") };
@@ -65,7 +83,7 @@ impl Attention {
                 f.partition.rotate(Axis::Context, values);
             }
             match attention {
-                Some(attention) if turn == 0 => attention.forward(q.f32s(), keys, values, f.output, lse),
+                Some(attention) if turn == 0 => attention.forward(q.f32s(), keys, values, f.output.f32s(), lse),
                 Some(attention) => {
                     attention.forward(q.f32s(), keys, values, part, part_lse);
                     for (row, (lse, part_lse)) in lse.iter_mut().zip(&*part_lse).enumerate() {
@@ -76,7 +94,7 @@ impl Attention {
                         let both = most + ((*lse - most).exp() + (part_lse - most).exp()).ln();
                         let (old, new) = ((*lse - both).exp(), (part_lse - both).exp());
                         let at = order.at(row);
-                        for (out, part) in f.output[at..at + d].iter_mut().zip(&part[at..at + d]) {
+                        for (out, part) in f.output.f32s()[at..at + d].iter_mut().zip(&part[at..at + d]) {
                             *out = *out * old + part * new;
                         }
                         *lse = both;
@@ -90,7 +108,7 @@ impl Attention {
     /// Keys and values go round with the gradients that they have gathered so far; after a whole turn they are home.
     fn backward_ring(&self, b: &mut Backward<'_>) {
         let [q, k, v] = b.inputs else { unreachable!("three inputs") };
-        let ([Some(dq), Some(dk), Some(dv)], n) = (b.take_grads(), k.shape.elements()) else { return };
+        let ([Some(mut dq), Some(dk), Some(dv)], n) = (b.take_grads(), k.shape.elements()) else { return };
         let (delta, travelling) = b.scratch.split_at_mut(lse_len(&self.options, q.shape));
         travelling[..n].copy_from_slice(k.f32s());
         travelling[n..2 * n].copy_from_slice(v.f32s());
@@ -104,15 +122,15 @@ impl Attention {
             let (kv, grads) = travelling.split_at_mut(2 * n);
             let (dk, dv) = grads.split_at_mut(n);
             let (lse, accumulate) = (b.extras[0].f32s(), [keep_dq, true, true]);
-            attention.backward(q.f32s(), &kv[..n], &kv[n..], b.output, lse, b.dy, dq.data, dk, dv, delta, accumulate);
+            attention.backward(q.f32s(), &kv[..n], &kv[n..], b.output.f32s(), lse, b.dy.f32s(), dq.data.f32s(), dk, dv, delta, accumulate);
             keep_dq = true;
         }
         b.partition.rotate(Axis::Context, travelling);
-        for (home, grad) in [(dk, &travelling[2 * n..3 * n]), (dv, &travelling[3 * n..])] {
+        for (mut home, grad) in [(dk, &travelling[2 * n..3 * n]), (dv, &travelling[3 * n..])] {
             if home.accumulate {
-                kernels::elementwise::add_assign(grad, home.data);
+                kernels::elementwise::add_assign(grad, home.data.f32s());
             } else {
-                home.data.copy_from_slice(grad);
+                home.data.f32s().copy_from_slice(grad);
             }
         }
     }
@@ -204,27 +222,21 @@ impl Op for Attention {
         let (turns, arrays) = if pass == Pass::Backward { (self.tokens.1, 4) } else { (self.tokens.1 - 1, 2) };
         (self.tokens.1 > 1).then(|| (Axis::Context, Move::Rotate, turns * arrays * x[1].elements()))
     }
+    fn reads_bf16(&self) -> &'static [usize] {
+        // What goes round a ring is f32.
+        if self.tokens.1 > 1 { &[] } else { &[0, 1, 2] }
+    }
     fn forward(&self, f: &mut Forward<'_>) {
         if self.tokens.1 > 1 {
             return self.forward_ring(f);
         }
-        let [q, k, v] = f.inputs else { unreachable!("three inputs") };
-        let attention = self.kernel(q.shape, k.shape, f.precision);
-        attention.forward(q.f32s(), k.f32s(), v.f32s(), f.output, f.extras[0].f32s_mut());
+        by_dtype!(self.forward_here(f));
     }
     fn backward(&self, b: &mut Backward<'_>) {
         if self.tokens.1 > 1 {
             return self.backward_ring(b);
         }
-        let [q, k, v] = b.inputs else { unreachable!("three inputs") };
-        let attention = self.kernel(q.shape, k.shape, b.precision);
-        if let [Some(dq), Some(dk), Some(dv)] = b.take_grads() {
-            let accumulate = [dq.accumulate, dk.accumulate, dv.accumulate];
-            let lse = b.extras[0].f32s();
-            attention.backward(
-                q.f32s(), k.f32s(), v.f32s(), b.output, lse, b.dy, dq.data, dk.data, dv.data, b.scratch, accumulate,
-            );
-        }
+        by_dtype!(self.backward_here(b));
     }
 }
 

@@ -56,12 +56,12 @@ impl Op for Balance {
             *slope = self.weight * experts as f32 * sum(e) / choices / rows;
             loss += *slope * sum(experts + e);
         }
-        f.output[0] = loss / self.parts as f32;
+        f.output.f32s()[0] = loss / self.parts as f32;
     }
     fn backward(&self, b: &mut Backward<'_>) {
-        assert!(b.dy[0] == 1.0, "balance: its gradient is {}, not 1: it is a loss", b.dy[0]);
-        if let Some(dlogits) = b.grads[0].take() {
-            experts::loads_backward(self.scores, b.inputs[0].f32s(), b.extras[0].f32s(), dlogits.data, dlogits.accumulate);
+        assert!(b.dy.f32s()[0] == 1.0, "balance: its gradient is {}, not 1: it is a loss", b.dy.f32s()[0]);
+        if let Some(mut dlogits) = b.grads[0].take() {
+            experts::loads_backward(self.scores, b.inputs[0].f32s(), b.extras[0].f32s(), dlogits.data.f32s(), dlogits.accumulate);
         }
     }
 }

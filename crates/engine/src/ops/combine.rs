@@ -34,16 +34,16 @@ impl Op for Combine {
     }
     fn forward(&self, f: &mut Forward<'_>) {
         let [x, gates, routes] = f.inputs else { unreachable!("three inputs") };
-        experts::combine(x.f32s(), gates.f32s(), x.shape.last(), self.plan.read(routes.u32s()), f.output);
+        experts::combine(x.f32s(), gates.f32s(), x.shape.last(), self.plan.read(routes.u32s()), f.output.f32s());
     }
     fn backward(&self, b: &mut Backward<'_>) {
         let [x, gates, routes] = b.inputs else { unreachable!("three inputs") };
         let (width, routes) = (x.shape.last(), self.plan.read(routes.u32s()));
-        if let Some(dx) = b.grads[0].take() {
-            experts::combine_backward(b.dy, gates.f32s(), width, routes, dx.data, dx.accumulate);
+        if let Some(mut dx) = b.grads[0].take() {
+            experts::combine_backward(b.dy.f32s(), gates.f32s(), width, routes, dx.data.f32s(), dx.accumulate);
         }
-        if let Some(dgates) = b.grads[1].take() {
-            experts::combine_gates(x.f32s(), b.dy, width, routes, dgates.data, dgates.accumulate);
+        if let Some(mut dgates) = b.grads[1].take() {
+            experts::combine_gates(x.f32s(), b.dy.f32s(), width, routes, dgates.data.f32s(), dgates.accumulate);
         }
     }
 }

@@ -47,7 +47,7 @@ impl Op for Concat {
         let [a, b] = f.inputs else { unreachable!("two inputs") };
         let (left, right) = (a.shape.last(), b.shape.last());
         let rows = a.f32s().par_chunks_exact(left).zip(b.f32s().par_chunks_exact(right));
-        f.output.par_chunks_exact_mut(left + right).zip(rows).with_min_len(ROWS).for_each(|(y, (a, b))| {
+        f.output.f32s().par_chunks_exact_mut(left + right).zip(rows).with_min_len(ROWS).for_each(|(y, (a, b))| {
             y[..left].copy_from_slice(a);
             y[left..].copy_from_slice(b);
         });
@@ -55,8 +55,8 @@ impl Op for Concat {
     fn backward(&self, b: &mut Backward<'_>) {
         let (left, right) = (b.inputs[0].shape.last(), b.inputs[1].shape.last());
         for (grad, columns) in b.grads.iter_mut().zip([0..left, left..left + right]) {
-            let Some(GradOut { data, accumulate }) = grad.take() else { continue };
-            let rows = data.par_chunks_exact_mut(columns.len()).zip(b.dy.par_chunks_exact(left + right));
+            let Some(GradOut { mut data, accumulate }) = grad.take() else { continue };
+            let rows = data.f32s().par_chunks_exact_mut(columns.len()).zip(b.dy.f32s().par_chunks_exact(left + right));
             rows.with_min_len(ROWS).for_each(|(to, dy)| put(&dy[columns.clone()], to, accumulate));
         }
     }
@@ -80,15 +80,15 @@ impl Op for Stack {
         Saves::default()
     }
     fn forward(&self, f: &mut Forward<'_>) {
-        let (above, below) = f.output.split_at_mut(f.inputs[0].shape.elements());
+        let (above, below) = f.output.f32s().split_at_mut(f.inputs[0].shape.elements());
         above.copy_from_slice(f.inputs[0].f32s());
         below.copy_from_slice(f.inputs[1].f32s());
     }
     fn backward(&self, b: &mut Backward<'_>) {
-        let (above, below) = b.dy.split_at(b.inputs[0].shape.elements());
+        let (above, below) = b.dy.f32s().split_at(b.inputs[0].shape.elements());
         for (grad, dy) in b.grads.iter_mut().zip([above, below]) {
-            if let Some(grad) = grad.take() {
-                put(dy, grad.data, grad.accumulate);
+            if let Some(mut grad) = grad.take() {
+                put(dy, grad.data.f32s(), grad.accumulate);
             }
         }
     }
@@ -115,14 +115,14 @@ impl Op for Columns {
     }
     fn forward(&self, f: &mut Forward<'_>) {
         let rows = f.inputs[0].f32s().chunks_exact(f.inputs[0].shape.last());
-        f.output.chunks_exact_mut(self.0.len()).zip(rows).for_each(|(y, x)| y.copy_from_slice(&x[self.0.clone()]));
+        f.output.f32s().chunks_exact_mut(self.0.len()).zip(rows).for_each(|(y, x)| y.copy_from_slice(&x[self.0.clone()]));
     }
     fn backward(&self, b: &mut Backward<'_>) {
-        if let [Some(dx)] = b.take_grads() {
+        if let [Some(mut dx)] = b.take_grads() {
             if !dx.accumulate {
-                dx.data.fill(0.0);
+                dx.data.f32s().fill(0.0);
             }
-            for (to, dy) in dx.data.chunks_exact_mut(b.inputs[0].shape.last()).zip(b.dy.chunks_exact(self.0.len())) {
+            for (to, dy) in dx.data.f32s().chunks_exact_mut(b.inputs[0].shape.last()).zip(b.dy.f32s().chunks_exact(self.0.len())) {
                 put(dy, &mut to[self.0.clone()], true);
             }
         }

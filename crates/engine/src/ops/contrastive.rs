@@ -166,19 +166,19 @@ impl Op for Contrastive {
             // Of SigLIP each pair stands in one row, and its column says nothing new.
             (part.loss, part.dt) = (part.loss + across.loss, part.dt + across.dt);
         }
-        f.output[0] = part.loss as f32;
+        f.output.f32s()[0] = part.loss as f32;
         slopes.f32s_mut().copy_from_slice(&[part.dt as f32, part.dbias as f32]);
     }
     fn backward(&self, b: &mut Backward<'_>) {
         let (x, t, all) = (&b.inputs[0], &b.inputs[1], if b.inputs.len() > 3 { &b.inputs[3] } else { &b.inputs[0] });
         let (own, count, width) = (x.shape.rows(), all.shape.rows(), x.shape.last() / 2);
-        if let Some(dx) = b.grads[0].take() {
-            let factor = t.f32s()[0].exp() * b.dy[0] / width as f32;
+        if let Some(mut dx) = b.grads[0].take() {
+            let factor = t.f32s()[0].exp() * b.dy.f32s()[0] / width as f32;
             let mut new = vec![0.0; own * width];
             for (which, grad) in b.extras[0].f32s().chunks_exact(own * count).enumerate() {
                 let gemm = Gemm { m: own, n: width, k: count, precision: kernels::gemm::Precision::F32, accumulate: false };
                 gemm.run(Mat::rows(grad, count), Rhs::Plain(half(all.f32s(), 1 - which, width)), None, &mut new);
-                for (to, new) in dx.data.chunks_exact_mut(2 * width).zip(new.chunks_exact(width)) {
+                for (to, new) in dx.data.f32s().chunks_exact_mut(2 * width).zip(new.chunks_exact(width)) {
                     for (to, new) in to[which * width..][..width].iter_mut().zip(new) {
                         *to = factor * new + if dx.accumulate { *to } else { 0.0 };
                     }
@@ -186,9 +186,9 @@ impl Op for Contrastive {
             }
         }
         for (input, slope) in [(1, 0), (2, 1)] {
-            if let Some(grad) = b.grads[input].take() {
-                let new = b.extras[1].f32s()[slope] * b.dy[0];
-                grad.data[0] = if grad.accumulate { grad.data[0] + new } else { new };
+            if let Some(mut grad) = b.grads[input].take() {
+                let new = b.extras[1].f32s()[slope] * b.dy.f32s()[0];
+                grad.data.f32s()[0] = if grad.accumulate { grad.data.f32s()[0] + new } else { new };
             }
         }
     }

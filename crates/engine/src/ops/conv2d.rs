@@ -105,7 +105,7 @@ impl Op for Conv2d {
         for run in self.runs(x.shape) {
             let gemm = Gemm { m: run.len() * columns, n, k, precision: f.precision, accumulate: false };
             window.unfold(x.f32s(), run.clone(), f.scratch);
-            let y = &mut f.output[run.start * columns * n..][..gemm.m * n];
+            let y = &mut f.output.f32s()[run.start * columns * n..][..gemm.m * n];
             gemm.run(Mat::rows(f.scratch, k), rhs(w, Form::Forward, f.precision), bias, y);
         }
     }
@@ -115,24 +115,24 @@ impl Op for Conv2d {
         let columns = window.stops()[1];
         let mut grads: Vec<_> = b.grads.iter_mut().map(Option::take).collect();
         for fresh in grads.iter_mut().flatten().filter(|g| !g.accumulate) {
-            fresh.data.fill(0.0);
+            fresh.data.f32s().fill(0.0);
         }
         for run in self.runs(x.shape) {
             let rows = run.len() * columns;
-            let dy = Mat::rows(&b.dy[run.start * columns * out..][..rows * out], out);
+            let dy = Mat::rows(&b.dy.f32s()[run.start * columns * out..][..rows * out], out);
             if let Some(dw) = &mut grads[1] {
                 window.unfold(x.f32s(), run.clone(), b.scratch);
                 let gemm = Gemm { m: out, n: patch, k: rows, precision: b.precision, accumulate: true };
-                gemm.run(dy.transposed(), Rhs::Plain(Mat::rows(b.scratch, patch)), None, dw.data);
+                gemm.run(dy.transposed(), Rhs::Plain(Mat::rows(b.scratch, patch)), None, dw.data.f32s());
             }
             if let Some(dx) = &mut grads[0] {
                 let gemm = Gemm { m: rows, n: patch, k: out, precision: b.precision, accumulate: false };
                 gemm.run(dy, rhs(w, Form::Backward, b.precision), None, b.scratch);
-                window.fold_add(b.scratch, run.clone(), dx.data);
+                window.fold_add(b.scratch, run.clone(), dx.data.f32s());
             }
         }
         if let Some(db) = grads.get_mut(2).and_then(Option::as_mut) {
-            kernels::elementwise::add_rows(b.dy, db.data);
+            kernels::elementwise::add_rows(b.dy.f32s(), db.data.f32s());
         }
     }
 }

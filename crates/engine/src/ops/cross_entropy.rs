@@ -113,7 +113,7 @@ impl Op for CrossEntropy {
         let mut db = f.early.get_mut(3).and_then(Option::take);
         let want_grad = dx.is_some() || dw.is_some();
         for fresh in [&mut dw, &mut db].into_iter().flatten().filter(|g| !g.accumulate) {
-            fresh.data.fill(0.0);
+            fresh.data.f32s().fill(0.0);
         }
         let mut sum = 0.0_f64;
         for chunk in Chunk::of(x, w, f.precision) {
@@ -124,14 +124,14 @@ impl Op for CrossEntropy {
             slope_of_cap(self.cap, capped, logits);
             sum += nll.iter().map(|v| f64::from(*v)).sum::<f64>();
             if let Some(db) = &mut db {
-                kernels::elementwise::add_rows(logits, db.data);
+                kernels::elementwise::add_rows(logits, db.data.f32s());
             }
-            chunk.gradients(logits, dx.as_mut().map(|g| &mut *g.data), dw.as_mut().map(|g| &mut *g.data), false);
+            chunk.gradients(logits, dx.as_mut().map(|g| g.data.f32s()), dw.as_mut().map(|g| g.data.f32s()), false);
         }
-        f.output[0] = (sum * f64::from(self.scale)) as f32;
+        f.output.f32s()[0] = (sum * f64::from(self.scale)) as f32;
     }
     fn backward(&self, b: &mut Backward<'_>) {
-        assert!(b.dy[0] == 1.0, "cross_entropy: its gradient is {}, not 1: give `scale` to the op itself", b.dy[0]);
+        assert!(b.dy.f32s()[0] == 1.0, "cross_entropy: its gradient is {}, not 1: give `scale` to the op itself", b.dy.f32s()[0]);
     }
 }
 
@@ -178,14 +178,14 @@ impl Op for TokenNll {
             let [logits, capped, _, stats] = chunk.split(f.scratch, self.cap, self.cut);
             chunk.logits(None, self.cap, [logits, capped]);
             let targets = &targets.u32s()[rows.clone()];
-            self.cut.cross_entropy(f.partition, logits, targets, chunk.vocab, 1.0, &mut f.output[rows], stats, false);
+            self.cut.cross_entropy(f.partition, logits, targets, chunk.vocab, 1.0, &mut f.output.f32s()[rows], stats, false);
         }
     }
     fn backward(&self, b: &mut Backward<'_>) {
         let [x, w, targets] = b.inputs else { unreachable!("three inputs") };
         let [mut dx, mut dw] = b.take_grads();
         if let Some(dw) = dw.as_mut().filter(|dw| !dw.accumulate) {
-            dw.data.fill(0.0);
+            dw.data.f32s().fill(0.0);
         }
         let accumulate = dx.as_ref().is_some_and(|dx| dx.accumulate);
         for chunk in Chunk::of(x, w, b.precision) {
@@ -194,10 +194,10 @@ impl Op for TokenNll {
             chunk.logits(None, self.cap, [logits, capped]);
             self.cut.cross_entropy(b.partition, logits, &targets.u32s()[rows.clone()], chunk.vocab, 1.0, nll, stats, true);
             slope_of_cap(self.cap, capped, logits);
-            for (row, dy) in logits.chunks_exact_mut(chunk.vocab).zip(&b.dy[rows]) {
+            for (row, dy) in logits.chunks_exact_mut(chunk.vocab).zip(&b.dy.f32s()[rows]) {
                 row.iter_mut().for_each(|v| *v *= dy);
             }
-            chunk.gradients(logits, dx.as_mut().map(|g| &mut *g.data), dw.as_mut().map(|g| &mut *g.data), accumulate);
+            chunk.gradients(logits, dx.as_mut().map(|g| g.data.f32s()), dw.as_mut().map(|g| g.data.f32s()), accumulate);
         }
     }
 }

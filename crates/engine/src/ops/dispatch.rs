@@ -33,12 +33,12 @@ impl Op for Dispatch {
         if input == 1 { Gradient::None } else { Gradient::Computed }
     }
     fn forward(&self, f: &mut Forward<'_>) {
-        experts::dispatch(f.inputs[0].f32s(), f.inputs[0].shape.last(), self.plan.read(f.inputs[1].u32s()), f.output);
+        experts::dispatch(f.inputs[0].f32s(), f.inputs[0].shape.last(), self.plan.read(f.inputs[1].u32s()), f.output.f32s());
     }
     fn backward(&self, b: &mut Backward<'_>) {
-        if let Some(dx) = b.grads[0].take() {
+        if let Some(mut dx) = b.grads[0].take() {
             let routes = self.plan.read(b.inputs[1].u32s());
-            experts::dispatch_backward(b.dy, b.inputs[0].shape.last(), routes, dx.data, dx.accumulate);
+            experts::dispatch_backward(b.dy.f32s(), b.inputs[0].shape.last(), routes, dx.data.f32s(), dx.accumulate);
         }
     }
 }

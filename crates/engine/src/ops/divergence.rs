@@ -44,13 +44,13 @@ impl Op for Divergence {
         };
         let row = |row: &[f32]| row[..width].iter().zip(&row[width..]).map(nats).sum::<f64>();
         let sum: f64 = moments.f32s().chunks_exact(2 * width).map(row).sum();
-        f.output[0] = (sum * self.share(moments.shape)) as f32;
+        f.output.f32s()[0] = (sum * self.share(moments.shape)) as f32;
     }
     fn backward(&self, b: &mut Backward<'_>) {
-        let Some(dmoments) = b.grads[0].take() else { return };
-        let (moments, slope) = (b.inputs[0], self.share(b.inputs[0].shape) as f32 * b.dy[0]);
+        let Some(mut dmoments) = b.grads[0].take() else { return };
+        let (moments, slope) = (b.inputs[0], self.share(b.inputs[0].shape) as f32 * b.dy.f32s()[0]);
         let width = moments.shape.last() / 2;
-        for (row, to) in moments.f32s().chunks_exact(2 * width).zip(dmoments.data.chunks_exact_mut(2 * width)) {
+        for (row, to) in moments.f32s().chunks_exact(2 * width).zip(dmoments.data.f32s().chunks_exact_mut(2 * width)) {
             for i in 0..width {
                 let l = row[width + i];
                 let dl = if is_within(l) { 0.5 * slope * (l.exp() - 1.0) } else { 0.0 };

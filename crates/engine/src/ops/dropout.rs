@@ -4,6 +4,8 @@
 
 use kernels::dropout::Runs;
 
+use kernels::Element;
+
 use super::{Backward, Class, Cost, Forward, Op, Saves};
 use crate::{Axis, EngineError, Shape, ShapeError, Tape, Tensor};
 
@@ -33,12 +35,25 @@ impl Op for Dropout {
     fn saves(&self, _x: &[Shape]) -> Saves {
         Saves::default()
     }
+    fn reads_bf16(&self) -> &'static [usize] {
+        &[0]
+    }
     fn forward(&self, f: &mut Forward<'_>) {
-        kernels::dropout::dropout(f.inputs[0].f32s(), f.output, self.rate, self.key, self.runs);
+        by_dtype!(self.masked(f));
     }
     fn backward(&self, b: &mut Backward<'_>) {
-        if let [Some(dx)] = b.take_grads() {
-            kernels::dropout::backward(b.dy, dx.data, self.rate, self.key, self.runs, dx.accumulate);
+        by_dtype!(self.masked_back(b));
+    }
+}
+
+impl Dropout {
+    fn masked<T: Element>(&self, f: &mut Forward<'_>) {
+        kernels::dropout::dropout::<T>(f.inputs[0].of(), f.output.of(), self.rate, self.key, self.runs);
+    }
+
+    fn masked_back<T: Element>(&self, b: &mut Backward<'_>) {
+        if let [Some(mut dx)] = b.take_grads() {
+            kernels::dropout::backward::<T>(b.dy.of(), dx.data.of(), self.rate, self.key, self.runs, dx.accumulate);
         }
     }
 }

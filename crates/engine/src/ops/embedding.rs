@@ -42,15 +42,15 @@ impl Op for Embedding {
     }
     fn forward(&self, f: &mut Forward<'_>) {
         let [tokens, table] = f.inputs else { unreachable!("two inputs") };
-        kernels::embedding::gather(table.f32s(), tokens.u32s(), table.shape.last(), self.part(table.shape), f.output);
+        kernels::embedding::gather(table.f32s(), tokens.u32s(), table.shape.last(), self.part(table.shape), f.output.f32s());
     }
     fn backward(&self, b: &mut Backward<'_>) {
-        if let Some(dtable) = b.grads[1].take() {
+        if let Some(mut dtable) = b.grads[1].take() {
             if !dtable.accumulate {
-                dtable.data.fill(0.0);
+                dtable.data.f32s().fill(0.0);
             }
             let table = b.inputs[1].shape;
-            kernels::embedding::scatter_add(b.inputs[0].u32s(), b.dy, table.last(), self.part(table), dtable.data);
+            kernels::embedding::scatter_add(b.inputs[0].u32s(), b.dy.f32s(), table.last(), self.part(table), dtable.data.f32s());
         }
     }
 }

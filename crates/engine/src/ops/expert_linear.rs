@@ -11,7 +11,7 @@ use kernels::{
 use rayon::prelude::*;
 
 use super::{Backward, Class, Cost, Forward, GradOut, Gradient, Input, Op, Routes, Saves, linear::{packs, rhs_of}, route::Plan};
-use crate::{EngineError, Form, Shape, ShapeError, Tape, Tensor, Pass};
+use crate::{EngineError, Form, RealsMut, Shape, ShapeError, Tape, Tensor, Pass};
 
 struct ExpertLinear {
     plan: Plan,
@@ -19,10 +19,10 @@ struct ExpertLinear {
 
 impl ExpertLinear {
     /// `y[slot] (+)= x[slot] B[e]`, `B` `[k, n]` one form of each expert's matrix.
-    fn multiply(&self, x: &[f32], w: &Input<'_>, form: Form, routes: experts::Routes<'_>, precision: Precision, y: GradOut<'_>) {
+    fn multiply(&self, x: &[f32], w: &Input<'_>, form: Form, routes: experts::Routes<'_>, precision: Precision, mut y: GradOut<'_>) {
         let [_, out, inner] = w.shape.matrices();
         let (k, n) = if form == Form::Forward { (inner, out) } else { (out, inner) };
-        let (mut rest, mut tasks) = (y.data, Vec::new());
+        let (mut rest, mut tasks) = (y.data.f32s(), Vec::new());
         for expert in 0..self.plan.experts {
             let slots = routes.slots(expert);
             let (mine, others) = rest.split_at_mut(slots.len() * n);
@@ -79,21 +79,21 @@ impl Op for ExpertLinear {
     }
     fn forward(&self, f: &mut Forward<'_>) {
         let [x, w, routes] = f.inputs else { unreachable!("three inputs") };
-        let y = GradOut { data: &mut *f.output, accumulate: false };
+        let y = GradOut { data: RealsMut::F32(f.output.f32s()), accumulate: false };
         self.multiply(x.f32s(), w, Form::Forward, self.plan.read(routes.u32s()), f.precision, y);
     }
     fn backward(&self, b: &mut Backward<'_>) {
         let [x, w, routes] = b.inputs else { unreachable!("three inputs") };
         let ([_, out, inner], routes) = (w.shape.matrices(), self.plan.read(routes.u32s()));
         if let Some(dx) = b.grads[0].take() {
-            self.multiply(b.dy, w, Form::Backward, routes, b.precision, dx);
+            self.multiply(b.dy.f32s(), w, Form::Backward, routes, b.precision, dx);
         }
-        if let Some(dw) = b.grads[1].take() {
+        if let Some(mut dw) = b.grads[1].take() {
             if !dw.accumulate {
-                dw.data.fill(0.0);
+                dw.data.f32s().fill(0.0);
             }
-            let (x, dy, precision) = (x.f32s(), b.dy, b.precision);
-            dw.data.par_chunks_mut(out * inner).enumerate().with_max_len(1).for_each(|(expert, dw)| {
+            let (x, dy, precision) = (x.f32s(), b.dy.f32s(), b.precision);
+            dw.data.f32s().par_chunks_mut(out * inner).enumerate().with_max_len(1).for_each(|(expert, dw)| {
                 let slots = routes.slots(expert);
                 if !slots.is_empty() {
                     let gemm = Gemm { m: out, n: inner, k: slots.len(), precision, accumulate: true };

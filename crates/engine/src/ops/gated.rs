@@ -1,6 +1,6 @@
 //! A gated activation: `y = f(gate) * up`; *GLU Variants Improve Transformer*, arXiv:2002.05202. Reads both inputs again.
 
-use kernels::activation::Activation;
+use kernels::{Element, activation::Activation};
 
 use super::{Backward, Class, Cost, Forward, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
@@ -25,13 +25,26 @@ impl Op for Gated {
     fn saves(&self, _x: &[Shape]) -> Saves {
         Saves { inputs: &[0, 1], ..Saves::default() }
     }
+    fn reads_bf16(&self) -> &'static [usize] {
+        &[0, 1]
+    }
     fn forward(&self, f: &mut Forward<'_>) {
-        self.0.gated(f.inputs[0].f32s(), f.inputs[1].f32s(), f.output);
+        by_dtype!(self.value(f));
     }
     fn backward(&self, b: &mut Backward<'_>) {
-        if let [Some(dgate), Some(dup)] = b.take_grads() {
-            let (gate, up) = (b.inputs[0].f32s(), b.inputs[1].f32s());
-            self.0.gated_backward(gate, up, b.dy, dgate.data, dup.data, [dgate.accumulate, dup.accumulate]);
+        by_dtype!(self.slopes(b));
+    }
+}
+
+impl Gated {
+    fn value<T: Element>(&self, f: &mut Forward<'_>) {
+        self.0.gated::<T>(f.inputs[0].of(), f.inputs[1].of(), f.output.of());
+    }
+
+    fn slopes<T: Element>(&self, b: &mut Backward<'_>) {
+        if let [Some(mut dgate), Some(mut dup)] = b.take_grads() {
+            let (gate, up) = (b.inputs[0].of(), b.inputs[1].of());
+            self.0.gated_backward::<T>(gate, up, b.dy.of(), dgate.data.of(), dup.data.of(), [dgate.accumulate, dup.accumulate]);
         }
     }
 }

@@ -37,12 +37,12 @@ impl Op for Gates {
         if input == 1 { Gradient::None } else { Gradient::Computed }
     }
     fn forward(&self, f: &mut Forward<'_>) {
-        experts::gates(self.gating, f.inputs[0].f32s(), self.plan.read(f.inputs[1].u32s()), f.output);
+        experts::gates(self.gating, f.inputs[0].f32s(), self.plan.read(f.inputs[1].u32s()), f.output.f32s());
     }
     fn backward(&self, b: &mut Backward<'_>) {
-        if let Some(dlogits) = b.grads[0].take() {
+        if let Some(mut dlogits) = b.grads[0].take() {
             let routes = self.plan.read(b.inputs[1].u32s());
-            experts::gates_backward(self.gating, b.inputs[0].f32s(), routes, b.dy, dlogits.data, dlogits.accumulate);
+            experts::gates_backward(self.gating, b.inputs[0].f32s(), routes, b.dy.f32s(), dlogits.data.f32s(), dlogits.accumulate);
         }
     }
 }

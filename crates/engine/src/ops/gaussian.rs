@@ -35,7 +35,7 @@ impl Op for Gaussian {
         let [moments, noise] = f.inputs else { unreachable!("two inputs") };
         let width = noise.shape.last();
         let rows = moments.f32s().chunks_exact(2 * width).zip(noise.f32s().chunks_exact(width));
-        for ((moments, noise), z) in rows.zip(f.output.chunks_exact_mut(width)) {
+        for ((moments, noise), z) in rows.zip(f.output.f32s().chunks_exact_mut(width)) {
             let (mean, log_variance) = moments.split_at(width);
             for i in 0..width {
                 z[i] = mean[i] + deviation(log_variance[i]) * noise[i];
@@ -43,10 +43,10 @@ impl Op for Gaussian {
         }
     }
     fn backward(&self, b: &mut Backward<'_>) {
-        let Some(dmoments) = b.grads[0].take() else { return };
+        let Some(mut dmoments) = b.grads[0].take() else { return };
         let width = b.inputs[1].shape.last();
         let rows = b.inputs[0].f32s().chunks_exact(2 * width).zip(b.inputs[1].f32s().chunks_exact(width));
-        let out = dmoments.data.chunks_exact_mut(2 * width).zip(b.dy.chunks_exact(width));
+        let out = dmoments.data.f32s().chunks_exact_mut(2 * width).zip(b.dy.f32s().chunks_exact(width));
         for ((moments, noise), (to, dy)) in rows.zip(out) {
             for i in 0..width {
                 let l = moments[width + i];

@@ -44,17 +44,17 @@ impl Op for GroupNorm {
         let [x, w, b] = f.inputs else { unreachable!("three inputs") };
         let [mean, inv_std] = f.extras else { unreachable!("saves asks for two") };
         let sizes = self.sizes(x.shape);
-        sizes.forward(x.f32s(), w.f32s(), b.f32s(), self.eps, f.output, mean.f32s_mut(), inv_std.f32s_mut());
+        sizes.forward(x.f32s(), w.f32s(), b.f32s(), self.eps, f.output.f32s(), mean.f32s_mut(), inv_std.f32s_mut());
     }
     fn backward(&self, b: &mut Backward<'_>) {
         let [mut dx, mut dw, mut db] = b.take_grads();
         for fresh in [&mut dw, &mut db].into_iter().flatten().filter(|g| !g.accumulate) {
-            fresh.data.fill(0.0);
+            fresh.data.f32s().fill(0.0);
         }
         let accumulate = dx.as_ref().is_some_and(|dx| dx.accumulate);
-        let [dx, dw, db] = [&mut dx, &mut dw, &mut db].map(|g| g.as_mut().map_or(&mut [][..], |g| &mut *g.data));
+        let [dx, dw, db] = [&mut dx, &mut dw, &mut db].map(|g| g.as_mut().map_or(&mut [][..], |g| g.data.f32s()));
         let normed = Normed { x: b.inputs[0].f32s(), w: b.inputs[1].f32s(), mean: b.extras[0].f32s(), inv_std: b.extras[1].f32s() };
-        self.sizes(b.inputs[0].shape).backward(normed, b.dy, dx, dw, db, accumulate);
+        self.sizes(b.inputs[0].shape).backward(normed, b.dy.f32s(), dx, dw, db, accumulate);
     }
 }
 

@@ -56,7 +56,7 @@ impl Op for Join {
     fn forward(&self, f: &mut Forward<'_>) {
         let [a, b] = self.widths;
         let (count, is_shared) = (f.inputs[0].shape.last() / a, f.inputs[1].shape.last() == b);
-        for (head, y) in f.output.chunks_exact_mut(a + b).enumerate() {
+        for (head, y) in f.output.f32s().chunks_exact_mut(a + b).enumerate() {
             let of_b = if is_shared { head / count } else { head };
             y[..a].copy_from_slice(&f.inputs[0].f32s()[head * a..][..a]);
             y[a..].copy_from_slice(&f.inputs[1].f32s()[of_b * b..][..b]);
@@ -67,14 +67,14 @@ impl Op for Join {
         let (count, is_shared) = (back.inputs[0].shape.last() / a, back.inputs[1].shape.last() == b);
         let mut grads = back.take_grads::<2>();
         for grad in grads.iter_mut().flatten().filter(|grad| !grad.accumulate) {
-            grad.data.fill(0.0);
+            grad.data.f32s().fill(0.0);
         }
         let [mut da, mut db] = grads;
-        for (head, dy) in back.dy.chunks_exact(a + b).enumerate() {
+        for (head, dy) in back.dy.f32s().chunks_exact(a + b).enumerate() {
             let of_b = if is_shared { head / count } else { head };
             let add = |grad: &mut Option<GradOut<'_>>, at: usize, dy: &[f32]| {
                 if let Some(grad) = grad {
-                    grad.data[at..at + dy.len()].iter_mut().zip(dy).for_each(|(d, dy)| *d += dy);
+                    grad.data.f32s()[at..at + dy.len()].iter_mut().zip(dy).for_each(|(d, dy)| *d += dy);
                 }
             };
             add(&mut da, head * a, &dy[..a]);
@@ -101,15 +101,15 @@ impl Op for Resize {
     }
     fn forward(&self, f: &mut Forward<'_>) {
         let both = self.from.min(self.to);
-        for (y, x) in f.output.chunks_exact_mut(self.to).zip(f.inputs[0].f32s().chunks_exact(self.from)) {
+        for (y, x) in f.output.f32s().chunks_exact_mut(self.to).zip(f.inputs[0].f32s().chunks_exact(self.from)) {
             y[..both].copy_from_slice(&x[..both]);
             y[both..].fill(0.0);
         }
     }
     fn backward(&self, b: &mut Backward<'_>) {
         let both = self.from.min(self.to);
-        if let [Some(dx)] = b.take_grads() {
-            for (dx_of, dy) in dx.data.chunks_exact_mut(self.from).zip(b.dy.chunks_exact(self.to)) {
+        if let [Some(mut dx)] = b.take_grads() {
+            for (dx_of, dy) in dx.data.f32s().chunks_exact_mut(self.from).zip(b.dy.f32s().chunks_exact(self.to)) {
                 if !dx.accumulate {
                     dx_of.fill(0.0);
                 }

@@ -300,11 +300,11 @@ impl Op for Cached {
                 let [q, out] = [rows.start * q_width, rows.end * q_width];
                 let [kv, kv_end] = [rows.start * width, rows.end * width];
                 let lse = &mut f.extras[0].f32s_mut()[rows.start * heads..rows.end * heads];
-                whole.forward(&f.inputs[0].f32s()[q..out], &k.f32s()[kv..kv_end], &v.f32s()[kv..kv_end], &mut f.output[q..out], lse);
+                whole.forward(&f.inputs[0].f32s()[q..out], &k.f32s()[kv..kv_end], &v.f32s()[kv..kv_end], &mut f.output.f32s()[q..out], lse);
             }
             row += part.tokens;
         }
-        paged.forward(q.f32s(), &few, &layer.keys, &layer.values, f.output);
+        paged.forward(q.f32s(), &few, &layer.keys, &layer.values, f.output.f32s());
     }
     fn backward(&self, _b: &mut Backward<'_>) {
         unreachable!("`attention_cached` refuses to run on a tape that trains");

@@ -1,6 +1,8 @@
 //! LayerNorm over the last axis: `y = w (x - mean) / std + b`; arXiv:1607.06450.
 //! Saves mean and `1 / std` `[rows]` each; the bias is optional.
 
+use kernels::Element;
+
 use super::{Backward, Class, Cost, Forward, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
@@ -27,24 +29,37 @@ impl Op for LayerNorm {
     fn saves(&self, x: &[Shape]) -> Saves {
         Saves { inputs: &[0, 1], output: false, extras: vec![x[0].rows(); 2] }
     }
+    fn reads_bf16(&self) -> &'static [usize] {
+        &[0]
+    }
     fn forward(&self, f: &mut Forward<'_>) {
-        let [mean, inv_std] = f.extras else { unreachable!("saves asks for two") };
-        let bias = f.inputs.get(2).map(|b| b.f32s());
-        let (x, w) = (f.inputs[0].f32s(), f.inputs[1].f32s());
-        kernels::norm::layer_norm(x, w, bias, self.eps, f.output, mean.f32s_mut(), inv_std.f32s_mut());
+        by_dtype!(self.normed(f));
     }
     fn backward(&self, b: &mut Backward<'_>) {
+        by_dtype!(self.gradients(b));
+    }
+}
+
+impl LayerNorm {
+    fn normed<T: Element>(&self, f: &mut Forward<'_>) {
+        let [mean, inv_std] = f.extras else { unreachable!("saves asks for two") };
+        let bias = f.inputs.get(2).map(|b| b.f32s());
+        let (x, w) = (f.inputs[0].of(), f.inputs[1].f32s());
+        kernels::norm::layer_norm::<T>(x, w, bias, self.eps, f.output.of(), mean.f32s_mut(), inv_std.f32s_mut());
+    }
+
+    fn gradients<T: Element>(&self, b: &mut Backward<'_>) {
         let (mut dx, mut dw) = (b.grads[0].take(), b.grads[1].take());
         let mut db = b.grads.get_mut(2).and_then(Option::take);
         for fresh in [&mut dw, &mut db].into_iter().flatten().filter(|g| !g.accumulate) {
-            fresh.data.fill(0.0);
+            fresh.data.f32s().fill(0.0);
         }
         let accumulate = dx.as_ref().is_some_and(|dx| dx.accumulate);
-        let dx = dx.as_mut().map_or(&mut [][..], |dx| &mut *dx.data);
-        let dw = dw.as_mut().map_or(&mut [][..], |dw| &mut *dw.data);
-        let db = db.as_mut().map(|db| &mut *db.data);
+        let dx = dx.as_mut().map_or(&mut [][..], |dx| dx.data.of());
+        let dw = dw.as_mut().map_or(&mut [][..], |dw| dw.data.f32s());
+        let db = db.as_mut().map(|db| db.data.f32s());
         let (mean, inv_std) = (b.extras[0].f32s(), b.extras[1].f32s());
-        kernels::norm::layer_norm_backward(b.inputs[0].f32s(), b.inputs[1].f32s(), mean, inv_std, b.dy, dx, dw, db, accumulate);
+        kernels::norm::layer_norm_backward::<T>(b.inputs[0].of(), b.inputs[1].f32s(), mean, inv_std, b.dy.of(), dx, dw, db, accumulate);
     }
 }
 

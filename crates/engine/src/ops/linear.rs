@@ -1,12 +1,18 @@
 //! Linear: `y = x W^T + b`, `W` `[out, in]`. With bf16, a parameter's packed copies are read, made once a step.
 //! Backward: `dx = dy W`, `dW += dy^T x`, `db += sum over rows of dy`; the transposes are read in place.
 
-use kernels::gemm::{Gemm, Mat, Precision, Rhs};
+use kernels::{
+    Element,
+    gemm::{Gemm, Mat, Precision, Rhs},
+};
 
 use super::{Backward, Class, Cost, Forward, Input, Op, Saves};
-use crate::{Axis, EngineError, Form, Shape, ShapeError, Tape, Tensor, Pass};
+use crate::{Axis, Dtype, EngineError, Form, Shape, ShapeError, Tape, Tensor, Pass};
 
-struct Linear;
+struct Linear {
+    /// The result has 32 bits whatever activations are stored in.
+    is_wide: bool,
+}
 
 impl Op for Linear {
     fn name(&self) -> &'static str {
@@ -36,35 +42,51 @@ impl Op for Linear {
     fn saves(&self, _x: &[Shape]) -> Saves {
         Saves { inputs: &[0, 1], ..Saves::default() }
     }
+    fn writes(&self) -> Option<Dtype> {
+        self.is_wide.then_some(Dtype::F32)
+    }
     fn packed_input(&self) -> Option<usize> {
         Some(1)
     }
     fn packs(&self, x: &[Shape], pass: Pass, precision: Precision) -> usize {
         packs(x[0].rows(), x[1], precision, pass == Pass::Backward)
     }
+    fn reads_bf16(&self) -> &'static [usize] {
+        &[0]
+    }
     fn forward(&self, f: &mut Forward<'_>) {
+        by_dtype!(self.product(f));
+    }
+    fn backward(&self, b: &mut Backward<'_>) {
+        by_dtype!(self.gradients(b));
+    }
+}
+
+impl Linear {
+    fn product<T: Element>(&self, f: &mut Forward<'_>) {
         let [x, w, ..] = f.inputs else { unreachable!("at least two inputs") };
         let gemm = Gemm { m: x.shape.rows(), n: w.shape.rows(), k: x.shape.last(), precision: f.precision, accumulate: false };
         let bias = f.inputs.get(2).map(|b| b.f32s());
-        gemm.run(Mat::rows(x.f32s(), gemm.k), rhs(w, Form::Forward, f.precision), bias, f.output);
+        gemm.run(Mat::rows(x.of::<T>(), gemm.k), rhs(w, Form::Forward, f.precision), bias, f.output.of::<T>());
     }
-    fn backward(&self, b: &mut Backward<'_>) {
+
+    fn gradients<T: Element>(&self, b: &mut Backward<'_>) {
         let [x, w, ..] = b.inputs else { unreachable!("at least two inputs") };
         let (rows, inner, out) = (x.shape.rows(), x.shape.last(), w.shape.rows());
-        let dy = Mat::rows(b.dy, out);
-        if let Some(dx) = b.grads[0].take() {
+        let dy = Mat::rows(b.dy.of::<T>(), out);
+        if let Some(mut dx) = b.grads[0].take() {
             let gemm = Gemm { m: rows, n: inner, k: out, precision: b.precision, accumulate: dx.accumulate };
-            gemm.run(dy, rhs(w, Form::Backward, b.precision), None, dx.data);
+            gemm.run(dy, rhs(w, Form::Backward, b.precision), None, dx.data.of::<T>());
         }
-        if let Some(dw) = b.grads[1].take() {
+        if let Some(mut dw) = b.grads[1].take() {
             let gemm = Gemm { m: out, n: inner, k: rows, precision: b.precision, accumulate: dw.accumulate };
-            gemm.run(dy.transposed(), Rhs::Plain(Mat::rows(x.f32s(), inner)), None, dw.data);
+            gemm.run(dy.transposed(), Rhs::Plain(Mat::rows(x.of::<T>(), inner)), None, dw.data.f32s());
         }
-        if let Some(db) = b.grads.get_mut(2).and_then(Option::take) {
+        if let Some(mut db) = b.grads.get_mut(2).and_then(Option::take) {
             if !db.accumulate {
-                db.data.fill(0.0);
+                db.data.f32s().fill(0.0);
             }
-            kernels::elementwise::add_rows(b.dy, db.data);
+            kernels::elementwise::add_rows(b.dy.of::<T>(), db.data.f32s());
         }
     }
 }
@@ -101,9 +123,20 @@ impl Tape<'_> {
     /// # Errors
     /// When `in` or `out` differ.
     pub fn linear(&mut self, x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor, EngineError> {
+        self.linear_as(Linear { is_wide: false }, x, w, b)
+    }
+
+    /// The same in 32 bits whatever activations are stored in: what is read as it is (logits, scores), or by a loss.
+    /// # Errors
+    /// When `in` or `out` differ.
+    pub fn linear_f32(&mut self, x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor, EngineError> {
+        self.linear_as(Linear { is_wide: true }, x, w, b)
+    }
+
+    fn linear_as(&mut self, op: Linear, x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor, EngineError> {
         match b {
-            Some(b) => self.apply(Linear, &[x, w, b]),
-            None => self.apply(Linear, &[x, w]),
+            Some(b) => self.apply(op, &[x, w, b]),
+            None => self.apply(op, &[x, w]),
         }
     }
 

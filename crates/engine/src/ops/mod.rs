@@ -3,7 +3,14 @@
 //! To add one: write `ops/name.rs` with a type that implements [`Op`] and a method on [`crate::Tape`] that applies it,
 //! and add `name` to the line below.
 
-use crate::{Axis, Buffer, Move, Partition, Precision, Shape, ShapeError, Weight};
+use crate::{Axis, Buffer, Dtype, Move, Partition, Precision, Real, Reals, RealsMut, Shape, ShapeError, Weight};
+
+/// Call a method that is generic over the type in which activations are stored with that of the pass at hand.
+macro_rules! by_dtype {
+    ($this:ident.$method:ident($pass:ident)) => {
+        if $pass.is_bf16() { $this.$method::<half::bf16>($pass) } else { $this.$method::<f32>($pass) }
+    };
+}
 
 macro_rules! ops {
     ($($name:ident),* $(,)?) => {
@@ -60,6 +67,17 @@ pub trait Op: 'static {
     /// How the gradient of one input comes about.
     fn gradient(&self, _input: usize) -> Gradient {
         Gradient::Computed
+    }
+
+    /// The inputs that its kernels read in 16 bits where activations are stored so, and whose gradients they write so; the output and its
+    /// gradient are then in 16 bits too. Where there are none, the tape gives the op f32 copies of what it reads, and rounds what it writes.
+    fn reads_bf16(&self) -> &'static [usize] {
+        &[]
+    }
+
+    /// What the output is stored as, where that is not what activations are stored as.
+    fn writes(&self) -> Option<Dtype> {
+        (self.class() == Class::Loss).then_some(Dtype::F32)
     }
 
     /// The input that a GEMM reads as its right side: a parameter there has packed copies in bf16.
@@ -168,9 +186,15 @@ impl<'a> Input<'a> {
     /// The numbers; empty if the op did not ask for them in [`Op::saves`].
     #[must_use]
     pub fn f32s(&self) -> &'a [f32] {
+        self.of()
+    }
+
+    /// As [`Input::f32s`], in the type in which the op's activations are stored.
+    #[must_use]
+    pub fn of<T: Real>(&self) -> &'a [T] {
         match (self.weight, self.buffer) {
-            (Some(weight), _) => weight.values(),
-            (None, Some(buffer)) => buffer.f32s(),
+            (Some(weight), _) => Reals::F32(weight.values()).of(),
+            (None, Some(buffer)) => buffer.reals().of(),
             (None, None) => &[],
         }
     }
@@ -189,14 +213,14 @@ impl<'a> Input<'a> {
 
 /// A gradient to write, or to add to.
 pub struct GradOut<'a> {
-    pub data: &'a mut [f32],
+    pub data: RealsMut<'a>,
     pub accumulate: bool,
 }
 
-/// What a forward pass reads and writes.
+/// What a forward pass reads and writes. All numbers are f32 but those of [`Op::reads_bf16`] and the output, which have one type.
 pub struct Forward<'a> {
     pub inputs: &'a [Input<'a>],
-    pub output: &'a mut [f32],
+    pub output: RealsMut<'a>,
     pub extras: &'a mut [Buffer],
     pub scratch: &'a mut [f32],
     /// Targets of [`Gradient::Early`]; `None` where no gradient is wanted.
@@ -208,9 +232,9 @@ pub struct Forward<'a> {
 /// What a backward pass reads and writes.
 pub struct Backward<'a> {
     pub inputs: &'a [Input<'a>],
-    pub output: &'a [f32],
+    pub output: Reals<'a>,
     pub extras: &'a [Buffer],
-    pub dy: &'a [f32],
+    pub dy: Reals<'a>,
     pub scratch: &'a mut [f32],
     /// One per input; `None` where no gradient is wanted.
     pub grads: Vec<Option<GradOut<'a>>>,
@@ -218,7 +242,21 @@ pub struct Backward<'a> {
     pub partition: &'a dyn Partition,
 }
 
+impl Forward<'_> {
+    /// Whether the output and what [`Op::reads_bf16`] names are stored in 16 bits.
+    #[must_use]
+    pub fn is_bf16(&self) -> bool {
+        matches!(self.output, RealsMut::Bf16(_))
+    }
+}
+
 impl<'a> Backward<'a> {
+    /// As [`Forward::is_bf16`].
+    #[must_use]
+    pub fn is_bf16(&self) -> bool {
+        self.dy.dtype() == Dtype::Bf16
+    }
+
     /// The gradient targets of the first `N` inputs.
     pub fn take_grads<const N: usize>(&mut self) -> [Option<GradOut<'a>>; N] {
         std::array::from_fn(|i| self.grads[i].take())

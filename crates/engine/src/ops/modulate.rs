@@ -45,7 +45,7 @@ impl Op for Modulate {
         let (x, shape, base) = (f.inputs[0].f32s(), f.inputs[0].shape, self.base);
         let [scale, shift] = self.places().map(|at| at.map(|at| f.inputs[at].f32s()));
         let (sample, channels) = (shape.elements() / shape.dims()[0], shape.last());
-        f.output.par_chunks_mut(sample).zip(x.par_chunks(sample)).enumerate().for_each(|(n, (y, x))| {
+        f.output.f32s().par_chunks_mut(sample).zip(x.par_chunks(sample)).enumerate().for_each(|(n, (y, x))| {
             let [scale, shift] = [scale, shift].map(|of| of.map(|of| &of[n * channels..][..channels]));
             for (y, x) in y.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
                 for c in 0..channels {
@@ -55,13 +55,13 @@ impl Op for Modulate {
         });
     }
     fn backward(&self, b: &mut Backward<'_>) {
-        let (shape, base, dy) = (b.inputs[0].shape, self.base, b.dy);
+        let (shape, base, dy) = (b.inputs[0].shape, self.base, b.dy.f32s());
         let (sample, channels) = (shape.elements() / shape.dims()[0], shape.last());
         let x = b.inputs[0].f32s();
         let [scale_at, shift_at] = self.places();
         let scale = scale_at.map(|at| b.inputs[at].f32s());
-        if let Some(dx) = b.grads[0].take() {
-            dx.data.par_chunks_mut(sample).zip(dy.par_chunks(sample)).enumerate().for_each(|(n, (to, dy))| {
+        if let Some(mut dx) = b.grads[0].take() {
+            dx.data.f32s().par_chunks_mut(sample).zip(dy.par_chunks(sample)).enumerate().for_each(|(n, (to, dy))| {
                 let factors: Vec<f32> = (0..channels).map(|c| base + scale.map_or(0.0, |s| s[n * channels + c])).collect();
                 for (to, dy) in to.chunks_exact_mut(channels).zip(dy.chunks_exact(channels)) {
                     for ((to, dy), factor) in to.iter_mut().zip(dy).zip(&factors) {
@@ -73,11 +73,11 @@ impl Op for Modulate {
         }
         // Sums over the pixels of each sample, in their order.
         for (at, is_scale) in [(scale_at, true), (shift_at, false)] {
-            let Some(grad) = at.and_then(|at| b.grads[at].take()) else { continue };
+            let Some(mut grad) = at.and_then(|at| b.grads[at].take()) else { continue };
             if !grad.accumulate {
-                grad.data.fill(0.0);
+                grad.data.f32s().fill(0.0);
             }
-            grad.data.par_chunks_mut(channels).enumerate().for_each(|(n, to)| {
+            grad.data.f32s().par_chunks_mut(channels).enumerate().for_each(|(n, to)| {
                 let own = n * sample..(n + 1) * sample;
                 if is_scale {
                     for (dy, x) in dy[own.clone()].chunks_exact(channels).zip(x[own].chunks_exact(channels)) {

@@ -38,12 +38,12 @@ impl Op for Mse {
     fn forward(&self, f: &mut Forward<'_>) {
         let [x, target] = f.inputs else { unreachable!("two inputs") };
         let sum: f64 = x.f32s().iter().zip(target.f32s()).map(|(x, t)| f64::from(x - t).powi(2)).sum();
-        f.output[0] = (sum * self.share(x.shape)) as f32;
+        f.output.f32s()[0] = (sum * self.share(x.shape)) as f32;
     }
     fn backward(&self, b: &mut Backward<'_>) {
-        if let Some(dx) = b.grads[0].take() {
-            let slope = (2.0 * self.share(b.inputs[0].shape)) as f32 * b.dy[0];
-            for ((to, x), t) in dx.data.iter_mut().zip(b.inputs[0].f32s()).zip(b.inputs[1].f32s()) {
+        if let Some(mut dx) = b.grads[0].take() {
+            let slope = (2.0 * self.share(b.inputs[0].shape)) as f32 * b.dy.f32s()[0];
+            for ((to, x), t) in dx.data.f32s().iter_mut().zip(b.inputs[0].f32s()).zip(b.inputs[1].f32s()) {
                 let new = slope * (x - t);
                 *to = if dx.accumulate { *to + new } else { new };
             }

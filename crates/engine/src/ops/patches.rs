@@ -41,15 +41,15 @@ impl Op for Patches {
     }
     fn forward(&self, f: &mut Forward<'_>) {
         let (window, shape) = (self.window(f.inputs[0].shape), f.inputs[0].shape);
-        window.unfold(f.inputs[0].f32s(), 0..shape.dims()[0] * window.stops()[0], f.output);
+        window.unfold(f.inputs[0].f32s(), 0..shape.dims()[0] * window.stops()[0], f.output.f32s());
     }
     fn backward(&self, b: &mut Backward<'_>) {
-        if let [Some(dx)] = b.take_grads() {
+        if let [Some(mut dx)] = b.take_grads() {
             if !dx.accumulate {
-                dx.data.fill(0.0);
+                dx.data.f32s().fill(0.0);
             }
             let (window, shape) = (self.window(b.inputs[0].shape), b.inputs[0].shape);
-            window.fold_add(b.dy, 0..shape.dims()[0] * window.stops()[0], dx.data);
+            window.fold_add(b.dy.f32s(), 0..shape.dims()[0] * window.stops()[0], dx.data.f32s());
         }
     }
 }

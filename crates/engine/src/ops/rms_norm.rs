@@ -1,6 +1,8 @@
 //! RMSNorm over the last axis: `y = w x / rms(x)`, `rms(x) = sqrt(mean(x^2) + eps)`; arXiv:1910.07467, eq. 4.
 //! Saves `inv_rms` `[rows]`, one number a row; the backward pass recomputes the rest.
 
+use kernels::Element;
+
 use super::{Backward, Class, Cost, Forward, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
@@ -25,20 +27,32 @@ impl Op for RmsNorm {
     fn saves(&self, x: &[Shape]) -> Saves {
         Saves { inputs: &[0, 1], output: false, extras: vec![x[0].rows()] }
     }
+    fn reads_bf16(&self) -> &'static [usize] {
+        &[0]
+    }
     fn forward(&self, f: &mut Forward<'_>) {
-        let inv_rms = f.extras[0].f32s_mut();
-        kernels::norm::rms_norm(f.inputs[0].f32s(), f.inputs[1].f32s(), self.eps, f.output, inv_rms);
+        by_dtype!(self.normed(f));
     }
     fn backward(&self, b: &mut Backward<'_>) {
-        let [dx, dw] = b.take_grads();
-        let (mut dx, mut dw) = (dx, dw);
+        by_dtype!(self.gradients(b));
+    }
+}
+
+impl RmsNorm {
+    fn normed<T: Element>(&self, f: &mut Forward<'_>) {
+        let inv_rms = f.extras[0].f32s_mut();
+        kernels::norm::rms_norm::<T>(f.inputs[0].of(), f.inputs[1].f32s(), self.eps, f.output.of(), inv_rms);
+    }
+
+    fn gradients<T: Element>(&self, b: &mut Backward<'_>) {
+        let [mut dx, mut dw] = b.take_grads();
         let accumulate = dx.as_ref().is_some_and(|dx| dx.accumulate);
         if let Some(dw) = dw.as_mut().filter(|dw| !dw.accumulate) {
-            dw.data.fill(0.0);
+            dw.data.f32s().fill(0.0);
         }
-        let dx = dx.as_mut().map_or(&mut [][..], |dx| &mut *dx.data);
-        let dw = dw.as_mut().map_or(&mut [][..], |dw| &mut *dw.data);
-        kernels::norm::rms_norm_backward(b.inputs[0].f32s(), b.inputs[1].f32s(), b.extras[0].f32s(), b.dy, dx, dw, accumulate);
+        let dx = dx.as_mut().map_or(&mut [][..], |dx| dx.data.of());
+        let dw = dw.as_mut().map_or(&mut [][..], |dw| dw.data.f32s());
+        kernels::norm::rms_norm_backward::<T>(b.inputs[0].of(), b.inputs[1].f32s(), b.extras[0].f32s(), b.dy.of(), dx, dw, accumulate);
     }
 }
 

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use kernels::Element;
+
 use super::{Advance, Backward, Class, Cost, Forward, Op, Saves};
 use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
@@ -74,12 +76,25 @@ impl Op for Rope {
     fn saves(&self, _x: &[Shape]) -> Saves {
         Saves::default()
     }
+    fn reads_bf16(&self) -> &'static [usize] {
+        &[0]
+    }
     fn forward(&self, f: &mut Forward<'_>) {
-        self.kernel(f.inputs[0].shape).run(f.inputs[0].f32s(), f.output, false, false);
+        by_dtype!(self.turned(f));
     }
     fn backward(&self, b: &mut Backward<'_>) {
-        if let [Some(dx)] = b.take_grads() {
-            self.kernel(b.inputs[0].shape).run(b.dy, dx.data, true, dx.accumulate);
+        by_dtype!(self.turned_back(b));
+    }
+}
+
+impl Rope {
+    fn turned<T: Element>(&self, f: &mut Forward<'_>) {
+        self.kernel(f.inputs[0].shape).run::<T>(f.inputs[0].of(), f.output.of(), false, false);
+    }
+
+    fn turned_back<T: Element>(&self, b: &mut Backward<'_>) {
+        if let [Some(mut dx)] = b.take_grads() {
+            self.kernel(b.inputs[0].shape).run::<T>(b.dy.of(), dx.data.of(), true, dx.accumulate);
         }
     }
 }

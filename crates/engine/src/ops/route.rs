@@ -4,7 +4,7 @@
 use kernels::experts;
 
 use super::{Backward, Class, Cost, Forward, Gradient, Op, Saves};
-use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
+use crate::{Dtype, EngineError, Shape, ShapeError, Tape, Tensor};
 
 /// Where rows go, for the ops of one mixture.
 #[derive(Clone)]
@@ -69,13 +69,16 @@ impl Op for Route {
     fn saves(&self, _x: &[Shape]) -> Saves {
         Saves::default()
     }
+    fn writes(&self) -> Option<Dtype> {
+        Some(Dtype::U32)
+    }
     fn gradient(&self, _input: usize) -> Gradient {
         Gradient::None
     }
     fn forward(&self, f: &mut Forward<'_>) {
         let bias = f.inputs.get(1).map_or(&[][..], |bias| bias.f32s());
         let limit = self.limit.map(|limit| (limit, bias));
-        experts::route(f.inputs[0].f32s(), self.plan.experts, self.plan.per_row, limit, bytemuck::cast_slice_mut(f.output));
+        experts::route(f.inputs[0].f32s(), self.plan.experts, self.plan.per_row, limit, bytemuck::cast_slice_mut(f.output.f32s()));
     }
     fn backward(&self, _b: &mut Backward<'_>) {}
 }

@@ -22,11 +22,11 @@ impl Op for Scale {
         Saves::default()
     }
     fn forward(&self, f: &mut Forward<'_>) {
-        kernels::elementwise::scaled(self.0, f.inputs[0].f32s(), f.output, false);
+        kernels::elementwise::scaled(self.0, f.inputs[0].f32s(), f.output.f32s(), false);
     }
     fn backward(&self, b: &mut Backward<'_>) {
-        if let [Some(dx)] = b.take_grads() {
-            kernels::elementwise::scaled(self.0, b.dy, dx.data, dx.accumulate);
+        if let [Some(mut dx)] = b.take_grads() {
+            kernels::elementwise::scaled(self.0, b.dy.f32s(), dx.data.f32s(), dx.accumulate);
         }
     }
 }

@@ -4,7 +4,7 @@
 //! Saves the gradient, as long as what it reads.
 
 use super::{Backward, Class, Cost, Forward, Gradient, Op, Saves};
-use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
+use crate::{Dtype, EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Score<F> {
     rule: F,
@@ -29,12 +29,12 @@ impl<F: Fn(&[f32], &mut [f32]) -> f32 + 'static> Op for Score<F> {
     fn forward(&self, f: &mut Forward<'_>) {
         let slope = f.extras[0].f32s_mut();
         slope.fill(0.0);
-        f.output[0] = (self.rule)(f.inputs[0].f32s(), slope);
+        f.output.f32s()[0] = (self.rule)(f.inputs[0].f32s(), slope);
     }
     fn backward(&self, b: &mut Backward<'_>) {
-        if let Some(dx) = b.grads[0].take() {
-            for (to, slope) in dx.data.iter_mut().zip(b.extras[0].f32s()) {
-                *to = b.dy[0] * slope + if dx.accumulate { *to } else { 0.0 };
+        if let Some(mut dx) = b.grads[0].take() {
+            for (to, slope) in dx.data.f32s().iter_mut().zip(b.extras[0].f32s()) {
+                *to = b.dy.f32s()[0] * slope + if dx.accumulate { *to } else { 0.0 };
             }
         }
     }
@@ -61,11 +61,14 @@ impl<F: Fn(&[f32], &mut [f32]) + 'static> Op for Read<F> {
     fn saves(&self, _x: &[Shape]) -> Saves {
         Saves::default()
     }
+    fn writes(&self) -> Option<Dtype> {
+        Some(Dtype::F32)
+    }
     fn gradient(&self, _input: usize) -> Gradient {
         Gradient::None
     }
     fn forward(&self, f: &mut Forward<'_>) {
-        (self.rule)(f.inputs[0].f32s(), f.output);
+        (self.rule)(f.inputs[0].f32s(), f.output.f32s());
     }
     fn backward(&self, _b: &mut Backward<'_>) {}
 }

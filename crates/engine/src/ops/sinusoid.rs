@@ -37,7 +37,7 @@ impl Op for Sinusoid {
     }
     fn forward(&self, f: &mut Forward<'_>) {
         let half = self.width / 2;
-        for (y, t) in f.output.chunks_exact_mut(self.width).zip(f.inputs[0].f32s()) {
+        for (y, t) in f.output.f32s().chunks_exact_mut(self.width).zip(f.inputs[0].f32s()) {
             for i in 0..half {
                 let angle = f64::from(*t) * (-(10_000_f64.ln()) * i as f64 / (half - self.shift) as f64).exp();
                 (y[i], y[half + i]) = (angle.cos() as f32, angle.sin() as f32);

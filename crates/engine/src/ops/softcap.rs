@@ -22,12 +22,12 @@ impl Op for Softcap {
         Saves { output: true, ..Saves::default() }
     }
     fn forward(&self, f: &mut Forward<'_>) {
-        f.output.copy_from_slice(f.inputs[0].f32s());
-        kernels::activation::softcap(f.output, 1.0 / self.0, self.0);
+        f.output.f32s().copy_from_slice(f.inputs[0].f32s());
+        kernels::activation::softcap(f.output.f32s(), 1.0 / self.0, self.0);
     }
     fn backward(&self, b: &mut Backward<'_>) {
-        if let [Some(dx)] = b.take_grads() {
-            for ((dx_at, dy), y) in dx.data.iter_mut().zip(b.dy).zip(b.output) {
+        if let [Some(mut dx)] = b.take_grads() {
+            for ((dx_at, dy), y) in dx.data.f32s().iter_mut().zip(b.dy.f32s()).zip(b.output.f32s()) {
                 let tanh = y / self.0;
                 *dx_at = dy * (1.0 - tanh * tanh) + if dx.accumulate { *dx_at } else { 0.0 };
             }

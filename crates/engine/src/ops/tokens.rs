@@ -45,17 +45,17 @@ impl Op for Gather {
     }
     fn forward(&self, f: &mut Forward<'_>) {
         f.partition.gather(Axis::Tensor, f.inputs[0].f32s(), f.scratch);
-        turn(f.inputs[0].shape, self.parts, f.scratch, f.output, Way::ToTokens, copy);
+        turn(f.inputs[0].shape, self.parts, f.scratch, f.output.f32s(), Way::ToTokens, copy);
     }
     fn backward(&self, b: &mut Backward<'_>) {
-        if let [Some(dx)] = b.take_grads() {
-            turn(b.inputs[0].shape, self.parts, b.dy, b.scratch, Way::ToRanks, copy);
+        if let [Some(mut dx)] = b.take_grads() {
+            turn(b.inputs[0].shape, self.parts, b.dy.f32s(), b.scratch, Way::ToRanks, copy);
             if dx.accumulate {
                 // What is there goes along in this rank's own share of the sum.
-                let (place, len) = (b.partition.place(Axis::Tensor).0, dx.data.len());
-                add_assign(dx.data, &mut b.scratch[place * len..][..len]);
+                let (place, len) = (b.partition.place(Axis::Tensor).0, dx.data.f32s().len());
+                add_assign(dx.data.f32s(), &mut b.scratch[place * len..][..len]);
             }
-            b.partition.scatter(Axis::Tensor, b.scratch, dx.data);
+            b.partition.scatter(Axis::Tensor, b.scratch, dx.data.f32s());
         }
     }
 }
@@ -90,13 +90,13 @@ impl Op for Sum {
     fn forward(&self, f: &mut Forward<'_>) {
         let part = self.part(f.inputs[0].shape);
         turn(part, self.parts, f.inputs[0].f32s(), f.scratch, Way::ToRanks, copy);
-        f.partition.scatter(Axis::Tensor, f.scratch, f.output);
+        f.partition.scatter(Axis::Tensor, f.scratch, f.output.f32s());
     }
     fn backward(&self, b: &mut Backward<'_>) {
-        if let [Some(dx)] = b.take_grads() {
-            b.partition.gather(Axis::Tensor, b.dy, b.scratch);
+        if let [Some(mut dx)] = b.take_grads() {
+            b.partition.gather(Axis::Tensor, b.dy.f32s(), b.scratch);
             let put = if dx.accumulate { add_assign } else { copy };
-            turn(self.part(b.inputs[0].shape), self.parts, b.scratch, dx.data, Way::ToTokens, put);
+            turn(self.part(b.inputs[0].shape), self.parts, b.scratch, dx.data.f32s(), Way::ToTokens, put);
         }
     }
 }

@@ -1,8 +1,10 @@
 //! What a tape begins with: parameters, inputs, constants, and leaves whose gradient is asked for.
 
-use super::Tape;
+use std::borrow::Cow;
+
+use super::{Tape, convert, widened};
 use crate::{
-    Array, Dtype, EngineError, Inputs, ParamId, Shape,
+    Array, Dtype, EngineError, Inputs, ParamId, Reals, Shape,
     tensor::{Storage, Tensor},
 };
 
@@ -56,25 +58,30 @@ impl Tape<'_> {
     /// # Errors
     /// [`EngineError::PoolFull`].
     pub fn constant(&mut self, shape: Shape, data: &[f32]) -> Result<Tensor, EngineError> {
-        self.leaf(shape, data, false)
+        self.numbers(Dtype::F32, shape, data, false)
     }
 
-    /// Numbers whose gradient can be read with [`Tape::grad`] after the backward pass.
+    /// Numbers that stand for an activation (what an earlier stage gave), and are stored as one. Their gradient, if they need one, can be
+    /// read with [`Tape::grad`] after the backward pass.
     /// # Errors
     /// [`EngineError::PoolFull`].
     pub fn leaf(&mut self, shape: Shape, data: &[f32], needs_grad: bool) -> Result<Tensor, EngineError> {
-        let mut buffer = self.pool.take(self.activations(), shape.elements())?;
+        self.numbers(self.activations(), shape, data, needs_grad)
+    }
+
+    fn numbers(&mut self, dtype: Dtype, shape: Shape, data: &[f32], needs_grad: bool) -> Result<Tensor, EngineError> {
+        let mut buffer = self.pool.take(dtype, shape.elements())?;
         if self.device.is_real() {
             fits("input", shape, data.len())?;
-            buffer.f32s_mut().copy_from_slice(data);
+            convert(Reals::F32(data), buffer.reals_mut());
         }
         Ok(self.tensor(shape, buffer, needs_grad))
     }
 
     /// The gradient that reached a leaf.
     #[must_use]
-    pub fn grad(&self, tensor: &Tensor) -> Option<&[f32]> {
-        self.grads.get(tensor.value)?.as_ref().map(|buffer| buffer.f32s())
+    pub fn grad(&self, tensor: &Tensor) -> Option<Cow<'_, [f32]>> {
+        self.grads.get(tensor.value)?.as_ref().map(|buffer| widened(buffer.reals()))
     }
 }
 

@@ -240,7 +240,7 @@ fn gemm_gflops(precision: Precision) -> f64 {
     let mut packed = PackedRhs::new(precision, N, N);
     packed.pack(Mat::rows(&b, N));
     let gemm = Gemm { m: N, n: N, k: N, precision, accumulate: false };
-    2.0 * (N as f64).powi(3) / best_secs(8, || gemm.run(Mat::rows(&a, N), Rhs::Packed(&packed), None, &mut c)) / 1e9
+    2.0 * (N as f64).powi(3) / best_secs(8, || gemm.run(Mat::rows(&a, N), Rhs::<f32>::Packed(&packed), None, &mut c)) / 1e9
 }
 
 /// Numbers in the arrays that memory is measured with: far more than caches hold.

@@ -11,9 +11,10 @@
 
 use std::{cell::RefCell, ops::Range};
 
-use super::{Attention, online_softmax};
+use super::{Attention, Grads, online_softmax, with_sums};
 use crate::{
-    SharedMut,
+    Element, SharedMut,
+    elementwise::put_rounded,
     gemm::{Gemm, Mat, PackedRhs, pack_here},
     simd::{Vector, stride},
 };
@@ -31,6 +32,9 @@ struct Scratch {
     values: Vec<f32>,
     queries: Vec<f32>,
     grads: Vec<f32>,
+    sums: Vec<f32>,
+    /// Sums of gradients that are stored in fewer bits.
+    beside: [Vec<f32>; 3],
 }
 
 thread_local! {
@@ -38,19 +42,19 @@ thread_local! {
 }
 
 impl Attention {
-    pub(super) fn forward_on_tiles(&self, qkv: [&[f32]; 3], out: SharedMut, lse: SharedMut) {
+    pub(super) fn forward_on_tiles<T: Element>(&self, qkv: [&[T]; 3], out: SharedMut<T>, lse: SharedMut) {
         self.each_part(BLOCK, |b, kv_head, queries| {
             SCRATCH.with_borrow_mut(|s| self.forward_part(b, kv_head, queries, qkv, out, lse, s));
         });
     }
 
-    fn forward_part(
+    fn forward_part<T: Element>(
         &self,
         b: usize,
         kv_head: usize,
         queries: Range<usize>,
-        qkv: [&[f32]; 3],
-        out: SharedMut,
+        qkv: [&[T]; 3],
+        out: SharedMut<T>,
         lse: SharedMut,
         s: &mut Scratch,
     ) {
@@ -74,19 +78,21 @@ impl Attention {
     }
 
     /// `packed`: the keys that were packed, from the start of a block on.
-    fn forward_block(
+    fn forward_block<T: Element>(
         &self,
         b: usize,
         head: usize,
         start: usize,
         packed: &Range<usize>,
-        q: &[f32],
-        out: SharedMut,
+        q: &[T],
+        out: SharedMut<T>,
         lse: SharedMut,
         s: &mut Scratch,
     ) {
         let (d, rows) = (self.head_dim, BLOCK.min(self.q_len - start));
         let (q_width, q_at) = (self.heads * d, self.q_at(b, head, start));
+        s.sums.clear();
+        s.sums.resize(BLOCK * d, 0.0);
         s.rows.clear();
         s.rows.resize(3 * BLOCK, 0.0);
         let (most, rest) = s.rows.split_at_mut(BLOCK);
@@ -94,10 +100,6 @@ impl Attention {
         most.fill(f32::NEG_INFINITY);
         // SAFETY: rows `start..start + rows` of this head of `out` and `lse` are this task's alone.
         let (out, lse) = unsafe { (out.at(q_at), lse.at((b * self.heads + head) * self.q_len + start)) };
-        for r in 0..rows {
-            // SAFETY: as above.
-            unsafe { std::slice::from_raw_parts_mut(out.add(r * q_width), d) }.fill(0.0);
-        }
         for j in self.keys_of(start, rows, BLOCK).step_by(BLOCK) {
             // The last block is as wide as it was packed.
             let (at, cols) = (j - packed.start, BLOCK.min(packed.end - j));
@@ -110,82 +112,106 @@ impl Attention {
                 self.mask_row(row, head, start + r, j);
                 factor[r] = online_softmax(row, self.scale, &mut most[r], &mut total[r]);
                 if factor[r] != 1.0 {
-                    // SAFETY: as above.
-                    let out = unsafe { std::slice::from_raw_parts_mut(out.add(r * q_width), d) };
-                    out.iter_mut().for_each(|o| *o *= factor[r]);
+                    s.sums[r * d..][..d].iter_mut().for_each(|o| *o *= factor[r]);
                 }
             }
-            // SAFETY: as above.
-            unsafe { self.gemm(rows, d, cols, true).tile(Mat::rows(&s.scores, BLOCK), values, None, out, q_width) };
+            // SAFETY: `sums` holds a block of rows.
+            unsafe { self.gemm(rows, d, cols, true).tile(Mat::rows(&s.scores, BLOCK), values, None, s.sums.as_mut_ptr(), d) };
         }
-        for r in 0..rows {
+        for (r, sums) in s.sums.chunks_exact_mut(d).enumerate().take(rows) {
+            let inverse = if total[r] > 0.0 { 1.0 / total[r] } else { 0.0 };
+            sums.iter_mut().for_each(|o| *o *= inverse);
             // SAFETY: as above.
             unsafe {
                 *lse.add(r) = most[r] + total[r].ln();
-                let inverse = if total[r] > 0.0 { 1.0 / total[r] } else { 0.0 };
-                std::slice::from_raw_parts_mut(out.add(r * q_width), d).iter_mut().for_each(|o| *o *= inverse);
+                put_rounded(sums, std::slice::from_raw_parts_mut(out.add(r * q_width), d), false);
             }
         }
     }
 
-    pub(super) fn backward_on_tiles(&self, b: usize, kv_head: usize, read: [&[f32]; 6], grads: [SharedMut; 3]) {
-        SCRATCH.with_borrow_mut(|s| self.backward_head(b, kv_head, read, grads, s));
-    }
-
-    fn backward_head(
+    pub(super) fn backward_on_tiles<T: Element>(
         &self,
         b: usize,
         kv_head: usize,
-        [q, k, v, lse, dout, delta]: [&[f32]; 6],
-        [dq, dk, dv]: [SharedMut; 3],
-        s: &mut Scratch,
+        read: [&[T]; 4],
+        stats: [&[f32]; 2],
+        [dq, dk, dv]: [SharedMut<T>; 3],
     ) {
         let (d, group) = (self.head_dim, self.heads / self.kv_heads);
-        let (q_width, kv_width) = (self.heads * d, self.kv_heads * d);
-        s.scores.resize(BLOCK * BLOCK, 0.0);
-        s.other.resize(BLOCK * BLOCK, 0.0);
-        let (k, v) = (self.kv(k, b, kv_head, 0), self.kv(v, b, kv_head, 0));
+        let of_keys = [(b * self.kv_len * self.kv_heads + kv_head) * d, self.kv_heads * d, self.kv_len, d];
+        SCRATCH.with_borrow_mut(|s| {
+            self.pack_keys(self.kv(read[1], b, kv_head, 0), self.kv(read[2], b, kv_head, 0), s);
+            let [mut beside_q, mut beside_k, mut beside_v] = std::mem::take(&mut s.beside);
+            // SAFETY: this task alone writes this key head of `dk` and `dv`, and its query heads of `dq`.
+            unsafe {
+                with_sums(dk, of_keys, &mut beside_k, |dk, stride| {
+                    with_sums(dv, of_keys, &mut beside_v, |dv, _| {
+                        for head in kv_head * group..(kv_head + 1) * group {
+                            let of_queries = [self.q_at(b, head, 0), self.heads * d, self.q_len, d];
+                            with_sums(dq, of_queries, &mut beside_q, |dq, q_stride| {
+                                self.backward_head(b, head, [read[0], read[3]], stats, Grads { dq, q_stride, dk, dv, stride }, s);
+                            });
+                        }
+                    });
+                });
+            }
+            s.beside = [beside_q, beside_k, beside_v];
+        });
+    }
+
+    fn pack_keys<T: Element>(&self, k: Mat<'_, T>, v: Mat<'_, T>, s: &mut Scratch) {
+        let d = self.head_dim;
         for words in [&mut s.keys_turned, &mut s.values, &mut s.keys] {
             words.clear();
         }
         pack_here(self.precision, k.transposed(), d, self.kv_len, &mut s.keys_turned);
         pack_here(self.precision, v.transposed(), d, self.kv_len, &mut s.values);
         for j in (0..self.kv_len).step_by(BLOCK) {
-            let block = Mat { data: &k.data[j * k.row_stride..], ..k };
-            pack_here(self.precision, block, BLOCK.min(self.kv_len - j), d, &mut s.keys);
+            pack_here(self.precision, k.from(j, 0), BLOCK.min(self.kv_len - j), d, &mut s.keys);
         }
-        for head in kv_head * group..(kv_head + 1) * group {
-            for start in (0..self.q_len).step_by(BLOCK) {
-                let rows = BLOCK.min(self.q_len - start);
-                let stat = (b * self.heads + head) * self.q_len + start;
-                let (queries, grads) = (self.q(q, b, head, start), self.q(dout, b, head, start));
-                s.queries.clear();
-                s.grads.clear();
-                pack_here(self.precision, queries, rows, d, &mut s.queries);
-                pack_here(self.precision, grads, rows, d, &mut s.grads);
-                for j in self.keys_of(start, rows, BLOCK).step_by(BLOCK) {
-                    let cols = BLOCK.min(self.kv_len - j);
-                    let kv_at = ((b * self.kv_len + j) * self.kv_heads + kv_head) * d;
-                    // SAFETY: this task alone writes this key head of `dk`, `dv` and its query heads of `dq`; the two
-                    // blocks of scores are this thread's.
-                    unsafe {
-                        let (p, ds) = (s.scores.as_mut_ptr(), s.other.as_mut_ptr());
-                        let turned = self.turned(j);
-                        self.gemm(rows, cols, d, false).tile(queries, &s.keys_turned[turned..], None, p, BLOCK);
-                        self.gemm(rows, cols, d, false).tile(grads, &s.values[turned..], None, ds, BLOCK);
-                        for r in 0..rows {
-                            let row = &mut s.scores[r * BLOCK..][..cols];
-                            self.soften(row);
-                            self.mask_row(row, head, start + r, j);
-                            let other = &mut s.other[r * BLOCK..][..cols];
-                            backward_row(row, other, lse[stat + r], delta[stat + r], self.scale, self.tanh_of());
-                        }
-                        let (p, ds) = (Mat::rows(&s.scores, BLOCK), Mat::rows(&s.other, BLOCK));
-                        self.gemm(cols, d, rows, true).tile(p.transposed(), &s.grads, None, dv.at(kv_at), kv_width);
-                        self.gemm(cols, d, rows, true).tile(ds.transposed(), &s.queries, None, dk.at(kv_at), kv_width);
-                        let dq = dq.at(self.q_at(b, head, start));
-                        self.gemm(rows, d, cols, true).tile(ds, &s.keys[self.block(j)..], None, dq, q_width);
+    }
+
+    /// Gradients of one query head, each added to what is there.
+    fn backward_head<T: Element>(
+        &self,
+        b: usize,
+        head: usize,
+        [q, dout]: [&[T]; 2],
+        [lse, delta]: [&[f32]; 2],
+        to: Grads,
+        s: &mut Scratch,
+    ) {
+        let d = self.head_dim;
+        s.scores.resize(BLOCK * BLOCK, 0.0);
+        s.other.resize(BLOCK * BLOCK, 0.0);
+        for start in (0..self.q_len).step_by(BLOCK) {
+            let rows = BLOCK.min(self.q_len - start);
+            let stat = (b * self.heads + head) * self.q_len + start;
+            let (queries, grads) = (self.q(q, b, head, start), self.q(dout, b, head, start));
+            s.queries.clear();
+            s.grads.clear();
+            pack_here(self.precision, queries, rows, d, &mut s.queries);
+            pack_here(self.precision, grads, rows, d, &mut s.grads);
+            for j in self.keys_of(start, rows, BLOCK).step_by(BLOCK) {
+                let cols = BLOCK.min(self.kv_len - j);
+                // SAFETY: the sums of this head are this task's alone; the two blocks of scores are this thread's.
+                unsafe {
+                    let (p, ds) = (s.scores.as_mut_ptr(), s.other.as_mut_ptr());
+                    let turned = self.turned(j);
+                    self.gemm(rows, cols, d, false).tile(queries, &s.keys_turned[turned..], None, p, BLOCK);
+                    self.gemm(rows, cols, d, false).tile(grads, &s.values[turned..], None, ds, BLOCK);
+                    for r in 0..rows {
+                        let row = &mut s.scores[r * BLOCK..][..cols];
+                        self.soften(row);
+                        self.mask_row(row, head, start + r, j);
+                        let other = &mut s.other[r * BLOCK..][..cols];
+                        backward_row(row, other, lse[stat + r], delta[stat + r], self.scale, self.tanh_of());
                     }
+                    let (p, ds) = (Mat::rows(&s.scores, BLOCK), Mat::rows(&s.other, BLOCK));
+                    let (dq, dk, dv) = (to.dq.at(start * to.q_stride), to.dk.at(j * to.stride), to.dv.at(j * to.stride));
+                    self.gemm(cols, d, rows, true).tile(p.transposed(), &s.grads, None, dv, to.stride);
+                    self.gemm(cols, d, rows, true).tile(ds.transposed(), &s.queries, None, dk, to.stride);
+                    self.gemm(rows, d, cols, true).tile(ds, &s.keys[self.block(j)..], None, dq, to.q_stride);
                 }
             }
         }

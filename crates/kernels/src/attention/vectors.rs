@@ -15,9 +15,10 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::{Attention, Mask};
+use super::{Attention, Grads, Mask, with_sums};
 use crate::{
-    SharedMut,
+    Element, SharedMut,
+    elementwise::put_rounded_body,
     gemm::{Gemm, Mat, NR, blocks, micro, pack_here, pack_lhs, with_packed},
     simd::{MOST, Vector},
 };
@@ -39,6 +40,8 @@ struct Scratch {
     right: [Vec<f32>; 2],
     keys: [Vec<f32>; 3],
     packed: Vec<f32>,
+    /// Sums of gradients that are stored in fewer bits.
+    beside: [Vec<f32>; 3],
 }
 
 thread_local! {
@@ -55,7 +58,7 @@ struct Queries {
 }
 
 impl Attention {
-    pub(super) fn forward_in_vectors(&self, [q, k, v]: [&[f32]; 3], out: SharedMut, lse: SharedMut) {
+    pub(super) fn forward_in_vectors<T: Element>(&self, [q, k, v]: [&[T]; 3], out: SharedMut<T>, lse: SharedMut) {
         let group = self.heads / self.kv_heads;
         let per_head = self.packed_words();
         with_packed(self.all_packed_words(), |packed| {
@@ -74,10 +77,18 @@ impl Attention {
         });
     }
 
-    pub(super) fn backward_in_vectors(&self, b: usize, kv_head: usize, read: [&[f32]; 6], grads: [SharedMut; 3], keep: [bool; 3]) {
+    pub(super) fn backward_in_vectors<T: Element>(
+        &self,
+        b: usize,
+        kv_head: usize,
+        read: [&[T]; 4],
+        stats: [&[f32]; 2],
+        [dq, dk, dv]: [SharedMut<T>; 3],
+        keep: [bool; 3],
+    ) {
         let group = self.heads / self.kv_heads;
         SCRATCH.with_borrow_mut(|s| {
-            let (d, [_, k, v, ..]) = (self.head_dim, read);
+            let (d, [_, k, v, _]) = (self.head_dim, read);
             let (k, v) = (self.kv(k, b, kv_head, 0), self.kv(v, b, kv_head, 0));
             let [keys_turned, values_turned, keys] = &mut s.keys;
             for words in [&mut *keys_turned, &mut *values_turned, &mut *keys] {
@@ -86,10 +97,24 @@ impl Attention {
             pack_here(self.precision, k.transposed(), d, self.kv_len, keys_turned);
             pack_here(self.precision, v.transposed(), d, self.kv_len, values_turned);
             self.pack_blocks(k, self.kv_len, keys);
-            for (i, head) in (kv_head * group..(kv_head + 1) * group).enumerate() {
-                let adds = [keep[1] || i > 0, keep[2] || i > 0];
-                backward_head(self, b, head, read, grads, adds, s);
+            let [mut beside_q, mut beside_k, mut beside_v] = std::mem::take(&mut s.beside);
+            let of_keys = [(b * self.kv_len * self.kv_heads + kv_head) * d, self.kv_heads * d, self.kv_len, d];
+            // SAFETY: this task alone writes this key head of `dk` and `dv`, and its query heads of `dq`.
+            unsafe {
+                with_sums(dk, of_keys, &mut beside_k, |dk, stride| {
+                    with_sums(dv, of_keys, &mut beside_v, |dv, _| {
+                        for (i, head) in (kv_head * group..(kv_head + 1) * group).enumerate() {
+                            let adds = [keep[1] || i > 0, keep[2] || i > 0];
+                            let of_queries = [self.q_at(b, head, 0), self.heads * d, self.q_len, d];
+                            with_sums(dq, of_queries, &mut beside_q, |dq, q_stride| {
+                                let grads = Grads { dq, q_stride, dk, dv, stride };
+                                backward_head(self, b, head, [read[0], read[3]], stats, grads, adds, s);
+                            });
+                        }
+                    });
+                });
             }
+            s.beside = [beside_q, beside_k, beside_v];
         });
     }
 
@@ -115,7 +140,7 @@ impl Attention {
     }
 
     /// `x` `[rows, head_dim]` in panels of B, block by block.
-    fn pack_blocks(&self, x: Mat<'_>, rows: usize, words: &mut Vec<f32>) {
+    fn pack_blocks<T: Element>(&self, x: Mat<'_, T>, rows: usize, words: &mut Vec<f32>) {
         for start in (0..rows).step_by(BLOCK) {
             let block = Mat { data: &x.data[start * x.row_stride..], ..x };
             pack_here(self.precision, block, BLOCK.min(rows - start), self.head_dim, words);
@@ -160,47 +185,59 @@ impl Attention {
 
 simd_fn! {
     /// Pack key head `t`, counted over all sequences.
-    fn pack_head(a: &Attention, t: usize, k: &[f32], v: &[f32], packed: &mut [f32]) = pack_head_body;
+    fn pack_head<T>(a: &Attention, t: usize, k: &[T], v: &[T], packed: &mut [f32]) = pack_head_body;
 }
 
 #[inline(always)]
-fn pack_head_body<V: Vector>(a: &Attention, t: usize, k: &[f32], v: &[f32], packed: &mut [f32]) {
+fn pack_head_body<V: Vector, T: Element>(a: &Attention, t: usize, k: &[T], v: &[T], packed: &mut [f32]) {
     let (b, kv_head) = (t / a.kv_heads, t % a.kv_heads);
     let mut values = Vec::with_capacity(a.kv_len.div_ceil(BLOCK) * a.block_words());
     a.pack_blocks(a.kv(v, b, kv_head, 0), a.kv_len, &mut values);
     let (first, keys) = packed.split_at_mut(a.kv_len.div_ceil(BLOCK) * a.block_words());
     first[..values.len()].copy_from_slice(&values);
     let keys_of = a.kv(k, b, kv_head, 0);
-    if V::N == 16 { pack_left::<V, 12>(a, keys_of, a.kv_len, keys) } else { pack_left::<V, 6>(a, keys_of, a.kv_len, keys) }
+    if V::N == 16 { pack_left::<V, T, 12>(a, keys_of, a.kv_len, keys) } else { pack_left::<V, T, 6>(a, keys_of, a.kv_len, keys) }
 }
 
 /// `x` `[rows, head_dim]` in panels of A.
 #[inline(always)]
-fn pack_left<V: Vector, const MR: usize>(a: &Attention, x: Mat<'_>, rows: usize, words: &mut [f32]) {
+fn pack_left<V: Vector, T: Element, const MR: usize>(a: &Attention, x: Mat<'_, T>, rows: usize, words: &mut [f32]) {
     let depth = a.precision.words(a.head_dim);
     for r in (0..rows).step_by(MR) {
-        pack_lhs::<V, MR>(a.precision, x, r, MR.min(rows - r), 0, depth, a.head_dim, &mut words[r * depth..][..MR * depth + V::N]);
+        pack_lhs::<V, _, MR>(a.precision, x, r, MR.min(rows - r), 0, depth, a.head_dim, &mut words[r * depth..][..MR * depth + V::N]);
     }
 }
 
 simd_fn! {
-    fn forward_block(
-        a: &Attention, at: Queries, q: &[f32], packed: &[f32], out: SharedMut, lse: SharedMut, s: &mut Scratch,
+    fn forward_block<T>(
+        a: &Attention, at: Queries, q: &[T], packed: &[f32], out: SharedMut<T>, lse: SharedMut, s: &mut Scratch,
     ) = forward_block_body;
 }
 
 #[inline(always)]
-fn forward_block_body<V: Vector>(a: &Attention, at: Queries, q: &[f32], packed: &[f32], out: SharedMut, lse: SharedMut, s: &mut Scratch) {
-    if V::N == 16 { forward_panels::<V, 12>(a, at, q, packed, out, lse, s) } else { forward_panels::<V, 6>(a, at, q, packed, out, lse, s) }
+fn forward_block_body<V: Vector, T: Element>(
+    a: &Attention,
+    at: Queries,
+    q: &[T],
+    packed: &[f32],
+    out: SharedMut<T>,
+    lse: SharedMut,
+    s: &mut Scratch,
+) {
+    if V::N == 16 {
+        forward_panels::<V, T, 12>(a, at, q, packed, out, lse, s)
+    } else {
+        forward_panels::<V, T, 6>(a, at, q, packed, out, lse, s)
+    }
 }
 
 #[inline(always)]
-fn forward_panels<V: Vector, const MR: usize>(
+fn forward_panels<V: Vector, T: Element, const MR: usize>(
     a: &Attention,
     at: Queries,
-    q: &[f32],
+    q: &[T],
     packed: &[f32],
-    out: SharedMut,
+    out: SharedMut<T>,
     lse: SharedMut,
     s: &mut Scratch,
 ) {
@@ -259,7 +296,8 @@ fn forward_panels<V: Vector, const MR: usize>(
         // SAFETY: this row of this head of `out` and `lse` is this task's alone.
         unsafe {
             *lse.at((at.b * a.heads + at.head) * a.q_len + at.start + r) = most[r] + total[r].ln();
-            out.at(a.q_at(at.b, at.head, at.start + r)).copy_from_nonoverlapping(row.as_ptr(), d);
+            let out = std::slice::from_raw_parts_mut(out.at(a.q_at(at.b, at.head, at.start + r)), d);
+            put_rounded_body::<V, f32, T>(row, out, false);
         }
     }
 }
@@ -324,45 +362,47 @@ fn softmax_lanes<V: Vector>(
 
 simd_fn! {
     /// Gradients of one query head; `adds`: to what `dk` and `dv` hold. `dq` holds something always.
-    fn backward_head(
-        a: &Attention, b: usize, head: usize, read: [&[f32]; 6], grads: [SharedMut; 3], adds: [bool; 2], s: &mut Scratch,
+    fn backward_head<T>(
+        a: &Attention, b: usize, head: usize, read: [&[T]; 2], stats: [&[f32]; 2], grads: Grads, adds: [bool; 2], s: &mut Scratch,
     ) = backward_head_body;
 }
 
 #[inline(always)]
-fn backward_head_body<V: Vector>(
+fn backward_head_body<V: Vector, T: Element>(
     a: &Attention,
     b: usize,
     head: usize,
-    read: [&[f32]; 6],
-    grads: [SharedMut; 3],
+    read: [&[T]; 2],
+    stats: [&[f32]; 2],
+    grads: Grads,
     adds: [bool; 2],
     s: &mut Scratch,
 ) {
     if V::N == 16 {
-        backward_panels::<V, 12>(a, b, head, read, grads, adds, s);
+        backward_panels::<V, T, 12>(a, b, head, read, stats, grads, adds, s);
     } else {
-        backward_panels::<V, 6>(a, b, head, read, grads, adds, s);
+        backward_panels::<V, T, 6>(a, b, head, read, stats, grads, adds, s);
     }
 }
 
 #[inline(always)]
-fn backward_panels<V: Vector, const MR: usize>(
+fn backward_panels<V: Vector, T: Element, const MR: usize>(
     a: &Attention,
     b: usize,
     head: usize,
-    [q, _, _, lse, dout, delta]: [&[f32]; 6],
-    [dq, dk, dv]: [SharedMut; 3],
+    read: [&[T]; 2],
+    [lse, delta]: [&[f32]; 2],
+    grads: Grads,
     adds: [bool; 2],
     s: &mut Scratch,
 ) {
     let (d, width, depth) = (a.head_dim, a.width(), a.precision.words(a.head_dim));
-    let (kv_head, per_word) = (head / (a.heads / a.kv_heads), a.precision.per_word());
-    for (i, x) in [q, dout].into_iter().enumerate() {
+    let per_word = a.precision.per_word();
+    for (i, x) in read.into_iter().enumerate() {
         let x = a.q(x, b, head, 0);
         let room = a.q_len.next_multiple_of(BLOCK) * depth + V::N;
         s.left[i].resize(s.left[i].len().max(room), 0.0);
-        pack_left::<V, MR>(a, x, a.q_len, &mut s.left[i]);
+        pack_left::<V, T, MR>(a, x, a.q_len, &mut s.left[i]);
         s.right[i].clear();
         a.pack_blocks(x, a.q_len, &mut s.right[i]);
     }
@@ -425,14 +465,14 @@ fn backward_panels<V: Vector, const MR: usize>(
             let keys = &s.keys[2][j / BLOCK * a.block_words()..];
             // SAFETY: this task alone writes this head of `dq`.
             unsafe {
-                let to = dq.at(a.q_at(b, head, start));
-                blocks::<V, MR>(gemm, Mat::rows(&s.scores, BLOCK), keys, None, to, a.heads * d, &mut s.packed);
+                let to = grads.dq.at(start * grads.q_stride);
+                blocks::<V, _, MR>(gemm, Mat::rows(&s.scores, BLOCK), keys, None, to, grads.q_stride, &mut s.packed);
             }
         }
-        for ((sums, grad), adds) in s.sums.iter().zip([dk, dv]).zip(adds) {
+        for ((sums, grad), adds) in s.sums.iter().zip([grads.dk, grads.dv]).zip(adds) {
             for c in 0..cols {
                 // SAFETY: this task alone writes this key head of `dk` and `dv`.
-                let row = unsafe { std::slice::from_raw_parts_mut(grad.at(((b * a.kv_len + j + c) * a.kv_heads + kv_head) * d), d) };
+                let row = unsafe { std::slice::from_raw_parts_mut(grad.at((j + c) * grads.stride), d) };
                 for (x, sum) in row.iter_mut().zip(&sums[c * width..]) {
                     *x = if adds { *x + sum } else { *sum };
                 }

@@ -183,7 +183,7 @@ impl Decoder {
 
     /// Logits of what the output layer reads.
     fn capped(&self, tape: &mut Tape<'_>, x: &Tensor, head: &Tensor) -> Result<Tensor, EngineError> {
-        let logits = tape.linear(x, head, None)?;
+        let logits = tape.linear_f32(x, head, None)?;
         tape.softcap(&logits, self.layers.config.logit_softcap)
     }
 
@@ -194,7 +194,7 @@ impl Decoder {
             return Err(ShapeError::new("decoder", "a scalar head is not shared: use `parallel.mesh.tensor = 1`").into());
         }
         let (weight, bias) = (tape.param(weight), tape.param(bias));
-        let scalars = tape.linear(normed, &weight, Some(&bias))?;
+        let scalars = tape.linear_f32(normed, &weight, Some(&bias))?;
         let dims = normed.shape();
         scalars.reshape(&dims.dims()[..dims.dims().len() - 1])
     }

@@ -11,7 +11,7 @@ pub enum PrecisionChoice {
     Auto,
     /// 32 bits throughout.
     F32,
-    /// Operands of products in 16 bits of bfloat16.
+    /// Activations, their gradients and what products multiply in 16 bits of bfloat16.
     Bf16,
 }
 
