@@ -77,6 +77,15 @@ impl<'a> Reals<'a> {
 }
 
 impl RealsMut<'_> {
+    /// The same numbers, lent once more.
+    #[must_use]
+    pub fn reborrow(&mut self) -> RealsMut<'_> {
+        match self {
+            Self::F32(numbers) => RealsMut::F32(numbers),
+            Self::Bf16(numbers) => RealsMut::Bf16(numbers),
+        }
+    }
+
     /// As numbers of the type in which they are stored.
     /// # Panics
     /// When they are stored in the other.

@@ -5,13 +5,13 @@
 //! depend on its rows alone.
 
 use kernels::{
-    experts,
+    Element, experts,
     gemm::{Gemm, Mat, Precision, Rhs},
 };
 use rayon::prelude::*;
 
 use super::{Backward, Class, Cost, Forward, GradOut, Gradient, Input, Op, Routes, Saves, linear::{packs, rhs_of}, route::Plan};
-use crate::{EngineError, Form, RealsMut, Shape, ShapeError, Tape, Tensor, Pass};
+use crate::{EngineError, Form, Shape, ShapeError, Tape, Tensor, Pass};
 
 struct ExpertLinear {
     plan: Plan,
@@ -19,10 +19,10 @@ struct ExpertLinear {
 
 impl ExpertLinear {
     /// `y[slot] (+)= x[slot] B[e]`, `B` `[k, n]` one form of each expert's matrix.
-    fn multiply(&self, x: &[f32], w: &Input<'_>, form: Form, routes: experts::Routes<'_>, precision: Precision, mut y: GradOut<'_>) {
+    fn multiply<T: Element>(&self, x: &[T], w: &Input<'_>, form: Form, routes: experts::Routes<'_>, precision: Precision, mut y: GradOut<'_>) {
         let [_, out, inner] = w.shape.matrices();
         let (k, n) = if form == Form::Forward { (inner, out) } else { (out, inner) };
-        let (mut rest, mut tasks) = (y.data.f32s(), Vec::new());
+        let (mut rest, mut tasks) = (y.data.of::<T>(), Vec::new());
         for expert in 0..self.plan.experts {
             let slots = routes.slots(expert);
             let (mine, others) = rest.split_at_mut(slots.len() * n);
@@ -35,6 +35,36 @@ impl ExpertLinear {
             let gemm = Gemm { m: slots.len(), n, k, precision, accumulate: y.accumulate };
             gemm.run(Mat::rows(&x[slots.start * k..slots.end * k], k), w, None, y_of);
         });
+    }
+}
+
+impl ExpertLinear {
+    fn products<T: Element>(&self, f: &mut Forward<'_>) {
+        let [x, w, routes] = f.inputs else { unreachable!("three inputs") };
+        let y = GradOut { data: f.output.reborrow(), accumulate: false };
+        self.multiply::<T>(x.of(), w, Form::Forward, self.plan.read(routes.u32s()), f.precision, y);
+    }
+
+    fn gradients<T: Element>(&self, b: &mut Backward<'_>) {
+        let [x, w, routes] = b.inputs else { unreachable!("three inputs") };
+        let ([_, out, inner], routes) = (w.shape.matrices(), self.plan.read(routes.u32s()));
+        if let Some(dx) = b.grads[0].take() {
+            self.multiply::<T>(b.dy.of(), w, Form::Backward, routes, b.precision, dx);
+        }
+        if let Some(mut dw) = b.grads[1].take() {
+            if !dw.accumulate {
+                dw.data.f32s().fill(0.0);
+            }
+            let (x, dy, precision) = (x.of::<T>(), b.dy.of::<T>(), b.precision);
+            dw.data.f32s().par_chunks_mut(out * inner).enumerate().with_max_len(1).for_each(|(expert, dw)| {
+                let slots = routes.slots(expert);
+                if !slots.is_empty() {
+                    let gemm = Gemm { m: out, n: inner, k: slots.len(), precision, accumulate: true };
+                    let x = Mat::rows(&x[slots.start * inner..slots.end * inner], inner);
+                    gemm.run(Mat::rows(&dy[slots.start * out..slots.end * out], out).transposed(), Rhs::Plain(x), None, dw);
+                }
+            });
+        }
     }
 }
 
@@ -77,31 +107,14 @@ impl Op for ExpertLinear {
         let [experts, out, inner] = x[1].matrices();
         packs(x[0].rows().div_ceil(experts.max(1)), Shape::new(&[out, inner]), precision, pass == Pass::Backward)
     }
+    fn reads_bf16(&self) -> &'static [usize] {
+        &[0]
+    }
     fn forward(&self, f: &mut Forward<'_>) {
-        let [x, w, routes] = f.inputs else { unreachable!("three inputs") };
-        let y = GradOut { data: RealsMut::F32(f.output.f32s()), accumulate: false };
-        self.multiply(x.f32s(), w, Form::Forward, self.plan.read(routes.u32s()), f.precision, y);
+        by_dtype!(self.products(f));
     }
     fn backward(&self, b: &mut Backward<'_>) {
-        let [x, w, routes] = b.inputs else { unreachable!("three inputs") };
-        let ([_, out, inner], routes) = (w.shape.matrices(), self.plan.read(routes.u32s()));
-        if let Some(dx) = b.grads[0].take() {
-            self.multiply(b.dy.f32s(), w, Form::Backward, routes, b.precision, dx);
-        }
-        if let Some(mut dw) = b.grads[1].take() {
-            if !dw.accumulate {
-                dw.data.f32s().fill(0.0);
-            }
-            let (x, dy, precision) = (x.f32s(), b.dy.f32s(), b.precision);
-            dw.data.f32s().par_chunks_mut(out * inner).enumerate().with_max_len(1).for_each(|(expert, dw)| {
-                let slots = routes.slots(expert);
-                if !slots.is_empty() {
-                    let gemm = Gemm { m: out, n: inner, k: slots.len(), precision, accumulate: true };
-                    let x = Mat::rows(&x[slots.start * inner..slots.end * inner], inner);
-                    gemm.run(Mat::rows(&dy[slots.start * out..slots.end * out], out).transposed(), Rhs::Plain(x), None, dw);
-                }
-            });
-        }
+        by_dtype!(self.gradients(b));
     }
 }
 

@@ -61,7 +61,8 @@ impl Experts {
             Router::Sigmoid => (Scores::Sigmoid, false),
             Router::SigmoidNormalised => (Scores::Sigmoid, true),
         };
-        let logits = tape.linear(x, &tape.param(self.router), None)?;
+        // In 32 bits, because rounding would change who is chosen.
+        let logits = tape.linear_f32(x, &tape.param(self.router), None)?;
         let routes = if self.bias.is_some() || groups > 1 {
             // As DeepSeek-V2 weighs a group, and as V3 does.
             let limit = Limit { scores, groups, top_groups, largest: if scores == Scores::Sigmoid { 2 } else { 1 } };
