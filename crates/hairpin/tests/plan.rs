@@ -86,7 +86,23 @@ fn a_recipe_of_images_is_priced_here_in_images_and_on_a_page() {
     let (code, out, err) = hairpin(&["plan", recipe.to_str().unwrap(), "--page", page.to_str().unwrap()]);
     assert!(code == 0 && out.contains("images/s") && !out.contains("tokens"), "{out} {err}");
     check_page(&page);
+    assert!(out.contains("decode images") && out.contains("as the catalogue has it"), "{out}");
     assert_eq!(json(&["plan", recipe.to_str().unwrap(), "--json"])[0]["tokens"], 120, "4 images in each of 30 steps");
+    // Images that are here tell how fast they are made.
+    for i in 0..12 {
+        std::fs::write(folder.path().join(format!("{i}.png")), vision::demo::DIGITS).unwrap();
+    }
+    let set = format!("data.path={:?}", folder.path().display().to_string());
+    let price = &json(&["plan", recipe.to_str().unwrap(), "--set", &set, "--json"])[0];
+    let before = &price["before"];
+    assert_eq!((&before["images"], &before["feed"]["samples"]), (&serde_json::json!(12), &serde_json::json!(4)), "{before}");
+    assert!(before["feed"]["decode_core_secs"].as_f64().unwrap() > 0.0 && before["feed"]["decoded_ratio"] == 0.0, "{before}");
+    let secs = |value: &serde_json::Value| value.as_f64().unwrap();
+    let steps_secs = 30.0 * (secs(&price["step_secs"]) + secs(&before["step_secs"])) + secs(&before["open_secs"]);
+    assert!(secs(&price["secs"]) > steps_secs, "held-out images are measured too: {price}");
+    // On machines with accelerators it hides, or is waited for.
+    let rented = json(&["plan", recipe.to_str().unwrap(), "--on", "g5.xlarge:1", "--json"]);
+    assert!(secs(&rented["feed"]["cores_needed"]) > 0.0 && secs(&rented["wait_secs"]) > 0.0, "{rented}");
 }
 
 #[test]

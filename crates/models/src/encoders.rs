@@ -42,26 +42,47 @@ enum Part {
 impl Encoder {
     /// Of images of `size` pixels, where it has no size of its own.
     pub(crate) fn new(config: &EncoderConfig, size: usize) -> Result<Self, ModelError> {
-        let mut params = ParamTable::default();
-        let part = match config {
-            EncoderConfig::Autoencoder => {
-                let config = AutoencoderConfig { size, ..AutoencoderConfig::stable_diffusion() };
-                Part::Autoencoder(Box::new(autoencoder::Encoding::new(&mut params, &config, "")), size)
-            }
-            EncoderConfig::Text(config) => {
-                config.check()?;
-                Part::Text(TextTower::new(&mut params, config.clone(), "")?)
-            }
+        match config {
+            EncoderConfig::Autoencoder => Ok(Self::autoencoder(&AutoencoderConfig { size, ..AutoencoderConfig::stable_diffusion() })),
+            EncoderConfig::Text(config) => Self::text(config),
             EncoderConfig::Image(config) => {
                 config.check()?;
                 config.with_class_token()?;
+                let mut params = ParamTable::default();
                 let tower = Tower::new(&mut params, config.clone(), "")?;
                 params.block("");
                 let norm = tower.last_norm(&mut params);
-                Part::Image(tower, norm)
+                Ok(Self { params, part: Part::Image(tower, norm) })
             }
-        };
+        }
+    }
+
+    /// The half of an autoencoder that gives latents.
+    #[must_use]
+    pub fn autoencoder(config: &AutoencoderConfig) -> Self {
+        let mut params = ParamTable::default();
+        let part = Part::Autoencoder(Box::new(autoencoder::Encoding::new(&mut params, config, "")), config.size);
+        Self { params, part }
+    }
+
+    /// The text side of a CLIP.
+    /// # Errors
+    /// When its sizes do not fit to one another.
+    pub fn text(config: &TextConfig) -> Result<Self, ModelError> {
+        config.check()?;
+        let mut params = ParamTable::default();
+        let part = Part::Text(TextTower::new(&mut params, config.clone(), "")?);
         Ok(Self { params, part })
+    }
+
+    /// What it is called in tables.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match &self.part {
+            Part::Autoencoder(..) => "autoencoder",
+            Part::Text(_) => "text encoder",
+            Part::Image(..) => "image tower",
+        }
     }
 
     #[must_use]

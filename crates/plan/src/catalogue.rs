@@ -4,7 +4,9 @@
 //! Nothing is looked up on a network: prices grow old, and every answer says of when its price is ([`Price::months_old`]).
 
 mod check;
+mod images;
 
+pub use images::ImageRate;
 use serde::{Deserialize, Serialize};
 use train::clock::unix_secs;
 
@@ -28,6 +30,8 @@ const OLD_MONTHS: u32 = 12;
 pub struct Catalogue {
     #[serde(rename = "accelerator")]
     pub accelerators: Vec<Accelerator>,
+    #[serde(rename = "images")]
+    pub images: Vec<ImageRate>,
     #[serde(rename = "instance")]
     pub instances: Vec<Instance>,
     #[serde(rename = "language")]
@@ -242,6 +246,7 @@ impl Catalogue {
             below.extend(over);
         }
         rows(&mut self.accelerators, over.accelerators, |r| &r.name);
+        rows(&mut self.images, over.images, |r| &r.name);
         rows(&mut self.instances, over.instances, |r| &r.name);
         rows(&mut self.languages, over.languages, |r| &r.name);
         rows(&mut self.models, over.models, |r| &r.name);

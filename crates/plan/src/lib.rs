@@ -5,12 +5,14 @@
 //! questions  what a budget buys, what a cluster costs, whether to pretrain at all
 //!     ask    simulation (time and memory of a step elsewhere), laws (loss), catalogue (prices, machines, models)
 //! ladder     phases laid by the same answers, climbed here, surveyed on the way
+//! before     what a step of images waits for: decoding, and frozen models that are asked
 //! evidence   published runs that the answers are checked against
 //! ```
 //!
 //! **Invariant:** there is no second model of training here. Memory and FLOPs come from the step itself on `Meta`, time
 //! from running that step.
 
+pub mod before;
 pub mod catalogue;
 pub mod evidence;
 pub mod ladder;

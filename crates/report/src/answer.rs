@@ -103,7 +103,7 @@ pub(crate) fn picture(picture: &Picture) -> Markup {
         figure {
             figcaption { (picture.title) }
             img alt=(picture.title) src=(format!("data:image/png;base64,{}", base64::encode(&picture.png)));
-            p.what { (picture.text) }
+            @if !picture.text.is_empty() { p.what { (picture.text) } }
         }
     }
 }

@@ -49,12 +49,12 @@ fn tables(manifest: &Manifest) -> Vec<Table> {
 
 fn headline(manifest: &Manifest) -> String {
     format!(
-        "{} images found; {} to learn from, {} held out, {} with a caption, {} classes",
+        "{} images found; {} to learn from, {} held out, {} with a caption, {}",
         count(manifest.found),
         count(manifest.train),
         count(manifest.held_out),
         count(manifest.captions),
-        manifest.classes.len()
+        vision::classes::counted(manifest.classes.len())
     )
 }
 

@@ -7,6 +7,7 @@ mod answer;
 mod bars;
 mod chart;
 pub mod corpus;
+mod film;
 pub mod images;
 mod page;
 mod ranks;

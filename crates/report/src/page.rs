@@ -16,7 +16,7 @@ use crate::{
     ReportError,
     answer::section,
     chart::{Axis, Chart, Series},
-    corpus, images, ranks,
+    corpus, film, images, ranks,
     run::{self, Run},
     shell::shell,
     terminal::{bytes, count, secs},
@@ -67,12 +67,16 @@ pub(crate) fn page(folder: &Path) -> Result<(String, Vec<String>), ReportError> 
             (ledger_table(&entries))
             (samples(&entries))
             @for e in &entries {
+                @if let Some(section) = film::section(&format!("phase {} {}", e.phase, e.name), &e.folder) { (section) }
+            }
+            @for e in &entries {
                 @if let Some(section) = ranks::section(&format!("phase {} {}", e.phase, e.name), &e.folder) { (section) }
             }
         }
         @if let Some(run) = &alone {
             section.cards { @for (value, what) in run.cards() { div.card { p.value { (value) } p.what { (what) } } } }
             @if !run.steps.is_empty() { (charts(&[], &[("this run".to_owned(), run.steps.clone())])) }
+            @if let Some(section) = film::section("this run", folder) { (section) }
             (run.checkpoints())
             @if let Some(section) = ranks::section("this run", folder) { (section) }
             (recipe("the run", folder))

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use engine::{EngineError, Inputs, ParamStore, Tape, Tensor};
-use models::{Model, decoder::Head};
+use models::{Model, decoder::Head, encoders::Encoder};
 use registry::{Named, Registry};
 
 use crate::{
@@ -76,6 +76,13 @@ pub trait Objective: Send + Sync {
     /// When a rank that holds a parameter does not answer.
     fn share(&self, _model: &dyn Model, _store: &mut dyn ParamStore, _rows: Vec<f32>) -> Result<Inputs, EngineError> {
         Ok(Inputs::new())
+    }
+
+    /// Frozen models that are asked about each sample before the step, for the planner: without weights. Absent: those of the model.
+    /// # Errors
+    /// When one that a recipe names is there and cannot be read.
+    fn encoders(&self) -> Result<Vec<Encoder>, TrainError> {
+        Ok(Vec::new())
     }
 
     /// Why its samples cannot be cut along their tokens, if they cannot.

@@ -23,7 +23,7 @@ use comm::Communicator;
 pub use course::Course;
 use engine::Inputs;
 pub use from::{is_same_tokenizer, with_its_model};
-pub use loaded::{Loaded, load, load_averaged, tokenizer_of};
+pub use loaded::{Loaded, load, load_averaged, recipe_of, tokenizer_of};
 use models::Model;
 use parallel::param_server::{Report, Turn};
 pub use resolve::resolve;
@@ -483,6 +483,9 @@ impl<'a> Run<'a> {
         if step.is_multiple_of(self.recipe.eval.every_steps) || is_last {
             let metric = self.evaluate()?;
             self.held_out = Some(metric);
+            if is_last || (step / self.recipe.eval.every_steps).is_power_of_two() {
+                self.feed.look(step, &mut self.trainer, self.out)?.iter().for_each(|note| observer.note(note));
+            }
             if self.recipe.eval.patience.is_some() {
                 let course = Course::with(self.state.course, step, metric);
                 (self.state.course, is_best) = (Some(course), course.best_step == step);

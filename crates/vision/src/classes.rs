@@ -15,6 +15,12 @@ pub fn of(folder: &Path) -> Vec<String> {
     checkpoints.filter_map(read).find_map(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
 }
 
+/// How many there are, in words.
+#[must_use]
+pub fn counted(count: usize) -> String {
+    format!("{count} class{}", if count == 1 { "" } else { "es" })
+}
+
 /// What a checkpoint keeps of them.
 #[must_use]
 pub fn files(names: &[String]) -> TokenizerFiles {

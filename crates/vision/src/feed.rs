@@ -7,6 +7,7 @@
 use std::{
     collections::HashMap,
     ops::Range,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -19,17 +20,18 @@ use train::{
     TrainError,
     checkpoint::TokenizerFiles,
     eval::HeldOut,
-    feed::{Feed, Pick, is_held_out},
+    feed::{Feed, InTraining, Pick, is_held_out},
     recipe::Recipe,
 };
 
 use crate::{
     classes, decode,
     draws::Draws,
+    film,
     latents::MEASURED,
     pictures::Pictures,
     prepared,
-    tasks::{self, About, Captions, Sample, Task},
+    tasks::{self, About, Captions, HeldOutImages, Sample, Task},
 };
 
 /// Share of the images that are held out.
@@ -72,10 +74,7 @@ pub fn open(recipe: &Recipe) -> Result<Arc<Images>, TrainError> {
 /// As [`open`].
 pub fn open_within(recipe: &Recipe, bound_bytes: u64) -> Result<Arc<Images>, TrainError> {
     let mut task = tasks::of(recipe)?;
-    // Without crops an image is kept as it is read, and no more of it.
-    let room = if task.augment().least_area < 1.0 { ROOM } else { 1.0 };
-    let side = (task.size() as f64 * room).round() as u32;
-    let pictures = Pictures::read(&recipe.data.path, side, bound_bytes, |entry| task.wants(entry))?;
+    let pictures = Pictures::read(&recipe.data.path, side(&*task), bound_bytes, |entry| task.wants(entry))?;
     let class_names = pictures.classes();
     let classes: Vec<u32> = pictures.entries.iter().map(|entry| class_names.binary_search(&entry.class).unwrap_or(0) as u32).collect();
     let [train, mut held_out] = split(recipe, &pictures);
@@ -97,7 +96,7 @@ pub fn open_within(recipe: &Recipe, bound_bytes: u64) -> Result<Arc<Images>, Tra
     let captions: Vec<&str> = train.iter().filter_map(|i| pictures.entries[*i].caption.as_deref()).collect();
     let mut notes = pictures.notes.clone();
     notes.append(&mut task.prepare(&class_names, &captions)?);
-    notes.push(format!("{} images to train on, {} held out, {} classes", train.len(), held_out.len(), class_names.len()));
+    notes.push(format!("{} images to train on, {} held out, {}", train.len(), held_out.len(), classes::counted(class_names.len())));
     let tokenizer_blake3 = match task.captions() {
         Some(captions) => hash_of(&captions.tokenizer.files()?),
         None => String::new(),
@@ -130,6 +129,26 @@ pub fn open_within(recipe: &Recipe, bound_bytes: u64) -> Result<Arc<Images>, Tra
         // Where the system gives no more threads, samples are made as they are asked for.
         makers: rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("images {i}")).build().ok(),
     }))))
+}
+
+/// Side of what is kept of an image: without crops as it is read, and no more of it.
+pub(crate) fn side(task: &dyn Task) -> u32 {
+    let room = if task.augment().least_area < 1.0 { ROOM } else { 1.0 };
+    (task.size() as f64 * room).round() as u32
+}
+
+/// A crop of `whole` that is drawn, of the model's size, mirrored or not.
+pub(crate) fn crop(whole: &RgbImage, task: &dyn Task, draws: &mut Draws) -> RgbImage {
+    let (side, augment) = (f64::from(whole.width()), task.augment());
+    let least = side * augment.least_area.sqrt();
+    let crop = (least + draws.uniform() * (side - least)).round().min(side);
+    let mut place = || (draws.uniform() * (side - crop)).round() as u32;
+    let at = [place(), place()];
+    let mut pixels = decode::part(whole, at, crop as u32, task.size() as u32);
+    if augment.flip && draws.uniform() < 0.5 {
+        imageops::flip_horizontal_in_place(&mut pixels);
+    }
+    pixels
 }
 
 /// What is learnt from and what is held out. Shares are nested: whatever is in the first hundredth is in the first half too.
@@ -174,18 +193,11 @@ fn hash_of(files: &TokenizerFiles) -> String {
 impl Inner {
     /// An image of the model's size, whole or as a crop that is drawn.
     fn pixels(&self, picture: usize, draws: Option<&mut Draws>) -> Result<RgbImage, TrainError> {
-        let (whole, size) = (self.pictures.pixels(picture)?, self.task.size() as u32);
-        let Some(draws) = draws else { return Ok(decode::part(&whole, [0, 0], whole.width(), size)) };
-        let (side, augment) = (f64::from(whole.width()), self.task.augment());
-        let least = side * augment.least_area.sqrt();
-        let crop = (least + draws.uniform() * (side - least)).round().min(side);
-        let mut place = || (draws.uniform() * (side - crop)).round() as u32;
-        let at = [place(), place()];
-        let mut pixels = decode::part(&whole, at, crop as u32, size);
-        if augment.flip && draws.uniform() < 0.5 {
-            imageops::flip_horizontal_in_place(&mut pixels);
-        }
-        Ok(pixels)
+        let whole = self.pictures.pixels(picture)?;
+        Ok(match draws {
+            Some(draws) => crop(&whole, &*self.task, draws),
+            None => decode::part(&whole, [0, 0], whole.width(), self.task.size() as u32),
+        })
     }
 
     /// One sample of a picture by the key of its draws; `is_whole` shows all of it.
@@ -297,6 +309,19 @@ impl Feed for Images {
         let samples = picks.par_iter().zip(ready).map(make).collect::<Result<Vec<_>, _>>()?;
         self.make_ahead(picks);
         self.0.task.stack(samples)
+    }
+
+    fn look(&self, step: u64, trainer: &mut dyn InTraining, folder: &Path) -> Result<Vec<String>, TrainError> {
+        if !self.0.task.makes_pictures() {
+            return Ok(Vec::new());
+        }
+        let precision = trainer.precision();
+        let Some(mut store) = trainer.weights()? else { return Ok(Vec::new()) };
+        let captions = self.split()[1].iter().filter_map(|picture| self.caption(*picture)).collect();
+        let held_out = HeldOutImages { feed: self, captions, classes: self.class_names().len() };
+        let looked = self.0.task.line(&held_out, trainer.model(), &mut store, precision).and_then(|line| film::keep(folder, step, &line));
+        // Nothing is learnt from them: a run goes on without.
+        Ok(looked.err().map(|error| format!("there are no pictures of step {step}: {error}")).into_iter().collect())
     }
 
     fn weight(&self, picks: &[Pick]) -> u64 {

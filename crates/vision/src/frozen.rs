@@ -27,12 +27,37 @@ pub(crate) struct Frozen {
     store: Mutex<Replicated>,
 }
 
+/// The `[model]` table of what `path` holds, which the recipe's `key` names, written out, without its weights; checked to be of `kind`.
+/// # Errors
+/// As [`Frozen::open`].
+pub(crate) fn table(path: &Path, kind: &'static str, key: &'static str) -> Result<toml::Table, TrainError> {
+    let model =
+        if hf::knows(path) { hf::import(path)?.model } else { run::recipe_of(path).map_err(|e| neither(path, kind, key, &e))?.model };
+    let table = models::build(&model)?.config();
+    is_of(&table, path, kind, key)?;
+    Ok(table)
+}
+
+fn neither(path: &Path, kind: &str, key: &'static str, error: &TrainError) -> TrainError {
+    let problem = format!("`{}` is neither a run nor a folder of a known layout: {error}", path.display());
+    let help = format!("give the folder of a run of a `{kind}`, or a Hugging Face folder that `hairpin import` knows");
+    TrainError::Value { key, problem, help }
+}
+
+fn is_of(table: &toml::Table, path: &Path, kind: &str, key: &'static str) -> Result<(), TrainError> {
+    let found = models::kind(table).name;
+    if found == kind {
+        return Ok(());
+    }
+    let problem = format!("`{}` holds a model of kind `{found}`, not `{kind}`", path.display());
+    Err(TrainError::Value { key, problem, help: format!("give the run of a `{kind}`") })
+}
+
 impl Frozen {
     /// Read `path`, which the recipe's `key` names, and check that it is of `kind`.
     /// # Errors
     /// When it is neither a run nor a folder of a known layout, or of another kind.
     pub fn open(path: &Path, kind: &'static str, key: &'static str) -> Result<Self, TrainError> {
-        let wrong = |problem: String, help: String| TrainError::Value { key, problem, help };
         let (table, store, tokenizer_path) = if hf::knows(path) {
             let imported = hf::import(path)?;
             let model = models::build(&imported.model)?;
@@ -48,17 +73,10 @@ impl Frozen {
             }
             (model.config(), store, path.join("tokenizer.json"))
         } else {
-            let (loaded, _) = run::load_averaged(path).map_err(|error| {
-                let help = format!("give the folder of a run of a `{kind}`, or a Hugging Face folder that `hairpin import` knows");
-                wrong(format!("`{}` is neither a run nor a folder of a known layout: {error}", path.display()), help)
-            })?;
+            let (loaded, _) = run::load_averaged(path).map_err(|error| neither(path, kind, key, &error))?;
             (loaded.model.config(), loaded.store, loaded.tokenizer_path)
         };
-        let found = models::kind(&table).name;
-        if found != kind {
-            let problem = format!("`{}` holds a model of kind `{found}`, not `{kind}`", path.display());
-            return Err(wrong(problem, format!("give the run of a `{kind}`")));
-        }
+        is_of(&table, path, kind, key)?;
         let model = models::build(&table)?;
         let mut hasher = blake3::Hasher::new();
         hasher.update(table.to_string().as_bytes());
@@ -94,11 +112,15 @@ pub(crate) struct Cache<K> {
 /// Share of the free memory that each of them may have.
 const SHARE: u64 = 8;
 
+/// That share, in bytes.
+pub(crate) fn kept_bytes() -> u64 {
+    limits::available_bytes().unwrap_or(4 << 30) / SHARE
+}
+
 impl<K: Eq + Hash> Cache<K> {
     /// An empty one; of what is never asked for again it keeps nothing.
     pub fn new(is_kept: bool) -> Self {
-        let bound_bytes = if is_kept { limits::available_bytes().unwrap_or(4 << 30) / SHARE } else { 0 };
-        Self { said: Mutex::default(), bound_bytes }
+        Self { said: Mutex::default(), bound_bytes: if is_kept { kept_bytes() } else { 0 } }
     }
 
     fn said(&self) -> MutexGuard<'_, HashMap<K, Arc<[f32]>>> {

@@ -13,11 +13,13 @@
 
 mod captions;
 pub mod classes;
+pub mod cost;
 pub mod decode;
 pub mod demo;
 pub mod diffusion;
 pub mod draws;
 pub mod feed;
+pub mod film;
 mod frozen;
 pub mod hf;
 pub mod judge;
@@ -38,7 +40,7 @@ use std::sync::Arc;
 
 pub use feed::Images;
 pub use pictures::Pictures;
-use tasks::{autoencoding, denoising, pairs, reconstruction};
+use tasks::{autoencoding, mixing, pairs, reconstruction};
 use train::{TrainError, feed::Feed, metric::MetricKind, objective::Kind, recipe::Recipe};
 
 /// Every objective of images, and what it is judged by.
@@ -47,11 +49,17 @@ const KINDS: &[(Kind, MetricKind)] = &[
     (Kind { name: "autoencoding", build: autoencoding::build, feed }, autoencoding::METRIC),
     (Kind { name: "classes", build: tasks::classes::build, feed }, tasks::classes::METRIC),
     (Kind { name: "contrastive", build: pairs::build, feed }, pairs::METRIC),
-    (Kind { name: "denoising", build: denoising::build, feed }, denoising::METRIC),
+    (Kind { name: "denoising", build: mixing::build, feed }, mixing::METRIC),
 ];
 
 fn feed(recipe: &Recipe) -> Result<Arc<dyn Feed>, TrainError> {
     Ok(feed::open(recipe)?)
+}
+
+/// Whether a recipe learns from images by one of these objectives.
+#[must_use]
+pub fn reads(recipe: &Recipe) -> bool {
+    KINDS.iter().any(|(kind, _)| kind.name == train::objective::name(recipe))
 }
 
 /// Make the objectives and metrics of images known to recipes. Calling it again changes nothing.

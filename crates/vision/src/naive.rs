@@ -11,7 +11,7 @@ use train::{
 
 use crate::{
     feed::{self, Images},
-    tasks::{Denoising, autoencoding, classes, denoising, pairs, pixels_around_zero, reconstruction},
+    tasks::{Denoising, autoencoding, classes, mixing, pairs, pixels_around_zero, reconstruction},
 };
 
 /// Images that it counts on, at the most.
@@ -27,7 +27,7 @@ pub fn baseline(recipe: &Recipe) -> Result<(HeldOut, &'static str), TrainError> 
     let (metric, losses, whose) = match train::objective::name(recipe) {
         "classes" => (&classes::METRIC, of_prior(&images), "of the share that each class has"),
         "contrastive" => (&pairs::METRIC, of_guessing(&images, recipe), "of guessing"),
-        "denoising" => (&denoising::METRIC, of_numbers(&images, recipe)?, "of the mean and spread of each number"),
+        "denoising" => (&mixing::METRIC, of_numbers(&images, recipe)?, "of the mean and spread of each number"),
         "autoencoding" => (&autoencoding::METRIC, of_mean_image(&images)?, "of the mean image"),
         _ => (&reconstruction::METRIC, of_mean_patches(&images, recipe)?, "of the mean patch at each place"),
     };

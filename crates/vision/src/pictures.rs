@@ -62,7 +62,7 @@ impl Pictures {
                 Err(problem) => sink.faults.add(&entry.name, &problem),
             }
         }
-        let room = (bound_bytes / (3 * u64::from(side).pow(2)).max(1)) as usize;
+        let room = (bound_bytes / bytes(side)) as usize;
         let held = AtomicUsize::new(0);
         let look = |entry: &Entry| -> Result<([u8; 32], Option<Arc<RgbImage>>), String> {
             let pixels = fetch(entry, side)?;
@@ -123,6 +123,12 @@ fn endings() -> String {
     readers::IMAGES.join(", ")
 }
 
-fn fetch(entry: &Entry, side: u32) -> Result<RgbImage, String> {
+/// Of a decoded image.
+pub(crate) fn bytes(side: u32) -> u64 {
+    (3 * u64::from(side).pow(2)).max(1)
+}
+
+/// Read and decode.
+pub(crate) fn fetch(entry: &Entry, side: u32) -> Result<RgbImage, String> {
     decode::square(&entry.place.read().map_err(|e| format!("cannot be read: {e}"))?, side)
 }

@@ -12,8 +12,8 @@ pub struct PrepareOptions {
     pub least_side_px: u32,
     /// The most that the longer side may be of the shorter.
     pub most_aspect: f64,
-    /// Of two images whose hashes differ in at most so many of 128 bits, and that look alike when small, the smaller one is left out. 0: only
-    /// such that have the same hash. At most 16.
+    /// Of two images whose hashes differ in at most so many of 128 bits, and of which one small copy is the other after another brightness or
+    /// contrast, a slight shift or crop, the smaller one is left out. 0: only such that have the same hash. At most 16.
     pub near_bits: u32,
     /// Look for near duplicates at all.
     pub is_deduplicated: bool,
@@ -46,7 +46,7 @@ impl Default for PrepareOptions {
         Self {
             least_side_px: 16,
             most_aspect: 4.0,
-            near_bits: 8,
+            near_bits: 12,
             is_deduplicated: true,
             captions: CaptionOptions::default(),
             held_out: 0.1,

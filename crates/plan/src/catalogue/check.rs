@@ -50,6 +50,9 @@ impl Catalogue {
             sizes.extend(all.map(|(key, value)| (r.name.as_str(), key, value)));
         }
         sizes.extend(self.stages.iter().map(|s| (s.name.as_str(), "mb_per_sec", Some(s.mb_per_sec))));
+        let rates =
+            self.images.iter().flat_map(|i| [("decoded_per_sec", i.decoded_per_sec), ("made_per_sec", i.made_per_sec)].map(|r| (i, r)));
+        sizes.extend(rates.map(|(i, (key, rate))| (i.name.as_str(), key, Some(rate))));
         sizes.extend(self.storage.iter().map(|s| (s.name.as_str(), "usd_per_gb_month", Some(s.usd_per_gb_month))));
         // What is smaller or larger than anything that there is would only come back as infinities.
         let is_size = |value: f64| (LEAST..=MOST).contains(&value);
@@ -58,6 +61,7 @@ impl Catalogue {
         }
         let names = |kind: &'static str, names: Vec<&str>| twice(names).map(|name| format!("{kind} `{name}` is there twice"));
         let twice = names("accelerator", self.accelerators.iter().map(|r| r.name.as_str()).collect())
+            .or(names("images", self.images.iter().map(|r| r.name.as_str()).collect()))
             .or(names("instance", self.instances.iter().map(|r| r.name.as_str()).collect()))
             .or(names("language", self.languages.iter().map(|r| r.name.as_str()).collect()))
             .or(names("model", self.models.iter().map(|r| r.name.as_str()).collect()))

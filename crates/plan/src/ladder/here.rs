@@ -12,13 +12,15 @@ use train::{
     step::{StepCost, StepOptions, Trainer, cost},
 };
 
+use crate::before::{self, Before};
+
 /// The price of a recipe on this machine.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Price {
     pub name: String,
     /// Of the first rank.
     pub cost: StepCost,
-    /// Of all ranks, which are all on this machine.
+    /// Of all ranks, which are all on this machine, and of what comes before their steps.
     pub memory_bytes: u64,
     pub steps: u64,
     /// What samples are counted in, `tokens` or whole `images` or `pairs`, and how many are seen.
@@ -27,6 +29,8 @@ pub struct Price {
     /// Of the whole run, without what is computed twice.
     pub flops: f64,
     pub step_secs: f64,
+    /// What a step of images waits for, which `step_secs` has no part of and `secs` has.
+    pub before: Option<Before>,
     pub secs: f64,
     pub tokens_per_sec: f64,
     pub gflops_per_sec: f64,
@@ -40,7 +44,7 @@ pub fn price(recipe: &Recipe, vocab: Option<usize>) -> Result<Price, TrainError>
     let options = StepOptions::of(&recipe);
     let mesh = options.mesh;
     let costs = (0..mesh.ranks()).map(|rank| cost(&*model, &options, mesh.place(rank))).collect::<Result<Vec<StepCost>, _>>()?;
-    let (cost, memory_bytes) = (costs[0], costs.iter().map(StepCost::total_bytes).sum());
+    let (cost, memory_bytes): (_, u64) = (costs[0], costs.iter().map(StepCost::total_bytes).sum());
     drop(model);
     let probe = ranks::run(&recipe, |comm| probe(&recipe, comm), |comm| probe(&recipe, comm))?;
     let (lanes, passes) = (options.lanes as f64, options.passes as f64);
@@ -51,16 +55,19 @@ pub fn price(recipe: &Recipe, vocab: Option<usize>) -> Result<Price, TrainError>
     let evals = (steps / recipe.eval.every_steps + 1) as f64;
     let windows = recipe.eval.windows as f64 / mesh.data as f64;
     let eval_secs = evals * windows * probe.pass_secs / options.micro_batch as f64 / 3.0;
+    let before = before::here(&recipe, step_secs, evals)?;
+    let before_secs = before.as_ref().map_or(0.0, |before| before.open_secs + steps as f64 * before.step_secs);
     Ok(Price {
         name: recipe.name.clone(),
         cost,
-        memory_bytes,
+        memory_bytes: memory_bytes + before.as_ref().map_or(0, Before::memory_bytes),
         steps,
         unit: models::unit(&recipe.model),
         tokens: steps * recipe.step_tokens(),
         flops,
         step_secs,
-        secs: steps as f64 * step_secs + eval_secs,
+        before,
+        secs: steps as f64 * step_secs + eval_secs + before_secs,
         tokens_per_sec: recipe.step_tokens() as f64 / step_secs,
         gflops_per_sec: flops / steps as f64 / step_secs / 1e9,
     })

@@ -16,6 +16,7 @@ use train::{
 
 use crate::{
     PlanError,
+    before::Feed,
     catalogue::{Catalogue, Instance, Price},
     simulation::efficiency,
     simulation::hardware::{Cluster, Constants, Numbers},
@@ -46,6 +47,10 @@ pub struct Rented {
     pub runners_up: Vec<Choice>,
     pub misses: Vec<search::Miss>,
     pub usable_bytes: f64,
+    /// Of images: whether the CPUs of the machines make samples as fast as the accelerators learn.
+    pub feed: Option<Feed>,
+    /// Of a step, in which accelerators wait for samples.
+    pub wait_secs: f64,
     pub reliability: Reliability,
     /// Of training alone, and with what stops, restarts and checkpoints take.
     pub training_secs: f64,
@@ -105,7 +110,11 @@ pub fn rent(
     }
     let choice = choices.remove(0);
     let tokens = (resolved.batch.sequences * resolved.batch.context) as f64 * resolved.train.steps as f64;
-    let training_secs = resolved.train.steps as f64 * choice.time.step_secs;
+    let cores = (instance.vcpus * nodes as u64) as f64;
+    let samples = resolved.batch.sequences as u64;
+    let feed = vision::reads(&resolved).then(|| Feed::by_catalogue(catalogue, samples, choice.time.step_secs, cores)).transpose()?;
+    let wait_secs = feed.as_ref().map_or(0.0, |feed| (feed.secs() - choice.time.step_secs).max(0.0));
+    let training_secs = resolved.train.steps as f64 * (choice.time.step_secs + wait_secs);
     let reliability = reliability::usual(params as f64, ranks as f64, nodes as f64)?;
     let secs = training_secs / reliability.goodput_ratio;
     let expected_secs = efficiency::errors().taken_over_said.map(|times| times * secs);
@@ -132,6 +141,8 @@ pub fn rent(
         is_recipes,
         runners_up: choices,
         misses,
+        feed,
+        wait_secs,
         usable_bytes: cluster.hardware.usable_bytes(),
         reliability,
         training_secs,

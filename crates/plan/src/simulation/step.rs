@@ -240,7 +240,7 @@ fn memory(cost: &StepCost, encoding: &Encoding, logits: f64, numbers: Numbers) -
     }
 }
 
-/// What the encoders of a model do with one micro-batch, each forward alone.
+/// What the encoders of a model, or those that its objective names in their place, do with one micro-batch, each forward alone.
 struct Encoding {
     secs: f64,
     params: f64,
@@ -251,7 +251,8 @@ struct Encoding {
 impl Encoding {
     fn of(model: &dyn Model, options: &StepOptions, hardware: &Hardware, constants: Constants) -> Result<Self, TrainError> {
         let mut all = Self { secs: 0.0, params: 0.0, pool_bytes: 0.0 };
-        for encoder in model.encoders() {
+        let named = options.objective.encoders()?;
+        for encoder in if named.is_empty() { model.encoders() } else { &named } {
             let (pool, mut store, secs) = (Pool::planned(options.kind), NoParams, std::cell::Cell::new(0.0));
             let watch = |event: &Event| secs.set(secs.get() + hardware.op_secs(event, constants));
             let tape_options = Options { precision: options.precision, recompute: false, train: false, key: 0, trace: true };

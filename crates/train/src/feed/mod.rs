@@ -101,6 +101,14 @@ pub trait Feed: Send + Sync {
         Ok(())
     }
 
+    /// Called by all ranks after 1, 2, 4, 8, ... measurements of held-out samples and the last, at `step` of the run in `folder`: what a person
+    /// may look at of the model is written there. It changes nothing that is learnt. Notes for a person, of what could not be.
+    /// # Errors
+    /// When a rank does not answer.
+    fn look(&self, _step: u64, _trainer: &mut dyn InTraining, _folder: &Path) -> Result<Vec<String>, TrainError> {
+        Ok(Vec::new())
+    }
+
     /// Figures of the samples of `step`, for its line of metrics.
     fn figures(&self, _step: u64) -> Vec<(&'static str, f64)> {
         Vec::new()

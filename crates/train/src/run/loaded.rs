@@ -92,11 +92,23 @@ pub fn load_averaged(folder: &Path) -> Result<(Loaded, bool), TrainError> {
 /// When there is no checkpoint, or none whose manifest can be read.
 pub fn tokenizer_of(folder: &Path) -> Result<PathBuf, TrainError> {
     let folder = &*checkpoint::here(folder)?;
+    let (path, recipe) = newest_recipe(folder)?;
+    Ok(tokenizer_path(&path, folder, &recipe))
+}
+
+/// The recipe of a run, a checkpoint or an imported model, without reading its weights.
+/// # Errors
+/// As [`tokenizer_of`].
+pub fn recipe_of(folder: &Path) -> Result<Recipe, TrainError> {
+    Ok(newest_recipe(&*checkpoint::here(folder)?)?.1)
+}
+
+fn newest_recipe(folder: &Path) -> Result<(PathBuf, Recipe), TrainError> {
     let checkpoints = std::iter::once(folder.to_owned()).chain(checkpoint::list(folder).into_iter().rev().map(|(_, path)| path));
     for path in checkpoints {
         if let Ok(manifest) = checkpoint::manifest(&path) {
             let recipe = Recipe::parse(&manifest.recipe, &path.display().to_string(), &[])?;
-            return Ok(tokenizer_path(&path, folder, &recipe));
+            return Ok((path, recipe));
         }
     }
     Err(CheckpointError::None { folder: folder.to_owned() }.into())

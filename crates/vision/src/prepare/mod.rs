@@ -35,7 +35,7 @@ fn check(options: &PrepareOptions) -> Result<(), TrainError> {
         return wrong("images.most_aspect", format!("{} is below 1, which a square has", options.most_aspect), "use 1 or more");
     }
     if options.near_bits > near::MOST_BITS {
-        return wrong("images.near_bits", format!("{} is more than {}", options.near_bits, near::MOST_BITS), "use 8, or less");
+        return wrong("images.near_bits", format!("{} is more than {}", options.near_bits, near::MOST_BITS), "use 12, or less");
     }
     if !(options.held_out > 0.0 && options.held_out < 1.0) {
         return wrong("images.held_out", format!("{} is not between 0 and 1", options.held_out), "use 0.1");
@@ -50,7 +50,7 @@ fn check(options: &PrepareOptions) -> Result<(), TrainError> {
 }
 
 /// Of what is done here: what an earlier one prepared is prepared anew.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Images of the contact sheet, and its side.
 const SHOWN: usize = 48;
 const COLUMNS: usize = 12;

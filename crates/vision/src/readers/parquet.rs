@@ -1,5 +1,5 @@
-//! Parquet with the bytes of images in a column, bare or as the struct `{bytes, path}` of Hugging Face's datasets; in builds with the
-//! feature `parquet`. The bytes are copied into one file without a name, from which an image can be read at any time.
+//! Parquet with the bytes of images in a column, bare or as the struct `{bytes, path}` of Hugging Face's datasets, whose metadata say what
+//! classes are called; in builds with the feature `parquet`. The bytes are copied into one file without a name, from which an image can be read at any time.
 
 #[cfg(not(feature = "parquet"))]
 use super::{Reader, Sink, Source};
@@ -15,7 +15,11 @@ fn read(source: &Source<'_>, sink: &mut Sink) {
 use {
     super::{CAPTION_KEYS, CLASS_KEYS, Entry, IMAGE_KEYS, LARGEST_IMAGE, Place, Reader, Sink, Source, first_of, said},
     ::parquet::{
-        file::reader::{FileReader, SerializedFileReader},
+        basic::{ConvertedType, Type as Physical},
+        file::{
+            metadata::KeyValue,
+            reader::{FileReader, SerializedFileReader},
+        },
         record::{Field, Row},
         schema::types::Type,
     },
@@ -44,7 +48,11 @@ fn rows(source: &Source<'_>, sink: &mut Sink) -> Result<(), String> {
         let names: Vec<&str> = schema.get_fields().iter().map(|field| field.name()).collect();
         format!("has no column of images (one of {}), but {}", IMAGE_KEYS.join(", "), names.join(", "))
     })?;
+    if !holds_bytes(&image) {
+        return Err(format!("has in its column `{}` no bytes of images, bare or as {{bytes, path}}, but {}", image.name(), kind(&image)));
+    }
     let (caption, class) = (column(CAPTION_KEYS), column(CLASS_KEYS));
+    let classes = class.as_ref().map_or_else(Vec::new, |class| names(reader.metadata().file_metadata().key_value_metadata(), class.name()));
     let name = |field: &Option<Arc<Type>>| field.as_ref().map(|field| field.name().to_owned());
     let (image_name, caption_name, class_name) = (image.name().to_owned(), name(&caption), name(&class));
     let fields = [Some(image), caption, class].into_iter().flatten().collect();
@@ -67,13 +75,50 @@ fn rows(source: &Source<'_>, sink: &mut Sink) -> Result<(), String> {
         let text = |name: &Option<String>| name.as_ref().and_then(|name| get(&row, name)).and_then(text);
         sink.entries.push(Entry {
             name: at,
-            class: text(&class_name).unwrap_or_else(|| source.folder()),
+            class: text(&class_name).map_or_else(|| source.folder(), |class| named(class, &classes)),
             caption: text(&caption_name),
             place: Place::Part { file: shared.clone(), first, bytes: bytes.len() as u64 },
         });
         first += bytes.len() as u64;
     }
     Ok(())
+}
+
+/// Whether a column is of bytes that are no text, or a struct with such bytes.
+#[cfg(feature = "parquet")]
+fn holds_bytes(column: &Type) -> bool {
+    match column {
+        Type::PrimitiveType { physical_type, .. } => {
+            *physical_type == Physical::BYTE_ARRAY && column.get_basic_info().converted_type() != ConvertedType::UTF8
+        }
+        Type::GroupType { fields, .. } => fields.iter().any(|field| field.name() == "bytes" && field.is_primitive() && holds_bytes(field)),
+    }
+}
+
+#[cfg(feature = "parquet")]
+fn kind(column: &Type) -> String {
+    match column {
+        Type::PrimitiveType { .. } if column.get_basic_info().converted_type() == ConvertedType::UTF8 => "text".into(),
+        Type::PrimitiveType { physical_type, .. } => physical_type.to_string(),
+        Type::GroupType { fields, .. } => {
+            format!("a struct of {}", fields.iter().map(|field| field.name()).collect::<Vec<_>>().join(", "))
+        }
+    }
+}
+
+/// What Hugging Face's metadata call the classes of a column, by their numbers; nothing where they do not say.
+#[cfg(feature = "parquet")]
+fn names(metadata: Option<&Vec<KeyValue>>, column: &str) -> Vec<String> {
+    let text = metadata.into_iter().flatten().find(|pair| pair.key == "huggingface").and_then(|pair| pair.value.as_deref());
+    let json = text.and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok()).unwrap_or_default();
+    let listed = json["info"]["features"][column]["names"].as_array();
+    listed.into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect()
+}
+
+#[cfg(feature = "parquet")]
+fn named(class: String, classes: &[String]) -> String {
+    let name = class.parse::<usize>().ok().and_then(|number| classes.get(number));
+    name.cloned().unwrap_or(class)
 }
 
 #[cfg(feature = "parquet")]

@@ -134,14 +134,21 @@ fn parquet_holds_bytes_bare_or_in_a_struct() {
 
     use ::parquet::{
         data_type::{ByteArray, ByteArrayType, Int64Type},
-        file::{properties::WriterProperties, writer::SerializedFileWriter},
+        file::{metadata::KeyValue, properties::WriterProperties, writer::SerializedFileWriter},
         schema::parser::parse_message_type,
     };
     let folder = tempfile::tempdir().unwrap();
-    for (name, image) in [("bare", "required binary image;"), ("struct", "required group image { required binary bytes; }")] {
+    let names = r#"{"info": {"features": {"label": {"names": ["ant", "bee", "cat", "dog", "eel", "fox"], "_type": "ClassLabel"}}}}"#;
+    let hub = WriterProperties::builder().set_key_value_metadata(Some(vec![KeyValue::new("huggingface".into(), names.to_owned())]));
+    let cases = [
+        ("bare", "required binary image;", WriterProperties::default(), ["4", "6"]),
+        // A number that has no name stays one.
+        ("struct", "required group image { required binary bytes; }", hub.build(), ["eel", "6"]),
+    ];
+    for (name, image, properties, classes) in cases {
         let schema = format!("message images {{ {image} required binary caption (STRING); required int64 label; }}");
         let schema = parse_message_type(&schema).unwrap();
-        let mut writer = SerializedFileWriter::new(Vec::new(), Arc::new(schema), Arc::new(WriterProperties::default())).unwrap();
+        let mut writer = SerializedFileWriter::new(Vec::new(), Arc::new(schema), Arc::new(properties)).unwrap();
         let mut group = writer.next_row_group().unwrap();
         let images = [png(1), b"no image".to_vec(), png(3)].map(ByteArray::from);
         let captions = ["one", "two", "three"].map(ByteArray::from);
@@ -160,13 +167,46 @@ fn parquet_holds_bytes_bare_or_in_a_struct() {
         std::fs::write(&path, &bytes).unwrap();
         let (all, notes) = seen(&path);
         let at = |i: usize| format!("{name}.parquet:{i}");
-        assert_eq!(all, [is(&at(1), "4", "one", 1), is(&at(3), "6", "three", 3)]);
+        assert_eq!(all, [is(&at(1), classes[0], "one", 1), is(&at(3), classes[1], "three", 3)]);
         assert!(notes.contains(&format!("`{}` is no image", at(2))), "{notes}");
         for end in (1..bytes.len()).step_by(61) {
             std::fs::write(&path, &bytes[..end]).unwrap();
             assert!(Pictures::read(&path, 8, u64::MAX, any).is_err(), "{end}");
         }
     }
+}
+
+#[cfg(feature = "parquet")]
+#[test]
+fn a_column_of_another_type_is_refused_by_name() {
+    use std::sync::Arc;
+
+    use ::parquet::{
+        data_type::{ByteArray, ByteArrayType, Int64Type},
+        file::writer::SerializedFileWriter,
+        schema::parser::parse_message_type,
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("typed.parquet");
+    let says = |schema: &str, want: &str| {
+        let schema = parse_message_type(&format!("message images {{ {schema} }}")).unwrap();
+        let mut writer = SerializedFileWriter::new(Vec::new(), Arc::new(schema), Arc::default()).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        match want {
+            "INT64" => column.typed::<Int64Type>().write_batch(&[1, 2], None, None).unwrap(),
+            _ => column.typed::<ByteArrayType>().write_batch(&["a.png", "b.png"].map(ByteArray::from), None, None).unwrap(),
+        };
+        column.close().unwrap();
+        group.close().unwrap();
+        std::fs::write(&path, writer.into_inner().unwrap()).unwrap();
+        let error = Pictures::read(&path, 8, u64::MAX, any).err().unwrap().to_string();
+        let want = format!("`typed.parquet` has in its column `image` no bytes of images, bare or as {{bytes, path}}, but {want}");
+        assert!(error.contains(&want), "{error}");
+    };
+    says("required int64 image;", "INT64");
+    says("required binary image (STRING);", "text");
+    says("required group image { required binary path (STRING); }", "a struct of path");
 }
 
 #[test]

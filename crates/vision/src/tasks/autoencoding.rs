@@ -2,13 +2,19 @@
 
 use std::sync::Arc;
 
-use engine::Inputs;
+use engine::{Array, EngineError, Inputs, ParamStore, Precision};
 use image::RgbImage;
-use models::autoencoder::AutoencoderConfig;
+use models::{
+    Model,
+    autoencoder::{Autoencoder, AutoencoderConfig},
+};
 use train::{TrainError, metric::MetricKind, objective::Objective, recipe::Recipe};
 
-use super::{About, Augment, CroppedOptions, Sample, Task, build_of_head, config, images, lower, options, pixels_around_zero};
-use crate::draws::Draws;
+use super::{
+    About, Augment, CroppedOptions, HeldOutImages, Line, Sample, Task, build_of_head, config, images, lower, options, pixels_around_zero,
+    pixels_back,
+};
+use crate::{draws::Draws, passes};
 
 pub(crate) const METRIC: MetricKind = lower("autoencoding_error", "squared error of pixels in -1..1");
 
@@ -30,6 +36,29 @@ impl Autoencoding {
 }
 
 impl Task for Autoencoding {
+    fn makes_pictures(&self) -> bool {
+        true
+    }
+
+    fn line(
+        &self,
+        held_out: &HeldOutImages<'_>,
+        model: &dyn Model,
+        store: &mut dyn ParamStore,
+        precision: Precision,
+    ) -> Result<Line, TrainError> {
+        let count = held_out.feed.held_out().min(Line::MOST);
+        let inputs = held_out.feed.held_out_inputs(0..count)?;
+        let autoencoder = Autoencoder::new(models::typed(&model.config())?)?;
+        let said = passes::run(&autoencoder, store, precision, count, |_| Ok(inputs.clone()), Autoencoder::reconstruction)?;
+        let Array::F32(_, originals) = inputs.get("images")? else {
+            return Err(EngineError::Input { name: "images", have: "other arrays".into() }.into());
+        };
+        let size = self.config.size;
+        let pictures = |all: &[f32]| all.chunks_exact(3 * size * size).map(|image| pixels_back(image, size)).collect();
+        Ok(Line { made: pictures(&said), originals: pictures(originals) })
+    }
+
     fn size(&self) -> usize {
         self.config.size
     }

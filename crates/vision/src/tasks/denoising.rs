@@ -1,24 +1,20 @@
 //! Diffusion, on pixels or on the latents of a frozen autoencoder: what was mixed into an image, for its class, for its caption or, in a
 //! share of the samples, for none (arXiv:2207.12598).
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use engine::Inputs;
 use image::RgbImage;
 use models::{dit::DitConfig, unet::UnetConfig};
 use serde::{Deserialize, Serialize};
-use train::{TrainError, checkpoint::TokenizerFiles, metric::MetricKind, objective::Objective, recipe::Recipe};
+use train::{TrainError, recipe::Recipe};
 
-use super::{About, Augment, Sample, Task, build_of_head, config, enough_classes, lower, no_encoders, options, pixels_around_zero};
+use super::{Augment, config, no_encoders, options, pixels_around_zero};
 use crate::{
     diffusion::{Diffusion, Schedule, Target},
-    draws::Draws,
     latents::Latents,
-    readers::Entry,
     texts::{self, Texts},
 };
-
-pub(crate) const METRIC: MetricKind = lower("denoising_error", "squared error of what is asked for");
 
 /// The table `[objective]` of diffusion.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -36,7 +32,7 @@ pub struct DenoisingOptions {
     pub latent_scale: Option<f64>,
     /// A run of a `clip`, or a folder of one, by which captions are told in place of classes.
     pub text: Option<PathBuf>,
-    augment: Augment,
+    pub(super) augment: Augment,
 }
 
 impl Default for DenoisingOptions {
@@ -73,10 +69,6 @@ impl DenoisingOptions {
     }
 }
 
-pub(crate) fn build(recipe: &Recipe) -> Result<Arc<dyn Objective>, TrainError> {
-    build_of_head(&METRIC, &DenoisingOptions::of(recipe)?.augment)
-}
-
 /// What an image is drawn for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
@@ -87,7 +79,7 @@ pub enum Condition {
 }
 
 /// How a model is told the condition.
-enum Told {
+pub(super) enum Told {
     /// A class by its number, the last of which is none.
     Number { none: u32 },
     /// A class by one text token `[width]` of zeros and a one, or of zeros alone.
@@ -101,9 +93,9 @@ pub struct Denoising {
     pub diffusion: Diffusion,
     size: usize,
     channels: usize,
-    told: Told,
-    latents: Option<Box<Latents>>,
-    options: DenoisingOptions,
+    pub(super) told: Told,
+    pub(super) latents: Option<Box<Latents>>,
+    pub(super) options: DenoisingOptions,
 }
 
 impl Denoising {
@@ -217,7 +209,7 @@ impl Denoising {
     }
 
     /// Numbers of one sample.
-    fn each(&self) -> usize {
+    pub(super) fn each(&self) -> usize {
         self.size * self.size * self.channels
     }
 
@@ -269,95 +261,5 @@ fn told_by(texts: Box<Texts>, reads: &[usize], keys: [&'static str; 2], classes:
             let name = keys[at].trim_start_matches("model.");
             Err(TrainError::Value { key: keys[at], problem, help: format!("set `{name} = {}`", said[at]) })
         }
-    }
-}
-
-impl Task for Denoising {
-    fn size(&self) -> usize {
-        self.side()
-    }
-
-    fn augment(&self) -> &Augment {
-        &self.options.augment
-    }
-
-    fn wants(&self, entry: &Entry) -> Result<(), String> {
-        if self.reads_captions() && entry.caption.is_none() { Err("has no caption".into()) } else { Ok(()) }
-    }
-
-    fn prepare(&mut self, classes: &[String], _captions: &[&str]) -> Result<Vec<String>, TrainError> {
-        if !self.reads_captions() {
-            enough_classes(classes, self.classes(), ", and one more for diffusion")?;
-        }
-        Ok(Vec::new())
-    }
-
-    fn look(&mut self, images: &mut dyn Iterator<Item = Result<RgbImage, TrainError>>) -> Result<Vec<String>, TrainError> {
-        self.latents.as_mut().map(|latents| latents.measure(images)).transpose().map(|note| note.into_iter().collect())
-    }
-
-    fn frozen(&self) -> Vec<&str> {
-        let latents = self.latents.iter().map(|latents| &latents.frozen.blake3[..]);
-        let texts = if let Told::Caption { texts, .. } = &self.told { Some(&texts.frozen.blake3[..]) } else { None };
-        latents.chain(texts).collect()
-    }
-
-    fn files(&self) -> TokenizerFiles {
-        self.latents.as_ref().map(|latents| latents.files()).unwrap_or_default()
-    }
-
-    fn sample(&self, pixels: &RgbImage, about: About<'_>, draws: &mut Draws) -> Result<Sample, TrainError> {
-        let time = self.diffusion.time(draws.uniform());
-        let is_left_out = draws.uniform() < self.options.no_class;
-        let mut sample = Sample { class: if is_left_out { u32::MAX } else { about.class }, time: time as f32, ..Sample::default() };
-        if let Told::Caption { texts, .. } = &self.told {
-            (sample.tokens, sample.end) = texts.encode(about.caption.filter(|_| !is_left_out))?;
-        }
-        if self.latents.is_some() {
-            // For the draw of the latents, and to be mixed into them: the autoencoder runs where a micro-batch is put together.
-            sample.noise = (0..2 * self.each()).map(|_| draws.normal() as f32).collect();
-            sample.pixels = pixels_around_zero(pixels);
-            return Ok(sample);
-        }
-        let [image, rest] = self.diffusion.shares(time);
-        for byte in pixels.as_raw() {
-            let (pixel, noise) = (f64::from(*byte) / 127.5 - 1.0, draws.normal());
-            sample.pixels.push((image * pixel + rest * noise) as f32);
-            sample.target.push(self.diffusion.wanted(time, pixel, noise) as f32);
-        }
-        Ok(sample)
-    }
-
-    fn stack(&self, mut samples: Vec<Sample>) -> Result<Inputs, TrainError> {
-        if let Some(latents) = &self.latents {
-            for sample in &mut samples {
-                self.mix(latents, sample)?;
-            }
-        }
-        let condition = |sample: &mut Sample| match &self.told {
-            Told::Caption { .. } => Condition::Caption(std::mem::take(&mut sample.tokens), sample.end),
-            _ if sample.class == u32::MAX => Condition::None,
-            _ => Condition::Class(sample.class),
-        };
-        let conditions: Vec<Condition> = samples.iter_mut().map(condition).collect();
-        let times = samples.iter().map(|sample| sample.time).collect();
-        let mixed = super::images(&mut samples);
-        let target = samples.into_iter().flat_map(|sample| sample.target).collect();
-        let dims = [conditions.len(), self.size, self.size, self.channels];
-        Ok(self.inputs(mixed, times, &conditions)?.with_f32("target", &dims, target))
-    }
-}
-
-impl Denoising {
-    /// The latents of a sample's image, with its noise mixed in.
-    fn mix(&self, latents: &Latents, sample: &mut Sample) -> Result<(), TrainError> {
-        let (noise, time) = (std::mem::take(&mut sample.noise), f64::from(sample.time));
-        let (draw, noise) = noise.split_at(self.each());
-        let clean = latents.of(&sample.pixels, draw)?;
-        let [image, rest] = self.diffusion.shares(time);
-        let numbers = || clean.iter().zip(noise).map(|(clean, noise)| (f64::from(*clean), f64::from(*noise)));
-        sample.target = numbers().map(|(clean, noise)| self.diffusion.wanted(time, clean, noise) as f32).collect();
-        sample.pixels = numbers().map(|(clean, noise)| (image * clean + rest * noise) as f32).collect();
-        Ok(())
     }
 }

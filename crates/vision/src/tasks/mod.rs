@@ -1,20 +1,26 @@
 //! What is learnt from images: one file for each objective, named in the crate's list of objectives. A task says what it wants of an image, makes samples of it,
 //! and puts those of a micro-batch together.
 
+mod asked;
 pub(crate) mod autoencoding;
 pub(crate) mod classes;
-pub(crate) mod denoising;
+mod denoising;
+mod drawing;
+pub(crate) mod mixing;
 pub(crate) mod pairs;
 pub(crate) mod reconstruction;
 
 use std::sync::Arc;
 
+pub use asked::{Asked, absent, asked};
 pub use denoising::{Condition, Denoising, DenoisingOptions};
+pub(crate) use drawing::Denoiser;
+pub use drawing::{Drawing, in_turn};
 use engine::{Inputs, ParamStore, Precision};
 use image::RgbImage;
 use models::Model;
 pub use pairs::{PairsOptions, compared, log_losses};
-pub(crate) use reconstruction::of_patch;
+pub(crate) use reconstruction::{Hidden, hidden, of_patch};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use train::{
     TrainError,
@@ -94,6 +100,25 @@ pub struct Sample {
     pub time: f32,
 }
 
+/// Images that a model does not learn from, when it is looked at.
+pub(crate) struct HeldOutImages<'a> {
+    pub feed: &'a dyn Feed,
+    pub captions: Vec<&'a str>,
+    pub classes: usize,
+}
+
+/// A line of pictures, and under which others it stands: none where they are drawn out of noise.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Line {
+    pub made: Vec<RgbImage>,
+    pub originals: Vec<RgbImage>,
+}
+
+impl Line {
+    /// Its pictures, at the most.
+    pub const MOST: u64 = 8;
+}
+
 /// What is known of an image besides its pixels.
 #[derive(Debug, Clone, Copy)]
 pub struct About<'a> {
@@ -105,6 +130,24 @@ pub struct About<'a> {
 
 /// See the head of this file.
 pub(crate) trait Task: Send + Sync {
+    /// Whether it makes pictures: then [`Task::line`] gives some.
+    fn makes_pictures(&self) -> bool {
+        false
+    }
+
+    /// What a person can look at of a model in training: of the same held-out images or the same noise each time.
+    /// # Errors
+    /// When an image cannot be read, or memory is short.
+    fn line(
+        &self,
+        _held_out: &HeldOutImages<'_>,
+        _model: &dyn Model,
+        _store: &mut dyn ParamStore,
+        _precision: Precision,
+    ) -> Result<Line, TrainError> {
+        Ok(Line::default())
+    }
+
     /// Side of the images that the model reads.
     fn size(&self) -> usize;
 

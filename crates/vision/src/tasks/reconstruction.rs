@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
-use engine::Inputs;
-use image::RgbImage;
-use models::vit_mae::{Choice, MaeConfig};
-use train::{TrainError, metric::MetricKind, objective::Objective, recipe::Recipe};
+use engine::{Array, EngineError, Inputs, ParamStore, Precision};
+use image::{Rgb, RgbImage};
+use models::{
+    Model,
+    vit_mae::{Choice, Mae, MaeConfig},
+};
+use train::{TrainError, feed::Feed, metric::MetricKind, objective::Objective, recipe::Recipe};
 
-use super::{About, Augment, CroppedOptions, Sample, Task, build_of_head, config, images, lower, normed, options};
-use crate::draws::Draws;
+use super::{
+    About, Augment, CroppedOptions, HeldOutImages, Line, Sample, Task, build_of_head, config, images, lower, normed, options, pixels_of,
+};
+use crate::{draws::Draws, passes};
 
 pub(crate) const METRIC: MetricKind = lower("reconstruction_error", "squared error of hidden patches");
 
@@ -23,6 +28,59 @@ pub(crate) fn of_patch(size: usize, patch: usize, place: usize) -> impl Fn(usize
         let (within, channel) = (k / 3, k % 3);
         ((place / across * patch + within / patch) * size + place % across * patch + within % patch) * 3 + channel
     }
+}
+
+/// Held-out images: each as it is, what the encoder saw of it, and the whole again.
+pub(crate) struct Hidden {
+    pub lines: [Vec<RgbImage>; 3],
+    /// Patches of an image, and those that are hidden.
+    pub patches: usize,
+    pub hidden: usize,
+}
+
+/// Of at most so many held-out images of `feed`.
+/// # Errors
+/// When an image cannot be read, or memory is short.
+pub(crate) fn hidden(
+    model: &dyn Model,
+    store: &mut dyn ParamStore,
+    precision: Precision,
+    feed: &dyn Feed,
+    most: u64,
+) -> Result<Hidden, TrainError> {
+    let config: MaeConfig = models::typed(&model.config())?;
+    let (size, patch) = (config.tower.size, config.tower.patch);
+    let mae = Mae::new(config)?;
+    let count = feed.held_out().min(most);
+    let inputs = feed.held_out_inputs(0..count)?;
+    let said = passes::run(&mae, store, precision, count, |_| Ok(inputs.clone()), Mae::reconstruction)?;
+    let (Array::F32(_, pixels), Array::U32(_, masked)) = (inputs.get("images")?, inputs.get("masked")?) else {
+        return Err(EngineError::Input { name: "images", have: "other arrays".into() }.into());
+    };
+    let (each, across) = (3 * size * size, size / patch);
+    let per_image = masked.len() / count.max(1) as usize;
+    let mut lines: [Vec<RgbImage>; 3] = Default::default();
+    for n in 0..count as usize {
+        let original = &pixels[n * each..][..each];
+        let (mut seen, mut whole) = (pixels_of(original, size), original.to_vec());
+        for (i, place) in masked[n * per_image..][..per_image].iter().enumerate() {
+            let at = of_patch(size, patch, *place as usize - n * across * across);
+            let numbers = 3 * patch * patch;
+            // It says how a patch varies around its mean; mean and spread are those of the image, as the paper's pictures have them.
+            let own: Vec<f32> = (0..numbers).map(|k| original[at(k)]).collect();
+            let mean = own.iter().sum::<f32>() / numbers as f32;
+            let deviation = (own.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / (numbers - 1) as f32 + 1e-6).sqrt();
+            for (k, v) in said[(n * per_image + i) * numbers..][..numbers].iter().enumerate() {
+                whole[at(k)] = mean + deviation * v;
+                let pixel = (at(k) / 3) as u32;
+                seen.put_pixel(pixel % size as u32, pixel / size as u32, Rgb([128; 3]));
+            }
+        }
+        lines[0].push(pixels_of(original, size));
+        lines[1].push(seen);
+        lines[2].push(pixels_of(&whole, size));
+    }
+    Ok(Hidden { lines, patches: across * across, hidden: per_image })
 }
 
 /// See the head of this file.
@@ -48,6 +106,21 @@ impl Reconstruction {
 }
 
 impl Task for Reconstruction {
+    fn makes_pictures(&self) -> bool {
+        true
+    }
+
+    fn line(
+        &self,
+        held_out: &HeldOutImages<'_>,
+        model: &dyn Model,
+        store: &mut dyn ParamStore,
+        precision: Precision,
+    ) -> Result<Line, TrainError> {
+        let Hidden { lines: [originals, _, made], .. } = hidden(model, store, precision, held_out.feed, Line::MOST)?;
+        Ok(Line { made, originals })
+    }
+
     fn size(&self) -> usize {
         self.size
     }

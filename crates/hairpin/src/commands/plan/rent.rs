@@ -71,6 +71,17 @@ fn uneven(r: &Rented) -> Option<String> {
     })
 }
 
+/// What to say of accelerators that wait for images.
+fn slow_feed(r: &Rented) -> Option<String> {
+    let feed = r.feed.as_ref().filter(|_| r.wait_secs > 0.0)?;
+    Some(format!(
+        "accelerators wait {} of each step for images: {:.0} vCPUs would keep up, and there are {:.0}: keep images smaller on disk, or take instances with more vCPUs",
+        secs(r.wait_secs),
+        feed.cores_needed.ceil(),
+        feed.cores
+    ))
+}
+
 fn answer(r: &Rented, searched: bool) -> Answer {
     let time = &r.choice.time;
     let rate = per_sec(r.unit);
@@ -93,10 +104,13 @@ fn answer(r: &Rented, searched: bool) -> Answer {
         let mut parts = vec![("compute", role.compute_secs - role.encoder_secs), ("optimiser", role.optimiser_secs)];
         parts.extend((role.encoder_secs > 0.0).then_some(("encoders", role.encoder_secs)));
         let name = |axis: &'static str| if axis == "pipeline" { "bubble" } else { axis };
+        parts.extend((r.wait_secs > 0.0).then_some(("waiting for images", r.wait_secs)));
         parts.extend(role.exposed_secs.iter().map(|(axis, secs)| (name(axis), *secs)).filter(|(_, secs)| *secs > 0.0));
         parts
     });
-    let part = |(what, part): &(&str, f64)| vec![(*what).to_owned(), secs(*part), format!("{:.1}%", 100.0 * part / time.step_secs)];
+    let part = |(what, part): &(&str, f64)| {
+        vec![(*what).to_owned(), secs(*part), format!("{:.1}%", 100.0 * part / (time.step_secs + r.wait_secs))]
+    };
     let kinds: Vec<(&str, f64)> = time.bytes.kinds().into_iter().chain([("in all", time.bytes.total())]).collect();
     let kind = |(what, n): &(&str, f64)| vec![(*what).to_owned(), bytes(*n as u64), format!("{:.1}%", 100.0 * n / r.usable_bytes)];
     let bar = |what: &str, size: f64, text: String| (what.to_owned(), size, text);
@@ -157,6 +171,16 @@ fn answer(r: &Rented, searched: bool) -> Answer {
     notes.extend(r.energy_kwh.map(|kwh| format!("energy of the accelerators at rated power: {} kWh", count(kwh))));
     let stored = if r.unit == "tokens" { "data and three checkpoints" } else { "three checkpoints, without the images" };
     notes.push(format!("storage of {stored}: {}, {}", bytes(r.storage_bytes as u64), usd(r.storage_usd)));
+    notes.extend(r.feed.as_ref().map(|feed| {
+        let hides = if r.wait_secs > 0.0 { "which is too few" } else { "so that it hides beside training" };
+        format!(
+            "making images takes {:.0} vCPUs of {:.0}, {hides}: {:.0} images/s on one, each decoded anew ({})",
+            feed.cores_needed.ceil(),
+            feed.cores,
+            1.0 / (feed.decode_core_secs + feed.make_core_secs),
+            feed.source
+        )
+    }));
     let active = if r.active_params < r.params { format!(", {} a token", count(r.active_params as f64)) } else { String::new() };
     Answer {
         title: format!("{} on {} x {}: {}, {}", r.name, r.nodes, r.instance, secs(r.expected_secs[1]), usd(r.usd)),
@@ -168,8 +192,8 @@ fn answer(r: &Rented, searched: bool) -> Answer {
             ("accelerators", r.accelerators.to_string()),
         ],
         figures: vec![
-            ("step", secs(time.step_secs)),
-            (rate, count(time.tokens_per_sec)),
+            ("step", secs(time.step_secs + r.wait_secs)),
+            (rate, count(time.tokens_per_sec * time.step_secs / (time.step_secs + r.wait_secs))),
             ("MFU", format!("{:.1}%", 100.0 * time.mfu)),
             ("steps and stops", secs(r.secs)),
             ("time to expect", secs(middle)),
@@ -188,7 +212,7 @@ fn answer(r: &Rented, searched: bool) -> Answer {
         ],
         tables,
         notes,
-        warnings: uneven(r).into_iter().collect(),
+        warnings: uneven(r).into_iter().chain(slow_feed(r)).collect(),
         ..Answer::default()
     }
 }

@@ -2,16 +2,14 @@
 
 use models::{
     clip::{ClipConfig, TextConfig},
+    decoder::Mlp,
     typed,
 };
 use serde_json::{Value, json};
-use train::{
-    TrainError,
-    hf::{Keys, of_all_layouts},
-};
+use train::{TrainError, hf::Keys};
 
 use super::{
-    CLIP_LAYER, Class, HARMLESS, Layout, Part, Parts, Usual, act, is_siglip, mlp, no_fixed, refuse, short, tower, tower_keys, with, written,
+    CLIP_LAYER, Class, Layout, Part, Parts, Usual, is_siglip, no_fixed, refuse, side, text, text_keys, tower, tower_keys, with, written,
 };
 
 pub(super) const LAYOUT: Layout = Layout {
@@ -26,44 +24,27 @@ pub(super) const LAYOUT: Layout = Layout {
 };
 
 const USUAL: Usual = Usual { patch: 32, eps: 1e-5, act: "quick_gelu" };
+const USUAL_TEXT: TextConfig =
+    TextConfig { vocab: 49_408, tokens: 77, layers: 12, width: 512, heads: 8, ffn: 2048, mlp: Mlp::QuickGelu, eps: 1e-5, both_ways: false };
+
 fn read(keys: &Keys<'_>) -> Result<toml::Table, TrainError> {
-    let side = |name: &str| {
-        let side = keys.table(name)?.ok_or_else(|| refuse("config.json", format!("`{name}` is missing")))?;
-        of_all_layouts(&side)?;
-        side.harmless(HARMLESS);
-        side.harmless(&["projection_dim"]);
-        Ok::<_, TrainError>(side)
-    };
-    let (text, image) = (side("text_config")?, side("vision_config")?);
+    let (words, image) = (side(keys, "text_config")?, side(keys, "vision_config")?);
+    words.harmless(&["projection_dim"]);
+    image.harmless(&["projection_dim"]);
     let config = ClipConfig {
         image: tower(&image, &USUAL, true)?,
-        text: TextConfig {
-            vocab: text.whole("vocab_size", 49_408)?,
-            tokens: text.whole("max_position_embeddings", 77)?,
-            layers: text.whole("num_hidden_layers", 12)?,
-            width: text.whole("hidden_size", 512)?,
-            heads: text.whole("num_attention_heads", 8)?,
-            ffn: text.whole("intermediate_size", 2048)?,
-            mlp: mlp(&text, USUAL.act)?,
-            eps: text.real("layer_norm_eps", 1e-5)? as f32,
-            both_ways: false,
-        },
+        text: text(&words, &USUAL_TEXT)?,
         embed: keys.whole("projection_dim", 512)?,
         sigmoid: false,
     };
-    text.finish()?;
+    words.finish()?;
     image.finish()?;
     Ok(written("clip", &config))
 }
 
 fn write(table: &toml::Table, _classes: &[String]) -> Result<Value, TrainError> {
     let c: ClipConfig = typed(table)?;
-    let t = &c.text;
-    let text = json!({
-        "model_type": "clip_text_model", "vocab_size": t.vocab, "max_position_embeddings": t.tokens, "num_hidden_layers": t.layers,
-        "hidden_size": t.width, "num_attention_heads": t.heads, "intermediate_size": t.ffn, "hidden_act": act(t.mlp)?,
-        "layer_norm_eps": short(t.eps), "projection_dim": c.embed,
-    });
+    let text = with(text_keys(&c.text)?, json!({"model_type": "clip_text_model", "projection_dim": c.embed}));
     let image = with(tower_keys(&c.image)?, json!({"model_type": "clip_vision_model", "projection_dim": c.embed}));
     Ok(json!({"projection_dim": c.embed, "text_config": text, "vision_config": image}))
 }
@@ -84,10 +65,7 @@ fn parts(table: &toml::Table) -> Result<Vec<Part>, TrainError> {
     parts.layers(["image.", "vision_model.encoder.layers."], v.layers, [v.width, v.ffn], CLIP_LAYER);
     parts.norm("image.norm", "vision_model.post_layernorm", v.width);
     parts.add("image.head.weight", "visual_projection.weight", &[c.embed, v.width]);
-    parts.add("text.embed", "text_model.embeddings.token_embedding.weight", &[t.vocab, t.width]);
-    parts.add("text.positions", "text_model.embeddings.position_embedding.weight", &[t.tokens, t.width]);
-    parts.layers(["text.", "text_model.encoder.layers."], t.layers, [t.width, t.ffn], CLIP_LAYER);
-    parts.norm("text.norm", "text_model.final_layer_norm", t.width);
+    parts.text(t);
     parts.add("text.head.weight", "text_projection.weight", &[c.embed, t.width]);
     parts.add("temperature", "logit_scale", &[]);
     Ok(parts.0)

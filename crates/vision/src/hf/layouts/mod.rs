@@ -11,7 +11,12 @@ mod unet;
 mod vit;
 mod vit_mae;
 
-use models::{clip::ClipConfig, decoder::Mlp, tower::TowerConfig, typed};
+use models::{
+    clip::{ClipConfig, TextConfig},
+    decoder::Mlp,
+    tower::TowerConfig,
+    typed,
+};
 use serde_json::{Map, Value, json};
 use train::{
     TrainError,
@@ -276,6 +281,36 @@ fn tower_keys(t: &TowerConfig) -> Result<Value, TrainError> {
     }))
 }
 
+/// A part of a config that is a config of its own.
+fn side<'a>(keys: &Keys<'a>, name: &str) -> Result<Keys<'a>, TrainError> {
+    let side = keys.table(name)?.ok_or_else(|| refuse("config.json", format!("`{name}` is missing")))?;
+    of_all_layouts(&side)?;
+    side.harmless(HARMLESS);
+    Ok(side)
+}
+
+/// The text side of CLIP and its kin; `usual` says what absent keys mean.
+fn text(keys: &Keys<'_>, usual: &TextConfig) -> Result<TextConfig, TrainError> {
+    Ok(TextConfig {
+        vocab: keys.whole("vocab_size", usual.vocab)?,
+        tokens: keys.whole("max_position_embeddings", usual.tokens)?,
+        layers: keys.whole("num_hidden_layers", usual.layers)?,
+        width: keys.whole("hidden_size", usual.width)?,
+        heads: keys.whole("num_attention_heads", usual.heads)?,
+        ffn: keys.whole("intermediate_size", usual.ffn)?,
+        mlp: mlp(keys, act(usual.mlp)?)?,
+        eps: keys.real("layer_norm_eps", short(usual.eps))? as f32,
+        both_ways: usual.both_ways,
+    })
+}
+
+fn text_keys(t: &TextConfig) -> Result<Value, TrainError> {
+    Ok(json!({
+        "vocab_size": t.vocab, "max_position_embeddings": t.tokens, "num_hidden_layers": t.layers, "hidden_size": t.width,
+        "num_attention_heads": t.heads, "intermediate_size": t.ffn, "hidden_act": act(t.mlp)?, "layer_norm_eps": short(t.eps),
+    }))
+}
+
 /// Collects parts.
 struct Parts(Vec<Part>);
 
@@ -308,6 +343,14 @@ impl Parts {
     fn norm(&mut self, ours: &str, theirs: &str, width: usize) {
         self.add(format!("{ours}.weight"), format!("{theirs}.weight"), &[width]);
         self.add(format!("{ours}.bias"), format!("{theirs}.bias"), &[width]);
+    }
+
+    /// The text side up to its head.
+    fn text(&mut self, t: &TextConfig) {
+        self.add("text.embed", "text_model.embeddings.token_embedding.weight", &[t.vocab, t.width]);
+        self.add("text.positions", "text_model.embeddings.position_embedding.weight", &[t.tokens, t.width]);
+        self.layers(["text.", "text_model.encoder.layers."], t.layers, [t.width, t.ffn], CLIP_LAYER);
+        self.norm("text.norm", "text_model.final_layer_norm", t.width);
     }
 
     /// A window of `side` pixels.

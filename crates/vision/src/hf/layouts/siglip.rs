@@ -2,17 +2,15 @@
 
 use models::{
     clip::{ClipConfig, TextConfig},
+    decoder::Mlp,
     tower::TowerConfig,
     typed,
 };
 use serde_json::{Value, json};
-use train::{
-    TrainError,
-    hf::{Keys, of_all_layouts},
-};
+use train::{TrainError, hf::Keys};
 
 use super::{
-    CLIP_LAYER, Class, HARMLESS, Layout, Part, Parts, Usual, act, is_siglip, mlp, no_fixed, refuse, short, tower, tower_keys, with, written,
+    CLIP_LAYER, Class, Layout, Part, Parts, Usual, is_siglip, no_fixed, refuse, side, text, text_keys, tower, tower_keys, with, written,
 };
 
 pub(super) const LAYOUT: Layout = Layout {
@@ -27,45 +25,26 @@ pub(super) const LAYOUT: Layout = Layout {
 };
 
 const USUAL: Usual = Usual { patch: 16, eps: 1e-6, act: "gelu_pytorch_tanh" };
+const USUAL_TEXT: TextConfig =
+    TextConfig { vocab: 32_000, tokens: 64, layers: 12, width: 768, heads: 12, ffn: 3072, mlp: Mlp::GeluTanh, eps: 1e-6, both_ways: true };
 
 fn read(keys: &Keys<'_>) -> Result<toml::Table, TrainError> {
-    let side = |name: &str| {
-        let side = keys.table(name)?.ok_or_else(|| refuse("config.json", format!("`{name}` is missing")))?;
-        of_all_layouts(&side)?;
-        side.harmless(HARMLESS);
-        Ok::<_, TrainError>(side)
-    };
-    let (text, image) = (side("text_config")?, side("vision_config")?);
+    let (words, image) = (side(keys, "text_config")?, side(keys, "vision_config")?);
     image.only("vision_use_head", true)?;
     let config = ClipConfig {
         image: TowerConfig { attention_pool: true, ..tower(&image, &USUAL, false)? },
-        text: TextConfig {
-            vocab: text.whole("vocab_size", 32_000)?,
-            tokens: text.whole("max_position_embeddings", 64)?,
-            layers: text.whole("num_hidden_layers", 12)?,
-            width: text.whole("hidden_size", 768)?,
-            heads: text.whole("num_attention_heads", 12)?,
-            ffn: text.whole("intermediate_size", 3072)?,
-            mlp: mlp(&text, USUAL.act)?,
-            eps: text.real("layer_norm_eps", USUAL.eps)? as f32,
-            both_ways: true,
-        },
-        embed: text.size("projection_size")?.map_or_else(|| text.whole("hidden_size", 768), Ok)?,
+        text: text(&words, &USUAL_TEXT)?,
+        embed: words.size("projection_size")?.map_or_else(|| words.whole("hidden_size", 768), Ok)?,
         sigmoid: true,
     };
-    text.finish()?;
+    words.finish()?;
     image.finish()?;
     Ok(written("clip", &config))
 }
 
 fn write(table: &toml::Table, _classes: &[String]) -> Result<Value, TrainError> {
     let c: ClipConfig = typed(table)?;
-    let t = &c.text;
-    let text = json!({
-        "model_type": "siglip_text_model", "vocab_size": t.vocab, "max_position_embeddings": t.tokens, "num_hidden_layers": t.layers,
-        "hidden_size": t.width, "num_attention_heads": t.heads, "intermediate_size": t.ffn, "hidden_act": act(t.mlp)?,
-        "layer_norm_eps": short(t.eps), "projection_size": c.embed,
-    });
+    let text = with(text_keys(&c.text)?, json!({"model_type": "siglip_text_model", "projection_size": c.embed}));
     let image = with(tower_keys(&c.image)?, json!({"model_type": "siglip_vision_model", "vision_use_head": true}));
     Ok(json!({"text_config": text, "vision_config": image}))
 }
@@ -96,10 +75,7 @@ fn parts(table: &toml::Table) -> Result<Vec<Part>, TrainError> {
     parts.norm("image.pool.norm", "vision_model.head.layernorm", v.width);
     parts.linear("image.pool.mlp.up", "vision_model.head.mlp.fc1", [v.ffn, v.width]);
     parts.linear("image.pool.mlp.down", "vision_model.head.mlp.fc2", [v.width, v.ffn]);
-    parts.add("text.embed", "text_model.embeddings.token_embedding.weight", &[t.vocab, t.width]);
-    parts.add("text.positions", "text_model.embeddings.position_embedding.weight", &[t.tokens, t.width]);
-    parts.layers(["text.", "text_model.encoder.layers."], t.layers, [t.width, t.ffn], CLIP_LAYER);
-    parts.norm("text.norm", "text_model.final_layer_norm", t.width);
+    parts.text(t);
     parts.linear("text.head", "text_model.head", [c.embed, t.width]);
     parts.add("temperature", "logit_scale", &[1]);
     parts.add("bias", "logit_bias", &[1]);
