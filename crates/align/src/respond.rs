@@ -55,10 +55,11 @@ pub struct Options {
     pub log_probs: bool,
 }
 
-/// What a model is, wherever it lies: the hash in its newest checkpoint.
+/// What a model is, wherever it lies, in a folder or at a URL: the hash in its newest checkpoint.
 /// # Errors
 /// When there is no checkpoint.
 pub fn identity(run: &Path) -> Result<String, AlignError> {
+    let run = &*checkpoint::here(run)?;
     let newest = checkpoint::list(run).pop().map_or_else(|| run.to_owned(), |(_, path)| path);
     let path = newest.join("manifest.blake3");
     disk::read_text(&path, 1 << 10).map_err(AlignError::io("read", &path))
