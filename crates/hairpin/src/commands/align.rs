@@ -283,6 +283,10 @@ pub(crate) struct RankArgs {
 
 fn rank(args: &RankArgs, json: bool) -> miette::Result<ExitCode> {
     let all = respond::read(&args.responses)?;
+    if all.is_empty() {
+        let help = "write them with `hairpin align sample`".into();
+        return Err(::align::AlignError::TooFew { path: args.responses.clone(), problem: "no response to rank".into(), help }.into());
+    }
     let (Some(by), Some(run)) = (&args.by, &args.run) else { return serve(args, all, json) };
     let by = By { by: by.clone() };
     let path = ::train::run::tokenizer_of(run)?;
@@ -302,7 +306,16 @@ fn rank(args: &RankArgs, json: bool) -> miette::Result<ExitCode> {
     if told.is_stopped {
         return Ok(stopped());
     }
-    tell(&agreement::statistics(&preferences::read(&args.out, &Chat::shown())?.all), &args.out, json)
+    tell_of(&args.out, json)
+}
+
+/// What was judged, if anything was.
+fn tell_of(out: &Path, json: bool) -> miette::Result<ExitCode> {
+    if !out.exists() {
+        print::talk("nothing was judged");
+        return Ok(ExitCode::SUCCESS);
+    }
+    tell(&agreement::statistics(&preferences::read(out, &Chat::shown())?.all), out, json)
 }
 
 #[cfg(feature = "page")]
@@ -311,11 +324,7 @@ fn serve(args: &RankArgs, all: Vec<respond::Responses>, json: bool) -> miette::R
     let tell_address =
         |address: &str| print::talk(&format!("rank at {address}\nCtrl-C ends; every judgement is in {} by then", args.out.display()));
     ::align::page::serve(all, &args.out, args.port, args.overlap, tell_address, || STOP.load(Ordering::Relaxed))?;
-    if !args.out.exists() {
-        print::talk("nothing was judged");
-        return Ok(ExitCode::SUCCESS);
-    }
-    tell(&agreement::statistics(&preferences::read(&args.out, &Chat::shown())?.all), &args.out, json)
+    tell_of(&args.out, json)
 }
 
 #[cfg(not(feature = "page"))]
