@@ -83,9 +83,9 @@ pub(crate) fn run(wanted: &[&str]) -> Result<(), String> {
     }
     let work = Work { hairpin, folder };
     println!(
-        "| setting, seed | wins to a loss (95%) | wins, losses, ties | divergence | reward model | bits per byte before | with pretraining gradients | without |"
+        "| setting, seed | wins to a loss (95%) | wins, losses, ties | divergence | reward model | bits per byte before | with pretraining gradients | without | wins to a loss without |"
     );
-    println!("|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|");
     for setting in SETTINGS.iter().filter(|setting| wanted.is_empty() || wanted.contains(&setting.name)) {
         for seed in SEEDS {
             work.row(setting, seed)?;
@@ -105,35 +105,10 @@ impl Work {
         let name = format!("{}-{seed}", setting.name);
         let accuracy = if setting.reward.contains("REWARD") { Some(self.reward(setting, seed, &name)?) } else { None };
         let before = self.bits(&base)?;
-        let (mut verdict, mut after) = (String::new(), [0.0; 2]);
-        for (i, pretrain) in [setting.pretrain_coef, 0.0].into_iter().enumerate() {
-            let policy = self.policy(setting, seed, &name, pretrain)?;
-            after[i] = self.bits(&policy)?;
-            if i == 0 {
-                let judge = setting.judge.replace("GOLD", "gold");
-                let (tokens, seed) = (setting.tokens.to_string(), seed.to_string());
-                let out = format!("{policy}/judged");
-                verdict = self.hairpin(&[
-                    "align",
-                    "judge",
-                    &policy,
-                    &base,
-                    "--prompts",
-                    setting.held_out,
-                    "--by",
-                    &judge,
-                    "--tokens",
-                    &tokens,
-                    "--k",
-                    "2",
-                    "--seed",
-                    &seed,
-                    "--out",
-                    &out,
-                    "--json",
-                ])?;
-            }
-        }
+        let with = self.policy(setting, seed, &name, setting.pretrain_coef)?;
+        let without = self.policy(setting, seed, &name, 0.0)?;
+        let (verdict, other) = (self.judged(setting, seed, &with, &base)?, self.judged(setting, seed, &without, &base)?);
+        let after = [self.bits(&with)?, self.bits(&without)?];
         let of = |key: &str| number(&verdict, key).unwrap_or(f64::NAN);
         let percent = |bits: f64| 100.0 * (bits / before - 1.0);
         let interval = verdict
@@ -143,7 +118,7 @@ impl Work {
             .map_or("", |(inside, _)| inside);
         let interval: Vec<f64> = interval.split(',').filter_map(|one| one.trim().parse().ok()).collect();
         println!(
-            "| {name} | {:.2} ({:.2} to {:.2}) | {:.1}%, {:.1}%, {:.1}% | {:.2} | {} | {before:.4} | {:+.2}% | {:+.2}% |",
+            "| {name} | {:.2} ({:.2} to {:.2}) | {:.1}%, {:.1}%, {:.1}% | {:.2} | {} | {before:.4} | {:+.2}% | {:+.2}% | {:.2} |",
             of("ratio"),
             interval.first().unwrap_or(&f64::NAN),
             interval.get(1).unwrap_or(&f64::NAN),
@@ -153,9 +128,36 @@ impl Work {
             of("kl"),
             accuracy.map_or("–".into(), |share| format!("{:.1}%", 100.0 * share)),
             percent(after[0]),
-            percent(after[1])
+            percent(after[1]),
+            number(&other, "ratio").unwrap_or(f64::NAN)
         );
         Ok(())
+    }
+
+    /// The policy's answers against its base's.
+    fn judged(&self, setting: &Setting, seed: u64, policy: &str, base: &str) -> Result<String, String> {
+        let judge = setting.judge.replace("GOLD", "gold");
+        let (tokens, seed) = (setting.tokens.to_string(), seed.to_string());
+        let out = format!("{policy}/judged");
+        self.hairpin(&[
+            "align",
+            "judge",
+            policy,
+            base,
+            "--prompts",
+            setting.held_out,
+            "--by",
+            &judge,
+            "--tokens",
+            &tokens,
+            "--k",
+            "2",
+            "--seed",
+            &seed,
+            "--out",
+            &out,
+            "--json",
+        ])
     }
 
     /// Prepared data and the base of a project.

@@ -95,11 +95,11 @@ fn test(peers: bool) -> Result<(), String> {
         // The peers test runs only where this says where Python is.
         let (python, npm) = (venv()?, tiktoken_ranks()?);
         run(Command::new("cargo")
-            .args(["test", "--workspace", "--features", "hairpin/parquet,hairpin/cloud"])
+            .args(["test", "--workspace", "--features", "hairpin/parquet,hairpin/cloud,hairpin/chat"])
             .env("HAIRPIN_PEERS_PYTHON", python)
             .env("HAIRPIN_PEERS_TIKTOKEN", npm))
     } else {
-        cargo(&["test", "--workspace", "--features", "hairpin/parquet,hairpin/cloud"])
+        cargo(&["test", "--workspace", "--features", "hairpin/parquet,hairpin/cloud,hairpin/chat"])
     }
 }
 

@@ -5,6 +5,8 @@
 //! ```text
 //! papers -> base -> four answers a question -> ranked by six people -> reward model -> PPO -> judged by ten others against the base
 //! ```
+//! PPO learns some of the papers beside; what they would cost without that, a second policy shows.
+//!
 //! A quarter of the questions is seen by neither the reward model nor the policy. A person's taste is a number for each of some words,
 //! around what most people think of it, and an answer is worth the mean of its words.
 
@@ -48,9 +50,10 @@ pub struct Outcome {
     /// Of held-out rankings, by the reward model; and by length alone.
     pub reward_accuracy: f64,
     pub length_accuracy: f64,
-    /// Of the base's own held-out corpus, by the base and by the policy.
+    /// Of the base's own held-out corpus, by the base, by the policy, and by one that learnt as many steps without pretraining gradients.
     pub bits_per_byte_before: f64,
     pub bits_per_byte_after: f64,
+    pub bits_per_byte_without: f64,
     /// Prompts with an answer of each.
     pub samples: Vec<Sample>,
     /// Of each step of PPO: mean reward and divergence of its rollouts.
@@ -202,14 +205,19 @@ pub fn run(
         of_base("lr = 1e-3", 80)
     );
     let Some(reward) = train("reward", reward, observer)? else { return Ok(None) };
-    let policy = format!(
-        "name = \"policy\"\n{}[objective]\nkind = \"ppo\"\nprompts = {prompts:?}\nheld_out_ratio = {HELD_OUT}\nresponse_tokens = {TOKENS}\n\
-         rollouts = 128\ninner_epochs = 2\nkl_coef = 0.3\nmissing_end_penalty = 1.0\npretrain_data = {data:?}\npretrain_coef = 0.5\n\
-         reward = {{ kind = \"model\", path = {reward:?} }}\n[batch]\nsequences = 64\ncontext = {CONTEXT}\nmicro_batch = 64\n\
-         [eval]\nevery_steps = 10\nwindows = 256\n[checkpoint]\nevery_steps = 10\nkeep_last = 100\n",
-        of_base("lr = 5e-4\nweight_decay = 0.0", 100)
-    );
-    let Some(policy) = train("policy", policy, observer)? else { return Ok(None) };
+    let ppo = |name: &str, pretrain: &str, measured: &str| {
+        format!(
+            "name = \"{name}\"\n{}[objective]\nkind = \"ppo\"\nprompts = {prompts:?}\nheld_out_ratio = {HELD_OUT}\nresponse_tokens = {TOKENS}\n\
+             rollouts = 128\ninner_epochs = 2\nkl_coef = 0.3\nmissing_end_penalty = 1.0\n{pretrain}\
+             reward = {{ kind = \"model\", path = {reward:?} }}\n[batch]\nsequences = 64\ncontext = {CONTEXT}\nmicro_batch = 64\n\
+             [eval]\n{measured}\n[checkpoint]\nevery_steps = 10\nkeep_last = 100\n",
+            of_base("lr = 5e-4\nweight_decay = 0.0", 100)
+        )
+    };
+    let pretrain = format!("pretrain_data = {data:?}\npretrain_coef = 0.5\n");
+    let Some(policy) = train("policy", ppo("policy", &pretrain, "every_steps = 10\nwindows = 256"), observer)? else { return Ok(None) };
+    let without = "policy-without-pretraining";
+    let Some(without) = train(without, ppo(without, "", "every_steps = 100\nwindows = 8"), observer)? else { return Ok(None) };
 
     observer.phase("judging: the policy against the base");
     let held_out: Vec<String> = all.iter().filter(|prompt| is_held_out(seed, prompt, HELD_OUT)).cloned().collect();
@@ -237,6 +245,7 @@ pub fn run(
     }
     let Some((_, path, verdict, ours)) = best else { return Err(CheckpointError::None { folder: policy }.into()) };
     let mut after = run::load(&path)?;
+    let mut without = run::load(&without.join(path.file_name().unwrap_or_default()))?;
 
     let corpus_loss = |loaded: &mut run::Loaded| -> Result<f64, AlignError> {
         let feed = TextWindows::to_measure(std::sync::Arc::new(Dataset::open(&data)?), CONTEXT, 512)?;
@@ -261,6 +270,7 @@ pub fn run(
         length_accuracy: agreement::length_accuracy(&judged),
         bits_per_byte_before: corpus_loss(&mut loaded)?,
         bits_per_byte_after: corpus_loss(&mut after)?,
+        bits_per_byte_without: corpus_loss(&mut without)?,
         verdict,
         curve,
         optimised,

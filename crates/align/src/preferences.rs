@@ -124,7 +124,15 @@ pub fn read(path: &Path, chat: &Chat) -> Result<Preferences, AlignError> {
         }
     };
     if is_parquet(path)? {
-        data::records(path, &mut |number, row| take(format!("row {number}"), row))?;
+        let mut torn = None;
+        data::records(path, &mut |number, row| match row {
+            Err(problem) => torn = Some(format!("row {number}: {problem}")),
+            row => take(format!("row {number}"), row),
+        })?;
+        if let Some(problem) = torn {
+            let help = "bring it back from where it came: what follows the damage is lost".into();
+            return Err(AlignError::TooFew { path: path.to_owned(), problem: format!("damaged rows from {problem}"), help });
+        }
     } else {
         lines(path, |number, line| {
             let one = line.and_then(|line| serde_json::from_str::<Value>(line).map_err(|e| format!("it is no JSON: {e}")));
@@ -399,5 +407,56 @@ mod tests {
         let error = super::read(&path, &template::without()).unwrap_err();
         assert!(matches!(error, AlignError::NoTemplate { .. }) && error.to_string().contains("line 2"), "{error}");
         assert_eq!(super::read(&path, &Chat::shown()).unwrap().all.len(), 2);
+    }
+
+    /// A file of pairs that others publish, cut and damaged everywhere: it is refused by its name, or all of it is there.
+    #[cfg(feature = "parquet")]
+    #[test]
+    fn torn_parquet_is_refused_by_name_and_no_part_of_it_is_taken() {
+        use parquet::{
+            data_type::{ByteArray, ByteArrayType},
+            file::writer::SerializedFileWriter,
+        };
+        let schema =
+            "message pairs { required binary prompt (STRING); required binary chosen (STRING); required binary rejected (STRING); }";
+        let schema = std::sync::Arc::new(parquet::schema::parser::parse_message_type(schema).unwrap());
+        let mut writer = SerializedFileWriter::new(Vec::new(), schema, std::sync::Arc::default()).unwrap();
+        for group in 0..2 {
+            let mut rows = writer.next_row_group().unwrap();
+            for name in ["prompt", "chosen", "rejected"] {
+                let values: Vec<ByteArray> = (0..40).map(|i| ByteArray::from(format!("{name} {group} {i}").as_str())).collect();
+                let mut column = rows.next_column().unwrap().unwrap();
+                column.typed::<ByteArrayType>().write_batch(&values, None, None).unwrap();
+                column.close().unwrap();
+            }
+            rows.close().unwrap();
+        }
+        let bytes = writer.into_inner().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pairs.parquet");
+        let read = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            super::read(&path, &Chat::shown())
+        };
+        let whole = read(&bytes).unwrap();
+        assert_eq!((whole.all.len(), whole.left_out), (80, 0));
+        for count in (4..bytes.len()).step_by(37) {
+            let error = read(&bytes[..count]).unwrap_err().to_string();
+            assert!(error.contains("pairs.parquet"), "{count} bytes: {error}");
+        }
+        let mut refused = 0;
+        for at in (4..bytes.len()).step_by(13) {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0xff;
+            match read(&damaged) {
+                // Of texts, which have no check of their own, a letter may be another.
+                Ok(read) => assert_eq!(read.all.len() + read.left_out, 80, "byte {at}"),
+                Err(error) => {
+                    refused += 1;
+                    assert!(error.to_string().contains("pairs.parquet"), "byte {at}: {error}");
+                }
+            }
+        }
+        assert!(refused > 0);
     }
 }

@@ -55,10 +55,11 @@ pub struct Options {
     pub log_probs: bool,
 }
 
-/// What a model is, wherever it lies: the hash in its newest checkpoint.
+/// What a model is, wherever it lies, in a folder or at a URL: the hash in its newest checkpoint.
 /// # Errors
 /// When there is no checkpoint.
 pub fn identity(run: &Path) -> Result<String, AlignError> {
+    let run = &*checkpoint::here(run)?;
     let newest = checkpoint::list(run).pop().map_or_else(|| run.to_owned(), |(_, path)| path);
     let path = newest.join("manifest.blake3");
     disk::read_text(&path, 1 << 10).map_err(AlignError::io("read", &path))
@@ -156,7 +157,7 @@ pub struct Ranked {
 }
 
 /// Prompts that are ranked between two looks at `stop`.
-const RANKED_AT_ONCE: usize = 64;
+const RANKED_AT_ONCE: usize = 16;
 
 /// Rank the responses of `all` that this judge, `name`, has not ranked in the file `out` yet, and add them to it as they are judged;
 /// responses that score alike are ties. Where `noise` is above 0, draws of that deviation times a Gumbel variable are added to a score:
@@ -199,16 +200,18 @@ pub fn rank(
             groups.push(Group { prompt: &one.prompt, responses: one.responses.iter().map(String::as_str).collect(), rows });
             of.push(one);
         }
-        for (one, scores) in of.into_iter().zip(judge.order(&groups)?) {
-            let Some(scores) = scores else {
+        let mut of = of.into_iter();
+        judge.order_each(&groups, &mut |scores| {
+            let (Some(one), Some(scores)) = (of.next(), scores) else {
                 told.without_judgement += 1;
-                continue;
+                return Ok(());
             };
             let scores: Vec<f64> = scores.iter().enumerate().map(|(i, score)| score + noise.draw(&one.prompt, i)).collect();
             let made = Preference::of_scores(one.prompt.clone(), one.responses.clone(), &scores, Some(by.clone()));
             preferences::append(out, &Preference { unix_secs: Some(train::clock::unix_secs()), ..made })?;
             told.ranked += 1;
-        }
+            Ok(())
+        })?;
     }
     Ok(told)
 }

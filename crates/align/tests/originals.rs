@@ -5,6 +5,8 @@
 
 mod room;
 
+#[cfg(feature = "cloud")]
+use std::path::PathBuf;
 use std::{path::Path, sync::atomic::AtomicBool};
 
 use align::{originals, respond, rollouts::Source, signals};
@@ -79,4 +81,53 @@ fn those_of_another_model_or_tokenizer_are_refused_by_name() {
     std::fs::write(room.at("others.jsonl"), lines).unwrap();
     let error = train("base", &room.at("others.jsonl")).unwrap_err().to_string();
     assert!(error.contains("its tokenizer is `f00d`"), "{error}");
+}
+
+/// Objects under a URL, by the store whose objects are files.
+#[cfg(feature = "cloud")]
+#[test]
+fn under_a_url_many_workers_make_the_same_set_and_it_serves_as_a_folder_does() {
+    let room = Room::new();
+    let (folder, url) = (room.at("kept"), PathBuf::from(format!("file://{}/deep/kept", room.at("bucket").display())));
+    std::fs::create_dir(room.at("bucket")).unwrap();
+    assert!(!originals::are_kept(&url).unwrap() && !originals::are_kept(&room.at("base")).unwrap());
+    let error = originals::read(&url).unwrap_err().to_string();
+    assert!(error.contains("no part"), "{error}");
+    let written: usize = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..4).map(|_| scope.spawn(|| keep(&room, "base", &url, false).written)).collect();
+        workers.into_iter().map(|worker| worker.join().unwrap()).sum()
+    });
+    assert!((3..=12).contains(&written), "{written}");
+    assert_eq!(keep(&room, "base", &url, false), originals::Parts { written: 0, there: 3, of: 3 });
+    keep(&room, "base", &folder, false);
+    let kept = originals::read(&url).unwrap();
+    assert_eq!(kept, originals::read(&folder).unwrap());
+    assert!(originals::are_kept(&url).unwrap() && originals::are_kept(&folder).unwrap());
+
+    // The divergence is taken from there, to the bits of the folder's.
+    let ppo = format!("{}\nkl = \"stored\"\noriginals = ", room.ppo());
+    room.train("here", &room.recipe(&format!("{ppo}{folder:?}"), 2), &[]);
+    room.train("there", &room.recipe(&format!("{ppo}{url:?}"), 2), &[]);
+    assert_eq!(room.weights("here"), room.weights("there"));
+
+    // A part that was cut is not seen, and is made again; what lies there beside is no part.
+    let part = std::fs::read_dir(room.at("bucket/deep/kept")).unwrap().flatten().next().unwrap().path();
+    std::fs::remove_file(part.join("published.json")).unwrap();
+    let error = originals::read(&url).unwrap_err().to_string();
+    assert!(error.contains("2 of 3 parts"), "{error}");
+    assert_eq!(keep(&room, "base", &url, false).written, 1);
+    assert_eq!(originals::read(&url).unwrap(), kept);
+    // Nor is one taken whose bytes are others.
+    let object = walk(&part).into_iter().find(|path| path.ends_with("replies.parquet")).unwrap();
+    let mut bytes = std::fs::read(&object).unwrap();
+    bytes[40] ^= 1;
+    std::fs::write(&object, bytes).unwrap();
+    let error = originals::read(&url).unwrap_err().to_string();
+    assert!(error.contains("is damaged"), "{error}");
+}
+
+#[cfg(feature = "cloud")]
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let all = std::fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path());
+    all.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
 }

@@ -40,6 +40,10 @@ pub enum PlanError {
     )]
     Phase { phase: usize, name: String, problem: String, restore: String },
 
+    #[error("what {phases} began from is no more: phase `{ground}` {how}")]
+    #[diagnostic(code(plan::stale), help("{help}"))]
+    Stale { phases: String, ground: String, how: &'static str, help: String },
+
     #[error("a phase did not come to its end there: {problem}")]
     #[diagnostic(code(plan::elsewhere), help("{help}"))]
     Elsewhere { problem: String, help: String },

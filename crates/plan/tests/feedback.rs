@@ -3,9 +3,12 @@
 
 use std::{path::Path, sync::atomic::AtomicBool};
 
-use plan::ladder::{
-    climb::{self, Outcome},
-    project::Project,
+use plan::{
+    PlanError,
+    ladder::{
+        climb::{self, Outcome},
+        project::Project,
+    },
 };
 use train::run::Quiet;
 
@@ -55,8 +58,18 @@ recipe = { from = { path = "base" }, train = { steps = 60 }, optim = { lr = 0.00
 }
 
 fn climb(folder: &Path) -> Outcome {
-    let project = Project::read(folder).unwrap();
-    climb::climb(&project, folder, &[], None, &AtomicBool::new(false), &data::Quiet, &mut Quiet).unwrap()
+    climb_anew(folder, &[]).unwrap()
+}
+
+fn climb_anew(folder: &Path, anew: &[&str]) -> Result<Outcome, PlanError> {
+    let anew: Vec<String> = anew.iter().map(|name| (*name).to_owned()).collect();
+    climb::climb(&Project::read(folder).unwrap(), folder, &anew, None, &AtomicBool::new(false), &data::Quiet, &mut Quiet)
+}
+
+/// The ladder is refused: what the error and its help say.
+fn refusal(folder: &Path, anew: &[&str]) -> String {
+    let error = climb_anew(folder, anew).unwrap_err();
+    format!("{error}; {}", miette::Diagnostic::help(&error).unwrap())
 }
 
 #[test]
@@ -75,6 +88,10 @@ fn a_ladder_goes_on_with_feedback_and_gates_each_phase() {
     assert!(preferred.contains("wins") && preferred.contains("nats a response"), "{preferred}");
     let metric = |phase: usize| outcome.entries[phase].actual.held_out.unwrap().kind.name;
     assert_eq!([0, 1, 2, 3].map(metric), ["bits_per_byte", "bits_per_byte", "ranking_accuracy", "reward"]);
+    assert!(outcome.entries.iter().all(|entry| entry.unit == "tokens"), "what they learn from is text, however they are judged");
+    let whose = |phase: usize| outcome.entries[phase].baseline_of.as_str();
+    let began = "the model that it began as";
+    assert_eq!([0, 1, 2, 3].map(whose), ["a trigram", began, "length alone", began]);
     // Again it is all there.
     let again = climb(folder.path());
     assert!(again.passed && again.entries == outcome.entries);
@@ -83,9 +100,45 @@ fn a_ladder_goes_on_with_feedback_and_gates_each_phase() {
     let path = folder.path().join("hairpin.toml");
     let strict = std::fs::read_to_string(&path).unwrap().replace("kl_most = 40.0", "kl_most = 0.0001");
     std::fs::write(&path, strict).unwrap();
-    let project = Project::read(folder.path()).unwrap();
-    let anew = ["policy".to_owned()];
-    let refused = climb::climb(&project, folder.path(), &anew, None, &AtomicBool::new(false), &data::Quiet, &mut Quiet).unwrap();
+    let refused = climb_anew(folder.path(), &["policy"]).unwrap();
     let gate = refused.entries[3].gates.iter().find(|gate| gate.name == "preferred").unwrap();
     assert!(!refused.passed && !gate.passed && gate.help.contains("kl_coef"), "{gate:?}");
+}
+
+#[test]
+fn a_phase_is_refused_by_name_when_what_it_began_from_is_another() {
+    align::register();
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    lay_out(folder);
+    let set = |from: &str, to: &str| {
+        let path = folder.join("hairpin.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{from}");
+        std::fs::write(&path, text.replace(from, to)).unwrap();
+    };
+    let first = climb(folder);
+    assert!(first.passed);
+    // Before anything is trained or set aside, with all that would have to begin anew.
+    let told = refusal(folder, &["base"]);
+    assert!(told.contains("what `tuned`, `reward`, `policy` began from is no more: phase `base` is to begin anew"), "{told}");
+    assert!(told.contains("--anew base --anew tuned --anew reward --anew policy"), "{told}");
+    // By who judges it, too.
+    let told = refusal(folder, &["reward"]);
+    assert!(told.contains("what `policy` began from is no more: phase `reward` is to begin anew"), "{told}");
+    assert_eq!(std::fs::read_dir(folder.join("phases")).unwrap().count(), 4, "nothing was set aside");
+    assert_eq!(climb(folder).entries, first.entries);
+
+    // A base that goes on is another base: the first that began from it is reached, and refused.
+    set("train = { steps = 200 }", "train = { steps = 240 }");
+    for _ in 0..2 {
+        let told = refusal(folder, &[]);
+        assert!(told.contains("what `tuned`, `reward`, `policy` began from is no more: phase `base` has other weights now"), "{told}");
+        assert!(told.contains("`hairpin climb --anew tuned --anew reward --anew policy`"), "{told}");
+    }
+    let again = climb_anew(folder, &["tuned", "reward", "policy"]).unwrap();
+    assert_eq!(again.entries.len(), 4);
+    assert!(again.entries.iter().zip(&first.entries).all(|(now, before)| now.unix_secs > before.unix_secs));
+    // They stand on what is there now.
+    assert_eq!(climb(folder).entries, again.entries);
 }

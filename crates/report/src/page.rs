@@ -7,7 +7,7 @@ use disk::printable_line;
 use maud::{Markup, PreEscaped, html};
 use train::{
     ledger::{self, Entry},
-    metric::Metric,
+    metric::{Better, Metric, MetricKind},
     metrics::{self, StepMetrics},
 };
 use vision::prepare;
@@ -56,14 +56,14 @@ pub(crate) fn page(folder: &Path) -> Result<(String, Vec<String>), ReportError> 
     if let Some(run) = &mut alone {
         damage.append(&mut run.damage);
     }
-    let marks: Vec<(String, f64)> = entries.last().map(|e| (naive(e).to_owned(), e.baseline)).into_iter().collect();
+    let marks: Vec<(String, f64)> = entries.last().map(|e| (e.baseline_of.clone(), e.baseline)).into_iter().collect();
     let name = folder.canonicalize().ok().and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned())).unwrap_or_default();
     let main = html! {
         @if alone.is_none() { (headline(&entries)) }
         @for line in &damage { p.warn { "Careful: " (line) "." } }
         @if !entries.is_empty() {
             (ladder(&entries))
-            (charts(&marks, &curves))
+            (charts(ledger::unit(&entries), &marks, &curves))
             (ledger_table(&entries))
             (samples(&entries))
             @for e in &entries {
@@ -75,7 +75,7 @@ pub(crate) fn page(folder: &Path) -> Result<(String, Vec<String>), ReportError> 
         }
         @if let Some(run) = &alone {
             section.cards { @for (value, what) in run.cards() { div.card { p.value { (value) } p.what { (what) } } } }
-            @if !run.steps.is_empty() { (charts(&[], &[("this run".to_owned(), run.steps.clone())])) }
+            @if !run.steps.is_empty() { (charts("tokens", &[], &[("this run".to_owned(), run.steps.clone())])) }
             @if let Some(section) = film::section("this run", folder) { (section) }
             (run.checkpoints())
             @if let Some(section) = ranks::section("this run", folder) { (section) }
@@ -95,22 +95,15 @@ fn headline(entries: &[Entry]) -> Markup {
         section.cards {
             @if let Some((entry, metric)) = last {
                 (card(format!("{:.3}", metric.value), run::held_out(Some(metric))))
-                (card(format!("{:.3}", entry.baseline), &format!("of a {} on as much data", naive(entry))))
+                (card(format!("{:.3}", entry.baseline), &format!("of {}", entry.baseline_of)))
                 (card(count(entry.params), "parameters"))
-                (card(count(entries.iter().map(|e| e.actual.tokens).sum()), if naive(entry) == TRIGRAM { "tokens trained on" } else { "images trained on" }))
+                (card(count(entries.iter().map(|e| e.actual.tokens).sum()), &format!("{} trained on", ledger::unit(entries))))
                 (card(secs(entries.iter().map(|e| e.actual.secs).sum()), "training time"))
             } @else {
                 (card("none".into(), "no phase has ended yet"))
             }
         }
     }
-}
-
-const TRIGRAM: &str = "trigram";
-
-/// What the model that is to be beaten is called.
-fn naive(entry: &Entry) -> &'static str {
-    if entry.actual.held_out.is_none_or(|metric| metric.kind.name == train::metric::BITS_PER_BYTE.name) { TRIGRAM } else { "naive model" }
 }
 
 fn ladder(entries: &[Entry]) -> Markup {
@@ -121,7 +114,7 @@ fn ladder(entries: &[Entry]) -> Markup {
                 details open[!e.passed || e.phase == entries.len()] {
                     summary {
                         span class=(if e.passed { "badge ok" } else { "badge bad" }) { (if e.passed { "passed" } else { "failed" }) }
-                        " " b { (e.phase) " " (e.name) } " · " (count(e.params)) " parameters · " (count(e.actual.tokens)) (if naive(e) == TRIGRAM { " tokens · " } else { " images · " })
+                        " " b { (e.phase) " " (e.name) } " · " (count(e.params)) " parameters · " (count(e.actual.tokens)) " " (e.unit) " · "
                         @if let Some(metric) = e.actual.held_out { (format!("{:.3} {}", metric.value, metric.kind.unit)) }
                     }
                     div.scroll { table {
@@ -140,7 +133,7 @@ fn ladder(entries: &[Entry]) -> Markup {
     }
 }
 
-fn charts(marks: &[(String, f64)], curves: &[(String, Vec<StepMetrics>)]) -> Markup {
+fn charts(unit: &str, marks: &[(String, f64)], curves: &[(String, Vec<StepMetrics>)]) -> Markup {
     let series = |value: &dyn Fn(&StepMetrics) -> Option<f64>| -> Vec<Series> {
         let one = |(name, steps): &(String, Vec<StepMetrics>)| Series {
             name: name.clone(),
@@ -152,23 +145,33 @@ fn charts(marks: &[(String, f64)], curves: &[(String, Vec<StepMetrics>)]) -> Mar
     let over_steps = |y: &str, series: Vec<Series>, levels: &[(String, f64)]| {
         Chart { x: Axis::straight("step"), y: Axis::straight(y), series, levels: levels.to_vec(), ..Chart::default() }.svg()
     };
-    let unit = curves.iter().flat_map(|(_, steps)| steps).find_map(|m| m.held_out).map_or("loss", |metric| metric.kind.unit);
-    let figures = [
-        ("Training loss", over_steps("loss", series(&|m| Some(f64::from(m.loss))), &[])),
-        ("Held-out loss", over_steps(unit, series(&|m| m.held_out.map(|metric| metric.value)), marks)),
+    // Of phases that are judged by different things, each thing by itself; the mark is of the last.
+    let mut kinds: Vec<&MetricKind> = Vec::new();
+    for metric in curves.iter().flat_map(|(_, steps)| steps).filter_map(|m| m.held_out) {
+        kinds.retain(|kind| kind.name != metric.kind.name);
+        kinds.push(metric.kind);
+    }
+    let held_out = |(i, kind): (usize, &&MetricKind)| {
+        let title = if kind.better == Better::Lower { "Held-out loss".into() } else { format!("Held-out {}", kind.name.replace('_', " ")) };
+        let of = |m: &StepMetrics| m.held_out.filter(|metric| metric.kind.name == kind.name).map(|metric| metric.value);
+        (title, over_steps(kind.unit, series(&of), if i + 1 == kinds.len() { marks } else { &[] }))
+    };
+    let mut figures = vec![("Training loss".to_owned(), over_steps("loss", series(&|m| Some(f64::from(m.loss))), &[]))];
+    figures.extend(kinds.iter().enumerate().map(held_out));
+    let others = [
         ("Gradient norm", over_steps("norm", series(&|m| Some(f64::from(m.grad_norm))), &[])),
         ("Learning rate", over_steps("learning rate", series(&|m| Some(f64::from(m.lr))), &[])),
-        ("Throughput", over_steps("tokens per second", series(&|m| Some(m.tokens_per_sec)), &[])),
+        ("Throughput", over_steps(&format!("{unit} per second"), series(&|m| Some(m.tokens_per_sec)), &[])),
     ];
+    figures.extend(others.map(|(title, svg)| (title.to_owned(), svg)));
     // What feeds tell of their samples: rewards, divergence.
     let names: std::collections::BTreeSet<&String> = curves.iter().flat_map(|(_, steps)| steps).flat_map(|m| m.figures.keys()).collect();
-    let told: Vec<(&str, String)> =
-        names.iter().map(|name| (name.as_str(), over_steps(name, series(&|m| m.figures.get(*name).copied()), &[]))).collect();
+    figures.extend(names.iter().map(|name| ((*name).clone(), over_steps(name, series(&|m| m.figures.get(*name).copied()), &[]))));
     html! {
         section {
             h2 { "Curves" }
             div.grid2 {
-                @for (title, svg) in figures.iter().chain(&told).filter(|(_, svg)| !svg.is_empty()) {
+                @for (title, svg) in figures.iter().filter(|(_, svg)| !svg.is_empty()) {
                     figure { figcaption { (title) } (PreEscaped(svg)) }
                 }
             }
@@ -194,7 +197,7 @@ fn ledger_table(entries: &[Entry]) -> Markup {
                     tr { td {} td { "training time" } td.n { (secs(e.predicted.secs)) } td.n { (secs(e.actual.secs)) } td.n { (off(e.predicted.secs, e.actual.secs)) } }
                     tr { td {} td { "memory of a step" } td.n { (bytes(e.predicted.memory_bytes)) } td.n { (bytes(e.actual.memory_bytes)) }
                         td.n { (off(e.predicted.memory_bytes as f64, e.actual.memory_bytes as f64)) } }
-                    tr { td {} td { "tokens" } td.n { (count(e.predicted.tokens)) } td.n { (count(e.actual.tokens)) } td.n { (off(e.predicted.tokens as f64, e.actual.tokens as f64)) } }
+                    tr { td {} td { (e.unit) } td.n { (count(e.predicted.tokens)) } td.n { (count(e.actual.tokens)) } td.n { (off(e.predicted.tokens as f64, e.actual.tokens as f64)) } }
                 } }
             } }
         }
@@ -204,7 +207,7 @@ fn ledger_table(entries: &[Entry]) -> Markup {
 fn samples(entries: &[Entry]) -> Markup {
     html! {
         section {
-            h2 { @if entries.iter().all(|e| naive(e) == TRIGRAM) { "What it writes" } @else { "What it has learnt" } }
+            h2 { @if ledger::unit(entries) == "tokens" { "What it writes" } @else { "What it has learnt" } }
             div.grid2 {
                 @if let Some(first) = entries.first().filter(|e| !e.sample_before.is_empty()) { figure { figcaption { "before training" } pre { (first.sample_before) } } }
                 @for e in entries { figure { figcaption { "after phase " (e.phase) " " (e.name) } pre { (e.sample_after) } } }
@@ -261,7 +264,9 @@ mod tests {
             unix_secs: 0.0,
             predicted: ledger::Figures::default(),
             actual: ledger::Figures::default(),
+            unit: "tokens".into(),
             baseline: 3.0,
+            baseline_of: "a trigram".into(),
             gates: vec![],
             passed: false,
             samples: Vec::new(),
@@ -272,6 +277,34 @@ mod tests {
         let (html, _) = page(folder.path()).unwrap();
         assert!(!html.contains("<script>") && html.contains("&lt;script&gt;") && html.contains("a &amp; b"));
         assert!(!html.contains("http"), "nothing is loaded from elsewhere");
+    }
+
+    #[test]
+    fn a_ladder_that_goes_on_with_feedback_is_counted_in_tokens_and_each_metric_has_its_own_chart() {
+        train::metric::METRICS.add(MetricKind { name: "reward", unit: "mean reward", better: Better::Higher, divisor: 1.0 });
+        let folder = tempfile::tempdir().unwrap();
+        let phase = |phase: usize, name: &str, metric: &str, baseline_of: &str| {
+            let run = folder.path().join(name);
+            std::fs::create_dir(&run).unwrap();
+            let line = |step: u64| {
+                format!("{{\"step\":{step},\"loss\":2.5,\"grad_norm\":1.0,\"lr\":0.01,\"tokens_per_sec\":900.0,\"{metric}\":0.7}}\n")
+            };
+            std::fs::write(run.join("metrics.jsonl"), line(1) + &line(2)).unwrap();
+            let figures = format!("{{\"{metric}\":0.7,\"secs\":1.0,\"memory_bytes\":1,\"tokens\":1000,\"flops\":1.0}}");
+            format!(
+                "{{\"phase\":{phase},\"name\":\"{name}\",\"folder\":{run:?},\"params\":3,\"unix_secs\":0.0,\"predicted\":{figures},\"actual\":{figures},\
+                 \"unit\":\"tokens\",\"baseline\":0.5,\"baseline_of\":\"{baseline_of}\",\"gates\":[],\"passed\":true,\"sample_before\":\"\",\"sample_after\":\"\"}}\n"
+            )
+        };
+        let lines = phase(1, "base", "bits_per_byte", "a trigram") + &phase(2, "policy", "reward", "the model that it began as");
+        std::fs::write(folder.path().join("ledger.jsonl"), lines).unwrap();
+        let (html, damage) = page(folder.path()).unwrap();
+        assert!(damage.is_empty() && !html.contains("images"), "{damage:?}\n{html}");
+        for want in
+            ["tokens trained on", "1.0k tokens", "of the model that it began as", "Held-out loss", "Held-out reward", "tokens per second"]
+        {
+            assert!(html.contains(want), "{want}\n{html}");
+        }
     }
 
     #[test]

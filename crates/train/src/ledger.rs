@@ -17,6 +17,7 @@ pub struct Figures {
     pub held_out_interval: Option<[f64; 2]>,
     pub secs: f64,
     pub memory_bytes: u64,
+    /// How many samples were learnt from, counted in the entry's unit.
     pub tokens: u64,
     pub flops: f64,
 }
@@ -32,9 +33,15 @@ pub struct Entry {
     pub unix_secs: f64,
     pub predicted: Figures,
     pub actual: Figures,
-    /// What the same metric is for a naive model of the same data: of text, a trigram's.
+    /// What its samples are counted in, as its model says: `tokens`, `images` or `pairs`.
+    #[serde(default = "samples")]
+    pub unit: String,
+    /// What the same metric is for a naive model of the same data, or for the model that it began as.
     #[serde(alias = "baseline_bits_per_byte")]
     pub baseline: f64,
+    /// Whose that is: `a trigram`.
+    #[serde(default = "naive")]
+    pub baseline_of: String,
     /// Held-out loss sample by sample; empty in older ledgers.
     #[serde(default, alias = "windows", skip_serializing_if = "Vec::is_empty")]
     pub samples: Vec<SampleLoss>,
@@ -43,6 +50,22 @@ pub struct Entry {
     /// A text by the model before it was trained, and after.
     pub sample_before: String,
     pub sample_after: String,
+}
+
+/// Older ledgers do not tell.
+fn samples() -> String {
+    "samples".into()
+}
+
+fn naive() -> String {
+    "a naive model".into()
+}
+
+/// What the samples of all `entries` are counted in.
+#[must_use]
+pub fn unit(entries: &[Entry]) -> &str {
+    let first = entries.first().map_or("tokens", |entry| &entry.unit);
+    if entries.iter().all(|entry| entry.unit == first) { first } else { "samples" }
 }
 
 /// Make sure that entries can be added, before there is one.
@@ -97,7 +120,9 @@ mod tests {
             unix_secs: 0.0,
             predicted: Figures::default(),
             actual: Figures { held_out: Some(Metric::bits_per_byte(2.0)), ..Figures::default() },
+            unit: "tokens".into(),
             baseline: 3.0,
+            baseline_of: "a trigram".into(),
             samples: vec![],
             gates: vec![],
             passed: true,
@@ -107,10 +132,17 @@ mod tests {
         append(&path, &entry).unwrap();
         OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"phase\": 2, \"na").unwrap();
         append(&path, &entry).unwrap();
-        assert_eq!(read(&path), (vec![entry.clone(), entry], 1));
+        assert_eq!(read(&path), (vec![entry.clone(), entry.clone()], 1));
         assert_eq!(read(Path::new("nowhere")), (vec![], 0));
         check(&path).unwrap();
         assert_eq!(read(&path).0.len(), 2, "a look changes nothing");
+        // One of before units were kept: nothing is guessed.
+        let older =
+            serde_json::to_string(&entry).unwrap().replace(",\"unit\":\"tokens\"", "").replace(",\"baseline_of\":\"a trigram\"", "");
+        std::fs::write(&path, older).unwrap();
+        let older = read(&path).0;
+        assert_eq!((unit(&older), older[0].baseline_of.as_str()), ("samples", "a naive model"));
+        assert_eq!(unit(std::slice::from_ref(&entry)), "tokens");
         assert!(check(folder.path()).unwrap_err().to_string().contains("write the ledger"));
     }
 }

@@ -13,6 +13,7 @@ mod columns;
 
 use std::{
     collections::HashSet,
+    hash::{BuildHasher, RandomState},
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -31,6 +32,8 @@ use crate::{
 /// Prompts of a part.
 pub const PROMPTS: usize = AT_ONCE;
 const FILE: &str = "replies.parquet";
+/// What the name of a part begins with.
+const PART: &str = "part-";
 /// Of one part.
 const LARGEST_BYTES: u64 = 1 << 32;
 
@@ -70,9 +73,9 @@ pub fn keep(
     });
     let key = hasher.finalize().to_hex()[..8].to_owned();
     let of = prompts.len().div_ceil(PROMPTS);
-    let name = |part: usize| format!("part-{key}-{part:06}-of-{of:06}");
-    // Workers that begin at the same time begin at different parts.
-    let first = engine::mix(u64::from(std::process::id())) as usize % of.max(1);
+    let name = |part: usize| format!("{PART}{key}-{part:06}-of-{of:06}");
+    // Workers that begin at the same time begin at different parts, on machines and in containers with equal process numbers too.
+    let first = RandomState::new().hash_one(&key) as usize % of.max(1);
     let mut parts = Parts { of, ..Parts::default() };
     loop {
         let there: HashSet<String> = store.list().map_err(stored)?.into_iter().collect();
@@ -118,6 +121,21 @@ fn columns_of(_all: &[Responses], path: &Path) -> Result<Vec<u8>, AlignError> {
     Err(AlignError::Data(data::DataError::Feature { url: path.display().to_string(), feature: "parquet" }))
 }
 
+/// Whether replies are kept at `path`, and not a run.
+/// # Errors
+/// When the place cannot be read.
+pub fn are_kept(path: &Path) -> Result<bool, AlignError> {
+    if !store::is_url(path) && !path.is_dir() {
+        return Ok(path.is_file());
+    }
+    Ok(parts(&*store::open(path).map_err(stored)?)?.next().is_some())
+}
+
+/// Names of the parts of a place.
+fn parts(store: &dyn Store) -> Result<impl Iterator<Item = String> + use<>, AlignError> {
+    Ok(store.list().map_err(stored)?.into_iter().filter(|name| name.starts_with(PART)))
+}
+
 /// Replies that are kept at `path`: a file of JSON lines or of parquet, or a folder or URL of parts.
 /// # Errors
 /// When it cannot be read, parts are missing, or parts of two models, judges or lists of prompts lie there.
@@ -126,7 +144,7 @@ pub fn read(path: &Path) -> Result<Vec<Responses>, AlignError> {
         return if crate::preferences::is_parquet(path)? { rows(path) } else { respond::read(path) };
     }
     let store = store::open(path).map_err(stored)?;
-    let names: Vec<String> = store.list().map_err(stored)?.into_iter().filter(|name| name.starts_with("part-")).collect();
+    let names: Vec<String> = parts(&*store)?.collect();
     let few = |problem: String, help: &str| AlignError::TooFew { path: path.to_owned(), problem, help: help.into() };
     let again = "run the same `hairpin align originals` again: it writes what is missing";
     let wholes: HashSet<(&str, &str)> = names.iter().filter_map(|name| Some((name.get(5..13)?, name.rsplit('-').next()?))).collect();

@@ -53,6 +53,8 @@ pub(super) struct Shown {
     can_undo: bool,
 }
 
+/// Of a file of judgements.
+const LARGEST_BYTES: u64 = 1 << 32;
 /// Of a person's name and of a note.
 const MOST_CHARS: usize = 4000;
 
@@ -67,11 +69,9 @@ impl Board {
             let problem = "rankings that another server is taking down".into();
             return Err(AlignError::TooFew { path: path.to_owned(), problem, help: "end that one, or give another `--out`".into() });
         }
-        let judged = if path.exists() && path.metadata().is_ok_and(|m| m.len() > 0) {
-            preferences::read(path, &Chat::shown())?.all
-        } else {
-            Vec::new()
-        };
+        let before = if path.exists() { disk::read(path, LARGEST_BYTES).map_err(AlignError::io("read", path))? } else { Vec::new() };
+        // Without an end of a line there is nothing, or what a kill left of the first one.
+        let judged = if before.contains(&b'\n') { preferences::read(path, &Chat::shown())?.all } else { Vec::new() };
         let tasks = tasks.into_iter().filter(|one| one.responses.len() > 1).collect::<Vec<_>>();
         if tasks.is_empty() {
             let help = "write at least two to each prompt: `hairpin align sample --k 4`".into();
@@ -165,8 +165,16 @@ impl Board {
     pub(super) fn undo(&mut self, name: &str) -> Result<usize, String> {
         let at = self.judged.iter().rposition(|(_, one)| Self::is_by(one, name)).ok_or("there is nothing to take back")?;
         let task = self.judged[at].0.ok_or("its prompt is no longer here")?;
-        let left: Vec<&Preference> = self.judged.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, (_, one))| one).collect();
-        preferences::write(&self.path, &left).map_err(|e| e.to_string())?;
+        // All other lines stay as they are: others may have added theirs since.
+        let text = disk::read(&self.path, LARGEST_BYTES).map_err(|e| format!("it cannot be read: {e}"))?;
+        let mut lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
+        let it = &self.judged[at].1;
+        let is_same = |one: Preference| Self::is_by(&one, name) && one.prompt == it.prompt && one.responses == it.responses;
+        let is_it = |line: &&[u8]| serde_json::from_slice(line).is_ok_and(is_same);
+        if let Some(place) = lines.iter().rposition(is_it) {
+            lines.remove(place);
+            disk::write(&self.path, lines.concat()).map_err(|e| format!("it cannot be written: {e}"))?;
+        }
         self.judged.remove(at);
         Ok(task)
     }
@@ -239,6 +247,18 @@ mod tests {
             let wrong = Judgement { task: 1, ranks, note: String::new(), confidence: None };
             assert!(board.judge("ann", wrong).unwrap_err().contains(want));
         }
+        // What others add to the file while it is served stays when something is taken back, a torn line too.
+        drop(board);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "{\"prompt\": \"to").unwrap();
+        let mut board = Board::open(tasks(2), &path, 1).unwrap();
+        let shown = board.next("ann");
+        board.judge("ann", by_text(&shown)).unwrap();
+        let other = Preference::of_scores("q".into(), vec!["x".into(), "y".into()], &[1.0, 0.0], Some(Ranker::signal("s")));
+        preferences::append(&path, &other).unwrap();
+        assert_eq!(board.undo("ann").ok(), shown.task);
+        let read = preferences::read(&path, &Chat::shown()).unwrap();
+        assert_eq!((read.all, read.left_out), (vec![other], 1));
         let nowhere = Judgement { task: 9, ranks: vec![0], note: String::new(), confidence: None };
         assert!(board.judge("ann", nowhere).unwrap_err().contains("no task 9"));
     }

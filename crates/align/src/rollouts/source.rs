@@ -99,15 +99,27 @@ impl Source {
     /// # Errors
     /// When the judge fails.
     pub fn order(&self, groups: &[Group]) -> Result<Vec<Option<Vec<f64>>>, AlignError> {
+        let mut all = Vec::with_capacity(groups.len());
+        self.order_each(groups, &mut |numbers| {
+            all.push(numbers);
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// The same, told to `each` group after group, as they come: what a judge that fails has judged before is not lost.
+    /// # Errors
+    /// When the judge fails, or that of `each`.
+    pub fn order_each(&self, groups: &[Group], each: &mut dyn FnMut(Option<Vec<f64>>) -> Result<(), AlignError>) -> Result<(), AlignError> {
         #[cfg(feature = "chat")]
         if let Self::Chat(endpoint) = self {
-            return endpoint.order(&groups.iter().map(|group| (group.prompt, group.responses.clone())).collect::<Vec<_>>());
+            return endpoint.order(&groups.iter().map(|group| (group.prompt, group.responses.clone())).collect::<Vec<_>>(), each);
         }
         let texts: Vec<(&str, &str)> =
             groups.iter().flat_map(|group| group.responses.iter().map(|response| (group.prompt, *response))).collect();
         let rows: Vec<Row> = groups.iter().flat_map(|group| &group.rows).cloned().collect();
         let mut scores = self.score(&texts, &rows)?.into_iter();
-        Ok(groups.iter().map(|group| Some(scores.by_ref().take(group.responses.len()).collect())).collect())
+        groups.iter().try_for_each(|group| each(Some(scores.by_ref().take(group.responses.len()).collect())))
     }
 
     /// The judgement of each response, `texts` being prompts and responses and `rows` their tokens.

@@ -226,7 +226,8 @@ impl Signal for Program {
         let asked: Vec<String> =
             texts.iter().map(|(prompt, response)| serde_json::json!({"prompt": prompt, "response": response}).to_string() + "\n").collect();
         // Written on a thread of its own: a program that answers as it reads would wait for a reader.
-        let writer = std::thread::spawn(move || asked.iter().try_for_each(|line| stdin.write_all(line.as_bytes())));
+        // Nor is the thread waited for: what such a program has started may hold its stdin, and read nothing.
+        std::thread::spawn(move || asked.iter().try_for_each(|line| stdin.write_all(line.as_bytes())));
         let (send, receive) = mpsc::channel();
         let count = texts.len();
         std::thread::spawn(move || {
@@ -259,7 +260,6 @@ impl Signal for Program {
         };
         let _ = child.kill();
         let _ = child.wait();
-        let _ = writer.join();
         outcome.map(|()| scores).map_err(wrong)
     }
 }
@@ -314,6 +314,10 @@ mod tests {
             let error = open(&program(script)).unwrap().score(&[("p", "r")]).unwrap_err().to_string();
             assert!(error.contains(want), "{script}: {error}");
         }
+        let since = std::time::Instant::now();
+        let many = "r".repeat(1 << 20);
+        let error = open(&program("sleep 20; true")).unwrap().score(&[("p", &many)]).unwrap_err().to_string();
+        assert!(error.contains("no answer within 1 s") && since.elapsed() < Duration::from_secs(10), "{error}");
         let missing = SignalOptions::Command { argv: vec!["/nowhere/at/all".into()], timeout_secs: 1 };
         assert!(open(&missing).unwrap().score(&[("p", "r")]).unwrap_err().to_string().contains("does not start"));
     }

@@ -3,6 +3,7 @@
 mod demo;
 
 use std::{
+    collections::HashSet,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::atomic::Ordering,
@@ -10,7 +11,7 @@ use std::{
 
 use ::align::{
     agreement::{self, Statistics},
-    judge, preferences, respond,
+    judge, originals, preferences, respond,
     rollouts::{Group, Source, prompts_of, source_options},
     rows::{Encoder, Row, tokenizer_blake3},
     scorecard,
@@ -48,7 +49,7 @@ pub(crate) enum AlignCommand {
 pub(crate) fn run(command: &AlignCommand, json: bool) -> miette::Result<ExitCode> {
     match command {
         AlignCommand::Sample(args) => sample(args, json),
-        AlignCommand::Originals(args) => originals(args, json),
+        AlignCommand::Originals(args) => keep(args, json),
         AlignCommand::Rank(args) => rank(args, json),
         AlignCommand::Stats(args) => stats(args, json),
         AlignCommand::Inspect(args) => inspect(args, json),
@@ -173,7 +174,7 @@ pub(crate) struct OriginalsArgs {
     out: PathBuf,
 }
 
-fn originals(args: &OriginalsArgs, json: bool) -> miette::Result<ExitCode> {
+fn keep(args: &OriginalsArgs, json: bool) -> miette::Result<ExitCode> {
     let options = args.writing.options(1, true);
     if !store::is_url(&args.out) && args.out.extension().is_some_and(|ext| ext == "jsonl") {
         return write(&args.run, &options, &args.writing.prompts, &args.out, Some(&args.by), json);
@@ -182,15 +183,17 @@ fn originals(args: &OriginalsArgs, json: bool) -> miette::Result<ExitCode> {
     let prompts = prompts(&args.writing.prompts, &loaded)?;
     let judge = args.by.open(&tokenizer_blake3(&loaded.tokenizer_path)?)?;
     let follow = Follow::new();
-    follow.stage("parts", prompts.len().div_ceil(::align::originals::PROMPTS) as u64);
+    follow.stage("parts", prompts.len().div_ceil(originals::PROMPTS) as u64);
     let (each, model) = (counter(&follow), respond::identity(&args.run)?);
-    let parts = ::align::originals::keep(&mut loaded, &model, &prompts, &args.out, options, (Some(&judge), &args.by.by), &STOP, each)?;
+    // A reward model is its weights, wherever it lies.
+    let by = if let Source::Model(_) = &judge { respond::identity(Path::new(&args.by.by))? } else { args.by.by.clone() };
+    let parts = originals::keep(&mut loaded, &model, &prompts, &args.out, options, (Some(&judge), &by), &STOP, each)?;
     follow.end();
     let is_stopped = parts.there < parts.of;
     if json {
         print::json(&json!({"out": args.out, "prompts": prompts.len(), "parts": parts, "is_stopped": is_stopped}))?;
     } else {
-        let ::align::originals::Parts { written, there, of } = parts;
+        let originals::Parts { written, there, of } = parts;
         print::result(&format!("{there} of {of} parts are in {}, {written} of them written here", args.out.display()));
     }
     Ok(if is_stopped { stopped() } else { ExitCode::SUCCESS })
@@ -280,6 +283,10 @@ pub(crate) struct RankArgs {
 
 fn rank(args: &RankArgs, json: bool) -> miette::Result<ExitCode> {
     let all = respond::read(&args.responses)?;
+    if all.is_empty() {
+        let help = "write them with `hairpin align sample`".into();
+        return Err(::align::AlignError::TooFew { path: args.responses.clone(), problem: "no response to rank".into(), help }.into());
+    }
     let (Some(by), Some(run)) = (&args.by, &args.run) else { return serve(args, all, json) };
     let by = By { by: by.clone() };
     let path = ::train::run::tokenizer_of(run)?;
@@ -299,7 +306,16 @@ fn rank(args: &RankArgs, json: bool) -> miette::Result<ExitCode> {
     if told.is_stopped {
         return Ok(stopped());
     }
-    tell(&agreement::statistics(&preferences::read(&args.out, &Chat::shown())?.all), &args.out, json)
+    tell_of(&args.out, json)
+}
+
+/// What was judged, if anything was.
+fn tell_of(out: &Path, json: bool) -> miette::Result<ExitCode> {
+    if !out.exists() {
+        print::talk("nothing was judged");
+        return Ok(ExitCode::SUCCESS);
+    }
+    tell(&agreement::statistics(&preferences::read(out, &Chat::shown())?.all), out, json)
 }
 
 #[cfg(feature = "page")]
@@ -308,11 +324,7 @@ fn serve(args: &RankArgs, all: Vec<respond::Responses>, json: bool) -> miette::R
     let tell_address =
         |address: &str| print::talk(&format!("rank at {address}\nCtrl-C ends; every judgement is in {} by then", args.out.display()));
     ::align::page::serve(all, &args.out, args.port, args.overlap, tell_address, || STOP.load(Ordering::Relaxed))?;
-    if !args.out.exists() {
-        print::talk("nothing was judged");
-        return Ok(ExitCode::SUCCESS);
-    }
-    tell(&agreement::statistics(&preferences::read(&args.out, &Chat::shown())?.all), &args.out, json)
+    tell_of(&args.out, json)
 }
 
 #[cfg(not(feature = "page"))]
@@ -443,11 +455,13 @@ fn inspect(args: &InspectArgs, json: bool) -> miette::Result<ExitCode> {
 
 /// Let two models answer the same prompts, and somebody say which answer is better
 #[derive(clap::Args)]
-#[command(after_help = "Example: hairpin align judge runs/policy runs/base --prompts held-out.jsonl --by arithmetic --out judged")]
+#[command(
+    after_help = "Example: hairpin align judge runs/policy runs/base --prompts held-out.jsonl --by arithmetic --out judged\n         hairpin align judge runs/policy s3://bucket/originals --prompts held-out.jsonl --by arithmetic --out judged"
+)]
 pub(crate) struct JudgeArgs {
     /// The first model: a run's folder, or one checkpoint
     ours: PathBuf,
-    /// The second
+    /// The second; or its answers, as `hairpin align originals` or `sample` keeps them: a file, or a folder or URL of parts
     theirs: PathBuf,
     #[command(flatten)]
     writing: Writing,
@@ -463,16 +477,25 @@ pub(crate) struct JudgeArgs {
 
 fn judged(args: &JudgeArgs, json: bool) -> miette::Result<ExitCode> {
     let options = args.writing.options(args.k.max(1), false);
-    let [mut ours, mut theirs] = [load(&args.ours)?, load(&args.theirs)?];
+    let is_kept = originals::are_kept(&args.theirs)?;
+    let (mut ours, mut theirs) = (load(&args.ours)?, if is_kept { None } else { Some(load(&args.theirs)?) });
     let prompts = prompts(&args.writing.prompts, &ours)?;
     std::fs::create_dir_all(&args.out).map_err(|source| ::align::AlignError::Io { action: "create", path: args.out.clone(), source })?;
-    let answers = [(&mut ours, &args.ours, args.out.join("ours.jsonl")), (&mut theirs, &args.theirs, args.out.join("theirs.jsonl"))];
-    let mut read = Vec::new();
-    for (loaded, run, path) in answers {
-        if !respond::respond(loaded, &respond::identity(run)?, &prompts, &path, options, None, &STOP, |_| {})? {
-            return Ok(stopped());
-        }
-        read.push(respond::read(&path)?);
+    let answers = |loaded: &mut Loaded, run: &Path, name: &str| -> miette::Result<Option<Vec<respond::Responses>>> {
+        let path = args.out.join(name);
+        let is_finished = respond::respond(loaded, &respond::identity(run)?, &prompts, &path, options, None, &STOP, |_| {})?;
+        Ok(if is_finished { Some(respond::read(&path)?) } else { None })
+    };
+    let Some(our_answers) = answers(&mut ours, &args.ours, "ours.jsonl")? else { return Ok(stopped()) };
+    let their_answers = match &mut theirs {
+        Some(theirs) => answers(theirs, &args.theirs, "theirs.jsonl")?,
+        None => Some(originals::read(&args.theirs)?),
+    };
+    let Some(their_answers) = their_answers else { return Ok(stopped()) };
+    let answered: HashSet<&str> = their_answers.iter().map(|one| one.prompt.as_str()).collect();
+    let missing = prompts.iter().filter(|prompt| !answered.contains(prompt.as_str())).count();
+    if missing > 0 {
+        print::talk(&format!("`{}` holds no answer to {missing} of {} prompts: they are left out", args.theirs.display(), prompts.len()));
     }
     let judge_by = args.by.open(&tokenizer_blake3(&ours.tokenizer_path)?)?;
     let context = ours.recipe.batch.context;
@@ -485,11 +508,12 @@ fn judged(args: &JudgeArgs, json: bool) -> miette::Result<ExitCode> {
             help: "give shorter prompts".into(),
         })
     };
-    let mut verdict = judge::judge(&read[0], &read[1], &judge_by, row)?;
-    let is_same_tokenizer = tokenizer_blake3(&ours.tokenizer_path)? == tokenizer_blake3(&theirs.tokenizer_path)?;
-    if is_same_tokenizer {
-        let rows = read[0].iter().map(|one| row(&one.prompt, &one.responses[0])).collect::<Result<Vec<_>, _>>()?;
-        verdict.kl = Some(judge::divergence(&mut ours, &mut theirs, &rows)?);
+    let mut verdict = judge::judge(&our_answers, &their_answers, &judge_by, row)?;
+    if let Some(theirs) = &mut theirs
+        && tokenizer_blake3(&ours.tokenizer_path)? == tokenizer_blake3(&theirs.tokenizer_path)?
+    {
+        let rows = our_answers.iter().map(|one| row(&one.prompt, &one.responses[0])).collect::<Result<Vec<_>, _>>()?;
+        verdict.kl = Some(judge::divergence(&mut ours, theirs, &rows)?);
     }
     if json {
         print::json(&verdict)?

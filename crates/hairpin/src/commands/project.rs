@@ -1,11 +1,17 @@
 //! Commands on a project: init, data, climb, report.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use ::train::{ledger::Entry, metric::Metric, recipe::Recipe, run::Observer};
+use ::train::{
+    ledger::{self, Entry},
+    metric::{BITS_PER_BYTE, Metric},
+    recipe::Recipe,
+    run::Observer,
+};
 use data::CorpusOptions;
 use miette::IntoDiagnostic;
 use plan::{
@@ -208,10 +214,16 @@ fn tell(outcome: &Outcome, page: &Path) -> String {
     if let Some(last) = outcome.entries.last() {
         out += &format!("\nafter phase {} `{}`:\n{}\n\n", last.phase, last.name, indent(&last.sample_after));
     }
-    let is_of_text = outcome.entries.iter().all(|e| e.actual.held_out.is_none_or(|metric| metric.kind.name == "bits_per_byte"));
+    let judged: BTreeSet<&str> = outcome.entries.iter().filter_map(|e| Some(e.actual.held_out?.kind.name)).collect();
+    let beaten: BTreeSet<&str> = outcome.entries.iter().map(|e| e.baseline_of.as_str()).collect();
+    let is_of_text = judged.iter().all(|name| *name == BITS_PER_BYTE.name);
     let mut rows = Vec::new();
     for e in &outcome.entries {
-        let number = |metric: Option<Metric>| metric.map_or("–".to_owned(), |metric| format!("{:.3}", metric.value));
+        // Phases that are judged by different things say by what.
+        let number = |metric: Option<Metric>| match metric {
+            Some(metric) if judged.len() > 1 => metric.to_string(),
+            metric => metric.map_or("–".to_owned(), |metric| format!("{:.3}", metric.value)),
+        };
         let interval = e.predicted.held_out_interval.map_or(String::new(), |[low, high]| format!(" ({low:.2}–{high:.2})"));
         rows.push(vec![
             format!("{} {}", e.phase, e.name),
@@ -230,10 +242,14 @@ fn tell(outcome: &Outcome, page: &Path) -> String {
     let head = [
         "phase",
         "params",
-        if is_of_text { "tokens" } else { "images" },
-        if is_of_text { "bits/byte predicted" } else { "loss predicted" },
+        ledger::unit(&outcome.entries),
+        match judged.len() {
+            0 | 1 if is_of_text => "bits/byte predicted",
+            0 | 1 => "loss predicted",
+            _ => "held-out predicted",
+        },
         "actual",
-        if is_of_text { "trigram" } else { "naive" },
+        if beaten.iter().all(|of| *of == "a trigram") { "trigram" } else { "baseline" },
         "time predicted",
         "actual",
         "memory predicted",

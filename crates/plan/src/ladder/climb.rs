@@ -27,6 +27,7 @@ use crate::{
     ladder::here::{self as machine, Price},
     ladder::phase_law::{Point, Size},
     ladder::project::Project,
+    ladder::stand,
 };
 
 /// How far the climb came.
@@ -74,18 +75,35 @@ pub fn climb(
     if torn > 0 {
         observer.note(&format!("{torn} torn lines of `{}` are passed over", path.display()));
     }
+    let folders: Vec<(String, String)> = project
+        .phases
+        .iter()
+        .enumerate()
+        .map(|(index, phase)| (phase.name.clone(), project.phase_folder(index, folder).display().to_string()))
+        .collect();
     let mut rungs = Vec::new();
     for (index, phase) in project.phases.iter().enumerate() {
         let recipe = project.recipe(index, folder)?;
         let (resolved, _) = run::resolve(&recipe, ground.vocab())?;
-        let rung = Rung { project, folder, ground: &ground, index, recipe, resolved, is_anew: anew.contains(&phase.name) };
+        let rung = Rung {
+            project,
+            folder,
+            ground: &ground,
+            index,
+            recipe,
+            resolved,
+            before: &folders[..index],
+            is_anew: anew.contains(&phase.name),
+        };
         let before = written.iter().rfind(|entry| entry.phase == index + 1);
         let passed = if rung.is_anew { None } else { rung.passed_before(before)? };
         rungs.push((rung, passed));
     }
     let mut entries: Vec<Entry> = Vec::new();
-    for (rung, passed) in rungs {
-        if let Some(entry) = passed {
+    for at in 0..rungs.len() {
+        refuse_stale(&rungs, at)?;
+        let (rung, passed) = &rungs[at];
+        if let Some(entry) = passed.clone() {
             observer.note(&format!("phase {} `{}` has passed before", entry.phase, entry.name));
             entries.push(entry);
             continue;
@@ -107,6 +125,37 @@ pub fn climb(
     Ok(Outcome { entries, is_stopped: false, passed })
 }
 
+/// Refuse to go on from `rungs[at]` where that or a later one has begun from a phase that is another by now, or is about to begin anew.
+fn refuse_stale(rungs: &[(Rung<'_>, Option<Entry>)], at: usize) -> Result<(), PlanError> {
+    let mut stale: Vec<&str> = Vec::new();
+    let mut first = None;
+    for (rung, _) in &rungs[at..] {
+        let (name, out, on) = (rung.name(), rung.out(), rung.stands_on());
+        if rung.is_anew || checkpoint::list(&out).is_empty() {
+            continue;
+        }
+        let is_to_come = |name: &&str| rungs[at..].iter().any(|(other, _)| other.is_anew && other.name() == *name);
+        let is_stale = |name: &&str| stale.contains(name);
+        let ground = if let Some(ground) = stand::changed(&out, &on).first() {
+            Some((*ground, "has other weights now"))
+        } else {
+            let mut names = on.iter().map(|(name, _)| name.as_str());
+            names.find(|name| is_to_come(name) || is_stale(name)).map(|ground| (ground, "is to begin anew"))
+        };
+        if let Some(ground) = ground {
+            first.get_or_insert(ground);
+            stale.push(name);
+        }
+    }
+    let Some((ground, how)) = first else { return Ok(()) };
+    let anew: Vec<&str> =
+        rungs[at..].iter().filter(|(rung, _)| rung.is_anew).map(|(rung, _)| rung.name()).chain(stale.iter().copied()).collect();
+    let help =
+        format!("`hairpin climb --anew {}` trains all of it from its beginning, and keeps the old runs beside it", anew.join(" --anew "));
+    let phases = stale.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    Err(PlanError::Stale { phases, ground: ground.to_owned(), how, help })
+}
+
 /// What decides the loss of `recipe` on a corpus of so many tokens.
 pub(crate) fn size(recipe: &Recipe, model: &dyn models::Model, corpus_tokens: f64) -> Size {
     let is_of_a_block = |spec: &&ParamSpec| !matches!(spec.kind, ParamKind::Embedding | ParamKind::Head);
@@ -125,6 +174,8 @@ struct Rung<'a> {
     recipe: Recipe,
     /// The same, completed by the data.
     resolved: Recipe,
+    /// Names and folders of the phases before it.
+    before: &'a [(String, String)],
     /// Whether it is to begin again, whatever is there.
     is_anew: bool,
 }
@@ -144,6 +195,15 @@ pub(crate) fn is_of(folder: &Path, recipe: &Recipe, data: Option<&data::Content>
 impl Rung<'_> {
     fn is_of_feedback(&self) -> bool {
         !self.project.is_of_images() && is_of_feedback(&self.resolved)
+    }
+
+    fn name(&self) -> &str {
+        &self.project.phases[self.index].name
+    }
+
+    /// The phases whose folders its recipe names.
+    fn stands_on(&self) -> Vec<&(String, String)> {
+        stand::named(&self.recipe, self.before)
     }
 
     fn out(&self) -> PathBuf {
@@ -245,6 +305,9 @@ impl Rung<'_> {
         if self.is_anew {
             self.set_aside(observer)?;
         }
+        if checkpoint::list(&out).is_empty() {
+            stand::keep(&out, &self.stands_on())?;
+        }
         if let Some(elsewhere) = elsewhere
             && !elsewhere(&self.recipe, &out, observer)?
         {
@@ -284,7 +347,9 @@ impl Rung<'_> {
             unix_secs: unix_secs(),
             predicted,
             actual,
+            unit: price.unit.to_owned(),
             baseline: baseline_value,
+            baseline_of: whose.trim_start_matches("of ").to_owned(),
             samples,
             gates,
             passed,

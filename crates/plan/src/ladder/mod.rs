@@ -6,4 +6,5 @@ pub mod here;
 pub mod lay;
 pub mod phase_law;
 pub mod project;
+mod stand;
 pub mod survey;

@@ -41,6 +41,7 @@ pub(super) fn run(args: &DemoArgs, json: bool) -> miette::Result<ExitCode> {
 /// The loop's outcome for a terminal and as a page.
 fn of_outcome(outcome: &demo::Outcome) -> Answer {
     let share = |share: f64| format!("{:.1}%", 100.0 * share);
+    let beside = |bits: f64| format!("{bits:.4} ({:+.2}%)", 100.0 * (bits / outcome.bits_per_byte_before - 1.0));
     let v = &outcome.verdict;
     let dot = |kind: DotKind, name: String, x: f64, y: f64| Dot { name, x, y, kind };
     let step = |name: &str, y: fn(&demo::Point) -> f64| Chart {
@@ -64,14 +65,8 @@ fn of_outcome(outcome: &demo::Outcome) -> Answer {
             ("pairs the reward model orders right", share(outcome.reward_accuracy)),
             ("pairs length alone orders right", share(outcome.length_accuracy)),
             ("the corpus, before", format!("{:.4} bits per byte", outcome.bits_per_byte_before)),
-            (
-                "after",
-                format!(
-                    "{:.4} ({:+.2}%)",
-                    outcome.bits_per_byte_after,
-                    100.0 * (outcome.bits_per_byte_after / outcome.bits_per_byte_before - 1.0)
-                ),
-            ),
+            ("after", beside(outcome.bits_per_byte_after)),
+            ("after as many steps without pretraining gradients", beside(outcome.bits_per_byte_without)),
         ],
         charts: vec![
             ("Reward of rollouts", step("reward", |p| p.reward)),
