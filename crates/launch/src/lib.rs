@@ -12,7 +12,9 @@
 //! **Invariant:** what is to be sent is written down before it is sent, under a name that the place takes once, and a place is asked
 //! before anything is sent a second time: nothing is lost and nothing is launched twice, wherever a kill falls.
 
+pub mod array;
 pub mod ask;
+pub mod batch;
 pub mod cause;
 pub mod job;
 pub mod keep;
