@@ -25,6 +25,7 @@ pub mod progress;
 pub mod queue;
 pub mod quote;
 pub mod record;
+pub mod spare;
 pub mod store;
 pub mod sweep;
 pub mod wake;
