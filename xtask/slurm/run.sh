@@ -58,6 +58,7 @@ until_step swept-1 300
 array=$(squeue -h --array -t R -o %j | head -1)
 "$here/cluster.sh" kill "$cluster" "$(squeue -h --array -t R -n "$array" -o '%K %N' | sed -n 's/^0 //p')"
 (sleep 30 && for i in 1 2 3 4; do squeue -h >/dev/null && sinfo -h -n "n$i" -o %T | grep -q down && "$here/cluster.sh" revive "$cluster" "n$i"; done) &
+echo "element 0 lost its node"
 "$hairpin" stop swept-5
 until_state swept-5 stopped && "$hairpin" resume swept-5
 for i in 1 2 3 4 5; do until_state "swept-$i" done; done
