@@ -7,11 +7,11 @@ mod project;
 use std::{
     fs,
     path::Path,
-    process::{Command, Output, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
-use project::{hairpin, ok, prepared, weights};
+use project::{RECIPE, hairpin, ok, prepared, weights};
 use serde_json::Value;
 
 const WITHIN: Duration = Duration::from_secs(60);

@@ -3,13 +3,15 @@
 //! Jobs of one command that a place could not tell apart but for what each runs go as one array. One that was refused or has failed goes
 //! by itself from then on: it is looked at, tried again and stopped by itself.
 
+use std::collections::HashMap;
+
 use crate::{
     LaunchError,
     array::Array,
     job::plain,
     outside::Request,
     places::{self, Launcher},
-    record::{Record, Seat},
+    record::{Record, Seat, State},
 };
 
 /// Slurm takes no more unless it is told to.
@@ -90,6 +92,25 @@ fn name(records: &[Record]) -> String {
     }
     // Names are of one byte a character.
     format!("{}-{}", plain(&first[..common], NAME_CHARS), &hasher.finalize().to_hex()[..8])
+}
+
+/// The array with which a record is being sent.
+#[must_use]
+pub fn sent_with(record: &Record) -> Option<&str> {
+    record.seat().filter(|_| record.state == State::Sending).map(|seat| seat.array.as_str())
+}
+
+/// Those that are being sent as one array, and each other by itself.
+#[must_use]
+pub fn together(records: Vec<Record>) -> Vec<Vec<Record>> {
+    let (mut batches, mut at): (Vec<Vec<Record>>, HashMap<String, usize>) = (Vec::new(), HashMap::new());
+    for record in records {
+        match sent_with(&record).map(|array| *at.entry(array.to_owned()).or_insert(batches.len())) {
+            Some(at) if at < batches.len() => batches[at].push(record),
+            _ => batches.push(vec![record]),
+        }
+    }
+    batches
 }
 
 /// What is sent where all of `records` go, none of which has gone before.

@@ -159,11 +159,11 @@ impl<'a> Queue<'a> {
     /// Ask after all that is out and due, and fulfil wishes.
     fn look(&mut self, now: f64) -> Result<(), LaunchError> {
         let is_due = |record: &&Record| record.state.is_out() && record.next_unix <= now;
-        let arrays: HashSet<&str> = self.records.values().filter(is_due).filter_map(sent_with).collect();
+        let arrays: HashSet<&str> = self.records.values().filter(is_due).filter_map(batch::sent_with).collect();
         // What is sent together is sent together again.
-        let with_due = |record: &Record| sent_with(record).is_some_and(|array| arrays.contains(array));
+        let with_due = |record: &Record| batch::sent_with(record).is_some_and(|array| arrays.contains(array));
         let due: Vec<Record> = self.records.values().filter(|record| is_due(record) || with_due(record)).cloned().collect();
-        let (launchers, batches) = (self.launchers, together(due));
+        let (launchers, batches) = (self.launchers, batch::together(due));
         let answers = side_by_side(launchers, &batches, &|batch| look_at(launchers, batch));
         for (batch, answers) in batches.into_iter().zip(answers) {
             for (record, answer) in batch.into_iter().zip(answers?) {
@@ -263,23 +263,6 @@ impl<'a> Queue<'a> {
         }
         Ok(())
     }
-}
-
-/// The array with which a record is being sent.
-fn sent_with(record: &Record) -> Option<&str> {
-    record.seat().filter(|_| record.state == State::Sending).map(|seat| seat.array.as_str())
-}
-
-/// Those that are being sent as one array, and each other by itself.
-fn together(records: Vec<Record>) -> Vec<Vec<Record>> {
-    let (mut batches, mut at): (Vec<Vec<Record>>, HashMap<String, usize>) = (Vec::new(), HashMap::new());
-    for record in records {
-        match sent_with(&record).map(|array| *at.entry(array.to_owned()).or_insert(batches.len())) {
-            Some(at) if at < batches.len() => batches[at].push(record),
-            _ => batches.push(vec![record]),
-        }
-    }
-    batches
 }
 
 /// What a call said of a job.

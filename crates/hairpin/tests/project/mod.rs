@@ -18,7 +18,7 @@ pub fn ok(args: &[&str], at: &Path) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-const RECIPE: &str = "name = \"small\"\n[model]\ndepth = 1\n[batch]\nsequences = 4\nmicro_batch = 4\ncontext = 32\n[train]\nsteps = 40\n\
+pub const RECIPE: &str = "name = \"small\"\n[model]\ndepth = 1\n[batch]\nsequences = 4\nmicro_batch = 4\ncontext = 32\n[train]\nsteps = 40\n\
                       [checkpoint]\nevery_steps = 10\n[eval]\nwindows = 4\n";
 
 /// A folder with prepared data and a recipe.
