@@ -14,6 +14,7 @@ define (JobSet, TrainJob) by their kind alone.
 import json
 import pathlib
 import re
+import subprocess
 import sys
 
 
@@ -80,13 +81,23 @@ def kubernetes(objects):
     print(f"{judged} of {len(objects)} objects are judged and valid by the schemas of Kubernetes {kubernetes_validate.latest_version()}")
 
 
+def slurm(requests):
+    """Of `sbatch` itself, at whatever cluster SLURM_CONF names (xtask/slurm/cluster.sh): that it knows every option. Of bash: that it can read the script."""
+    for request in requests:
+        script = request["stdin"]
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+        said = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True).stderr
+        assert not re.search("unrecognized|fatal", said), said
+    print(f"{len(requests)} scripts are valid bash, and sbatch knows all their options")
+
+
 def golden():
     folder = pathlib.Path(__file__).parents[2] / "crates/launch/tests/golden"
     files = sorted(folder.glob("*.json"))
     assert files, f"no golden files in {folder}"
     for path in files:
         print(path.name, end=": ")
-        {"sagemaker": sagemaker, "kubernetes": kubernetes}[path.name.split("-")[0]](json.loads(path.read_text()))
+        {"sagemaker": sagemaker, "kubernetes": kubernetes, "slurm": slurm}[path.name.split("-")[0]](json.loads(path.read_text()))
 
 
 class Small:
@@ -199,7 +210,6 @@ class Small:
 def run(hairpin):
     """Three jobs, one after another so that a warm pool is met, one of them stopped; then one job against moto."""
     import os
-    import subprocess
     import tempfile
     import time
 
@@ -253,4 +263,4 @@ if __name__ == "__main__":
     elif place == "run":
         run(str(pathlib.Path(sys.argv[2]).resolve()))
     else:
-        {"sagemaker": sagemaker, "kubernetes": kubernetes}[place](json.load(sys.stdin)["requests"])
+        {"sagemaker": sagemaker, "kubernetes": kubernetes, "slurm": slurm}[place](json.load(sys.stdin)["requests"])

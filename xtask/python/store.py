@@ -14,6 +14,7 @@ import http.server
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -297,6 +298,30 @@ def writers(room, s3, plain):
     return f"exit codes {codes}, checkpoints of {len(seeds)} run(s) stand, each whole", None
 
 
+def ranks(room, s3, plain):
+    """Four ranks with one URL, processes where this build has MPI and else threads: each object is put once."""
+    puts = []
+    FAULTS.rule = lambda method, path, count: puts.append(path.split("?")[0]) if method == "PUT" and "/step-" in path else None
+    env = room.machine()
+    sets = [word for key in ("parallel.ranks=4", "batch.lanes=4", "batch.micro_batch=1") for word in ("--set", key)]
+    args = train("ranks", "small.toml", *sets)
+    mpirun = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "4"]
+    by_mpi = shutil.which("mpirun") and subprocess.run([*mpirun, room.hairpin, *args], cwd=room.folder, env=env, capture_output=True, text=True)
+    if not by_mpi or "without MPI" in by_mpi.stderr:
+        room.run(args, env)
+    else:
+        assert by_mpi.returncode == 0, by_mpi.stderr
+    twice = {path for path in puts if puts.count(path) > 1}
+    assert puts and not twice, twice
+    FAULTS.calm()
+    room.run(["train", "small.toml", "--out", "plain-lanes", *sets], room.machine())
+    whole(s3, "ranks")
+    assert fetched(room, "ranks") == weights(room.folder / "plain-lanes")
+    seals = sum(path.endswith("/published.json") for path in puts)
+    kind = "threads" if not by_mpi or "without MPI" in by_mpi.stderr else "processes of mpirun"
+    return f"4 ranks, {kind}: {len(puts)} objects of {seals} checkpoints, each put once; the same bits", None
+
+
 def torn(room, s3, plain):
     """The store keeps half of what was sent, once; and later half of the newest checkpoint is lost."""
     state = {}
@@ -354,7 +379,7 @@ def road(room, s3, plain):
     return f"{len(names)} files exported; the same again is no error, another is refused", "road"
 
 
-SCENARIOS = [quiet, throttled, gone, slow, killed, cut, same_machine, writers, torn, expired, refused, road]
+SCENARIOS = [quiet, throttled, gone, slow, killed, cut, same_machine, writers, ranks, torn, expired, refused, road]
 
 
 def main(hairpin, names):

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# `hairpin launch --on slurm` against a real Slurm of four nodes: a job whose node is killed in the middle, a job that is stopped and resumed, warm and
-# cold starts, and a ladder of which one phase loses its node. As root; see cluster.sh for what has to be installed.
+# `hairpin launch --on slurm` against a real Slurm of four nodes: a job whose node is killed in the middle, a job that is stopped and resumed, a sweep as
+# one array of which one element loses its node and one is stopped before it starts, warm and cold starts, and a ladder of which one phase loses its
+# node. As root; see cluster.sh for what has to be installed.
 #   xtask/slurm/run.sh target/release/hairpin
 set -euo pipefail
 hairpin=$(realpath "$1") here=$(dirname "$(realpath "$0")")
@@ -48,6 +49,25 @@ until_state stopped done && until_state lost done
 "$hairpin" jobs
 "$hairpin" train small.toml --out plain >/dev/null 2>&1
 [ "$(weights jobs/lost/run)" = "$(weights plain)" ] && echo "the bits of a run that nobody disturbed"
+
+"$hairpin" launch small.toml --sweep seed=11..15 --on slurm:1 --at-once 2 --name swept --set train.steps=3000 >/dev/null 2>&1
+until [ "$(squeue -h --array -t R,PD -o %K | grep -c '^[0-4]$')" = 5 ]; do sleep 0.2; done
+echo "one array: $(squeue -h -o '%F %j %K' | sort -u | tr '\n' ' ')"
+until_step swept-1 300
+[ "$(squeue -h --array -t R -o %K | wc -l)" = 2 ] && echo "two at a time"
+array=$(squeue -h --array -t R -o %j | head -1)
+"$here/cluster.sh" kill "$cluster" "$(squeue -h --array -t R -n "$array" -o '%K %N' | sed -n 's/^0 //p')"
+(sleep 30 && for i in 1 2 3 4; do squeue -h >/dev/null && sinfo -h -n "n$i" -o %T | grep -q down && "$here/cluster.sh" revive "$cluster" "n$i"; done) &
+echo "element 0 lost its node"
+"$hairpin" stop swept-5
+until_state swept-5 stopped && "$hairpin" resume swept-5
+for i in 1 2 3 4 5; do until_state "swept-$i" done; done
+"$hairpin" jobs
+"$hairpin" launch small.toml --sweep seed=11..15 --on slurm:1 --at-once 2 --name swept --set train.steps=3000 2>/dev/null | grep -c 'was launched before'
+for i in 1 5; do
+    "$hairpin" train small.toml --out "plain-$i" --set "seed=1$i" --set train.steps=3000 >/dev/null 2>&1
+    [ "$(weights "jobs/swept-$i/run")" = "$(weights "plain-$i")" ] && echo "element $i: the bits of a run that nobody disturbed"
+done
 
 allocation=$(salloc --no-shell --nodes 1 2>&1 | sed -n 's/.*Granted job allocation \([0-9]*\).*/\1/p')
 first() { # NAME [WORDS]: to its first step

@@ -12,7 +12,9 @@
 //! **Invariant:** what is to be sent is written down before it is sent, under a name that the place takes once, and a place is asked
 //! before anything is sent a second time: nothing is lost and nothing is launched twice, wherever a kill falls.
 
+pub mod array;
 pub mod ask;
+pub mod batch;
 pub mod cause;
 pub mod job;
 pub mod keep;
@@ -23,6 +25,7 @@ pub mod progress;
 pub mod queue;
 pub mod quote;
 pub mod record;
+pub mod spare;
 pub mod store;
 pub mod sweep;
 pub mod wake;

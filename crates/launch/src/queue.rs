@@ -9,14 +9,16 @@
 //! down is not done.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fs,
 };
 
 use crate::{
     LaunchError,
+    array::Array,
+    batch::{self, Batches},
     cause::Cause,
-    places::{Ended, Launcher, Seen},
+    places::{Arrays, Ended, Launcher, Seen},
     record::{Attempt, Record, State, Wish},
     store::{Order, Store, WriterLock},
 };
@@ -156,16 +158,22 @@ impl<'a> Queue<'a> {
 
     /// Ask after all that is out and due, and fulfil wishes.
     fn look(&mut self, now: f64) -> Result<(), LaunchError> {
-        let due: Vec<Record> = self.records.values().filter(|r| r.state.is_out() && r.next_unix <= now).cloned().collect();
-        let launchers = self.launchers;
-        let answers = side_by_side(launchers, &due, &|record: &Record| look_at(launchers, record));
-        for (record, answer) in due.into_iter().zip(answers) {
-            let mut after = record.clone();
-            apply(launchers, &mut after, answer?, now);
-            if after != record {
-                // When to look next is no news that a kill may not lose.
-                let is_news = Record { next_unix: record.next_unix, ..after.clone() } != record;
-                if is_news { self.put(after)? } else { _ = self.records.insert(after.job.name.clone(), after) }
+        let is_due = |record: &&Record| record.state.is_out() && record.next_unix <= now;
+        let arrays: HashSet<&str> = self.records.values().filter(is_due).filter_map(batch::sent_with).collect();
+        // What is sent together is sent together again.
+        let with_due = |record: &Record| batch::sent_with(record).is_some_and(|array| arrays.contains(array));
+        let due: Vec<Record> = self.records.values().filter(|record| is_due(record) || with_due(record)).cloned().collect();
+        let (launchers, batches) = (self.launchers, batch::together(due));
+        let answers = side_by_side(launchers, &batches, &|batch| look_at(launchers, batch));
+        for (batch, answers) in batches.into_iter().zip(answers) {
+            for (record, answer) in batch.into_iter().zip(answers?) {
+                let mut after = record.clone();
+                apply(launchers, &mut after, answer, now);
+                if after != record {
+                    // When to look next is no news that a kill may not lose.
+                    let is_news = Record { next_unix: record.next_unix, ..after.clone() } != record;
+                    if is_news { self.put(after)? } else { _ = self.records.insert(after.job.name.clone(), after) }
+                }
             }
         }
         Ok(())
@@ -200,88 +208,141 @@ impl<'a> Queue<'a> {
         for record in self.records.values().filter(|record| record.state.is_out()) {
             *out.entry(record.group.name.clone()).or_default() += 1;
         }
-        let mut queued: Vec<Record> = self.records.values().filter(|r| r.state == State::Queued && r.next_unix <= now).cloned().collect();
-        queued.sort_by(|a, b| b.priority.cmp(&a.priority).then(a.order.cmp(&b.order)));
-        let mut going = Vec::new();
-        for mut record in queued {
+        let launchers = self.launchers;
+        let with_alike = |record: &Record| {
+            let alike = launchers(&record.job.machines.place).and_then(|launcher| batch::alike(launcher, record));
+            (record.clone(), alike)
+        };
+        let has_room = |record: &&Record| {
+            let running = out.get(&record.group.name).copied().unwrap_or_default();
+            record.state == State::Queued && record.next_unix <= now && record.group.at_once.is_none_or(|most| running < most)
+        };
+        let mut queued: Vec<_> = self.records.values().filter(has_room).map(with_alike).collect();
+        queued.sort_by(|(a, _), (b, _)| b.priority.cmp(&a.priority).then(a.order.cmp(&b.order)));
+        let mut of_a_kind: HashMap<String, usize> = HashMap::new();
+        queued.iter().filter_map(|(_, alike)| alike.clone()).for_each(|alike| *of_a_kind.entry(alike).or_default() += 1);
+        let mut going = Batches::default();
+        for (mut record, alike) in queued {
+            let launcher = launchers(&record.job.machines.place);
             let running = out.entry(record.group.name.clone()).or_default();
-            if record.group.at_once.is_some_and(|most| *running >= most) {
+            let room = record.group.at_once.map(|most| most.saturating_sub(*running));
+            let joins = going.takes(alike.as_deref());
+            if room == Some(0) && !joins {
                 continue;
             }
-            let Some(launcher) = (self.launchers)(&record.job.machines.place) else {
+            let Some(launcher) = launcher else {
                 record.state = State::Failed;
                 record.note = Some(format!("this program knows no place `{}`", record.job.machines.place));
                 self.put(record)?;
                 continue;
             };
-            let is_alone = self.records.values().chain(&going).all(|other| !other.state.is_out());
+            let is_alone = self.records.values().chain(going.records()).all(|other| !other.state.is_out());
             if let Some(why) = launcher.no_room(&record.job).filter(|_| !is_alone) {
                 record.note = Some(why);
                 record.next_unix = now + 1.0;
                 self.records.insert(record.job.name.clone(), record);
                 continue;
             }
-            *running += 1;
-            let number = record.attempts.last().map_or(1, |attempt| attempt.number + 1);
-            record.attempts.push(Attempt { number, sent_unix: now, ..Attempt::default() });
-            (record.state, record.note) = (State::Sending, None);
-            // Before it is sent, so that after a kill the place is asked.
-            self.put(record.clone())?;
-            going.push(record);
+            if !joins {
+                // An array keeps to its limit by itself, however many are in it.
+                let count = alike.as_ref().and_then(|alike| of_a_kind.get(alike)).copied().unwrap_or(1);
+                *running += room.map_or(count, |room| room.min(count));
+            }
+            record.begin(now);
+            going.add(record, alike, room);
         }
-        let launchers = self.launchers;
-        let answers = side_by_side(launchers, &going, &|record: &Record| send(launchers, record));
-        for (mut record, answer) in going.into_iter().zip(answers) {
-            apply(launchers, &mut record, answer?, now);
-            self.put(record)?;
+        let going = going.seated();
+        // Before it is sent, so that after a kill the place is asked.
+        going.iter().flatten().try_for_each(|record| self.put(record.clone()))?;
+        let answers = side_by_side(launchers, &going, &|batch| send(launchers, batch));
+        for (batch, answers) in going.into_iter().zip(answers) {
+            for (mut record, answer) in batch.into_iter().zip(answers?) {
+                apply(launchers, &mut record, answer, now);
+                self.put(record)?;
+            }
         }
         Ok(())
     }
 }
 
 /// What a call said of a job.
+#[derive(Clone)]
 enum Answer {
     SentAs(String),
     /// Neither sent nor to be sent.
     NotThere,
+    /// Not to be had with others in one call.
+    Apart(String),
     Seen(Seen),
     Asked,
     /// It did not come off.
-    Not(LaunchError),
+    Not(Cause, String),
 }
 
-/// A call's outcome; what befell this machine's own files ends the pass.
-fn outcome(result: Result<Answer, LaunchError>) -> Result<Answer, LaunchError> {
-    match result {
-        Err(error @ LaunchError::Io { .. }) => Err(error),
-        Err(error) => Ok(Answer::Not(error)),
-        answer => answer,
-    }
+/// A call's outcome for `count` jobs; what befell this machine's own files ends the pass.
+fn outcome(result: Result<Vec<Answer>, LaunchError>, count: usize) -> Result<Vec<Answer>, LaunchError> {
+    let (cause, text) = match result {
+        Err(LaunchError::Call { cause, problem, .. }) => (cause, problem),
+        Err(error) if !matches!(error, LaunchError::Io { .. }) => (Cause::Refused, error.to_string()),
+        other => return other,
+    };
+    Ok(vec![Answer::Not(cause, text); count])
 }
 
 /// Sent, unless the place has it: after a call whose answer was lost, a kill, or the loss of the whole store.
-fn send(launchers: Launchers<'_>, record: &Record) -> Result<Answer, LaunchError> {
-    let Some((launcher, attempt)) = launcher_of(launchers, record) else { return Ok(Answer::NotThere) };
+fn send(launchers: Launchers<'_>, batch: &[Record]) -> Result<Vec<Answer>, LaunchError> {
+    let [record, ..] = batch else { return Ok(Vec::new()) };
+    let Some((launcher, attempt)) = launcher_of(launchers, record) else { return Ok(vec![Answer::NotThere; batch.len()]) };
+    if let Some(array) = Array::of(batch) {
+        let sent = launcher.arrays().map(|arrays| send_array(arrays, &array, batch));
+        return outcome(sent.unwrap_or_else(|| Ok(vec![Answer::NotThere; batch.len()])), batch.len());
+    }
     let (job, number) = (&record.job, attempt.number);
-    outcome(launcher.find(job, number).and_then(|id| match (id, record.wish) {
+    let sent = launcher.find(job, number).and_then(|id| match (id, record.wish) {
         (Some(id), _) => Ok(Answer::SentAs(id)),
         (None, Wish::Run) => launcher.send(job, number).map(Answer::SentAs),
         (None, _) => Ok(Answer::NotThere),
-    }))
+    });
+    outcome(sent.map(|answer| vec![answer]), 1)
 }
 
-fn look_at(launchers: Launchers<'_>, record: &Record) -> Result<Answer, LaunchError> {
-    if record.state == State::Sending {
-        return send(launchers, record);
+/// The same of an array: of its elements those that the place does not have.
+fn send_array(arrays: &dyn Arrays, array: &Array<'_>, batch: &[Record]) -> Result<Vec<Answer>, LaunchError> {
+    let mut there = arrays.find(array)?;
+    let missing =
+        array.elements.iter().zip(batch).filter(|(element, record)| !there.contains_key(&element.index) && record.wish == Wish::Run);
+    let missing = Array { elements: missing.map(|(element, _)| *element).collect(), ..array.clone() };
+    let mut apart = None;
+    if !missing.elements.is_empty() {
+        match arrays.send(&missing) {
+            Ok(sent) => there.extend(sent),
+            // Such a number of jobs, or an array at all, may be what is refused.
+            Err(LaunchError::Call { cause, problem, .. }) if cause.is_refusal() || cause == Cause::Quota => apart = Some(problem),
+            Err(error) => return Err(error),
+        }
     }
-    let Some((launcher, attempt)) = launcher_of(launchers, record) else { return Ok(Answer::NotThere) };
+    let answer = |(index, wish)| match (there.get(index), wish) {
+        (Some(id), _) => Answer::SentAs(id.clone()),
+        (None, Wish::Run) => Answer::Apart(apart.clone().unwrap_or_default()),
+        (None, _) => Answer::NotThere,
+    };
+    Ok(array.elements.iter().zip(batch).map(|(element, record)| answer((&element.index, record.wish))).collect())
+}
+
+fn look_at(launchers: Launchers<'_>, batch: &[Record]) -> Result<Vec<Answer>, LaunchError> {
+    let [record, ..] = batch else { return Ok(Vec::new()) };
+    if record.state == State::Sending {
+        return send(launchers, batch);
+    }
+    let Some((launcher, attempt)) = launcher_of(launchers, record) else { return Ok(vec![Answer::NotThere]) };
     let job = &record.job;
-    outcome(match (record.state, record.wish) {
+    let answer = match (record.state, record.wish) {
         (State::Sent | State::Running, wish @ (Wish::Stop | Wish::Kill)) => {
             launcher.stop(job, attempt, wish == Wish::Kill).map(|()| Answer::Asked)
         }
         _ => launcher.look(job, attempt).map(Answer::Seen),
-    })
+    };
+    outcome(answer.map(|answer| vec![answer]), 1)
 }
 
 fn launcher_of<'a, 'r>(launchers: Launchers<'a>, record: &'r Record) -> Option<(&'a dyn Launcher, &'r Attempt)> {
@@ -292,7 +353,7 @@ fn launcher_of<'a, 'r>(launchers: Launchers<'a>, record: &'r Record) -> Option<(
 fn apply(launchers: Launchers<'_>, record: &mut Record, answer: Answer, now: f64) {
     let poll_secs = launchers(&record.job.machines.place).map_or(1.0, Launcher::poll_secs);
     record.next_unix = now + poll_secs;
-    if !matches!(answer, Answer::Not(_)) {
+    if !matches!(answer, Answer::Not(..)) {
         record.unheard = 0;
     }
     let Some(attempt) = record.attempts.last_mut() else { return };
@@ -309,9 +370,15 @@ fn apply(launchers: Launchers<'_>, record: &mut Record, answer: Answer, now: f64
             attempt.ended_unix = Some(now);
             record.state = State::Stopped;
         }
+        Answer::Apart(text) => {
+            // As if it had never been sent, and by itself from now on.
+            record.attempts.pop();
+            (record.state, record.tries, record.next_unix) = (State::Queued, record.tries + 1, now);
+            record.note = Some(format!("goes by itself, since together they were refused: {}", text.trim()));
+        }
         Answer::Asked => record.state = State::Stopping,
         Answer::Seen(seen) => see(record, seen, now),
-        Answer::Not(error) => fail_to_ask(record, &error, now),
+        Answer::Not(cause, text) => fail_to_ask(record, cause, &text, now),
     }
 }
 
@@ -367,18 +434,14 @@ fn end(record: &mut Record, ended: Ended, now: f64) {
 }
 
 /// A call did not come off: nothing is known of the job that was not known before.
-fn fail_to_ask(record: &mut Record, error: &LaunchError, now: f64) {
-    let (cause, text) = match error {
-        LaunchError::Call { cause, problem, .. } => (*cause, problem.clone()),
-        other => (Cause::Refused, other.to_string()),
-    };
+fn fail_to_ask(record: &mut Record, cause: Cause, text: &str, now: f64) {
     if record.state == State::Sending {
         if cause.is_refusal()
             && let Some(attempt) = record.attempts.last_mut()
         {
             (attempt.ended_unix, attempt.cause) = (Some(now), Some(cause));
         }
-        return again(record, cause, &text, State::Sending, now);
+        return again(record, cause, text, State::Sending, now);
     }
     // What is out is never given up for an answer that did not come.
     record.next_unix = now + cause.wait_secs(record.unheard.min(8), &record.job.name).unwrap_or(60.0);
@@ -398,15 +461,16 @@ fn again(record: &mut Record, cause: Cause, text: &str, state: State, now: f64) 
     }
 }
 
-/// `call` of each record, answers in their order; several at a time where a call is a wait for somebody else.
-fn side_by_side<A: Send>(launchers: Launchers<'_>, items: &[Record], call: &(dyn Fn(&Record) -> A + Sync)) -> Vec<A> {
+/// `call` of each batch, answers in their order; several at a time where a call is a wait for somebody else.
+fn side_by_side<A: Send>(launchers: Launchers<'_>, batches: &[Vec<Record>], call: &(dyn Fn(&[Record]) -> A + Sync)) -> Vec<A> {
     let is_slow = |record: &Record| launchers(&record.job.machines.place).is_some_and(|launcher| launcher.poll_secs() >= 1.0);
-    if !items.iter().any(is_slow) {
-        return items.iter().map(call).collect();
+    if !batches.iter().flatten().any(is_slow) {
+        return batches.iter().map(|batch| call(batch)).collect();
     }
-    let each = items.len().div_ceil(CALLS_AT_ONCE).max(1);
+    let each = batches.len().div_ceil(CALLS_AT_ONCE).max(1);
     std::thread::scope(|scope| {
-        let threads: Vec<_> = items.chunks(each).map(|part| scope.spawn(move || part.iter().map(call).collect::<Vec<A>>())).collect();
+        let part = |part: &'_ [Vec<Record>]| part.iter().map(|batch| call(batch)).collect::<Vec<A>>();
+        let threads: Vec<_> = batches.chunks(each).map(|batches| scope.spawn(move || part(batches))).collect();
         threads.into_iter().flat_map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     })
 }

@@ -27,6 +27,9 @@ pub struct Quoted {
     pub usd: Option<f64>,
     pub steps: u64,
     pub step_tokens: u64,
+    /// Between two checkpoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval_secs: Option<f64>,
 }
 
 /// Of all jobs of a command. What is not known is `null`.
@@ -128,6 +131,7 @@ fn find(recipe: &Recipe, machines: &Machines, catalogue: &Catalogue) -> Result<F
 
 fn on_accelerators(recipe: &Recipe, instance: &Instance, rented: Rented, found: Found) -> Found {
     let secs = rented.expected_secs[1];
+    let interval_secs = recipe.checkpoint.every_steps.min(rented.steps) as f64 * secs / rented.steps.max(1) as f64;
     let mut notes = found.notes;
     let [fast, _, slow] = rented.expected_secs.map(|secs| secs / 86_400.0);
     notes.push(format!("four of five runs end within {fast:.0} to {slow:.0} days"));
@@ -141,7 +145,7 @@ fn on_accelerators(recipe: &Recipe, instance: &Instance, rented: Rented, found: 
         }
     };
     Found {
-        quoted: Quoted { secs: Some(secs), usd: Some(rented.usd), ..found.quoted },
+        quoted: Quoted { secs: Some(secs), usd: Some(rented.usd), interval_secs: Some(interval_secs), ..found.quoted },
         memory_fits: Some(true),
         memory_bytes: Some(rented.choice.time.bytes.total() as u64),
         ranks_each: instance.count.max(1) as usize,

@@ -95,6 +95,22 @@ pub struct Attempt {
     pub held_before_secs: f64,
     /// As the place bills them, where it tells.
     pub billed_secs: Option<f64>,
+    /// Where it was sent as one of many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seat: Option<Seat>,
+}
+
+/// Which element of which array an attempt is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seat {
+    /// Its name at the place.
+    pub array: String,
+    /// From 0.
+    pub index: usize,
+    /// Most elements that run at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_once: Option<usize>,
 }
 
 impl State {
@@ -146,6 +162,19 @@ impl Record {
             note: None,
             progress: None,
         }
+    }
+
+    /// Write down that it is about to be sent once more.
+    pub fn begin(&mut self, now: f64) {
+        let number = self.attempts.last().map_or(1, |attempt| attempt.number + 1);
+        self.attempts.push(Attempt { number, sent_unix: now, ..Attempt::default() });
+        (self.state, self.note) = (State::Sending, None);
+    }
+
+    /// Where its last attempt has its place in an array.
+    #[must_use]
+    pub fn seat(&self) -> Option<&Seat> {
+        self.attempts.last()?.seat.as_ref()
     }
 
     /// Seconds that machines were held for it, up to `now`.

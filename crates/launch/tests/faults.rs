@@ -10,10 +10,11 @@ use std::{
 
 use launch::{
     LaunchError,
+    array::Array,
     cause::Cause,
     job::{Job, Machines},
     outside::Request,
-    places::{Ended, Launcher, Logs, Seen},
+    places::{Arrays, Ended, Launcher, Logs, Seen},
     progress::Progress,
     queue::Queue,
     quote::Quoted,
@@ -50,7 +51,11 @@ struct World {
     befell: BTreeMap<&'static str, u32>,
 }
 
-struct Unruly(Mutex<World>);
+struct Unruly {
+    world: Mutex<World>,
+    /// Whether it takes many jobs in one call.
+    has_arrays: bool,
+}
 
 impl World {
     fn dice(&mut self) -> &mut Dice {
@@ -83,39 +88,85 @@ impl World {
     }
 }
 
+impl World {
+    fn refuse(&mut self) -> Result<(), LaunchError> {
+        for (chance, cause, what) in [(9, Cause::Capacity, "no machine free"), (11, Cause::Quota, "quota reached")] {
+            if self.dice().roll(chance) == 0 {
+                self.count(what);
+                return Err(LaunchError::Call { program: "place".into(), problem: what.into(), cause });
+            }
+        }
+        Ok(())
+    }
+
+    fn launch(&mut self, name: &str) {
+        let ends_after = 1 + self.dice().roll(6) as u32;
+        let there = self.attempts.entry(name.to_owned()).or_default();
+        there.launches += 1;
+        there.ends_after = ends_after;
+    }
+}
+
+impl Arrays for Unruly {
+    fn alike(&self, job: &Job) -> Option<String> {
+        // By the number of the job: eight commands' worth.
+        Some(job.name.chars().last()?.to_digit(10)?.min(7).to_string())
+    }
+
+    fn request(&self, _: &Array<'_>) -> Result<Request, LaunchError> {
+        Ok(Request::new(["none"]))
+    }
+
+    fn find(&self, array: &Array<'_>) -> Result<BTreeMap<usize, String>, LaunchError> {
+        let mut world = self.world.lock().unwrap();
+        world.call()?;
+        let names = array.elements.iter().map(|element| (element.index, element.job.attempt_name(element.attempt)));
+        Ok(names.filter(|(_, name)| world.attempts.contains_key(name)).collect())
+    }
+
+    fn send(&self, array: &Array<'_>) -> Result<BTreeMap<usize, String>, LaunchError> {
+        let mut world = self.world.lock().unwrap();
+        world.call()?;
+        world.refuse()?;
+        assert!(array.elements.len() > 1 && array.at_once.is_some_and(|most| most > 0), "{} {:?}", array.elements.len(), array.at_once);
+        world.count("array sent");
+        let sent = array.elements.iter().map(|element| (element.index, element.job.attempt_name(element.attempt)));
+        let sent: BTreeMap<usize, String> = sent.collect();
+        sent.values().for_each(|name| world.launch(name));
+        world.call()?;
+        Ok(sent)
+    }
+}
+
 impl Launcher for Unruly {
+    fn arrays(&self) -> Option<&dyn Arrays> {
+        self.has_arrays.then_some(self as &dyn Arrays)
+    }
+
     fn requests(&self, _: &Job, _: u32) -> Result<Vec<Request>, LaunchError> {
         Ok(Vec::new())
     }
 
     fn find(&self, job: &Job, attempt: u32) -> Result<Option<String>, LaunchError> {
-        let mut world = self.0.lock().unwrap();
+        let mut world = self.world.lock().unwrap();
         world.call()?;
         let name = job.attempt_name(attempt);
         Ok(world.attempts.contains_key(&name).then_some(name))
     }
 
     fn send(&self, job: &Job, attempt: u32) -> Result<String, LaunchError> {
-        let mut world = self.0.lock().unwrap();
+        let mut world = self.world.lock().unwrap();
         world.call()?;
-        for (chance, cause, what) in [(9, Cause::Capacity, "no machine free"), (11, Cause::Quota, "quota reached")] {
-            if world.dice().roll(chance) == 0 {
-                world.count(what);
-                return Err(LaunchError::Call { program: "place".into(), problem: what.into(), cause });
-            }
-        }
+        world.refuse()?;
         let name = job.attempt_name(attempt);
-        let ends_after = 1 + world.dice().roll(6) as u32;
-        let there = world.attempts.entry(name.clone()).or_default();
-        there.launches += 1;
-        there.ends_after = ends_after;
+        world.launch(&name);
         // It took effect, and nobody hears of it.
         world.call()?;
         Ok(name)
     }
 
     fn look(&self, job: &Job, attempt: &Attempt) -> Result<Seen, LaunchError> {
-        let mut world = self.0.lock().unwrap();
+        let mut world = self.world.lock().unwrap();
         world.call()?;
         let name = job.attempt_name(attempt.number);
         let fate = world.dice().roll(12);
@@ -179,14 +230,39 @@ fn record(store: &Store, i: usize) -> Record {
 
 #[test]
 fn a_thousand_jobs_none_lost_and_none_launched_twice() {
+    let world = through_everything(false);
+    assert!(!world.befell.contains_key("array sent"));
+}
+
+#[test]
+fn nor_where_the_place_takes_them_as_arrays() {
+    let world = through_everything(true);
+    assert!(world.befell["array sent"] > 0, "{:?}", world.befell);
+}
+
+/// How many of these may run at a time: of an array no more than it was told.
+fn may_run<'a>(out: impl Iterator<Item = &'a Record>) -> usize {
+    let mut arrays: HashMap<&str, (usize, usize)> = HashMap::new();
+    let mut alone = 0;
+    for record in out {
+        match record.seat() {
+            Some(seat) => arrays.entry(&seat.array).or_insert((0, seat.at_once.unwrap_or(usize::MAX))).0 += 1,
+            None => alone += 1,
+        }
+    }
+    alone + arrays.into_values().map(|(count, most)| count.min(most)).sum::<usize>()
+}
+
+/// All jobs to their end, and what befell them.
+fn through_everything(has_arrays: bool) -> World {
     // Files of memory, where there are such: what is tested is what is written, not the disk.
     let memory = Path::new("/dev/shm");
     let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
     let store = Store::open(folder.path()).unwrap();
     store.order(&Order::Launch((0..JOBS).map(|i| record(&store, i)).collect())).unwrap();
-    let place = Unruly(Mutex::default());
+    let place = Unruly { world: Mutex::default(), has_arrays };
     let find = |_: &str| Some(&place as &dyn Launcher);
-    let (mut now, mut most_out, mut opened) = (0.0, 0, 0);
+    let (mut now, mut most, mut opened) = (0.0, 0, 0);
     'queues: while opened < 5000 {
         let mut queue = Queue::open(&store, &find).unwrap().expect("one at a time");
         opened += 1;
@@ -194,7 +270,7 @@ fn a_thousand_jobs_none_lost_and_none_launched_twice() {
             now += 20.0;
             // What a kill left is what the next one finds.
             let Ok(left) = queue.pass(now) else { continue 'queues };
-            most_out = most_out.max(queue.records().values().filter(|record| record.state.is_out()).count());
+            most = most.max(may_run(queue.records().values().filter(|record| record.state.is_out())));
             if left.alive == 0 {
                 break 'queues;
             }
@@ -203,15 +279,16 @@ fn a_thousand_jobs_none_lost_and_none_launched_twice() {
     let (records, damaged) = store.list().unwrap();
     assert!(damaged.is_empty(), "{damaged:?}");
     let of = |state: State| records.iter().filter(|record| record.state == state).count();
-    let world = place.0.into_inner().unwrap();
-    eprintln!("{} attempts, {} queues, {now} s, at once {most_out}\n{:#?}", world.attempts.len(), opened, world.befell);
+    let world = place.world.into_inner().unwrap();
+    eprintln!("{} attempts, {} queues, {now} s, at once {most}\n{:#?}", world.attempts.len(), opened, world.befell);
     assert_eq!((of(State::Done), records.len()), (JOBS, JOBS), "none lost");
     let twice: Vec<&String> = world.attempts.iter().filter(|(_, there)| there.launches != 1).map(|(name, _)| name).collect();
     assert!(twice.is_empty(), "launched twice: {twice:?}");
     let known: usize = records.iter().map(|record| record.attempts.len()).sum();
     assert_eq!(known, world.attempts.len(), "every attempt at the place is on record");
-    assert!(most_out <= 100, "{most_out} at once");
+    assert!(most <= 100, "{most} at once");
     for what in ["queue killed", "machine lost", "no machine free", "throttled"] {
         assert!(world.befell[what] > 10, "{what}: {:?}", world.befell);
     }
+    world
 }

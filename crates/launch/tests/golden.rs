@@ -105,3 +105,23 @@ resources = { cpu = "90", memory = "1000Gi" }
 "#;
     check_job("kubernetes-stores", &Job { data: "s3://example/data".into(), ..job("kubernetes:4", options) });
 }
+
+/// The options that docs/launch.md gives for HyperPod, by the name of their table.
+fn documented(table: &str) -> String {
+    let docs = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/launch.md")).unwrap();
+    let section = docs.split("\n## ").find(|section| section.starts_with("HyperPod\n")).expect("a section of its own");
+    let block = section.split("```toml\n").skip(1).map(|block| block.split("```").next().unwrap());
+    block.filter_map(|block| block.strip_prefix(&format!("[{table}]\n"))).next().expect("a table").to_owned()
+}
+
+#[test]
+fn hyperpod_under_slurm_as_it_is_documented() {
+    let options = documented("slurm") + "program = \"/fsx/hairpin\"";
+    check("slurm-hyperpod", "slurm:4", &options);
+}
+
+#[test]
+fn hyperpod_under_kubernetes_as_it_is_documented() {
+    let job = Job { data: "s3://BUCKET/data".into(), ..job("kubernetes:4", &documented("kubernetes")) };
+    check_job("kubernetes-hyperpod", &job);
+}

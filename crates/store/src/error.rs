@@ -35,7 +35,12 @@ pub enum StoreError {
     Missing { place: String },
 
     #[error("`{url}`: {problem}")]
-    #[diagnostic(code(store::url), help("write it as `s3://BUCKET/PATH`, `gs://BUCKET/PATH`, `az://CONTAINER/PATH` or `file:///PATH`"))]
+    #[diagnostic(
+        code(store::url),
+        help(
+            "write it as `s3://BUCKET/PATH`, `gs://BUCKET/PATH`, `az://CONTAINER/PATH` (its account in `AZURE_STORAGE_ACCOUNT_NAME`) or `file:///PATH`"
+        )
+    )]
     Url { url: String, problem: String },
 
     #[error("`{url}` needs a part of hairpin that this build leaves out")]

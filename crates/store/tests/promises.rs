@@ -173,6 +173,25 @@ mod objects {
     }
 
     #[test]
+    fn urls_of_all_stores_open_and_others_are_refused_by_name() {
+        // Nobody is asked before something is read or written.
+        for url in
+            ["s3://bucket/x", "gs://bucket/x", "abfss://container@account.dfs.core.windows.net/x", "https://example.com/x", "file:///x"]
+        {
+            assert!(Bucket::open(url).is_ok(), "{url}: {:?}", Bucket::open(url).err());
+        }
+        for url in ["ftp://host/x", "hdfs://host/x", "s3:/bucket"] {
+            let told = format!("{:?}", miette::Report::new(Bucket::open(url).err().unwrap()));
+            assert!(told.contains(url) && told.contains("gs://BUCKET/PATH"), "{told}");
+        }
+        // The account is no part of the URL.
+        if std::env::vars().all(|(key, _)| !key.to_ascii_uppercase().starts_with("AZURE_")) {
+            let told = format!("{:?}", miette::Report::new(Bucket::open("az://container/x").err().unwrap()));
+            assert!(told.contains("AZURE_STORAGE_ACCOUNT_NAME"), "{told}");
+        }
+    }
+
+    #[test]
     fn a_url_with_a_secret_is_refused_without_showing_it() {
         for url in ["s3://me:hunter2@bucket/x", "az://container/x?sig=hunter2"] {
             let told = format!("{:?}", miette::Report::new(Bucket::open(url).err().unwrap()));

@@ -11,6 +11,7 @@ use std::{
 use ::launch::{
     LaunchError,
     ask::{self, Ask},
+    batch,
     outside::Request,
     places,
     queue::Queue,
@@ -186,12 +187,7 @@ fn confirm(quote: &Quote, yes: bool) -> miette::Result<()> {
 
 /// Quote and requests, as they would be sent.
 fn show(records: &[Record], quote: &Quote, json: bool) -> miette::Result<ExitCode> {
-    let mut requests: Vec<Request> = Vec::new();
-    for Record { job, .. } in records {
-        if let Some(launcher) = places::launcher(&job.machines.place) {
-            requests.extend(launcher.requests(job, 1)?);
-        }
-    }
+    let requests = batch::requests(records)?;
     if json {
         let names: Vec<&str> = records.iter().map(|record| record.job.name.as_str()).collect();
         let requests: Vec<_> = requests.iter().map(Request::to_json).collect();

@@ -6,13 +6,16 @@ mod local;
 mod sagemaker;
 mod slurm;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 pub(crate) use hosts::mpirun;
 use registry::{Named, Registry};
 use serde::de::DeserializeOwned;
 
-use crate::{LaunchError, cause::Cause, job::Job, outside::Request, progress::Progress, quote::Quoted, record::Attempt};
+use crate::{LaunchError, array::Array, cause::Cause, job::Job, outside::Request, progress::Progress, quote::Quoted, record::Attempt};
 
 /// A place as it is listed.
 pub struct Place {
@@ -91,12 +94,38 @@ pub trait Launcher: Send + Sync {
         Vec::new()
     }
 
+    /// Where it takes many jobs in one call.
+    fn arrays(&self) -> Option<&dyn Arrays> {
+        None
+    }
+
     /// Whether what is shown by [`Launcher::requests`] could be sent as it is; else what is missing.
     /// # Errors
     /// [`LaunchError::Option`].
     fn check(&self, _job: &Job) -> Result<(), LaunchError> {
         Ok(())
     }
+}
+
+/// How a place is spoken to that takes many jobs in one call; looked at, stopped and read is each by the name that it has there.
+pub trait Arrays: Sync {
+    /// What has to be the same of all jobs of one array; `None` where this one goes by itself.
+    fn alike(&self, job: &Job) -> Option<String>;
+
+    /// Exactly what [`Arrays::send`] sends.
+    /// # Errors
+    /// As [`Launcher::requests`].
+    fn request(&self, array: &Array<'_>) -> Result<Request, LaunchError>;
+
+    /// How the place calls each element that it has, by its index: asked before any is sent.
+    /// # Errors
+    /// When the place does not answer.
+    fn find(&self, array: &Array<'_>) -> Result<BTreeMap<usize, String>, LaunchError>;
+
+    /// Send these elements, all or none; how the place calls each.
+    /// # Errors
+    /// As [`Launcher::send`].
+    fn send(&self, array: &Array<'_>) -> Result<BTreeMap<usize, String>, LaunchError>;
 }
 
 /// What a look found.
@@ -151,8 +180,6 @@ pub(crate) fn options<T: DeserializeOwned>(place: &'static Place, job: &Job) -> 
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::job::Machines;
 

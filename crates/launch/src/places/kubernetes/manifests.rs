@@ -115,8 +115,10 @@ pub(super) fn keepers(job: &Job, options: &Options, secs: u64) -> Value {
 
 fn metadata(job: &Job, name: &str, options: &Options) -> Value {
     let mut labels = json!({"app.kubernetes.io/managed-by": "hairpin", LABEL: name});
-    if let Some(queue) = &options.queue {
-        labels["kueue.x-k8s.io/queue-name"] = json!(queue);
+    for (label, value) in [("queue-name", &options.queue), ("priority-class", &options.priority_class)] {
+        if let Some(value) = value {
+            labels[format!("kueue.x-k8s.io/{label}")] = json!(value);
+        }
     }
     json!({"name": name, "labels": labels, "annotations": {CONTENT: job.content()}})
 }

@@ -42,6 +42,7 @@ pub(super) const PLACE: Place = Place {
         ("service_account", "that pods have"),
         ("pull_secret", "for the image"),
         ("queue", "of Kueue: a job then starts with all its machines, or waits"),
+        ("priority_class", "of Kueue: before whom it goes in its queue"),
         (
             "keep_alive_secs",
             "after a job, pods that sleep keep its machines and the image for so long, or until the next job of the same kind",
@@ -72,6 +73,7 @@ struct Options {
     service_account: Option<String>,
     pull_secret: Option<String>,
     queue: Option<String>,
+    priority_class: Option<String>,
     keep_alive_secs: Option<u64>,
 }
 

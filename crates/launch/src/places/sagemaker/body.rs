@@ -95,6 +95,9 @@ fn check(job: &Job, options: &Options) -> Result<(), LaunchError> {
     if options.keep_alive_secs.is_some() && options.spot {
         return wrong("spare machines are not kept".into(), "take `spot` or `keep_alive_secs`");
     }
+    if options.spot_usd_per_hour.is_some_and(|usd| !(usd > 0.0 && usd.is_finite())) {
+        return wrong("spot_usd_per_hour is no price".into(), "take that of one machine from the maker's page of today, or leave it out");
+    }
     if options.max_runtime_secs.is_some_and(|secs| !(1..=LONGEST_SECS).contains(&secs)) {
         return wrong("max_runtime_secs is not from 1 to 2419200".into(), "leave it out: a run that needs more goes on in the next job");
     }
@@ -198,6 +201,7 @@ mod tests {
         assert!(matches!(SageMaker.check(&bare), Err(LaunchError::Option { .. })));
         assert_eq!(body(WHOLE).unwrap()["CheckpointConfig"]["S3Uri"], "s3://bucket/runs/small-1a2b3c4d/run");
         for bad in [
+            "spot_usd_per_hour = 0.0",
             "keep_alive_secs = 3601",
             "keep_alive_secs = 600\nspot = true",
             "max_runtime_secs = 0",

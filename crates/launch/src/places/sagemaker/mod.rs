@@ -22,6 +22,7 @@ use crate::{
     progress::Progress,
     quote::Quoted,
     record::Attempt,
+    spare::Spare,
 };
 
 pub(super) const PLACE: Place = Place {
@@ -37,6 +38,7 @@ pub(super) const PLACE: Place = Place {
         ("data_mode", "`FastFile` (default), `File` or `Pipe`"),
         ("fsx", "`{ file_system_id, path, kind }`: data on FSx for Lustre (`FSxLustre`, default) or EFS (`EFS`)"),
         ("spot", "true: spare machines, which may be taken back and come again"),
+        ("spot_usd_per_hour", "what one of them costs today, for the quote"),
         ("keep_alive_secs", "keep machines for the next job that matches, up to 3600"),
         ("max_runtime_secs", "when SageMaker ends it; a run that needs more goes on in the next job"),
         ("max_wait_secs", "with `spot`: with the waiting"),
@@ -66,6 +68,7 @@ struct Options {
     data_mode: Option<String>,
     fsx: Option<FileSystem>,
     spot: bool,
+    spot_usd_per_hour: Option<f64>,
     keep_alive_secs: Option<u64>,
     max_runtime_secs: Option<u64>,
     max_wait_secs: Option<u64>,
@@ -193,12 +196,11 @@ impl Launcher for SageMaker {
             format!("a training job ends after {:.0} days at most: this run goes through {jobs:.0} of them, each from the checkpoints of the one before", most as f64 / 86_400.0)
         }));
         if let Some(usd_per_hour) = job.machines.usd_per_hour {
-            if !options.spot {
-                notes.push(
-                    "cheaper: `--place spot=true` takes spare machines; training goes on from its checkpoints when they are taken back"
-                        .into(),
-                );
-            }
+            let of_all = |usd: f64| usd * count as f64;
+            notes.extend(quoted.interval_secs.into_iter().flat_map(|interval_secs| {
+                let spare_usd_per_hour = options.spot_usd_per_hour.map(of_all);
+                Spare { usd_per_hour, spare_usd_per_hour, usd: quoted.usd, interval_secs }.notes()
+            }));
             notes.extend(keep::Pool::sagemaker(usd_per_hour, options.keep_alive_secs).notes());
         }
         notes

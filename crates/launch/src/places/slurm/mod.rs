@@ -1,18 +1,23 @@
-//! Slurm: a batch script by `sbatch`, states by `scontrol`, signals by `scancel`; or steps in an allocation that is held already
-//! (`salloc --no-shell`), which are warm machines.
+//! Slurm: a batch script by `sbatch`, one for each job or one array for many, states by `scontrol`, signals by `scancel`; or steps in an
+//! allocation that is held already (`salloc --no-shell`), which are warm machines.
 //!
 //! The script passes Slurm's warning before the time limit on to training, which saves, and writes how it ended beside the log, so that
 //! the end is known also when Slurm has forgotten the job. A lost node is Slurm's to replace: `--requeue` starts the script anew, and
 //! training goes on from its checkpoint.
 
-use serde::Deserialize;
+mod array;
+mod script;
 
-use super::{Ended, Launcher, Logs, Place, Seen, local, options};
+use std::path::Path;
+
+use script::Options;
+
+use super::{Arrays, Ended, Launcher, Logs, Place, Seen, local, options};
 use crate::{
     LaunchError,
     cause::Cause,
     job::Job,
-    outside::{Input, Request, quoted},
+    outside::{Input, Request},
     progress,
     quote::Quoted,
     record::Attempt,
@@ -38,26 +43,9 @@ pub(super) const PLACE: Place = Place {
 };
 static HERE: Place = PLACE;
 
-/// Before the time limit: enough for a checkpoint.
-const WARNING_SECS: u32 = 120;
 const HELP: &str = "install Slurm's commands (Debian: `slurm-client`), or run this on a login node";
 
 struct Slurm;
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Options {
-    partition: Option<String>,
-    account: Option<String>,
-    qos: Option<String>,
-    time: Option<String>,
-    ranks_each: Option<usize>,
-    allocation: Option<u64>,
-    program: Option<String>,
-    sbatch: Vec<String>,
-    mpirun: Vec<String>,
-    setup: Vec<String>,
-}
 
 impl Launcher for Slurm {
     fn requests(&self, job: &Job, attempt: u32) -> Result<Vec<Request>, LaunchError> {
@@ -80,7 +68,7 @@ impl Launcher for Slurm {
         let name = job.attempt_name(attempt);
         // Of this very folder: names are all users' and all projects'.
         let told = call(["squeue", "--noheader", "--me", "--states=all", "--format=%A|%k", "--name", &name])?;
-        let own = |line: &str| line.split_once('|').filter(|(_, comment)| *comment == mark(job)).map(|(id, _)| id.to_owned());
+        let own = |line: &str| line.split_once('|').filter(|(_, comment)| *comment == mark(&job.home)).map(|(id, _)| id.to_owned());
         Ok(told.lines().find_map(own))
     }
 
@@ -105,8 +93,10 @@ impl Launcher for Slurm {
         let told = match call(["scontrol", "--oneliner", "show", "job", id]) {
             Ok(told) => told,
             // Slurm forgets what has ended; the script has written how.
-            Err(LaunchError::Call { problem, .. }) if problem.contains("Invalid job id") => match exit {
+            Err(LaunchError::Call { problem, .. }) if is_unknown(&problem) => match exit {
                 Some(exit) => return ended(local::ended(job, exit.code)),
+                // An element that is cancelled before it starts is forgotten at once.
+                None if attempt.seat.is_some() && attempt.started_unix.is_none() => return ended(Ended::Stopped),
                 None => return ended(Ended::Failed(Cause::Gone, "Slurm no longer knows it, and it left no exit code".into())),
             },
             Err(error) => return Err(error),
@@ -143,7 +133,7 @@ impl Launcher for Slurm {
             return local::stop(job, attempt, now);
         }
         let id = attempt.id.as_deref().unwrap_or_default();
-        let is_gone = |error: &LaunchError| matches!(error, LaunchError::Call { problem, .. } if problem.contains("Invalid job id"));
+        let is_gone = |error: &LaunchError| matches!(error, LaunchError::Call { problem, .. } if is_unknown(problem));
         let told = call(["scontrol", "--oneliner", "show", "job", id]);
         let is_running = told.as_ref().is_ok_and(|told| field(told, "JobState=") == "RUNNING");
         // The script passes it on to training, which saves; what waits has nothing to save.
@@ -162,6 +152,10 @@ impl Launcher for Slurm {
         2.0
     }
 
+    fn arrays(&self) -> Option<&dyn Arrays> {
+        Some(self)
+    }
+
     fn notes(&self, job: &Job, _quoted: &Quoted) -> Vec<String> {
         let held = "a job in a held allocation starts at once: `salloc --no-shell --nodes N`, then `--place allocation=NUMBER`";
         if in_allocation(job) { Vec::new() } else { vec![held.into()] }
@@ -169,8 +163,13 @@ impl Launcher for Slurm {
 }
 
 /// What tells our job from another of its name.
-fn mark(job: &Job) -> String {
-    format!("hairpin:{}", job.home.display())
+fn mark(folder: &Path) -> String {
+    format!("hairpin:{}", folder.display())
+}
+
+/// Whether Slurm says that it knows no such job, or no such element.
+fn is_unknown(said: &str) -> bool {
+    said.contains("Invalid job id") || said.contains("not found")
 }
 
 fn in_allocation(job: &Job) -> bool {
@@ -213,131 +212,9 @@ fn reason_text(state: &str, reason: &str) -> String {
     if reason.is_empty() || reason == "None" { state.to_lowercase() } else { format!("{}, {reason}", state.to_lowercase()) }
 }
 
-impl Options {
-    /// One line stays one line.
-    fn check(&self) -> Result<(), LaunchError> {
-        let words = [&self.partition, &self.account, &self.qos, &self.time, &self.program].into_iter().flatten();
-        let bad = words.chain(&self.sbatch).chain(&self.mpirun).chain(&self.setup).find(|text| text.contains(['\n', '\r', '\0']));
-        bad.map_or(Ok(()), |text| {
-            let problem = format!("`{}` holds an end of line", disk::printable_line(text));
-            Err(LaunchError::Option { place: HERE.name, problem, help: "write each line as an entry of its own".into() })
-        })
-    }
-
-    fn program(&self) -> String {
-        let own = || std::env::current_exe().map_or_else(|_| "hairpin".to_owned(), |path| path.display().to_string());
-        self.program.clone().unwrap_or_else(own)
-    }
-
-    /// Processes on each machine.
-    fn each(&self, job: &Job) -> usize {
-        self.ranks_each.unwrap_or(job.machines.ranks_each).max(1)
-    }
-
-    /// Of the program on all machines, inside an allocation: `mpirun` finds its machines by itself.
-    fn command(&self, job: &Job) -> Vec<String> {
-        let (each, count) = (self.each(job), job.machines.count);
-        let mut argv = Vec::new();
-        if each * count > 1 {
-            let ranks = (each * count).to_string();
-            argv.extend(
-                ["mpirun", "-n", &ranks, "--map-by", &format!("ppr:{each}:node"), "--mca", "odls_base_sigkill_timeout", "120"]
-                    .map(str::to_owned),
-            );
-            argv.extend(self.mpirun.clone());
-        }
-        argv.push(self.program());
-        argv.extend(job.command(&job.paths_here()));
-        argv
-    }
-
-    /// As a step of a held allocation.
-    fn step(&self, job: &Job, allocation: u64) -> Vec<String> {
-        let (each, count) = (self.each(job), job.machines.count);
-        if each * count > 1 {
-            // `mpirun` learns of the allocation by what `salloc` would have set.
-            return ["env".to_owned(), format!("SLURM_JOB_ID={allocation}"), format!("SLURM_JOBID={allocation}")]
-                .into_iter()
-                .chain(self.command(job))
-                .collect();
-        }
-        let mut argv: Vec<String> =
-            ["srun".to_owned(), format!("--jobid={allocation}"), "--overlap".into(), "--nodes=1".into(), "--ntasks=1".into()].into();
-        // Otherwise it takes what `salloc` was given for its own steps.
-        argv.extend(self.command(job));
-        argv
-    }
-
-    fn script(&self, job: &Job, attempt: u32) -> String {
-        let mut script = String::from("#!/bin/bash\n");
-        let mut line = |text: String| script += &format!("#SBATCH {text}\n");
-        line(format!("--job-name={}", job.attempt_name(attempt)));
-        line(format!("--comment={}", quoted(&mark(job))));
-        line(format!("--nodes={}", job.machines.count));
-        line(format!("--ntasks-per-node={}", self.each(job)));
-        line(format!("--output={}", quoted(&job.log().display().to_string())));
-        line("--open-mode=append".into());
-        line("--requeue".into());
-        line(format!("--signal=B:TERM@{WARNING_SECS}"));
-        // In minutes, where nothing else is set.
-        let time = self.time.clone().or_else(|| job.max_secs.map(|secs| secs.div_ceil(60).to_string()));
-        for (name, value) in [("partition", &self.partition), ("account", &self.account), ("qos", &self.qos), ("time", &time)] {
-            value.iter().for_each(|value| line(format!("--{name}={}", quoted(value))));
-        }
-        self.sbatch.iter().for_each(|argument| line(argument.clone()));
-        let exit = quoted(&job.home.join("exit.json").display().to_string());
-        script += &format!("cd {} || exit 3\n", quoted(&job.folder.display().to_string()));
-        job.env.iter().for_each(|(key, value)| script += &format!("export {key}={}\n", quoted(value)));
-        self.setup.iter().for_each(|line| script += &format!("{line}\n"));
-        let command = self.command(job).iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
-        // A signal ends a wait before what is waited for has ended: wait again until it has.
-        script += &format!(
-            "{command} &\nprogram=$!\ntrap 'kill -TERM $program 2>/dev/null' TERM\nwait $program; code=$?\nwhile kill -0 $program 2>/dev/null; do wait $program; code=$?; done\n\
-             printf '{{\"attempt\":{attempt},\"code\":%d}}\\n' $code > {exit}.new && mv {exit}.new {exit}\nexit $code\n"
-        );
-        script
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use expect_test::expect;
-
     use super::*;
-    use crate::places::tests::job;
-
-    #[test]
-    fn a_job_is_one_script() {
-        let options = "partition = \"gpu\"\ntime = \"1-00:00:00\"\nprogram = \"/opt/hair pin\"\nsbatch = [\"--gres=gpu:8\"]\nsetup = [\"module load openmpi\"]";
-        let request = &Slurm.requests(&job("slurm:4", options), 2).unwrap()[0];
-        expect![[r#"
-            sbatch --parsable <<'EOF'
-            #!/bin/bash
-            #SBATCH --job-name=small-1a2b3c4d-try2
-            #SBATCH --comment=hairpin:/shared/jobs/small-1a2b3c4d
-            #SBATCH --nodes=4
-            #SBATCH --ntasks-per-node=1
-            #SBATCH --output=/shared/jobs/small-1a2b3c4d/log
-            #SBATCH --open-mode=append
-            #SBATCH --requeue
-            #SBATCH --signal=B:TERM@120
-            #SBATCH --partition=gpu
-            #SBATCH --time=1-00:00:00
-            #SBATCH --gres=gpu:8
-            cd /shared || exit 3
-            export HAIRPIN_KERNELS=portable
-            module load openmpi
-            mpirun -n 4 --map-by ppr:1:node --mca odls_base_sigkill_timeout 120 '/opt/hair pin' train /shared/jobs/small-1a2b3c4d/recipe.toml --out /shared/jobs/small-1a2b3c4d/run --resume --set data.path=/shared/data &
-            program=$!
-            trap 'kill -TERM $program 2>/dev/null' TERM
-            wait $program; code=$?
-            while kill -0 $program 2>/dev/null; do wait $program; code=$?; done
-            printf '{"attempt":2,"code":%d}\n' $code > /shared/jobs/small-1a2b3c4d/exit.json.new && mv /shared/jobs/small-1a2b3c4d/exit.json.new /shared/jobs/small-1a2b3c4d/exit.json
-            exit $code
-            EOF"#]]
-        .assert_eq(&request.text());
-        assert!(Slurm.requests(&job("slurm:4", "partition = \"a\\n#SBATCH --uid=0\""), 1).is_err());
-    }
 
     #[test]
     fn what_slurm_says_is_understood() {
