@@ -62,7 +62,8 @@ pub(super) fn preset(name: &str) -> Option<AutoencoderConfig> {
 
 impl AutoencoderConfig {
     /// The autoencoder of Stable Diffusion 1 and 2, for 256 pixels: arXiv:2112.10752 and its code's `autoencoder_kl_32x32x4.yaml`.
-    pub(crate) fn stable_diffusion() -> Self {
+    #[must_use]
+    pub fn stable_diffusion() -> Self {
         Self {
             size: 256,
             channels: 4,
