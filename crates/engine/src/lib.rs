@@ -15,6 +15,7 @@ mod inputs;
 pub mod ops;
 mod packed;
 mod partition;
+mod reals;
 mod shape;
 mod store;
 mod table;

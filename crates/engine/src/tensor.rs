@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, rc::Rc};
 
-use crate::{Buffer, EngineError, ParamId, Shape, tape::widened};
+use crate::{Buffer, EngineError, ParamId, Shape, reals::widened};
 
 /// A dense array on the tape: a counted handle to a buffer, or a parameter of the store.
 #[derive(Clone)]

@@ -30,6 +30,7 @@ pub mod naive;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 pub mod norm;
+mod pack;
 mod product;
 pub mod rng;
 pub mod rope;

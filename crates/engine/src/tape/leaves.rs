@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 
-use super::{Tape, convert, widened};
+use super::Tape;
 use crate::{
     Array, Dtype, EngineError, Inputs, ParamId, Reals, Shape,
+    reals::{convert, widened},
     tensor::{Storage, Tensor},
 };
 

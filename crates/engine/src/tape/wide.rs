@@ -5,6 +5,7 @@ use super::Tape;
 use crate::{
     Buffer, Dtype, EngineError, Kind, Reals, RealsMut, Tensor,
     ops::{Class, Op},
+    reals::convert,
 };
 
 /// The f32 copy of a buffer, or none where the op reads and writes the buffer itself.
@@ -57,39 +58,5 @@ impl Tape<'_> {
             convert(buffer.reals(), copy.reals_mut());
         }
         Ok(Wide(Some(copy)))
-    }
-}
-
-/// `to = from`, rounded where `to` has fewer bits.
-pub(super) fn convert(from: Reals<'_>, to: RealsMut<'_>) {
-    use kernels::elementwise::convert;
-    match (from, to) {
-        (Reals::F32(x), RealsMut::F32(y)) => y.copy_from_slice(x),
-        (Reals::Bf16(x), RealsMut::Bf16(y)) => y.copy_from_slice(x),
-        (Reals::F32(x), RealsMut::Bf16(y)) => convert(x, y),
-        (Reals::Bf16(x), RealsMut::F32(y)) => convert(x, y),
-    }
-}
-
-/// `to += from`
-pub(super) fn add_assign(from: Reals<'_>, to: RealsMut<'_>) {
-    use kernels::elementwise::add_assign;
-    match (from, to) {
-        (Reals::F32(x), RealsMut::F32(y)) => add_assign(x, y),
-        (Reals::Bf16(x), RealsMut::Bf16(y)) => add_assign(x, y),
-        (Reals::F32(x), RealsMut::Bf16(y)) => add_assign(x, y),
-        (Reals::Bf16(x), RealsMut::F32(y)) => add_assign(x, y),
-    }
-}
-
-/// The numbers in f32, whatever they are stored as.
-pub(crate) fn widened(numbers: Reals<'_>) -> std::borrow::Cow<'_, [f32]> {
-    match numbers {
-        Reals::F32(x) => x.into(),
-        Reals::Bf16(x) => {
-            let mut wide = vec![0.0; x.len()];
-            kernels::elementwise::convert(x, &mut wide);
-            wide.into()
-        }
     }
 }

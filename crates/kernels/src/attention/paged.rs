@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::{Attention, Mask, SCORES};
+use super::{Attention, Mask, rows::SCORES};
 use crate::{SharedMut, gemm::Precision};
 
 /// Sizes and choices, as of [`Attention`]. `q`, `out` `[rows, heads, head_dim]`; keys and values `[pages, page_tokens, kv_heads, head_dim]`.

@@ -15,7 +15,8 @@ use super::{Attention, Grads, online_softmax, with_sums};
 use crate::{
     Element, SharedMut,
     elementwise::put_rounded,
-    gemm::{Gemm, Mat, PackedRhs, pack_here},
+    gemm::{Gemm, Mat, PackedRhs},
+    pack::pack_here,
     simd::{Vector, stride},
 };
 

@@ -19,7 +19,8 @@ use super::{Attention, Grads, Mask, with_sums};
 use crate::{
     Element, SharedMut,
     elementwise::put_rounded_body,
-    gemm::{Gemm, Mat, NR, blocks, micro, pack_here, pack_lhs, with_packed},
+    gemm::{Gemm, Mat, NR, blocks, micro, with_packed},
+    pack::{pack_here, pack_lhs},
     simd::{MOST, Vector},
 };
 
