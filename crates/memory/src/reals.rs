@@ -15,9 +15,11 @@ pub trait Real: Pod + Send + Sync {
 
 impl Real for f32 {
     const DTYPE: Dtype = Dtype::F32;
+    #[inline(always)]
     fn wide(self) -> f32 {
         self
     }
+    #[inline(always)]
     fn rounded(x: f32) -> Self {
         x
     }
@@ -25,9 +27,11 @@ impl Real for f32 {
 
 impl Real for bf16 {
     const DTYPE: Dtype = Dtype::Bf16;
+    #[inline(always)]
     fn wide(self) -> f32 {
         self.to_f32()
     }
+    #[inline(always)]
     fn rounded(x: f32) -> Self {
         Self::from_f32(x)
     }

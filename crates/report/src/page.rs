@@ -250,7 +250,31 @@ fn recipe(of: &str, folder: &Path) -> Markup {
 
 #[cfg(test)]
 mod tests {
+    use expect_test::expect_file;
+
     use super::*;
+
+    /// The titles of sections, headings of tables and captions of a page, in their order: what a change of the page's structure changes.
+    fn structure(html: &str) -> String {
+        let mut lines = String::new();
+        let mut rest = html;
+        while let Some(at) = rest.find('<') {
+            rest = &rest[at + 1..];
+            let name = rest.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+            if ["h2", "h3", "th", "figcaption", "summary"].contains(&name)
+                && let Some((_, body)) = rest.split_once('>')
+                && let Some((body, _)) = body.split_once(&format!("</{name}>"))
+            {
+                let text: String = body
+                    .split('<')
+                    .enumerate()
+                    .map(|(i, part)| if i == 0 { part } else { part.split_once('>').map_or("", |p| p.1) })
+                    .collect();
+                lines += &format!("{name} {}\n", text.trim());
+            }
+        }
+        lines
+    }
 
     #[test]
     fn an_empty_folder_is_refused_and_hostile_text_is_escaped() {
@@ -305,6 +329,7 @@ mod tests {
         {
             assert!(html.contains(want), "{want}\n{html}");
         }
+        expect_file!["../tests/golden/ladder.txt"].assert_eq(&structure(&html));
     }
 
     #[test]
@@ -321,5 +346,6 @@ mod tests {
             assert!(html.contains(want), "{want}\n{html}");
         }
         assert_eq!(damage.len(), 2, "{damage:?}");
+        expect_file!["../tests/golden/run.txt"].assert_eq(&structure(&html));
     }
 }
