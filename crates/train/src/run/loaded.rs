@@ -100,7 +100,7 @@ pub fn tokenizer_of(folder: &Path) -> Result<PathBuf, TrainError> {
 /// # Errors
 /// As [`tokenizer_of`].
 pub fn recipe_of(folder: &Path) -> Result<Recipe, TrainError> {
-    Ok(newest_recipe(&*checkpoint::here(folder)?)?.1)
+    Ok(newest_recipe(&checkpoint::here(folder)?)?.1)
 }
 
 fn newest_recipe(folder: &Path) -> Result<(PathBuf, Recipe), TrainError> {
