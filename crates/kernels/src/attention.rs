@@ -18,7 +18,7 @@ use rows::SCORES;
 
 use crate::{
     Element, SharedMut, activation,
-    elementwise::put_rounded,
+    elementwise::put,
     gemm::{Mat, Precision},
     gemv::dot,
     simd::{Vector, stride},
@@ -171,6 +171,32 @@ impl Attention {
         });
     }
 
+    /// Call `backward` with each query head of a key head, and with where its gradients are summed.
+    /// # Safety
+    /// These heads of the gradients are inside them and this call's alone.
+    unsafe fn each_query_head<T: Element>(
+        &self,
+        b: usize,
+        kv_head: usize,
+        [dq, dk, dv]: [SharedMut<T>; 3],
+        [beside_q, beside_k, beside_v]: &mut [Vec<f32>; 3],
+        mut backward: impl FnMut(usize, Grads),
+    ) {
+        let (d, group) = (self.head_dim, self.heads / self.kv_heads);
+        let of_keys = [(b * self.kv_len * self.kv_heads + kv_head) * d, self.kv_heads * d, self.kv_len, d];
+        // SAFETY: the caller's promise.
+        unsafe {
+            with_sums(dk, of_keys, beside_k, |dk, stride| {
+                with_sums(dv, of_keys, beside_v, |dv, _| {
+                    for head in kv_head * group..(kv_head + 1) * group {
+                        let of_queries = [self.q_at(b, head, 0), self.heads * d, self.q_len, d];
+                        with_sums(dq, of_queries, beside_q, |dq, q_stride| backward(head, Grads { dq, q_stride, dk, dv, stride }));
+                    }
+                });
+            });
+        }
+    }
+
     /// Multiplications and additions of the pairs that the mask lets through.
     #[must_use]
     pub fn forward_flops(&self) -> u64 {
@@ -280,11 +306,11 @@ unsafe fn with_sums<T: Element>(
     // SAFETY: the caller's promise.
     let stored = |r: usize| unsafe { std::slice::from_raw_parts_mut(grad.at(first + r * stride), d) };
     for (r, wide) in beside.chunks_exact_mut(d).enumerate().take(rows) {
-        put_rounded(stored(r), wide, false);
+        put(stored(r), wide, false);
     }
     sum(SharedMut::new(beside), d);
     for (r, wide) in beside.chunks_exact(d).enumerate().take(rows) {
-        put_rounded(wide, stored(r), false);
+        put(wide, stored(r), false);
     }
 }
 

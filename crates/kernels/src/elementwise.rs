@@ -30,12 +30,13 @@ fn convert_body<V: Vector, A: Element, B: Element>(x: &[A], y: &mut [B]) {
 }
 
 simd_fn! {
-    /// `to = from`, rounded, or added to what `to` holds; on this thread.
-    pub(crate) fn put_rounded<A, B>(from: &[A], to: &mut [B], accumulate: bool) = put_rounded_body;
+    /// `to += from`, or `to = from` where nothing was before, rounded where `to` has fewer bits; both of one length, on this thread.
+    pub fn put<A, B>(from: &[A], to: &mut [B], accumulate: bool) = put_body;
 }
 
 #[inline(always)]
-pub(crate) fn put_rounded_body<V: Vector, A: Element, B: Element>(from: &[A], to: &mut [B], accumulate: bool) {
+pub(crate) fn put_body<V: Vector, A: Element, B: Element>(from: &[A], to: &mut [B], accumulate: bool) {
+    assert!(from.len() == to.len(), "put: arrays of one length");
     if accumulate { add_assign_body::<V, A, B>(from, to) } else { convert_body::<V, A, B>(from, to) }
 }
 
@@ -76,15 +77,6 @@ fn add_assign_body<V: Vector, A: Element, B: Element>(a: &[A], y: &mut [B]) {
         // SAFETY: `i < n`.
         |i| unsafe { *out.add(i) = B::rounded((*out.add(i)).wide() + a[i].wide()) },
     );
-}
-
-/// `to += from`, or `to = from` where nothing was before; on this thread.
-pub fn put(from: &[f32], to: &mut [f32], accumulate: bool) {
-    if accumulate {
-        to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
-    } else {
-        to.copy_from_slice(from);
-    }
 }
 
 simd_fn! {

@@ -18,7 +18,7 @@ use memory::Dtype;
 pub(crate) use crate::product::{KC, NR, STRIP};
 use crate::{
     Element, SharedMut,
-    elementwise::put_rounded,
+    elementwise::put,
     few, gemv,
     pack::{pack_here, pack_lhs, pack_rhs, pack_turned},
     product::put_block,
@@ -166,7 +166,7 @@ impl Gemm {
         for (r, sums) in sums.chunks_exact(self.n).enumerate().take(self.m) {
             // SAFETY: the caller's promise.
             let row = unsafe { std::slice::from_raw_parts_mut(c.add(r * ldc), self.n) };
-            put_rounded(sums, row, self.accumulate);
+            put(sums, row, self.accumulate);
         }
         SUMS.set(sums);
     }

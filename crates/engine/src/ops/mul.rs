@@ -1,7 +1,7 @@
 //! `y = a b`, element by element: the gate of a GEGLU (arXiv:2002.05202) once its activation is made. Reads both again.
 
 use super::{Backward, Class, Cost, Forward, GradOut, Op, Saves};
-use crate::{EngineError, RealsMut, Shape, ShapeError, Tape, Tensor};
+use crate::{EngineError, Shape, ShapeError, Tape, Tensor};
 
 struct Mul;
 
@@ -22,7 +22,7 @@ impl Op for Mul {
         Saves { inputs: &[0, 1], ..Saves::default() }
     }
     fn forward(&self, f: &mut Forward<'_>) {
-        multiply(f.inputs[0].f32s(), f.inputs[1].f32s(), GradOut { data: RealsMut::F32(f.output.f32s()), accumulate: false });
+        multiply(f.inputs[0].f32s(), f.inputs[1].f32s(), GradOut { data: f.output.reborrow(), accumulate: false });
     }
     fn backward(&self, b: &mut Backward<'_>) {
         for (i, grad) in b.grads.iter_mut().enumerate() {

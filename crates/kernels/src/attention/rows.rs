@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use super::{Attention, online_softmax};
-use crate::{Element, SharedMut, elementwise::put_rounded, simd::Vector};
+use crate::{Element, SharedMut, elementwise::put, simd::Vector};
 
 thread_local! {
     pub(super) static SCORES: RefCell<Vec<f32>> = RefCell::default();
@@ -30,7 +30,7 @@ impl Attention {
         };
         let (width, mut sums) = (self.kv_heads * d, vec![0.0; d]);
         *lse = self.row(head, i, &q[at..at + d], [k, v], (|j| first + j * width, usize::MAX), &mut sums, scores);
-        put_rounded(&sums, out, false);
+        put(&sums, out, false);
     }
 
     /// Query `i` of one head, `q`, into `out`; gives the log of its denominator. The key and value of place `j` begin at `at(j)` of `k` and `v`,

@@ -11,10 +11,10 @@
 
 use std::{cell::RefCell, ops::Range};
 
-use super::{Attention, Grads, online_softmax, with_sums};
+use super::{Attention, Grads, online_softmax};
 use crate::{
     Element, SharedMut,
-    elementwise::put_rounded,
+    elementwise::put,
     gemm::{Gemm, Mat, PackedRhs},
     pack::pack_here,
     simd::{Vector, stride},
@@ -125,7 +125,7 @@ impl Attention {
             // SAFETY: as above.
             unsafe {
                 *lse.add(r) = most[r] + total[r].ln();
-                put_rounded(sums, std::slice::from_raw_parts_mut(out.add(r * q_width), d), false);
+                put(sums, std::slice::from_raw_parts_mut(out.add(r * q_width), d), false);
             }
         }
     }
@@ -136,27 +136,18 @@ impl Attention {
         kv_head: usize,
         read: [&[T]; 4],
         stats: [&[f32]; 2],
-        [dq, dk, dv]: [SharedMut<T>; 3],
+        grads: [SharedMut<T>; 3],
     ) {
-        let (d, group) = (self.head_dim, self.heads / self.kv_heads);
-        let of_keys = [(b * self.kv_len * self.kv_heads + kv_head) * d, self.kv_heads * d, self.kv_len, d];
         SCRATCH.with_borrow_mut(|s| {
             self.pack_keys(self.kv(read[1], b, kv_head, 0), self.kv(read[2], b, kv_head, 0), s);
-            let [mut beside_q, mut beside_k, mut beside_v] = std::mem::take(&mut s.beside);
+            let mut beside = std::mem::take(&mut s.beside);
             // SAFETY: this task alone writes this key head of `dk` and `dv`, and its query heads of `dq`.
             unsafe {
-                with_sums(dk, of_keys, &mut beside_k, |dk, stride| {
-                    with_sums(dv, of_keys, &mut beside_v, |dv, _| {
-                        for head in kv_head * group..(kv_head + 1) * group {
-                            let of_queries = [self.q_at(b, head, 0), self.heads * d, self.q_len, d];
-                            with_sums(dq, of_queries, &mut beside_q, |dq, q_stride| {
-                                self.backward_head(b, head, [read[0], read[3]], stats, Grads { dq, q_stride, dk, dv, stride }, s);
-                            });
-                        }
-                    });
+                self.each_query_head(b, kv_head, grads, &mut beside, |head, grads| {
+                    self.backward_head(b, head, [read[0], read[3]], stats, grads, s);
                 });
             }
-            s.beside = [beside_q, beside_k, beside_v];
+            s.beside = beside;
         });
     }
 

@@ -15,10 +15,10 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::{Attention, Grads, Mask, with_sums};
+use super::{Attention, Grads, Mask};
 use crate::{
     Element, SharedMut,
-    elementwise::put_rounded_body,
+    elementwise::put_body,
     gemm::{Gemm, Mat, NR, blocks, micro, with_packed},
     pack::{pack_here, pack_lhs},
     simd::{MOST, Vector},
@@ -84,10 +84,9 @@ impl Attention {
         kv_head: usize,
         read: [&[T]; 4],
         stats: [&[f32]; 2],
-        [dq, dk, dv]: [SharedMut<T>; 3],
+        grads: [SharedMut<T>; 3],
         keep: [bool; 3],
     ) {
-        let group = self.heads / self.kv_heads;
         SCRATCH.with_borrow_mut(|s| {
             let (d, [_, k, v, _]) = (self.head_dim, read);
             let (k, v) = (self.kv(k, b, kv_head, 0), self.kv(v, b, kv_head, 0));
@@ -98,24 +97,15 @@ impl Attention {
             pack_here(self.precision, k.transposed(), d, self.kv_len, keys_turned);
             pack_here(self.precision, v.transposed(), d, self.kv_len, values_turned);
             self.pack_blocks(k, self.kv_len, keys);
-            let [mut beside_q, mut beside_k, mut beside_v] = std::mem::take(&mut s.beside);
-            let of_keys = [(b * self.kv_len * self.kv_heads + kv_head) * d, self.kv_heads * d, self.kv_len, d];
+            let (first, mut beside) = (kv_head * (self.heads / self.kv_heads), std::mem::take(&mut s.beside));
             // SAFETY: this task alone writes this key head of `dk` and `dv`, and its query heads of `dq`.
             unsafe {
-                with_sums(dk, of_keys, &mut beside_k, |dk, stride| {
-                    with_sums(dv, of_keys, &mut beside_v, |dv, _| {
-                        for (i, head) in (kv_head * group..(kv_head + 1) * group).enumerate() {
-                            let adds = [keep[1] || i > 0, keep[2] || i > 0];
-                            let of_queries = [self.q_at(b, head, 0), self.heads * d, self.q_len, d];
-                            with_sums(dq, of_queries, &mut beside_q, |dq, q_stride| {
-                                let grads = Grads { dq, q_stride, dk, dv, stride };
-                                backward_head(self, b, head, [read[0], read[3]], stats, grads, adds, s);
-                            });
-                        }
-                    });
+                self.each_query_head(b, kv_head, grads, &mut beside, |head, grads| {
+                    let adds = [keep[1] || head > first, keep[2] || head > first];
+                    backward_head(self, b, head, [read[0], read[3]], stats, grads, adds, s);
                 });
             }
-            s.beside = [beside_q, beside_k, beside_v];
+            s.beside = beside;
         });
     }
 
@@ -298,7 +288,7 @@ fn forward_panels<V: Vector, T: Element, const MR: usize>(
         unsafe {
             *lse.at((at.b * a.heads + at.head) * a.q_len + at.start + r) = most[r] + total[r].ln();
             let out = std::slice::from_raw_parts_mut(out.at(a.q_at(at.b, at.head, at.start + r)), d);
-            put_rounded_body::<V, f32, T>(row, out, false);
+            put_body::<V, f32, T>(&row[..d], out, false);
         }
     }
 }
