@@ -29,6 +29,15 @@ const LADDERS: [(&str, u32, Origin, bool); 7] = [
     ("python", 3, Origin::Apt("python3.11-doc", "usr/share/doc/python3.11/html/_sources"), true),
     ("linux", 4, Origin::Apt("linux-doc-6.1", "usr/share/doc/linux-doc-6.1"), true),
 ];
+
+/// Where the text of a ladder lies, once it is fetched; `None` where `hairpin init` knows.
+pub(crate) fn corpus(name: &str) -> Result<Option<String>, String> {
+    match LADDERS.iter().find(|(of, ..)| *of == name) {
+        Some((_, _, origin, _)) => origin.fetch(),
+        None => Err(format!("corpus `{name}` is no path and none of {}", LADDERS.map(|(name, ..)| name).join(", "))),
+    }
+}
+
 /// Depth, share of the data and steps of each phase.
 const PHASES: [(u32, f64, u32); 4] = [(2, 0.125, 150), (3, 0.25, 180), (4, 0.5, 220), (5, 1.0, 260)];
 const FOLDER: &str = "target/ladders";

@@ -24,7 +24,7 @@ cargo xtask kills N [PART]   kills data, train, the parts of align and climb N t
 cargo xtask page HAIRPIN [CHROMIUM]   the page on which people rank in a real Chromium (pip playwright, apt chromium)
 cargo xtask bench [--peers]  the tables of docs/BENCHMARKS.md; with --peers beside PyTorch
 cargo xtask bench vision     steps of models of images beside PyTorch's, and the feed beside torchvision's
-cargo xtask bench learning   loss, operations and time of recipes/learn-12m.toml beside nanoGPT's recipe in PyTorch
+cargo xtask bench learning [--corpus CORPUS]...  loss, operations and time of recipes/learn-12m.toml beside nanoGPT's recipe in PyTorch
 cargo xtask bench images     ladders of masked autoencoders and CLIP on emoji, climbed with their gates (npm)
 cargo xtask bench feedback [SETTING...]   three settings of feedback, three seeds each: words sums gold (pip)
 cargo xtask bench ladders    what the loss law predicts of seven small ladders, and what comes
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
         ["bench", "--peers"] => bench::run(true),
         ["bench", "vision"] => bench::vision(),
         ["bench", "images"] => ladders::images(),
-        ["bench", "learning"] => learning::run(),
+        ["bench", "learning", corpora @ ..] => learning::run(corpora),
         ["bench", "feedback", settings @ ..] => feedback::run(settings),
         ["bench", "ladders"] => ladders::run(),
         ["bench", "languages"] => languages(),

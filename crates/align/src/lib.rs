@@ -58,6 +58,10 @@ pub enum AlignError {
     #[diagnostic(code(align::too_few), help("{help}"))]
     TooFew { path: PathBuf, problem: String, help: String },
 
+    #[error("another process is writing to `{}`", path.display())]
+    #[diagnostic(code(align::busy), help("wait for it to end, or give another `--out`"))]
+    Busy { path: PathBuf },
+
     #[error("the signal `{name}`: {problem}")]
     #[diagnostic(code(align::signal), help("{help}"))]
     Signal { name: String, problem: String, help: String },

@@ -88,21 +88,27 @@ impl<'a> Asked<'a> {
         let language = self.model.language().ok_or(TrainError::NotLanguage)?;
         let longest = rows.iter().map(|row| row.tokens.len()).max().unwrap_or(1);
         let pool = pool_for(language, self.model.params(), self.precision, &rows::shapes(BATCH.min(rows.len().max(1)), longest))?;
-        let mut said = Vec::with_capacity(rows.len());
-        for batch in rows.chunks(BATCH) {
+        let mut said = vec![Said::default(); rows.len()];
+        // Rows of like length go together, for a pass is as wide as its longest.
+        let mut order: Vec<usize> = (0..rows.len()).collect();
+        order.sort_by_key(|i| rows[*i].tokens.len());
+        for batch in order.chunks(BATCH) {
             // The last token is read too: its scalar is the reward. It has no target, so any will do.
             let whole: Vec<Row> = batch
                 .iter()
+                .map(|i| &rows[*i])
                 .map(|row| Row { tokens: [&row.tokens[..], &[row.tokens[row.tokens.len() - 1]]].concat(), first: row.first })
                 .collect();
-            let inputs = rows::inputs(&whole.iter().collect::<Vec<_>>(), longest, 0);
+            let width = whole.iter().map(|row| row.tokens.len() - 1).max().unwrap_or(1);
+            let inputs = rows::inputs(&whole.iter().collect::<Vec<_>>(), width, 0);
             let mut tape = Tape::new(&pool, self.store, self.model.params(), inference(self.precision));
             let [nll, scalars] = outputs(language, &mut tape, &inputs)?;
-            for (i, row) in batch.iter().enumerate() {
-                let of = |all: &[f32]| if all.is_empty() { Vec::new() } else { all[i * longest..][row.places()].to_vec() };
+            for (at, i) in batch.iter().enumerate() {
+                let row = &rows[*i];
+                let of = |all: &[f32]| if all.is_empty() { Vec::new() } else { all[at * width..][row.places()].to_vec() };
                 let log_probs = of(&nll).into_iter().map(|nll| -nll).collect();
-                let last = if scalars.is_empty() { 0.0 } else { scalars[i * longest + row.tokens.len() - 1] };
-                said.push(Said { log_probs, values: of(&scalars), last });
+                let last = if scalars.is_empty() { 0.0 } else { scalars[at * width + row.tokens.len() - 1] };
+                said[*i] = Said { log_probs, values: of(&scalars), last };
             }
         }
         Ok(said)

@@ -8,6 +8,7 @@
 //! (UltraFeedback), and pairs with the number of the better one.
 
 use std::{
+    fs::File,
     io::{BufRead, BufReader},
     path::Path,
 };
@@ -320,6 +321,16 @@ fn numbered(value: &Value) -> Option<Result<Preference, String>> {
         Ok(Preference::of_scores(text(value, prompt)?, texts, &scores, None))
     };
     Some(made())
+}
+
+/// The right to add lines to `path` until this is dropped: a server, a judge and a sampler each know what the file held when they began.
+/// # Errors
+/// When another process has it.
+pub(crate) fn one_writer(path: &Path) -> Result<File, AlignError> {
+    let lock_path = path.with_extension("lock");
+    let lock = File::options().create(true).append(true).open(&lock_path).map_err(AlignError::io("create", &lock_path))?;
+    lock.try_lock().map_err(|_| AlignError::Busy { path: path.to_owned() })?;
+    Ok(lock)
 }
 
 /// Write preferences as JSON lines, whole or not at all.

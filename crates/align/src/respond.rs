@@ -68,7 +68,7 @@ pub fn identity(run: &Path) -> Result<String, AlignError> {
 /// Write `k` responses to each of `prompts` that `out` does not hold yet; false when asked to stop before the last. `done` is told how
 /// many prompts have theirs.
 /// # Errors
-/// When the model cannot write, or the file cannot be written.
+/// When the model cannot write, another process writes to the file, or it cannot be written.
 pub fn respond(
     loaded: &mut Loaded,
     model: &str,
@@ -80,6 +80,7 @@ pub fn respond(
     mut done: impl FnMut(usize),
 ) -> Result<bool, AlignError> {
     let encoder = Encoder::new(&loaded.tokenizer_path.clone(), loaded.recipe.batch.context)?;
+    let _lock = preferences::one_writer(out)?;
     let there: HashSet<String> = if out.exists() { read(out)?.into_iter().map(|one| one.prompt).collect() } else { HashSet::new() };
     let mut finished = there.len();
     done(finished);
@@ -163,7 +164,7 @@ const RANKED_AT_ONCE: usize = 16;
 /// responses that score alike are ties. Where `noise` is above 0, draws of that deviation times a Gumbel variable are added to a score:
 /// rankings by a Plackett-Luce ranker of that temperature, keyed by `seed`.
 /// # Errors
-/// When it cannot judge, or the file cannot be written; what was judged before is in the file.
+/// When it cannot judge, another process writes to the file, or it cannot be written; what was judged before is in the file.
 pub fn rank(
     all: &[Responses],
     judge: &Source,
@@ -176,6 +177,7 @@ pub fn rank(
 ) -> Result<Ranked, AlignError> {
     let kind = if judge.is_relative() { RankerKind::Model } else { RankerKind::Signal };
     let by = Ranker { kind, name: name.to_owned() };
+    let _lock = preferences::one_writer(out)?;
     let there: HashSet<String> = match preferences::read(out, &Chat::shown()) {
         Ok(read) => read.all.into_iter().filter(|one| one.by.as_ref() == Some(&by)).map(|one| one.prompt).collect(),
         Err(AlignError::TooFew { .. }) => HashSet::new(),

@@ -46,7 +46,7 @@ fn main() {
     }
     // As when many texts are written together: few rows, and weights that are read once.
     for rows in [8, 32, 96] {
-        for (inputs, outputs) in [(768, 3072), (3072, 768), (768, 50257)] {
+        for (inputs, outputs) in [(384, 1536), (768, 3072), (3072, 768), (768, 50257)] {
             let (x, w) = (vec![0.5; rows * inputs], vec![0.5; outputs * inputs]);
             let (mut y, gemm) = (vec![0.0; rows * outputs], Gemm { m: rows, n: outputs, k: inputs, precision, accumulate: false });
             let mut best = f64::INFINITY;

@@ -75,7 +75,7 @@ pub(crate) fn page(folder: &Path) -> Result<(String, Vec<String>), ReportError> 
         }
         @if let Some(run) = &alone {
             section.cards { @for (value, what) in run.cards() { div.card { p.value { (value) } p.what { (what) } } } }
-            @if !run.steps.is_empty() { (charts("tokens", &[], &[("this run".to_owned(), run.steps.clone())])) }
+            @if !run.steps.is_empty() { (charts(run.unit, &[], &[("this run".to_owned(), run.steps.clone())])) }
             @if let Some(section) = film::section("this run", folder) { (section) }
             (run.checkpoints())
             @if let Some(section) = ranks::section("this run", folder) { (section) }

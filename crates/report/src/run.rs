@@ -7,6 +7,7 @@ use train::{
     checkpoint::{self, CheckpointError},
     metric::Metric,
     metrics::{self, StepMetrics},
+    recipe::Recipe,
 };
 
 use crate::terminal::{bytes, count};
@@ -14,6 +15,8 @@ use crate::terminal::{bytes, count};
 /// What a run's folder holds.
 pub(crate) struct Run {
     pub steps: Vec<StepMetrics>,
+    /// What its samples are counted in.
+    pub unit: &'static str,
     /// What is damaged in it.
     pub damage: Vec<String>,
     checkpoints: Vec<Row>,
@@ -31,8 +34,9 @@ impl Run {
     /// Nothing where no run was.
     pub(crate) fn read(folder: &Path) -> Option<Self> {
         let (steps, damaged) = metrics::read(&folder.join("metrics.jsonl"));
-        let mut run =
-            Self { steps, damage: damaged_lines(folder, damaged).into_iter().collect(), checkpoints: Vec::new(), kernels: Vec::new() };
+        let unit = Recipe::read(&folder.join("recipe.toml"), &[]).map_or("tokens", |recipe| models::unit(&recipe.model));
+        let damage = damaged_lines(folder, damaged).into_iter().collect();
+        let mut run = Self { steps, unit, damage, checkpoints: Vec::new(), kernels: Vec::new() };
         for (_, path) in checkpoint::list(folder) {
             match checkpoint::manifest(&path) {
                 Ok(manifest) => {
@@ -48,16 +52,16 @@ impl Run {
     }
 
     /// The last figures.
-    pub(crate) fn cards(&self) -> Vec<(String, &'static str)> {
+    pub(crate) fn cards(&self) -> Vec<(String, String)> {
         let last_metric = self.steps.iter().rev().find_map(|m| m.held_out).or(self.checkpoints.last().and_then(|row| row.held_out));
         let skipped = self.steps.iter().filter(|m| m.is_skipped).count();
         let last = self.steps.last();
         [
-            last.map(|m| (m.step.to_string(), "steps")),
-            last.map(|m| (format!("{:.4}", m.loss), "training loss")),
-            last_metric.map(|metric| (format!("{:.3}", metric.value), held_out(Some(metric)))),
-            last.map(|m| (count(m.tokens_per_sec.max(0.0) as u64), "tokens per second")),
-            (skipped > 0).then(|| (skipped.to_string(), "steps left out as spikes")),
+            last.map(|m| (m.step.to_string(), "steps".into())),
+            last.map(|m| (format!("{:.4}", m.loss), "training loss".into())),
+            last_metric.map(|metric| (format!("{:.3}", metric.value), held_out(Some(metric)).to_owned())),
+            last.map(|m| (count(m.tokens_per_sec.max(0.0) as u64), format!("{} per second", self.unit))),
+            (skipped > 0).then(|| (skipped.to_string(), "steps left out as spikes".into())),
         ]
         .into_iter()
         .flatten()

@@ -61,14 +61,9 @@ const MOST_CHARS: usize = 4000;
 impl Board {
     /// Tasks, and the judgements that `path` holds already.
     /// # Errors
-    /// When another server has the file, or it cannot be read.
+    /// When another process writes to the file, or it cannot be read.
     pub fn open(tasks: Vec<Responses>, path: &Path, overlap: usize) -> Result<Self, AlignError> {
-        let lock_path = path.with_extension("lock");
-        let lock = File::options().create(true).append(true).open(&lock_path).map_err(AlignError::io("create", &lock_path))?;
-        if lock.try_lock().is_err() {
-            let problem = "rankings that another server is taking down".into();
-            return Err(AlignError::TooFew { path: path.to_owned(), problem, help: "end that one, or give another `--out`".into() });
-        }
+        let lock = preferences::one_writer(path)?;
         let before = if path.exists() { disk::read(path, LARGEST_BYTES).map_err(AlignError::io("read", path))? } else { Vec::new() };
         // Without an end of a line there is nothing, or what a kill left of the first one.
         let judged = if before.contains(&b'\n') { preferences::read(path, &Chat::shown())?.all } else { Vec::new() };
@@ -234,7 +229,7 @@ mod tests {
         let shown = board.next("ann");
         board.judge("ann", by_text(&shown)).unwrap();
         assert!(board.judge("ann", by_text(&shown)).unwrap_err().contains("have judged"));
-        assert!(Board::open(tasks(2), &path, 1).is_err(), "another server");
+        assert!(matches!(Board::open(tasks(2), &path, 1), Err(AlignError::Busy { .. })), "another server");
         drop(board);
         let mut board = Board::open(tasks(2), &path, 1).unwrap();
         assert_ne!(board.next("ann").task, shown.task);

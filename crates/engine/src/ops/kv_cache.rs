@@ -206,7 +206,7 @@ impl Advance {
     /// The same of sequences that have `read` tokens each behind them.
     #[must_use]
     pub fn shape_after(read: usize, sequences: usize, tokens: usize) -> Self {
-        let each = |i: usize| if i == 0 { tokens - (sequences - 1) } else { 1 };
+        let each = |i: usize| tokens / sequences + usize::from(i < tokens % sequences);
         Self::of(None, (0..sequences).map(|i| Part { first: read, tokens: each(i), pages: Vec::new() }).collect())
     }
 
