@@ -53,8 +53,7 @@ pub fn writing(model: &dyn Model, precision: Precision, prompt_tokens: usize, re
     let pages = (prompt_tokens + reply_tokens).div_ceil(PAGE_TOKENS);
     let cached = language.decoder().map_or(0, |config| 2 * 4 * config.layers * config.kv_heads * config.head_dim);
     let cache_bytes = (AT_ONCE * pages * PAGE_TOKENS * cached) as u64;
-    let longest = prompt_tokens.max(1);
-    let pool_bytes = of(Advance::shape(AT_ONCE, generate::pass_tokens(AT_ONCE, longest, AT_ONCE * longest)))?.pool_bytes;
+    let pool_bytes = of(Advance::shape(AT_ONCE, generate::pass_tokens(AT_ONCE, prompt_tokens.max(1))))?.pool_bytes;
     Ok(Asking { flops: prompt + rest, weight_bytes: weight_bytes(language, precision)?, pass_bytes: pool_bytes + cache_bytes })
 }
 

@@ -102,8 +102,7 @@ impl Writer<'_> {
     ) -> Result<Vec<Vec<Drawn>>, TrainError> {
         requests.iter().try_for_each(|request| self.check(request))?;
         let at_once = at_once.clamp(1, requests.len().max(1));
-        let lengths = || requests.iter().map(|request| request.prompt.len());
-        let most_tokens = pass_tokens(at_once, lengths().max().unwrap_or(1), lengths().sum());
+        let most_tokens = pass_tokens(at_once, requests.iter().map(|request| request.prompt.len()).max().unwrap_or(1));
         let pool = self.pool(at_once, most_tokens)?;
         let (language, cache, context) = (self.language, self.language.cache(), self.language.context());
         let mut done: Vec<Vec<Drawn>> = vec![Vec::new(); requests.len()];
@@ -190,11 +189,11 @@ impl Writer<'_> {
 /// Prompts that begin together are read in one pass up to so many tokens: enough for products of full speed, and few beside weights.
 const READ_TOGETHER: usize = 1024;
 
-/// Tokens of a pass, at most, that writes `at_once` texts to prompts whose `longest` and whose sum are these: one prompt always has room
-/// beside the texts that are being written.
+/// Tokens of a pass, at most, that writes `at_once` texts to prompts of which this is the `longest`: one prompt always has room beside the
+/// texts that are being written.
 #[must_use]
-pub fn pass_tokens(at_once: usize, longest: usize, sum: usize) -> usize {
-    (longest + at_once - 1).max(READ_TOGETHER.min(sum))
+pub fn pass_tokens(at_once: usize, longest: usize) -> usize {
+    (longest + at_once - 1).max(READ_TOGETHER.min(at_once * longest))
 }
 
 /// What a pass that writes costs, told by `Meta`.
