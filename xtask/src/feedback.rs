@@ -14,6 +14,9 @@ use crate::bench::number;
 const FOLDER: &str = "target/feedback";
 const SEEDS: [u64; 3] = [1, 2, 3];
 const RATERS: usize = 10;
+/// How much the base's own text counts beside a rollout, and how many windows of it.
+const PRETRAIN_COEF: f64 = 1.0;
+const PRETRAIN_ROWS: usize = 4;
 
 /// What a policy is trained and judged by.
 struct Setting {
@@ -27,7 +30,6 @@ struct Setting {
     reward: &'static str,
     judge: &'static str,
     kl_coef: f64,
-    pretrain_coef: f64,
     lr: &'static str,
     steps: u64,
 }
@@ -41,10 +43,9 @@ const SETTINGS: [Setting; 3] = [
         tokens: 16,
         reward: "{ kind = \"model\", path = \"REWARD\" }",
         judge: "lexicon=judge.tsv",
-        kl_coef: 0.08,
-        pretrain_coef: 0.5,
+        kl_coef: 0.05,
         lr: "1e-3",
-        steps: 120,
+        steps: 160,
     },
     Setting {
         name: "sums",
@@ -55,7 +56,6 @@ const SETTINGS: [Setting; 3] = [
         reward: "{ kind = \"signal\", name = \"arithmetic\" }",
         judge: "arithmetic",
         kl_coef: 0.5,
-        pretrain_coef: 0.5,
         lr: "5e-4",
         steps: 80,
     },
@@ -67,10 +67,9 @@ const SETTINGS: [Setting; 3] = [
         tokens: 16,
         reward: "{ kind = \"model\", path = \"REWARD\" }",
         judge: "GOLD",
-        kl_coef: 0.08,
-        pretrain_coef: 0.5,
+        kl_coef: 0.05,
         lr: "1e-3",
-        steps: 120,
+        steps: 160,
     },
 ];
 
@@ -105,8 +104,8 @@ impl Work {
         let name = format!("{}-{seed}", setting.name);
         let accuracy = if setting.reward.contains("REWARD") { Some(self.reward(setting, seed, &name)?) } else { None };
         let before = self.bits(&base)?;
-        let with = self.policy(setting, seed, &name, setting.pretrain_coef)?;
-        let without = self.policy(setting, seed, &name, 0.0)?;
+        let with = self.policy(setting, seed, &name, true)?;
+        let without = self.policy(setting, seed, &name, false)?;
         let (verdict, other) = (self.judged(setting, seed, &with, &base)?, self.judged(setting, seed, &without, &base)?);
         let after = [self.bits(&with)?, self.bits(&without)?];
         let of = |key: &str| number(&verdict, key).unwrap_or(f64::NAN);
@@ -235,7 +234,7 @@ impl Work {
         number(last, "ranking_accuracy").ok_or_else(|| "no accuracy was measured".to_owned())
     }
 
-    fn policy(&self, setting: &Setting, seed: u64, name: &str, pretrain: f64) -> Result<String, String> {
+    fn policy(&self, setting: &Setting, seed: u64, name: &str, is_pretraining: bool) -> Result<String, String> {
         let mut objective = format!(
             "kind = \"ppo\"\nprompts = \"{}\"\nresponse_tokens = {}\nrollouts = 128\ninner_epochs = 2\nkl_coef = {}\nmissing_end_penalty = {}\nreward = {}\n",
             setting.prompts,
@@ -245,10 +244,13 @@ impl Work {
             if setting.project == "sums" { 1.0 } else { 0.0 },
             setting.reward.replace("REWARD", &format!("{name}.reward"))
         );
-        if pretrain > 0.0 {
-            objective += &format!("pretrain_data = \"{}/data\"\npretrain_coef = {pretrain}\n", setting.project);
+        if is_pretraining {
+            objective += &format!(
+                "pretrain_data = \"{}/data\"\npretrain_coef = {PRETRAIN_COEF:?}\npretrain_rows = {PRETRAIN_ROWS}\n",
+                setting.project
+            );
         }
-        let run = format!("{name}.{}", if pretrain > 0.0 { "ppo-ptx" } else { "ppo" });
+        let run = format!("{name}.{}", if is_pretraining { "ppo-ptx" } else { "ppo" });
         let recipe = self.of(
             &format!("{}/base", setting.project),
             &objective,

@@ -103,6 +103,16 @@ impl Encoder {
     }
 }
 
+/// Widths of batches are whole multiples of this, for even cuts along the context.
+const WIDTH: usize = 16;
+
+/// How wide a batch of `rows` is in training with `context`: as the longest of them needs, and not all of the context where all are short.
+#[must_use]
+pub fn width(rows: &[Row], context: usize) -> usize {
+    let longest = rows.iter().map(|row| row.tokens.len() - 1).max().unwrap_or(1);
+    longest.next_multiple_of(WIDTH).min(context)
+}
+
 /// `tokens` and `targets` `[rows, seq]`, `seq` as long as the longest row needs or `least`; targets beside responses count for nothing.
 #[must_use]
 pub fn inputs(rows: &[&Row], least: usize, padding: u32) -> Inputs {
@@ -130,6 +140,15 @@ mod tests {
     use engine::Array;
 
     use super::*;
+
+    #[test]
+    fn a_batch_is_as_wide_as_its_longest_row_needs_and_no_wider_than_the_context() {
+        let of = |tokens: usize| Row { tokens: vec![1; tokens], first: 1 };
+        assert_eq!(width(&[of(3), of(18)], 64), 32);
+        assert_eq!(width(&[of(3), of(17)], 64), 16);
+        assert_eq!(width(&[of(60)], 60), 60);
+        assert_eq!(width(&[], 60), 16);
+    }
 
     #[test]
     fn targets_are_the_tokens_of_the_response_and_nothing_else() {

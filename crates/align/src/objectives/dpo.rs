@@ -154,7 +154,8 @@ impl Batch for Pairs {
         let all: Vec<Row> = samples.iter().flat_map(|sample| &sample.rows[..2]).cloned().collect();
         let said = Asked::of(&mut self.reference.lock().unwrap_or_else(PoisonError::into_inner)).say(&all)?;
         let reference = said.iter().map(|said| said.log_probs.iter().sum()).collect();
-        Ok(rows::inputs(&all.iter().collect::<Vec<_>>(), self.context, padding).with_f32("reference", &[all.len()], reference))
+        let width = rows::width(&all, self.context);
+        Ok(rows::inputs(&all.iter().collect::<Vec<_>>(), width, padding).with_f32("reference", &[all.len()], reference))
     }
 
     fn weight(&self, _sample: &Sample) -> u64 {

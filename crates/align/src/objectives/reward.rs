@@ -228,7 +228,7 @@ impl Batch for Ranked {
             }
             margins.push(self.margin * sample.confidence);
         }
-        let inputs = rows::inputs(&all.iter().collect::<Vec<_>>(), self.context, padding);
+        let inputs = rows::inputs(&all.iter().collect::<Vec<_>>(), rows::width(&all, self.context), padding);
         let count = all.len();
         Ok(inputs.with_u32("ends", &[count], ends).with_u32("ranks", &[count], ranks).with_f32("margins", &[samples.len()], margins))
     }

@@ -18,7 +18,7 @@ use train::{
 use super::samples::{Batch, Sample, Samples};
 use crate::{
     preferences,
-    rows::{self, Encoder},
+    rows::{self, Encoder, Row},
     template::{self, Chat},
 };
 
@@ -51,7 +51,8 @@ struct Demonstrated {
 
 impl Batch for Demonstrated {
     fn inputs(&self, samples: &[&Sample], padding: u32) -> Result<Inputs, TrainError> {
-        Ok(rows::inputs(&samples.iter().map(|sample| &sample.rows[0]).collect::<Vec<_>>(), self.context, padding))
+        let all: Vec<Row> = samples.iter().map(|sample| sample.rows[0].clone()).collect();
+        Ok(rows::inputs(&all.iter().collect::<Vec<_>>(), rows::width(&all, self.context), padding))
     }
 
     fn weight(&self, sample: &Sample) -> u64 {

@@ -368,15 +368,24 @@ impl Feed for Rollouts {
     }
 
     fn inputs(&self, picks: &[Pick]) -> Result<Inputs, TrainError> {
-        let (rollouts, each, seq) = (self.options.rollouts as u64, self.options.rows(), self.context);
+        let (rollouts, each) = (self.options.rollouts as u64, self.options.rows());
         let Some(first) = picks.first() else { return Ok(Inputs::new()) };
         let now = self.current(first.sample / rollouts)?;
+        let chosen: Vec<&Rollout> = picks.iter().map(|pick| &now.rollouts[(pick.sample % rollouts) as usize]).collect();
+        let stored = |pick: &Pick| self.originals.as_ref().map(|(originals, sampler)| &originals[sampler.at(pick.position) as usize].row);
+        // Windows of plain text fill the context.
+        let seq = match &self.pretrain {
+            Some(_) => self.context,
+            None => {
+                let rows = chosen.iter().map(|one| one.row()).chain(picks.iter().filter_map(stored).cloned());
+                rows::width(&rows.collect::<Vec<Row>>(), self.context)
+            }
+        };
         let mean_tokens =
             now.rollouts.iter().map(|one| one.log_probs.len()).sum::<usize>().max(1) as f32 / now.rollouts.len().max(1) as f32;
         let mut all: Vec<Row> = Vec::new();
         let mut arrays: Vec<Vec<f32>> = vec![vec![0.0; picks.len() * each * seq]; ARRAYS.len()];
-        for (i, pick) in picks.iter().enumerate() {
-            let one = &now.rollouts[(pick.sample % rollouts) as usize];
+        for (i, (pick, one)) in picks.iter().zip(chosen).enumerate() {
             let at = i * each * seq;
             all.push(put(one, at, mean_tokens, &mut arrays));
             if let Some((data, sampler)) = &self.pretrain {
@@ -388,8 +397,7 @@ impl Feed for Rollouts {
                     all.push(Row { tokens: window, first: 1 });
                 }
             }
-            if let Some((originals, sampler)) = &self.originals {
-                let row = originals[sampler.at(pick.position) as usize].row.clone();
+            if let Some(row) = stored(pick).cloned() {
                 let (at, places) = (at + (each - 1) * seq, row.places());
                 put_plain(at + places.start..at + places.end, self.stored_coef as f32 / mean_tokens, &mut arrays);
                 all.push(row);
@@ -420,7 +428,8 @@ impl Feed for Rollouts {
         // A prompt of one token has nothing to read before it.
         let padding = self.encoder.tokenizer.end_of_text();
         let all: Vec<Row> = all.into_iter().map(|row| Row { tokens: [&row.tokens[..], &[padding]].concat(), first: 1 }).collect();
-        Ok(rows::inputs(&all.iter().collect::<Vec<_>>(), self.context, padding))
+        let width = rows::width(&all, self.context);
+        Ok(rows::inputs(&all.iter().collect::<Vec<_>>(), width, padding))
     }
 
     fn held_out_weight(&self, _sample: u64) -> u64 {
