@@ -30,9 +30,9 @@ fn every_objective_learns_and_ranks_change_no_bit_of_it() {
             "reward" | "dpo" => assert!(last > 0.9, "{name}: {held_out:?}"),
             _ => assert!(last > first || last > 0.9, "{name}: {held_out:?}"),
         }
-        for strategy in ["replicated", "zero3"] {
-            let two = format!("{name}-{strategy}");
-            room.train(&two, &recipe, &["parallel.ranks=2", &format!("parallel.strategy={strategy}"), "train.steps=24"]);
+        for cut in ["strategy=replicated", "strategy=zero3", "mesh.pipeline=2"] {
+            let two = format!("{name}-{cut}");
+            room.train(&two, &recipe, &["parallel.ranks=2", &format!("parallel.{cut}"), "train.steps=24"]);
             assert!(room.weights(&two) == room.weights(name), "{two}");
         }
     }
