@@ -50,7 +50,11 @@ fn many_workers_make_one_set_once_and_it_holds_what_one_would_have_made() {
     std::fs::remove_dir_all(&part).unwrap();
     let error = originals::read(&alone).unwrap_err().to_string();
     assert!(error.contains("2 of 3 parts"), "{error}");
+    // What a worker left that was killed while it published is removed.
+    let left = part.with_extension("of-a-kill.tmp");
+    std::fs::create_dir(&left).unwrap();
     assert_eq!(keep(&room, "base", &alone, false).written, 1);
+    assert!(!left.exists());
     assert_eq!(originals::read(&alone).unwrap(), many);
     // A torn one is refused.
     let torn = std::fs::read(part.join("replies.parquet")).unwrap();

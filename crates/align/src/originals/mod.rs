@@ -64,6 +64,11 @@ pub fn keep(
     mut done: impl FnMut(usize),
 ) -> Result<Parts, AlignError> {
     let store = store::open(place).map_err(stored)?;
+    if !store::is_url(place) {
+        // Whoever publishes holds the lock, so what is unfinished now was left by a worker that was killed.
+        let _lock = store::lock(place).map_err(stored)?;
+        store.unfinished().map_err(stored)?.iter().try_for_each(|name| store.remove(name)).map_err(stored)?;
+    }
     let encoder = Encoder::new(&loaded.tokenizer_path.clone(), loaded.recipe.batch.context)?;
     let tokenizer = tokenizer_blake3(&loaded.tokenizer_path)?;
     let mut hasher = blake3::Hasher::new();
