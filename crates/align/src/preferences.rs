@@ -73,6 +73,17 @@ impl Preference {
         Self { prompt, responses, ranks, by, unix_secs: None, confidence: None, category: None, note: None }
     }
 
+    /// What it is about, by which it is held out whole: its prompt, or its responses where it has none.
+    #[must_use]
+    pub fn subject(&self) -> String {
+        if !self.prompt.is_empty() {
+            return self.prompt.clone();
+        }
+        let mut responses: Vec<&str> = self.responses.iter().map(String::as_str).collect();
+        responses.sort_unstable();
+        responses.join("\0")
+    }
+
     /// Every pair of which one response is better: places of the better and the worse.
     pub fn pairs(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
         let all = (0..self.ranks.len()).flat_map(|a| (0..self.ranks.len()).map(move |b| (a, b)));
@@ -382,6 +393,15 @@ mod tests {
         assert_eq!((hh.prompt.as_str(), hh.responses[0].as_str()), ("\n\nHuman: Say hi\n\nAssistant:", " hello"));
         let prefix = of(r#"{"chosen":"Two and two are four","rejected":"Two and two are five"}"#).unwrap();
         assert_eq!((prefix.prompt.as_str(), prefix.responses[1].as_str()), ("Two and two are", " five"));
+    }
+
+    #[test]
+    fn rankings_without_a_prompt_are_about_their_responses_in_any_order() {
+        let about = |text: &str| of(text).unwrap().subject();
+        let one = about(r#"{"prompt":"","responses":["a","b"],"ranks":[0,1]}"#);
+        assert_eq!(one, about(r#"{"prompt":"","responses":["b","a"],"ranks":[0,1]}"#));
+        assert_ne!(one, about(r#"{"prompt":"","responses":["a","c"],"ranks":[0,1]}"#));
+        assert_eq!(about(r#"{"prompt":"p","responses":["a","c"],"ranks":[0,1]}"#), "p");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A feed of samples that are each a few rows of tokens: demonstrations, pairs, rankings. Held-out samples are chosen by their prompts,
+//! A feed of samples that are each a few rows of tokens: demonstrations, pairs, rankings. Held-out samples are chosen by what they are about,
 //! so that no prompt is in both.
 
 use std::{ops::Range, path::Path};
@@ -55,7 +55,7 @@ pub struct Samples<B> {
 }
 
 impl<B: Batch> Samples<B> {
-    /// Feed `samples`, whose prompts stand beside them, of which about `held_out_ratio` are held out.
+    /// Feed `samples`, beside which stands what they are about, of which about `held_out_ratio` are held out.
     /// # Errors
     /// When too few are left to train and to measure on.
     pub fn new(
@@ -172,7 +172,7 @@ pub(crate) fn of_preference(
     Ok(Some(Sample { name, rows, ranks, confidence: preference.confidence.unwrap_or(1.0) as f32, bytes }))
 }
 
-/// Samples of a file of preferences with their prompts, and what was left out of it.
+/// Samples of a file of preferences with what they are about, and what was left out of it.
 /// # Errors
 /// When it cannot be read, or holds no ranking.
 pub(crate) fn of_file(encoder: &Encoder, path: &Path, most: usize) -> Result<(Vec<(String, Sample)>, Vec<String>), TrainError> {
@@ -188,7 +188,7 @@ pub(crate) fn of_file(encoder: &Encoder, path: &Path, most: usize) -> Result<(Ve
             continue;
         }
         match of_preference(encoder, preference, most, format!("{}:{}", path.display(), i + 1))? {
-            Some(sample) => samples.push((preference.prompt.clone(), sample)),
+            Some(sample) => samples.push((preference.subject(), sample)),
             None => long += 1,
         }
     }

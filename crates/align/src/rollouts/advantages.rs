@@ -11,9 +11,10 @@ pub enum Advantages {
     Group,
 }
 
-/// How far one iteration may move the weight of the penalty, and over how many responses it settles (arXiv:1909.08593, section 2.2).
+/// `K_beta` and the largest error of arXiv:1909.08593, section 2.2: an iteration moves the weight of the penalty by 2% at most. A divergence begins
+/// at nothing, so a quicker one would take the penalty away before the policy has moved.
+const GAIN: f64 = 0.1;
 const MOST_ERROR: f64 = 0.2;
-const HORIZON: f64 = 100.0;
 
 impl Advantages {
     /// The weight of the penalty after the iteration `before`.
@@ -25,7 +26,7 @@ impl Advantages {
             (Self::Gae { kl_target: Some(target), .. }, Some(before)) => {
                 let count = before.rollouts.len() as f64;
                 let kl = before.rollouts.iter().map(Rollout::kl).sum::<f64>() / count.max(1.0);
-                before.kl_coef * (1.0 + (kl / target - 1.0).clamp(-MOST_ERROR, MOST_ERROR) * count / HORIZON)
+                before.kl_coef * (1.0 + (kl / target - 1.0).clamp(-MOST_ERROR, MOST_ERROR) * GAIN)
             }
         }
     }
@@ -114,5 +115,41 @@ mod tests {
         // d = [1 + 0.9*0.5 - 0.2, 2 + 0 - 0.5] = [1.25, 1.5]; A = [1.25 + 0.9*0.8*1.5, 1.5].
         let got = gae(&[1.0, 2.0], &[0.2, 0.5, 0.0], 0.9, 0.8);
         assert!((got[0] - 2.33).abs() < 1e-12 && (got[1] - 1.5).abs() < 1e-12, "{got:?}");
+    }
+    #[test]
+    fn the_weight_of_the_penalty_follows_the_divergence_by_two_percent_an_iteration() {
+        let rules = Advantages::Gae { kl_coef: 0.1, kl_target: Some(2.0), gamma: 1.0, lambda: 1.0, whiten_rewards: false };
+        let after = |kl: f32, count: usize| {
+            let one = Rollout {
+                prompt: String::new(),
+                response: String::new(),
+                tokens: vec![1, 2],
+                first: 1,
+                reward: 0.0,
+                has_end: true,
+                log_probs: vec![0.0],
+                reference: vec![-kl],
+                values: vec![0.0],
+                advantages: vec![0.0],
+                returns: vec![0.0],
+            };
+            let before = Iteration {
+                key: String::new(),
+                iteration: 0,
+                kl_coef: 0.1,
+                origin: [0.0, 1.0],
+                stored_kl: None,
+                rollouts: vec![one; count],
+            };
+            rules.kl_coef(Some(&before))
+        };
+        assert_eq!(rules.kl_coef(None), 0.1);
+        for count in [10, 100, 10_000] {
+            let [low, right, high] = [0.1, 2.0, 50.0].map(|kl| after(kl, count));
+            assert!(
+                (low - 0.098).abs() < 1e-6 && (right - 0.1).abs() < 1e-12 && (high - 0.102).abs() < 1e-6,
+                "{count}: {low} {right} {high}"
+            );
+        }
     }
 }
